@@ -1,0 +1,102 @@
+"""Frozen feature pyramids: every block's map, with its channels and stride."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What builds a backbone's architecture again, without its weights; stored in every checkpoint."""
+
+    name: str
+    """`resnet50`, `resnet101`, `swin_b`, `tiny` or a timm model name."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments for the model's constructor."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Scaling of the pixels in [0, 1] that the weights were trained with."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> BackboneSpec:
+        fields = dict(values)
+        return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+
+
+@dataclass(frozen=True)
+class BlockInfo:
+    """One block's map."""
+
+    channels: int
+    stride: float
+    """Input pixels per map pixel; not whole for some networks (patches of 14, unpadded convolutions)."""
+
+    @property
+    def scale(self) -> int:
+        """The nearest power of two: blocks of one scale are treated together."""
+        return int(2 ** round(math.log2(self.stride)))
+
+
+class FeaturePyramid(nn.Module):
+    """Base of the pyramids: frozen, always in eval mode, fed with ImageNet-normalised images.
+
+    Subclasses set `blocks` and implement `features`. `freeze(False)` lets gradients through for fine-tuning; batch norm
+    statistics stay as they are even then.
+    """
+
+    blocks: tuple[BlockInfo, ...]
+
+    def __init__(self, spec: BackboneSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+        gain, shift = torch.tensor(IMAGENET_STD) / std, (torch.tensor(IMAGENET_MEAN) - mean) / std
+        self.register_buffer("gain", gain.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(1, 3, 1, 1), persistent=False)
+        self.frozen = True
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """The scales that have at least one block, finest first."""
+        return tuple(sorted({block.scale for block in self.blocks}))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Every block's map for images in the weights' own scaling."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W), ImageNet-normalised, to a map (B, C, h, w) per block, in the order of `blocks`."""
+        if self.spec.mean != IMAGENET_MEAN or self.spec.std != IMAGENET_STD:
+            images = images * self.gain + self.shift
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.features(images)
+
+    def freeze(self, frozen: bool = True) -> Self:
+        """Stop (or let through) gradients to the backbone's weights."""
+        self.frozen = frozen
+        return self.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - a frozen backbone has no training mode
+        return super().train(False)
+
+    @torch.no_grad()
+    def _measure(self, size: int) -> tuple[BlockInfo, ...]:
+        """Channels and strides, read off one small picture."""
+        maps = self.features(torch.zeros(1, 3, size, size))
+        return tuple(BlockInfo(m.shape[1], size / m.shape[-1]) for m in maps)

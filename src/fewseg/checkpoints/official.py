@@ -1,0 +1,88 @@
+"""The checkpoints that the papers' authors released, by a strict name map."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from fewseg.backbones.create import PAPER_BACKBONES, read_weights, strip_prefix
+from fewseg.errors import InvalidCheckpoint, unknown
+from fewseg.methods import FewShotMethod, create_method
+
+_BUFFERS = re.compile(r"\.(num_batches_tracked|relative_position_index|attn_mask)$|^model\.pe\.\d+\.pe$")
+"""Values that follow from the architecture; they are computed, not read."""
+
+_DCAMA_NAMES = (
+    (r"^feature_extractor\.layers\.(\d)\.downsample\.", lambda m: f"backbone.net.layers.{int(m[1]) + 1}.downsample."),
+    (r"^feature_extractor\.", lambda _: "backbone.net."),
+    (r"^model\.DCAMA_blocks\.(\d)\.linears\.0\.", lambda m: f"attention.{8 << int(m[1])}.query.@."),
+    (r"^model\.DCAMA_blocks\.(\d)\.linears\.1\.", lambda m: f"attention.{8 << int(m[1])}.support.@."),
+    (r"^model\.conv([123])\.", lambda m: f"decoder.vote.{64 >> int(m[1])}."),
+    (r"^model\.conv([45])\.", lambda m: f"decoder.merge.{256 >> int(m[1])}."),
+    (r"^model\.mixer", lambda _: "decoder.mixer"),
+)
+"""Released name to ours; `@` stands for the width of the block, read off the tensor."""
+
+_DROPPED = re.compile(r"^feature_extractor\.(fc|head|norm)\.")
+"""The classifier, which the method does not use."""
+
+
+def load_official(
+    source: str | os.PathLike[str] | Mapping[str, Tensor], method: str = "dcama", backbone: str = "resnet50", **config: Any
+) -> FewShotMethod:
+    """The authors' released weights as one of our methods, in eval mode.
+
+    Args:
+        source: the released file (opened with `weights_only=True`) or its state dict, names with or without `module.`.
+        method: `dcama`.
+        backbone: `resnet50`, `resnet101` or `swin_b`; the one the file was trained with.
+        config: fields of the method's config to set otherwise than published.
+
+    Raises:
+        InvalidOption: unknown method or backbone. InvalidCheckpoint: the file cannot be read, or a name or shape differs.
+    """
+    if method not in _READERS:
+        raise unknown("method with released weights", method, _READERS)
+    if backbone not in PAPER_BACKBONES:
+        raise unknown("backbone with released weights", backbone, PAPER_BACKBONES)
+    if isinstance(source, Mapping):
+        state, name = strip_prefix(source, "module."), "the state dict"
+    else:
+        state, name = read_weights(source)[0], os.fspath(source)
+    model = create_method(method, backbone=backbone, **config)
+    _load_strictly(model, dict(_READERS[method](state)), f"{name} as {method} over {backbone}")
+    return model
+
+
+def _read_dcama(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for key, value in state.items():
+        if _DROPPED.search(key) or _BUFFERS.search(key):
+            continue
+        for pattern, rename in _DCAMA_NAMES:
+            match = re.match(pattern, key)
+            if match:
+                yield (rename(match) + key[match.end() :]).replace("@", str(value.shape[-1])), value
+                break
+        else:
+            yield key, value
+
+
+_READERS = {"dcama": _read_dcama}
+
+
+def _load_strictly(model: FewShotMethod, state: dict[str, Tensor], what: str) -> None:
+    own = model.state_dict()
+    missing = [k for k in own if k not in state and not _BUFFERS.search(k)]
+    extra = [k for k in state if k not in own]
+    shapes = [k for k in state if k in own and state[k].shape != own[k].shape]
+    for problem, keys in (("lacks", missing), ("has unknown", extra), ("has other shapes for", shapes)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise InvalidCheckpoint(
+                f"{what} does not fit: it {problem} {', '.join(keys[:3])}{more}; is it the release for this backbone?"
+            )
+    model.load_state_dict({**own, **state})

@@ -1,0 +1,85 @@
+"""The contract that every few-shot segmentation method keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fewseg.backbones import FeaturePyramid
+from fewseg.errors import InvalidSupport
+from fewseg.types import QueryFeatures, SupportSet
+
+
+class FewShotMethod(nn.Module):
+    """A method encodes supports once and segments any number of queries with them.
+
+    Images are RGB, ImageNet-normalised, (B, 3, H, W); support images (B, n, 3, H, W); masks (B, n, H, W) with 1 for
+    foreground (anything else, ignored pixels included, is background). Logits are (B, 2, H, W): background, foreground.
+    A batch gives what its items give one by one. Inputs are cast to the device and dtype of the parameters.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+    """The frozen dataclass of the method's choices; has at least `image_size`."""
+    config: Any
+    """An instance of it; with `backbone.spec` it builds this method again."""
+    backbone: FeaturePyramid
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra: dict[str, Any] = {}
+        """JSON values stored beside the weights, e.g. `presence_threshold`."""
+
+    def encode_support(self, images: Tensor, masks: Tensor) -> SupportSet:
+        """Everything that depends on the support alone."""
+        raise NotImplementedError
+
+    def encode_query(self, images: Tensor) -> QueryFeatures:
+        """Everything that depends on the query alone; share it between labels."""
+        raise NotImplementedError
+
+    def segment(self, query: Tensor | QueryFeatures, support: SupportSet) -> Tensor:
+        """Logits (B, 2, H, W) for query images, or for what `encode_query` made of them.
+
+        A support set of batch 1 serves a query batch of any size. Raises `InvalidSupport` where the two do not fit.
+        """
+        if isinstance(query, Tensor):
+            query = self.encode_query(query)
+        if support.method != self.name:
+            raise InvalidSupport(f"the support was encoded by {support.method}, this is {self.name}: encode it again")
+        if support.batch not in (1, query.batch):
+            raise InvalidSupport(f"{support.batch} support episodes for {query.batch} queries: give one, or one each")
+        return self._segment(query, support)
+
+    def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, query: Tensor, images: Tensor, masks: Tensor) -> Tensor:
+        """Support and query at once: what training calls."""
+        return self.segment(self.encode_query(query), self.encode_support(images, masks))
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """What an optimiser may change: everything but a frozen backbone."""
+        return (p for p in self.parameters() if p.requires_grad)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def _cast(self, x: Tensor) -> Tensor:
+        return x.to(self.device, self.dtype)
+
+
+def check_support(images: Tensor, masks: Tensor) -> None:
+    """Raise `InvalidSupport` unless the shapes are (B, n, 3, H, W) and (B, n, H, W)."""
+    if images.ndim != 5 or images.shape[2] != 3 or images.shape[1] == 0:
+        raise InvalidSupport(f"support images are {tuple(images.shape)}: expected (B, n, 3, H, W) with n of at least 1")
+    if masks.shape != (*images.shape[:2], *images.shape[3:]):
+        raise InvalidSupport(f"support masks are {tuple(masks.shape)}, images {tuple(images.shape)}: expected (B, n, H, W)")

@@ -1,0 +1,68 @@
+"""From names and options to a method."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from fewseg.backbones import BackboneSpec, build_pyramid, create_backbone
+from fewseg.errors import unknown
+from fewseg.methods.base import FewShotMethod
+from fewseg.methods.dcama import DCAMA
+
+METHODS: dict[str, type[FewShotMethod]] = {DCAMA.name: DCAMA}
+"""Every method by name."""
+
+
+def create_method(
+    name: str = "dcama",
+    *,
+    backbone: str = "resnet50",
+    pretrained: bool = False,
+    backbone_weights: str | os.PathLike[str] | None = None,
+    backbone_options: Mapping[str, Any] | None = None,
+    backbone_normalisation: str | None = None,
+    **config: Any,
+) -> FewShotMethod:
+    """A new, untrained method over a frozen backbone, in eval mode.
+
+    Args:
+        name: the method, e.g. `dcama`.
+        backbone: `resnet50`, `resnet101`, `swin_b`, `tiny` or any timm model name.
+        pretrained: download the backbone's ImageNet weights through timm.
+        backbone_weights: read them from a local file instead.
+        backbone_options: keyword arguments for the backbone's constructor.
+        backbone_normalisation: pixel scaling of the weights: `imagenet`, `half` or `none`; known for timm's own.
+        config: fields of the method's config, e.g. `image_size=320`.
+
+    Raises:
+        InvalidOption: an unknown name or option. InvalidCheckpoint: weights that cannot be read or do not fit.
+    """
+    settings = _config(name, config)
+    pyramid = create_backbone(
+        backbone,
+        pretrained=pretrained,
+        weights=backbone_weights,
+        options=backbone_options,
+        normalisation=backbone_normalisation,
+    )
+    return METHODS[name](pyramid, settings).eval()  # type: ignore[call-arg]
+
+
+def build_method(name: str, backbone: BackboneSpec, config: Mapping[str, Any]) -> FewShotMethod:
+    """The architecture that a checkpoint describes, weights random, in eval mode."""
+    settings = _config(name, config)
+    return METHODS[name](build_pyramid(backbone), settings).eval()  # type: ignore[call-arg]
+
+
+def _config(name: str, values: Mapping[str, Any]) -> Any:
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    kind = METHODS[name].Config
+    fields = {field.name for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in fields:
+            raise unknown(f"option of {name}", key, fields)
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})

@@ -1,0 +1,314 @@
+"""Dense cross-query-and-support attention weighted mask aggregation (DCAMA).
+
+Xinyu Shi, Dong Wei, Yu Zhang, Donghuan Lu, Munan Ning, Jiashun Chen, Kai Ma, Yefeng Zheng: "Dense Cross-Query-and-
+Support Attention Weighted Mask Aggregation for Few-Shot Segmentation", ECCV 2022.
+
+The mask value of a query pixel is the attention-weighted sum of the mask values of all support pixels, foreground and
+background, for every block of the backbone at scales 1/8, 1/16 and 1/32. All shots go into one softmax. A small
+convolutional decoder merges the blocks' masks with the backbone's maps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewseg.backbones import FeaturePyramid
+from fewseg.errors import InvalidOption, unknown
+from fewseg.methods.base import FewShotMethod, check_support
+from fewseg.ops.mask_aggregation import Implementation, aggregate_masks
+from fewseg.ops.position import position_encoding
+from fewseg.ops.resize import resize
+from fewseg.ops.token_budget import budget_tokens
+from fewseg.types import QueryFeatures, SupportSet
+
+
+@dataclass(frozen=True)
+class DCAMAConfig:
+    """DCAMA's choices; the defaults are the published ones."""
+
+    image_size: int = 384
+    """Side of the square input, pixels."""
+    attention_scales: tuple[int, ...] = (8, 16, 32)
+    """Scales (1/8, ...) at which masks are aggregated (Table S4); those the backbone lacks are left out."""
+    skip_scales: tuple[int, ...] = (4, 8)
+    """Scales whose last maps join the decoder (Table S3); those the backbone lacks are left out."""
+    skip_support: bool = True
+    """Whether the support's maps join the decoder beside the query's (Table S5)."""
+    use_background: bool = True
+    """Whether background support features take part in the attention; off zeroes them (Table 3)."""
+    heads: int = 8
+    """Attention heads at every scale."""
+    support_pixel_budget: int | None = None
+    """Foreground and, separately, background tokens a shot and scale is normalised to; 600 in Table S5, none if not set."""
+    dropout: float = 0.5
+    """Dropout on the tokens and on the attention weights, in training."""
+    attention: Literal["dot", "cosine"] = "dot"
+    """Scaled dot product (published), or cosine with a learnt temperature (ours, for small backbones)."""
+    identity_start: bool = False
+    """Start the projections from the identity instead of at random (ours; goes with cosine)."""
+    position_weight: float = 1.0
+    """Factor on the position encoding; 0 leaves it out, so that places in the picture carry no information (ours)."""
+    implementation: Implementation = "auto"
+    """How masks are aggregated: `reference` materialises the scores, `streaming` never does."""
+
+
+COSINE_TEMPERATURE = 20.0
+"""Start value of the learnt factor on cosines: dot products of unit vectors need one to make a peaked softmax."""
+
+KERNELS = {32: (3, 3, 3), 16: (5, 3, 3), 8: (5, 5, 3)}
+"""Kernel sizes of the convolutions over the stacked masks; other scales take those of 1/8."""
+
+WIDTHS = (16, 64, 128)
+"""Channels of these convolutions; the last is the decoder's width."""
+
+
+class ScaleAttention(nn.Module):
+    """The two projections of one scale, shared by its blocks; blocks of different widths have their own pair."""
+
+    def __init__(self, widths: set[int], config: DCAMAConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.query = nn.ModuleDict({str(w): self._projection(w, config) for w in sorted(widths)})
+        self.support = nn.ModuleDict({str(w): self._projection(w, config) for w in sorted(widths)})
+        self.temperature: nn.Parameter | None = None
+        if config.attention == "cosine":
+            self.temperature = nn.Parameter(torch.full((config.heads,), math.log(COSINE_TEMPERATURE)))
+
+    def _projection(self, width: int, config: DCAMAConfig) -> nn.Linear:
+        # Widths that the heads do not divide are projected to the next that they do.
+        layer = nn.Linear(width, -(-width // config.heads) * config.heads)
+        if config.identity_start:
+            nn.init.eye_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        return layer
+
+    def project_query(self, tokens: Tensor) -> Tensor:
+        """(..., N, C) to queries; with cosine attention the temperature is already in them."""
+        projected = self.query[str(tokens.shape[-1])](tokens)
+        if self.temperature is None:
+            return projected * (projected.shape[-1] // self.heads) ** -0.5
+        unit = self._unit_heads(projected)
+        return (unit * self.temperature.exp().unsqueeze(-1)).flatten(-2)
+
+    def project_support(self, tokens: Tensor) -> Tensor:
+        projected = self.support[str(tokens.shape[-1])](tokens)
+        return projected if self.temperature is None else self._unit_heads(projected).flatten(-2)
+
+    def _unit_heads(self, projected: Tensor) -> Tensor:
+        return F.normalize(projected.unflatten(-1, (self.heads, -1)), dim=-1, eps=1e-6)
+
+
+def conv_block(channels: tuple[int, ...], kernels: tuple[int, ...]) -> nn.Sequential:
+    """[convolution, GroupNorm(4), ReLU] for each pair of channels."""
+    layers: list[nn.Module] = []
+    for inputs, outputs, kernel in zip(channels, channels[1:], kernels, strict=False):
+        layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), nn.GroupNorm(4, outputs), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def conv_relu_conv(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, outputs, 3, padding=1), nn.ReLU()
+    )
+
+
+class Decoder(nn.Module):
+    """Merges the aggregated masks, coarse to fine, with the backbone's skip maps; gives logits.
+
+    The first convolution over the skip maps is linear: the support's share of it is computed apart (`support_share`),
+    once for any number of queries.
+    """
+
+    def __init__(self, blocks: dict[int, int], skips: dict[int, int], skip_support: bool) -> None:
+        """`blocks`: attention scale to number of masks; `skips`: skip scale to channels."""
+        super().__init__()
+        width = WIDTHS[-1]
+        self.scales = sorted(blocks, reverse=True)
+        self.skip_scales = sorted(skips, reverse=True)
+        self.vote = nn.ModuleDict(
+            {str(s): conv_block((blocks[s], *WIDTHS), KERNELS.get(s, KERNELS[8])) for s in self.scales}
+        )
+        self.merge = nn.ModuleDict({str(s): conv_block((width,) * 4, (3,) * 3) for s in self.scales[1:]})
+        # Input channels of mixer1 in the released order: the votes, then (query map, support map) of each skip scale.
+        self.query_channels, self.support_channels, start = list(range(width)), [], width
+        for scale in self.skip_scales:
+            channels = skips[scale]
+            self.query_channels += range(start, start + channels)
+            start += channels
+            if skip_support:
+                self.support_channels += range(start, start + channels)
+                start += channels
+        self.mixer1 = conv_relu_conv(start, 128, 64)
+        self.mixer2 = conv_relu_conv(64, 64, 16)
+        self.mixer3 = nn.Sequential(
+            nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 2, 3, padding=1)
+        )
+
+    def support_share(self, skips: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
+        """The part of mixer1's first convolution that sees only the support's maps, (B, 128, *size)."""
+        stacked = self._stack(skips, size)
+        return F.conv2d(stacked, self.mixer1[0].weight[:, self.support_channels], padding=1)  # type: ignore[index, union-attr]
+
+    def _stack(self, skips: dict[int, Tensor], size: tuple[int, int], x: Tensor | None = None) -> Tensor:
+        """Skip maps, coarse to fine, each resized step by step to the next finer one's size and at last to `size`."""
+        for scale in self.skip_scales:
+            skip = skips[scale]
+            if x is None:
+                x = skip
+            elif skip.shape[-1] >= x.shape[-1]:
+                x = torch.cat([resize(x, tuple(skip.shape[-2:])), skip], 1)
+            else:  # a skip scale coarser than the finest attention scale
+                x = torch.cat([x, resize(skip, tuple(x.shape[-2:]))], 1)
+        assert x is not None
+        return resize(x, size)
+
+    def forward(
+        self, votes: dict[int, Tensor], skips: dict[int, Tensor], share: Tensor | None, size: tuple[int, int], mix: tuple[int, int]
+    ) -> Tensor:
+        """Logits (B, 2, *size) from votes (B, L, h, w) of each scale; `mix` is the size at which mixer1 works."""
+        x = self.vote[str(self.scales[0])](votes[self.scales[0]])
+        for scale in self.scales[1:]:
+            finer = self.vote[str(scale)](votes[scale])
+            x = self.merge[str(scale)](resize(x, tuple(finer.shape[-2:])) + finer)
+        x = self._stack(skips, mix, x)
+        first = self.mixer1[0]
+        x = F.conv2d(x, first.weight[:, self.query_channels], first.bias, padding=1)  # type: ignore[index, union-attr, arg-type]
+        x = self.mixer1[1:](x if share is None else x + share)  # type: ignore[operator]
+        x = self.mixer2(resize(x, (2 * mix[0], 2 * mix[1])))
+        x = self.mixer3(resize(x, (4 * mix[0], 4 * mix[1])))
+        return resize(x, size)
+
+
+class DCAMA(FewShotMethod):
+    """The method over any feature pyramid; see the module's docstring for the paper."""
+
+    name: ClassVar[str] = "dcama"
+    Config: ClassVar[type] = DCAMAConfig
+
+    def __init__(self, backbone: FeaturePyramid, config: DCAMAConfig = DCAMAConfig()) -> None:
+        super().__init__()
+        _check(config)
+        self.config, self.backbone = config, backbone
+        scales = self._usable(config.attention_scales, "attention")
+        self.skip_scales = self._usable(config.skip_scales, None)
+        self.attended = [(i, b.scale) for i, b in enumerate(backbone.blocks) if b.scale in scales]
+        self.attention = nn.ModuleDict(
+            {str(s): ScaleAttention({b.channels for b in backbone.blocks if b.scale == s}, config) for s in scales}
+        )
+        last = {b.scale: i for i, b in enumerate(backbone.blocks)}
+        self.skip_blocks = {s: last[s] for s in self.skip_scales}
+        counts = {s: sum(b.scale == s for b in backbone.blocks) for s in scales}
+        channels = {s: backbone.blocks[i].channels for s, i in self.skip_blocks.items()}
+        self.decoder = Decoder(counts, channels, config.skip_support)
+
+    def _usable(self, wanted: tuple[int, ...], needed_for: str | None) -> list[int]:
+        usable = [s for s in sorted(set(wanted)) if s in self.backbone.scales]
+        if needed_for and not usable:
+            have = ", ".join(f"1/{s}" for s in self.backbone.scales)
+            raise InvalidOption(f"backbone {self.backbone.name} has only {have}: choose {needed_for}_scales among them")
+        return usable
+
+    def encode_support(self, images: Tensor, masks: Tensor) -> SupportSet:
+        """Keys of every block, resized masks and skip maps, each (B, n, ...). Section 3.2 of the paper."""
+        check_support(images, masks)
+        images, masks = self._cast(images), self._cast(masks == 1)
+        b, n = masks.shape[:2]
+        maps = self.backbone(images.flatten(0, 1))
+        tensors: dict[str, Tensor] = {}
+        for index, scale in self.attended:
+            tokens = self._tokens(maps[index])
+            size = (int(maps[index].shape[-2]), int(maps[index].shape[-1]))
+            values = resize(masks.flatten(0, 1).unsqueeze(1), size).flatten(1)
+            if not self.config.use_background:
+                # What the mask leaves out carries nothing, its place included: zeroed after the position encoding.
+                tokens = tokens * values.unsqueeze(-1)
+            if self.config.support_pixel_budget:
+                tokens, values = budget_tokens(tokens, values, self.config.support_pixel_budget)
+            tensors[f"key.{index}"] = self._scale(scale).project_support(tokens).unflatten(0, (b, n))
+            tensors.setdefault(f"value.{size[0]}x{size[1]}", values.unflatten(0, (b, n)))
+        if self.config.skip_support:
+            for scale, index in self.skip_blocks.items():
+                tensors[f"skip.{scale}"] = maps[index].unflatten(0, (b, n))
+        return SupportSet(self.name, (int(images.shape[-2]), int(images.shape[-1])), tensors)
+
+    def encode_query(self, images: Tensor) -> QueryFeatures:
+        """Queries of every block and skip maps."""
+        images = self._cast(images)
+        maps = self.backbone(images)
+        tensors: dict[str, Tensor] = {}
+        for index, scale in self.attended:
+            query = self._scale(scale).project_query(self._tokens(maps[index]))
+            tensors[f"query.{index}"] = query.unflatten(1, maps[index].shape[-2:])
+        for scale, index in self.skip_blocks.items():
+            tensors[f"skip.{scale}"] = maps[index]
+        return QueryFeatures((int(images.shape[-2]), int(images.shape[-1])), tensors)
+
+    def _scale(self, scale: int) -> ScaleAttention:
+        return self.attention[str(scale)]  # type: ignore[return-value]
+
+    def _tokens(self, feature_map: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, h*w, C), row-major, with the encoding of the flattened position."""
+        tokens = feature_map.flatten(2).transpose(1, 2)
+        if self.config.position_weight:
+            encoding = position_encoding(tokens.shape[1], tokens.shape[2], tokens.device, tokens.dtype)
+            tokens = tokens + self.config.position_weight * encoding
+        return F.dropout(tokens, self.config.dropout, self.training)
+
+    def votes(self, query: QueryFeatures, support: SupportSet) -> list[Tensor]:
+        """The aggregated mask (B, h, w) of every attended block, in the backbone's order; equation 3."""
+        dropout = self.config.dropout if self.training else 0.0
+        votes = []
+        for index, _ in self.attended:
+            q = query.tensors[f"query.{index}"]
+            h, w = q.shape[1:3]
+            key = support.tensors[f"key.{index}"].flatten(1, 2)
+            value = support.tensors[f"value.{h}x{w}"].flatten(1, 2)
+            vote = aggregate_masks(
+                q.flatten(1, 2),
+                key.expand(q.shape[0], -1, -1),
+                value.expand(q.shape[0], -1),
+                heads=self.config.heads,
+                scale=1.0,  # already in the queries
+                dropout=dropout,
+                implementation=self.config.implementation,
+            )
+            votes.append(vote.unflatten(1, (h, w)))
+        return votes
+
+    def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
+        votes: dict[int, list[Tensor]] = {}
+        for (_, scale), vote in zip(self.attended, self.votes(query, support), strict=True):
+            votes.setdefault(scale, []).append(vote)
+        skips = {s: query.tensors[f"skip.{s}"] for s in self.skip_scales}
+        finest = votes[min(votes)][0].shape[-2:]
+        mix = tuple(skips[4].shape[-2:]) if 4 in skips else (2 * finest[0], 2 * finest[1])
+        share = self._support_share(support, mix) if self.config.skip_support and skips else None
+        return self.decoder({s: torch.stack(v, 1) for s, v in votes.items()}, skips, share, query.image_size, mix)
+
+    def _support_share(self, support: SupportSet, mix: tuple[int, int]) -> Tensor:
+        """The support's share of the decoder; maps max-pooled over the shots. Kept with the support set."""
+        cached = support.shared.get("mixer1")
+        if cached is not None and not torch.is_grad_enabled():
+            return cached
+        pooled = {s: support.tensors[f"skip.{s}"].amax(1) for s in self.skip_scales}
+        share = self.decoder.support_share(pooled, mix)
+        if not torch.is_grad_enabled():
+            support.shared["mixer1"] = share
+        return share
+
+
+def _check(config: DCAMAConfig) -> None:
+    """Raise `InvalidOption` for values that mean nothing."""
+    if config.attention not in ("dot", "cosine"):
+        raise unknown("attention", config.attention, ("dot", "cosine"))
+    if config.heads < 1 or config.image_size < 32 or not 0 <= config.dropout < 1:
+        raise InvalidOption(
+            f"heads {config.heads}, image_size {config.image_size}, dropout {config.dropout}: "
+            "expected at least 1, at least 32, and from 0 to below 1"
+        )
