@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -58,9 +59,10 @@ class FeaturePyramid(nn.Module):
 
     blocks: tuple[BlockInfo, ...]
 
-    def __init__(self, spec: BackboneSpec) -> None:
+    def __init__(self, spec: BackboneSpec, fixed_size: int | None = None) -> None:
+        """`fixed_size`: side of the only pictures the network takes; others are resized to it."""
         super().__init__()
-        self.spec = spec
+        self.spec, self.fixed_size = spec, fixed_size
         mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
         gain, shift = torch.tensor(IMAGENET_STD) / std, (torch.tensor(IMAGENET_MEAN) - mean) / std
         self.register_buffer("gain", gain.view(1, 3, 1, 1), persistent=False)
@@ -84,6 +86,8 @@ class FeaturePyramid(nn.Module):
         """(B, 3, H, W), ImageNet-normalised, to a map (B, C, h, w) per block, in the order of `blocks`."""
         if self.spec.mean != IMAGENET_MEAN or self.spec.std != IMAGENET_STD:
             images = images * self.gain + self.shift
+        if self.fixed_size is not None and tuple(images.shape[-2:]) != (self.fixed_size, self.fixed_size):
+            images = F.interpolate(images, (self.fixed_size,) * 2, mode="bilinear", align_corners=False)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.features(images)
 

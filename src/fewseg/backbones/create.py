@@ -27,8 +27,7 @@ PAPER_BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet101": ("resnet101.a1h_in1k", {}),
     "swin_b": (
         "swin_base_patch4_window12_384.ms_in22k_ft_in1k",
-        # Windows stay 12 wide at any input size; timm would otherwise shrink or refuse them.
-        {"strict_img_size": False, "always_partition": True},
+        {"strict_img_size": False},  # windows as at 384 pixels, whatever the input size
     ),
 }
 """The papers' names: timm model and weights, and constructor options."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -19,22 +20,30 @@ from torch.nn import functional as F
 from fewseg.backbones.base import BackboneSpec, BlockInfo, FeaturePyramid
 from fewseg.errors import InvalidOption
 
-SIZE_FREE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-"""What lets a transformer take any input size (ViT-like, Swin-like, everything else); the first accepted wins."""
+SIZE_FREE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
+"""What lets a transformer take any input size (ViT-like, Swin-like); the first that is accepted wins."""
+
+MEASURE_SIZE = 320
+"""Side of the picture that channels and strides are measured with, where the model takes any: a multiple of 64, large
+enough that unpadded convolutions round to their nominal strides."""
 
 
-def create_timm_model(name: str, **options: Any) -> nn.Module:
-    """A timm model that takes any input size where it can.
+def create_timm_model(name: str, **options: Any) -> tuple[nn.Module, bool]:
+    """A timm model, random weights, and whether it takes pictures of one size only.
 
     Raises `InvalidOption` where timm refuses the options.
     """
-    error: Exception | None = None
-    for extra in SIZE_FREE_OPTIONS:
+    config = timm.get_pretrained_cfg(name)
+    fixed = bool(config is not None and config.fixed_input_size)
+    for extra in SIZE_FREE_OPTIONS if fixed else ():
         try:
-            return timm.create_model(name, pretrained=False, **{**extra, **options})
-        except TypeError as refused:
-            error = refused
-    raise InvalidOption(f"backbone {name} does not take the options {options}: {error}")
+            return timm.create_model(name, pretrained=False, **{**extra, **options}), False
+        except TypeError:
+            continue  # this family does not know the option
+    try:
+        return timm.create_model(name, pretrained=False, **options), fixed
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidOption(f"backbone {name} does not take the options {options}: {error}") from error
 
 
 def switch_off_inplace(model: nn.Module) -> None:
@@ -73,18 +82,21 @@ class ResNetPyramid(FeaturePyramid):
 class HookedPyramid(FeaturePyramid):
     """Networks whose blocks can be named: hooks collect what each block returns."""
 
-    def __init__(self, spec: BackboneSpec, model: nn.Module, size: int) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: BackboneSpec, model: nn.Module, size: int, fixed: bool) -> None:
+        """`size`: side of the picture that the maps are measured with; `fixed`: the model takes no other."""
+        super().__init__(spec, size if fixed else None)
         for unused in ("conv_head", "bn2", "norm"):  # after the last block: costly and never looked at
             if isinstance(getattr(model, unused, None), nn.Module):
                 setattr(model, unused, nn.Identity())
         self.net = model
-        self._channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        self._channels_last: frozenset[str] = frozenset()
         self._collected = threading.local()
         taps = list(block_names(model))
         handles = {name: model.get_submodule(name).register_forward_hook(self._collector(name)) for name in taps}
         shapes = self._probe(size)
-        self._taps = tuple(name for name in taps if name in shapes)
+        self._channels_last = frozenset(name for name, shape in shapes.items() if _is_channels_last(shape, model))
+        shapes = {k: torch.Size([s[0], s[3], *s[1:3]]) if k in self._channels_last else s for k, s in shapes.items()}
+        self._taps = tuple(name for name in taps if name in shapes and 1 < shapes[name][-1] < size)
         for name in set(taps) - set(self._taps):
             handles[name].remove()
         self.blocks = tuple(BlockInfo(shapes[name][1], size / shapes[name][-1]) for name in self._taps)
@@ -100,9 +112,7 @@ class HookedPyramid(FeaturePyramid):
     def _probe(self, size: int) -> dict[str, torch.Size]:
         self.eval()
         maps = self._run(torch.zeros(1, 3, size, size))
-        return {
-            name: m.shape for name, m in maps.items() if isinstance(m, Tensor) and m.ndim == 4 and 1 < m.shape[-1] < size
-        }
+        return {name: m.shape for name, m in maps.items() if isinstance(m, Tensor) and m.ndim == 4}
 
     def _run(self, images: Tensor) -> dict[str, Tensor]:
         self._collected.maps = {}
@@ -111,13 +121,11 @@ class HookedPyramid(FeaturePyramid):
             maps: dict[str, Tensor] = self._collected.maps
         finally:
             self._collected.maps = {}
-        if self._channels_last:
-            maps = {name: m.permute(0, 3, 1, 2) if m.ndim == 4 else m for name, m in maps.items()}
         return maps
 
     def features(self, images: Tensor) -> list[Tensor]:
         maps = self._run(images)
-        return [maps[name] for name in self._taps]
+        return [maps[n].permute(0, 3, 1, 2) if n in self._channels_last else maps[n] for n in self._taps]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedPyramid:
         # Hooks are bound to this pyramid and thread-local storage cannot be copied: build the copy's own.
@@ -152,8 +160,8 @@ class TransformerPyramid(FeaturePyramid):
 class StagePyramid(FeaturePyramid):
     """Fallback for networks without nameable blocks: timm's one map per stage."""
 
-    def __init__(self, spec: BackboneSpec, model: nn.Module, size: int) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: BackboneSpec, model: nn.Module, size: int, fixed: bool) -> None:
+        super().__init__(spec, size if fixed else None)
         self.net = model
         with torch.no_grad():
             maps = model.eval()(torch.zeros(1, 3, size, size))
@@ -162,6 +170,13 @@ class StagePyramid(FeaturePyramid):
 
     def features(self, images: Tensor) -> list[Tensor]:
         return self.net(images)  # type: ignore[no-any-return]
+
+
+def _is_channels_last(shape: torch.Size, model: nn.Module) -> bool:
+    """Whether a map of a square picture is (B, H, W, C)."""
+    if shape[1] == shape[2] != shape[3]:
+        return True
+    return shape[1] == shape[2] == shape[3] and getattr(model, "output_fmt", "NCHW") == "NHWC"
 
 
 def block_names(model: nn.Module) -> Iterator[str]:
@@ -184,31 +199,31 @@ def block_names(model: nn.Module) -> Iterator[str]:
 def build_timm_pyramid(spec: BackboneSpec, name: str) -> FeaturePyramid:
     """The pyramid class that fits a timm model; `name` is timm's, `spec.name` may be a paper's."""
     options = dict(spec.options)
-    model = create_timm_model(name, **options)
+    model, fixed = create_timm_model(name, **options)
     switch_off_inplace(model)
-    config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    fixed = bool(config.get("fixed_input_size")) and "strict_img_size" not in options
-    size = int(config["input_size"][-1]) if fixed or "window" in name else 128
     if options.get("features_only"):
-        return StagePyramid(spec, model, max(size, 299))
+        return StagePyramid(spec, model, MEASURE_SIZE, fixed=False)
     if isinstance(model, ResNet):
         return ResNetPyramid(spec, model)
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    size = int(config["input_size"][-1]) if config.get("fixed_input_size") else MEASURE_SIZE
     if hasattr(model, "reset_classifier"):
         model.reset_classifier(0)
-    if hasattr(model, "forward_intermediates") and _is_flat_transformer(model):
+    if _is_flat_transformer(model) and not fixed:
         return TransformerPyramid(spec, model)
     try:
-        pyramid = HookedPyramid(spec, model, size)
+        pyramid = HookedPyramid(spec, model, size, fixed)
         if len(pyramid.blocks) > 1:
             return pyramid
-    except (RuntimeError, AttributeError, KeyError, AssertionError):
+    except (RuntimeError, AttributeError, KeyError, AssertionError, TypeError):
         pass  # blocks that cannot be named or run on their own: fall back to timm's stages
     try:
         staged = timm.create_model(name, pretrained=False, features_only=True, **options)
+        switch_off_inplace(staged)
+        staged_spec = replace(spec, options={**options, "features_only": True})
+        return StagePyramid(staged_spec, staged, size, fixed)
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise InvalidOption(f"backbone {name} has no spatial features that fewseg can use: {error}") from error
-    switch_off_inplace(staged)
-    return StagePyramid(BackboneSpec(spec.name, {**options, "features_only": True}, spec.mean, spec.std), staged, size)
 
 
 def _is_flat_transformer(model: nn.Module) -> bool:

@@ -217,9 +217,14 @@ class DCAMA(FewShotMethod):
     def encode_support(self, images: Tensor, masks: Tensor) -> SupportSet:
         """Keys of every block, resized masks and skip maps, each (B, n, ...). Section 3.2 of the paper."""
         check_support(images, masks)
-        images, masks = self._cast(images), self._cast(masks == 1)
+        maps = self.backbone(self._cast(images).flatten(0, 1))
+        return self.support_from_maps(maps, masks)
+
+    def support_from_maps(self, maps: list[Tensor], masks: Tensor) -> SupportSet:
+        """`encode_support` for maps (B * n, C, h, w) that the backbone has already given; masks (B, n, H, W)."""
         b, n = masks.shape[:2]
-        maps = self.backbone(images.flatten(0, 1))
+        image_size = (int(masks.shape[-2]), int(masks.shape[-1]))
+        masks = self._cast(masks == 1)
         tensors: dict[str, Tensor] = {}
         for index, scale in self.attended:
             tokens = self._tokens(maps[index])
@@ -235,19 +240,22 @@ class DCAMA(FewShotMethod):
         if self.config.skip_support:
             for scale, index in self.skip_blocks.items():
                 tensors[f"skip.{scale}"] = maps[index].unflatten(0, (b, n))
-        return SupportSet(self.name, (int(images.shape[-2]), int(images.shape[-1])), tensors)
+        return SupportSet(self.name, image_size, tensors)
 
     def encode_query(self, images: Tensor) -> QueryFeatures:
         """Queries of every block and skip maps."""
-        images = self._cast(images)
-        maps = self.backbone(images)
+        image_size = (int(images.shape[-2]), int(images.shape[-1]))
+        return self.query_from_maps(self.backbone(self._cast(images)), image_size)
+
+    def query_from_maps(self, maps: list[Tensor], image_size: tuple[int, int]) -> QueryFeatures:
+        """`encode_query` for maps that the backbone has already given."""
         tensors: dict[str, Tensor] = {}
         for index, scale in self.attended:
             query = self._scale(scale).project_query(self._tokens(maps[index]))
             tensors[f"query.{index}"] = query.unflatten(1, maps[index].shape[-2:])
         for scale, index in self.skip_blocks.items():
             tensors[f"skip.{scale}"] = maps[index]
-        return QueryFeatures((int(images.shape[-2]), int(images.shape[-1])), tensors)
+        return QueryFeatures(image_size, tensors)
 
     def _scale(self, scale: int) -> ScaleAttention:
         return self.attention[str(scale)]  # type: ignore[return-value]
