@@ -17,7 +17,8 @@ BACKBONE = "mobilenetv3_small_050"
 @pytest.fixture(params=sorted(METHODS))
 def method(request: pytest.FixtureRequest) -> FewShotMethod:
     torch.manual_seed(0)
-    model = create_method(request.param, backbone=BACKBONE, image_size=96)
+    scales = {"prototype": {"scales": (8, 16)}}
+    model = create_method(request.param, backbone=BACKBONE, image_size=96, **scales.get(request.param, {}))
     for parameter in model.parameters():  # away from any special start value
         parameter.data += 0.02 * torch.randn_like(parameter)
     return model
@@ -108,6 +109,8 @@ def test_bfloat16_is_close(method: FewShotMethod) -> None:
 
 
 def test_backward_reaches_all_but_the_backbone(method: FewShotMethod) -> None:
+    if not list(method.trainable_parameters()):
+        pytest.skip(f"{method.name} learns nothing")
     method.train()
     assert not any(module.training for module in method.backbone.modules())
     method(*episode(2, 2)).square().mean().backward()

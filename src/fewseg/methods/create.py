@@ -11,8 +11,9 @@ from fewseg.backbones import BackboneSpec, build_pyramid, create_backbone
 from fewseg.errors import unknown
 from fewseg.methods.base import FewShotMethod
 from fewseg.methods.dcama import DCAMA
+from fewseg.methods.prototype import Prototype
 
-METHODS: dict[str, type[FewShotMethod]] = {DCAMA.name: DCAMA}
+METHODS: dict[str, type[FewShotMethod]] = {kind.name: kind for kind in (DCAMA, Prototype)}
 """Every method by name."""
 
 

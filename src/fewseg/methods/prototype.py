@@ -1,0 +1,84 @@
+"""Prototype baseline, training-free: cosine to the mean foreground and the mean background feature of the support.
+
+The yardstick that learnt methods have to beat. After Kaixin Wang et al., "PANet", ICCV 2019 (masked average pooling,
+cosine distance), with one background prototype and the frozen backbone's own features at several scales.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewseg.backbones import FeaturePyramid
+from fewseg.errors import InvalidOption
+from fewseg.methods.base import FewShotMethod, check_support
+from fewseg.ops.resize import resize
+from fewseg.types import QueryFeatures, SupportSet
+
+
+@dataclass(frozen=True)
+class PrototypeConfig:
+    """The baseline's choices."""
+
+    image_size: int = 320
+    """Side of the square input, pixels."""
+    scales: tuple[int, ...] = (16, 32)
+    """Scales (1/16, ...) whose last maps are compared; those the backbone lacks are left out."""
+    temperature: float = 20.0
+    """Factor on the difference of cosines; moves probabilities, never the mask."""
+
+
+class Prototype(FewShotMethod):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "prototype"
+    Config: ClassVar[type] = PrototypeConfig
+
+    def __init__(self, backbone: FeaturePyramid, config: PrototypeConfig = PrototypeConfig()) -> None:
+        super().__init__()
+        self.config, self.backbone = config, backbone
+        last = {block.scale: i for i, block in enumerate(backbone.blocks)}
+        self.compared = {scale: last[scale] for scale in sorted(config.scales) if scale in last}
+        if not self.compared:
+            have = ", ".join(f"1/{s}" for s in backbone.scales)
+            raise InvalidOption(f"backbone {backbone.name} has only {have}: choose scales among them")
+        # Keeps device and dtype visible where a backbone is shared; nothing is learnt.
+        self.temperature = nn.Parameter(torch.tensor(float(config.temperature)), requires_grad=False)
+
+    def encode_support(self, images: Tensor, masks: Tensor) -> SupportSet:
+        """A foreground and a background prototype of every shot and scale, (B, n, 2, C)."""
+        check_support(images, masks)
+        maps = self.backbone(self._cast(images).flatten(0, 1))
+        foreground = self._cast(masks == 1).flatten(0, 1).unsqueeze(1)
+        tensors = {}
+        for scale, index in self.compared.items():
+            near = resize(foreground, (int(maps[index].shape[-2]), int(maps[index].shape[-1])))
+            both = torch.stack([_masked_mean(maps[index], 1 - near), _masked_mean(maps[index], near)], 1)
+            tensors[f"prototypes.{scale}"] = both.unflatten(0, images.shape[:2])
+        return SupportSet(self.name, (int(images.shape[-2]), int(images.shape[-1])), tensors)
+
+    def encode_query(self, images: Tensor) -> QueryFeatures:
+        maps = self.backbone(self._cast(images))
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        return QueryFeatures(size, {f"map.{s}": maps[i] for s, i in self.compared.items()})
+
+    def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
+        total: Tensor | None = None
+        finest = tuple(query.tensors[f"map.{min(self.compared)}"].shape[-2:])
+        for scale in self.compared:
+            prototypes = F.normalize(support.tensors[f"prototypes.{scale}"].mean(1), dim=-1)  # (B, 2, C)
+            tokens = F.normalize(query.tensors[f"map.{scale}"], dim=1)
+            cosines = torch.einsum("bchw,bkc->bkhw", tokens, prototypes.expand(query.batch, -1, -1))
+            cosines = resize(cosines, (int(finest[0]), int(finest[1])))
+            total = cosines if total is None else total + cosines
+        assert total is not None
+        return resize(self.temperature * total / len(self.compared), query.image_size)
+
+
+def _masked_mean(features: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (B, C, h, w) where mask (B, 1, h, w) is: (B, C)."""
+    return (features * mask).sum((2, 3)) / mask.sum((2, 3)).clamp(min=1e-4)
