@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -74,7 +74,7 @@ def run(options: Options) -> int:
 
 def make_segmenter(options: Options) -> Segmenter:
     """The untaught segmenter that the options describe."""
-    chosen = {
+    chosen: dict[str, Any] = {
         "device": options.device,
         "precision": options.precision,
         "flips": options.flips,
@@ -82,8 +82,8 @@ def make_segmenter(options: Options) -> Segmenter:
         "presence_threshold": options.threshold,
     }
     if options.official is None:
-        return Segmenter.from_pretrained(options.checkpoint, **chosen)  # type: ignore[arg-type]
-    return Segmenter.from_official(options.checkpoint, options.official, **chosen)  # type: ignore[arg-type]
+        return Segmenter.from_pretrained(options.checkpoint, **chosen)
+    return Segmenter.from_official(options.checkpoint, options.official, **chosen)
 
 
 def conclude(report: BatchReport) -> int:

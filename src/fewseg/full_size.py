@@ -1,0 +1,78 @@
+"""From probabilities at the model's size to a result at the picture's size, in strips.
+
+A 12,000 x 9,000 picture has 108 million pixels: the result itself takes 7 bytes a pixel and label (float32
+probability, mask, label map); nothing else of that size is ever made, and without probabilities it takes 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewseg.ops.resize import resize
+from fewseg.types import Prediction
+
+MASK_THRESHOLD: Final = 0.5
+"""Foreground is where the probability reaches this."""
+
+SCORE_SHARE: Final = 0.01
+"""Share of the pixels whose mean probability is a label's score."""
+
+_STRIP: Final = 1 << 22
+"""Values that are resized at a time."""
+
+
+def presence_scores(coarse: Tensor) -> list[float]:
+    """How sure the model is that each label is in the picture at all, in [0, 1].
+
+    The mean foreground probability of the most confident 1 % of the pixels at the model's size: one lone pixel does
+    not make an object present, and a small object is not diluted by the background. `coarse` is (labels, h, w).
+    """
+    flat = coarse.flatten(1)
+    kept = max(1, round(flat.shape[1] * SCORE_SHARE))
+    return [float(v) for v in flat.topk(kept, 1).values.mean(1)]
+
+
+def full_size_prediction(
+    coarse: Tensor, labels: Sequence[str], size: tuple[int, int], threshold: float, *, probabilities: bool = True
+) -> Prediction:
+    """What `labels`, with probabilities `coarse` (labels, h, w), mean for a picture of `size` (width, height).
+
+    Probabilities are resized bilinearly, masks are cut at `MASK_THRESHOLD`, overlaps go to the most probable label
+    (the first of equals). Without `probabilities` that field stays empty, which halves the memory of the result.
+    """
+    width, height = size
+    shape = (height, width)
+    masks = {label: np.empty(shape, np.bool_) for label in labels}
+    kept = {label: np.empty(shape, np.float32) for label in labels} if probabilities else {}
+    label_map = np.empty(shape, np.uint16)
+    for rows, strip in _strips(coarse, height, width):
+        best, first = strip.max(0)
+        label_map[rows] = torch.where(best >= MASK_THRESHOLD, first + 1, 0).numpy().astype(np.uint16)
+        for label, values in zip(labels, strip.numpy(), strict=True):
+            np.greater_equal(values, MASK_THRESHOLD, out=masks[label][rows])
+            if probabilities:
+                kept[label][rows] = values
+    scores = dict(zip(labels, presence_scores(coarse), strict=True))
+    present = {label: score >= threshold for label, score in scores.items()}
+    return Prediction(masks, kept, label_map, scores, present)
+
+
+def _strips(coarse: Tensor, height: int, width: int) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of `ops.resize.resize(coarse, (height, width))`, a strip at a time, each (labels, rows, width)."""
+    coarse = coarse.float()
+    step = max(1, _STRIP // (width * len(coarse)))
+    last = coarse.shape[1] - 1
+    # Corners are aligned, as in `resize`: first and last row of the one lie on those of the other.
+    places = torch.linspace(0, last, height, dtype=torch.float64) if height > 1 else torch.zeros(1, dtype=torch.float64)
+    above = places.floor().long().clamp(max=last)
+    below = (above + 1).clamp(max=last)
+    share = (places - above).float()
+    for top in range(0, height, step):
+        rows = slice(top, min(top + step, height))
+        mixed = torch.lerp(coarse[:, above[rows]], coarse[:, below[rows]], share[rows, None])
+        yield rows, resize(mixed[None], (mixed.shape[1], width))[0]

@@ -1,0 +1,313 @@
+"""What a user holds: teach labels with a few pictures, segment others, keep what was taught in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fewseg import taught
+from fewseg.checkpoints import fingerprint, load_method, load_official
+from fewseg.devices import choose_device, choose_dtype
+from fewseg.episodes.transforms import square_image, square_mask
+from fewseg.errors import InvalidCheckpoint, InvalidMask, InvalidOption, InvalidSupport
+from fewseg.full_size import full_size_prediction
+from fewseg.images import ImageLike, read_mask
+from fewseg.inputs import PreparedPicture, input_sizes, open_for, prepare
+from fewseg.masks import MaskValue
+from fewseg.methods import FewShotMethod
+from fewseg.ops.resize import resize
+from fewseg.taught import LabelSupport
+from fewseg.types import Prediction
+
+log = logging.getLogger(__name__)
+
+DEFAULT_THRESHOLD = 0.5
+"""Presence threshold of models that bring none of their own (`method.extra["presence_threshold"]`)."""
+
+
+class Segmenter:
+    """Learns labels from examples and finds them in pictures.
+
+    >>> segmenter = Segmenter.from_pretrained()            # doctest: +SKIP
+    >>> segmenter.teach("cat", "cat.jpg", "cat_mask.png")  # doctest: +SKIP
+    >>> segmenter.segment("street.jpg").masks["cat"]       # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        method: FewShotMethod,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        flips: bool = False,
+        scales: Sequence[float] = (1.0,),
+        presence_threshold: float | None = None,
+    ) -> None:
+        """Wrap a method, which moves to the chosen device and precision.
+
+        Args:
+            method: a trained few-shot method.
+            device: `auto` (CUDA, else Apple's GPU, else CPU) or a torch device.
+            precision: `auto` (bfloat16 on CUDA devices that have it, else float32), `float32`, `bfloat16`, `float16`.
+            flips: average with the prediction for the mirrored picture.
+            scales: input sizes to average over, as factors of `method.config.image_size`, rounded to multiples of 32.
+                Supports are encoded at every size, so this cannot change later.
+            presence_threshold: score from which a label counts as present; the model's own if not given, else 0.5.
+
+        Raises:
+            InvalidOption: an unknown device or precision, or an impossible scale or threshold.
+        """
+        self._device = choose_device(device)
+        dtype = choose_dtype(precision, self._device)
+        self.scales = tuple(float(s) for s in scales)
+        self.input_sizes = input_sizes(method.config.image_size, self.scales)
+        self.flips = flips
+        if presence_threshold is None:
+            presence_threshold = float(method.extra.get("presence_threshold", DEFAULT_THRESHOLD))
+        if not 0 <= presence_threshold <= 1:
+            raise InvalidOption(f"presence threshold {presence_threshold:g}: choose one from 0 to 1")
+        self.presence_threshold = presence_threshold
+        self.model_fingerprint = fingerprint(method)  # of the weights as they come, before rounding
+        self.source: dict[str, str] | None = None
+        """Where the model came from, for `load`; None for a method that was passed in."""
+        self.method = method.to(self._device, dtype).eval()
+        self._supports: dict[str, LabelSupport] = {}
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str] = "default", **options: Any) -> Segmenter:
+        """A segmenter over the embedded model (`default`), a file, a folder or a hub id; options as in `Segmenter`."""
+        segmenter = cls(load_method(name_or_path), **options)
+        segmenter.source = {"name": taught.lasting_name(name_or_path)}
+        return segmenter
+
+    @classmethod
+    def from_official(cls, path: str | os.PathLike[str], backbone: str, **options: Any) -> Segmenter:
+        """A segmenter over the authors' released file for `resnet50`, `resnet101` or `swin_b`."""
+        segmenter = cls(load_official(path, backbone=backbone), **options)
+        segmenter.source = {"name": taught.lasting_name(path), "official": backbone}
+        return segmenter
+
+    # ------------------------------------------------------------------------------------------------ teaching
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What has been taught, in order of teaching."""
+        return tuple(self._supports)
+
+    def shots(self, label: str) -> int:
+        """How many examples `label` has; 0 if it was never taught."""
+        return self._supports[label].shots if label in self._supports else 0
+
+    def teach(
+        self,
+        label: str,
+        image: ImageLike | Sequence[ImageLike],
+        mask: ImageLike | Sequence[ImageLike],
+        *,
+        value: MaskValue | None = None,
+    ) -> None:
+        """Add one example, or a list of pictures and a list of masks; again for more shots or other labels.
+
+        Args:
+            label: any name.
+            image: anything `fewseg.images.read_image` reads.
+            mask: the label's mask at the picture's size: 0/255, 0/1, bool, or with `value`.
+            value: which index, or RGB colour, of the mask is the label.
+
+        Raises:
+            InvalidImage, InvalidMask, InvalidSupport: what is wrong with which file; nothing has been added then.
+        """
+        if not isinstance(label, str) or not label.strip():
+            raise InvalidSupport(f"label {label!r} is empty: give the class a name")
+        images, masks = _listed(image), _listed(mask)
+        if len(images) != len(masks) or not images:
+            raise InvalidSupport(
+                f"{len(images)} pictures and {len(masks)} masks for {label!r}: give one mask a picture"
+            )
+        shots = [self._encode(i, m, value) for i, m in zip(images, masks, strict=True)]
+        before = [self._supports[label]] if label in self._supports else []
+        self._supports[label] = LabelSupport.concatenate([*before, *shots])
+        log.info("%s: %d shots", label, self.shots(label))
+
+    @torch.no_grad()
+    def _encode(self, image: ImageLike, mask: ImageLike, value: MaskValue | None) -> LabelSupport:
+        picture = open_for(image, self.input_sizes)
+        foreground = read_mask(mask, value=value, size=picture.size, orientation=picture.orientation)
+        digest = hashlib.sha256()
+        sets = []
+        for size in self.input_sizes:
+            pixels, truth = square_image(picture.image, size), square_mask(foreground, size)
+            if not (truth == 1).any():
+                raise InvalidMask(
+                    f"the foreground in the mask of {picture.name} vanishes at the model's input size of {size}: "
+                    "crop picture and mask around the object"
+                )
+            digest.update(pixels.numpy().tobytes() + truth.numpy().tobytes())
+            sets.append(self.method.encode_support(pixels[None, None], truth[None, None]))
+        return LabelSupport(tuple(sets), (digest.hexdigest()[:16],))
+
+    def forget(self, label: str, shot: int | None = None) -> None:
+        """Drop a label, or one of its shots (its only one drops the label).
+
+        Raises `InvalidSupport` for a label that was not taught, or a shot it does not have.
+        """
+        if label not in self._supports:
+            raise taught.unknown_label(label, self.labels)
+        support = self._supports[label]
+        if shot is not None and not -support.shots <= shot < support.shots:
+            raise InvalidSupport(f"{label!r} has no shot {shot}: choose from 0 to {support.shots - 1}")
+        if shot is None or support.shots == 1:
+            del self._supports[label]
+        else:
+            self._supports[label] = support.drop(shot)
+
+    # --------------------------------------------------------------------------------------------- segmenting
+
+    def segment(self, image: ImageLike, *, probabilities: bool = True) -> Prediction:
+        """Every label's mask in a picture, at the picture's own size.
+
+        Masks are where the foreground probability (bilinearly resized) is at least 0.5. A label's score is the mean
+        probability of the most confident 1 % of the pixels at the model's size, and it is `present` where the score
+        reaches `presence_threshold`; that never empties its mask. `probabilities=False` leaves that field out: huge
+        pictures then need half the memory.
+
+        Raises:
+            InvalidImage: it cannot be read. InvalidSupport: nothing has been taught yet.
+        """
+        return self.segment_batch([image], probabilities=probabilities)[0]
+
+    def segment_batch(
+        self, images: Sequence[ImageLike], *, batch_size: int = 8, probabilities: bool = True
+    ) -> list[Prediction]:
+        """`segment` for several pictures, `batch_size` going through the model together."""
+        if batch_size < 1:
+            raise InvalidOption(f"batch size {batch_size}: choose at least 1")
+        self._require_labels()
+        found: list[Prediction] = []
+        for start in range(0, len(images), batch_size):
+            prepared = [self.prepare(image) for image in images[start : start + batch_size]]
+            coarse = self.coarse_probabilities(prepared)
+            found += [
+                self.finish(c, p.size, probabilities=probabilities) for c, p in zip(coarse, prepared, strict=True)
+            ]
+        return found
+
+    def prepare(self, image: ImageLike) -> PreparedPicture:
+        """Read a picture and resize it to the model's inputs: the part of `segment` that worker threads can do."""
+        return prepare(open_for(image, self.input_sizes), self.input_sizes)
+
+    @torch.no_grad()
+    def coarse_probabilities(self, pictures: Sequence[PreparedPicture]) -> Tensor:
+        """Foreground probabilities (pictures, labels, s, s) at the model's size, on the CPU in float32.
+
+        Query features are computed once for all labels.
+        """
+        self._require_labels()
+        side = self.method.config.image_size
+        total = torch.zeros(len(pictures), len(self._supports), side, side)
+        for index in range(len(self.input_sizes)):
+            batch = torch.stack([p.inputs[index] for p in pictures]).to(self._device)
+            for mirrored in (False, True) if self.flips else (False,):
+                query = self.method.encode_query(batch.flip(-1) if mirrored else batch)
+                for place, support in enumerate(self._supports.values()):
+                    logits = self.method.segment(query, support.sets[index]).float()
+                    foreground = resize(F.softmax(logits, 1)[:, 1:], (side, side))[:, 0]
+                    total[:, place] += (foreground.flip(-1) if mirrored else foreground).cpu()
+        return total / (len(self.input_sizes) * (1 + self.flips))
+
+    def finish(self, coarse: Tensor, size: tuple[int, int], *, probabilities: bool = True) -> Prediction:
+        """The result at the picture's size (width, height) from its coarse probabilities (labels, s, s)."""
+        return full_size_prediction(coarse, self.labels, size, self.presence_threshold, probabilities=probabilities)
+
+    def _require_labels(self) -> None:
+        if not self._supports:
+            raise InvalidSupport("nothing has been taught yet: call teach(label, image, mask) first")
+
+    # ------------------------------------------------------------------------------------------------- keeping
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of all that decides the result: model, examples, options. Not the device."""
+        parts = [
+            self.model_fingerprint,
+            str(self.method.dtype),
+            self.input_sizes,
+            self.flips,
+            self.presence_threshold,
+            [(label, support.digests) for label, support in self._supports.items()],
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all that was taught to one file, atomically: encoded examples, no pictures, no model weights.
+
+        Raises `OutputError` when it cannot be written; an older file stays as it was.
+        """
+        about = {
+            "method": self.method.name,
+            "model": self.source,
+            "fingerprint": self.model_fingerprint,
+            "scales": self.scales,
+            "flips": self.flips,
+            "presence_threshold": self.presence_threshold,
+        }
+        taught.save(path, self._supports, about)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        method: FewShotMethod | None = None,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        flips: bool | None = None,
+        presence_threshold: float | None = None,
+    ) -> Segmenter:
+        """Read what `save` wrote, over the model it was taught with, which is found again by its name or path.
+
+        Args:
+            path: the file.
+            method: the model, where it cannot be found again or was passed to `Segmenter` directly.
+            device: as in `Segmenter`.
+            precision: as in `Segmenter`.
+            flips: as saved if not given.
+            presence_threshold: as saved if not given.
+
+        Raises:
+            InvalidCheckpoint: no such file, not a saved segmenter, or the model is missing or another one.
+        """
+        supports, about = taught.load(path)
+        source = None
+        if method is None:
+            source = about["model"]
+            method = taught.find_model(source, os.fspath(path))
+        segmenter = cls(
+            method,
+            device=device,
+            precision=precision,
+            flips=about["flips"] if flips is None else flips,
+            scales=about["scales"],
+            presence_threshold=about["presence_threshold"] if presence_threshold is None else presence_threshold,
+        )
+        segmenter.source = source
+        if segmenter.model_fingerprint != about["fingerprint"]:
+            raise InvalidCheckpoint(
+                f"{os.fspath(path)} was taught with another model than {source['name'] if source else 'the given one'} "
+                f"({about['method']}, fingerprint {about['fingerprint']}, not {segmenter.model_fingerprint}): "
+                "load it with that model, or teach again"
+            )
+        segmenter._supports = {k: s.to(segmenter._device, segmenter.method.dtype) for k, s in supports.items()}
+        return segmenter
+
+
+def _listed(value: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]  # type: ignore[list-item]

@@ -1,0 +1,132 @@
+"""Encoded examples of a label, and the file that keeps those of all labels."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fewseg.checkpoints import load_method, load_official
+from fewseg.errors import InvalidCheckpoint, InvalidSupport, OutputError
+from fewseg.files import replacing
+from fewseg.methods import FewShotMethod
+from fewseg.types import SupportSet
+
+_KEY: Final = "fewseg.segmenter"
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class LabelSupport:
+    """Everything that is known of one label."""
+
+    sets: tuple[SupportSet, ...]
+    """The examples, encoded at each of the segmenter's input sizes."""
+    digests: tuple[str, ...]
+    """A hash of each example's pixels and mask: the same example has the same one on every device."""
+
+    @property
+    def shots(self) -> int:
+        return len(self.digests)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[LabelSupport]) -> LabelSupport:
+        """All shots of all parts."""
+        sets = zip(*(part.sets for part in parts), strict=True)
+        return cls(tuple(SupportSet.concatenate(s) for s in sets), tuple(d for part in parts for d in part.digests))
+
+    def drop(self, shot: int) -> LabelSupport:
+        """All shots but one."""
+        kept = [i for i in range(self.shots) if i != shot % self.shots]
+        return LabelSupport(tuple(s.select(kept) for s in self.sets), tuple(self.digests[i] for i in kept))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> LabelSupport:
+        """A copy on `device` as `dtype`."""
+        return LabelSupport(tuple(s.to(device, dtype) for s in self.sets), self.digests)
+
+
+def unknown_label(label: str, known: Sequence[str]) -> InvalidSupport:
+    """The error for a label that was never taught, with the nearest ones."""
+    near = difflib.get_close_matches(label, known, n=3, cutoff=0.5)
+    if near:
+        return InvalidSupport(f"no label {label!r}; did you mean {' or '.join(map(repr, near))}?")
+    return InvalidSupport(f"no label {label!r}; taught: {', '.join(map(repr, known)) or 'none yet'}")
+
+
+def save(path: str | os.PathLike[str], supports: Mapping[str, LabelSupport], about: Mapping[str, Any]) -> None:
+    """Write the labels, and JSON values about them, to a safetensors file, atomically; raises `OutputError`."""
+    tensors = {
+        f"{i}.{j}.{name}": tensor.contiguous().cpu()
+        for i, support in enumerate(supports.values())
+        for j, encoded in enumerate(support.sets)
+        for name, tensor in encoded.tensors.items()
+    }
+    labels = [
+        {"label": label, "digests": support.digests, "image_sizes": [s.image_size for s in support.sets]}
+        for label, support in supports.items()
+    ]
+    metadata = {_KEY: json.dumps({"version": _VERSION, **about, "labels": labels})}
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OutputError(f"cannot write {os.fspath(path)}: {str(error).splitlines()[0]}") from error
+
+
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, LabelSupport], dict[str, Any]]:
+    """What `save` wrote; raises `InvalidCheckpoint` for any other file."""
+    name = os.fspath(path)
+    if not Path(name).is_file():
+        raise InvalidCheckpoint(f"{name}: no such file; give one that Segmenter.save wrote")
+    try:
+        with safe_open(name, "pt") as file:
+            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InvalidCheckpoint(
+            f"{name} is not a saved segmenter ({error}): give one that Segmenter.save wrote"
+        ) from error
+    if not about:
+        raise InvalidCheckpoint(f"{name} is not a saved segmenter: give one that Segmenter.save wrote")
+    if about.get("version") != _VERSION:
+        raise InvalidCheckpoint(f"{name} was saved by another version of fewseg: teach again, or update")
+    grouped: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        i, j, tensor_name = key.split(".", 2)
+        grouped.setdefault((int(i), int(j)), {})[tensor_name] = tensor
+    supports = {
+        entry["label"]: LabelSupport(
+            tuple(
+                SupportSet(about["method"], (size[0], size[1]), grouped[i, j])
+                for j, size in enumerate(entry["image_sizes"])
+            ),
+            tuple(entry["digests"]),
+        )
+        for i, entry in enumerate(about["labels"])
+    }
+    return supports, about
+
+
+def lasting_name(model: str | os.PathLike[str]) -> str:
+    """The model's name, or for a path the absolute one, which still holds when the working directory has changed."""
+    return str(Path(model).resolve()) if Path(model).exists() else os.fspath(model)
+
+
+def find_model(source: Mapping[str, str] | None, path: str) -> FewShotMethod:
+    """The model that the file at `path` says it was taught with; raises `InvalidCheckpoint`."""
+    if source is None:
+        raise InvalidCheckpoint(f"{path} does not say which model it belongs to: pass it, load(path, method=...)")
+    try:
+        if "official" in source:
+            return load_official(source["name"], backbone=source["official"])
+        return load_method(source["name"])
+    except InvalidCheckpoint as error:
+        raise InvalidCheckpoint(f"the model of {path} is not there any more: {error}; or pass method=...") from error
