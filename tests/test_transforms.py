@@ -1,0 +1,79 @@
+"""Preprocessing against golden vectors, and what augmentation promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fewseg.episodes.transforms import Augmentation, augment, denormalise, normalise, square_image, square_mask
+
+GOLDEN = Path(__file__).parent / "golden" / "preprocess.npz"
+
+
+def test_square_matches_golden_vectors() -> None:
+    with np.load(GOLDEN) as golden:
+        photo = Image.fromarray(golden["photo"])
+        for picture, key in ((photo, "square64"), (photo.transpose(Image.Transpose.TRANSPOSE), "square64_tall")):
+            assert torch.allclose(square_image(picture, 64), torch.from_numpy(golden[key]), atol=1e-6)
+        assert torch.equal(square_mask(golden["mask"], 64), torch.from_numpy(golden["square64_mask"]))
+
+
+def test_mask_keeps_ignored_pixels() -> None:
+    mask = np.zeros((10, 20), np.uint8)
+    mask[:, 10:] = 255
+    assert set(square_mask(mask, 8).unique().tolist()) == {0.0, 255.0}
+
+
+def test_normalise_and_back() -> None:
+    image = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(denormalise(normalise(image)), image, atol=1e-6)
+
+
+def _pair() -> tuple[Image.Image, np.ndarray]:
+    """A red square on blue: the mask can be checked against the colours."""
+    pixels = np.zeros((90, 120, 3), np.uint8)
+    pixels[..., 2] = 200
+    mask = np.zeros((90, 120), np.uint8)
+    mask[20:50, 70:110] = 1
+    pixels[mask == 1] = (220, 20, 20)
+    return Image.fromarray(pixels), mask
+
+
+def test_augmentation_moves_picture_and_mask_together() -> None:
+    image, mask = _pair()
+    for seed in range(20):
+        settings = Augmentation(jitter=0, hue=0, grayscale=0, rotate=1.0)
+        picture, labels = augment(image, mask, 64, np.random.default_rng(seed), settings)
+        assert picture.shape == (3, 64, 64) and labels.shape == (64, 64)
+        colours = denormalise(picture)
+        red = colours[0] > colours[2]
+        known = labels != 255
+        assert (red[known] == (labels == 1)[known]).float().mean() > 0.95
+
+
+def test_augmentation_keeps_foreground_and_repeats() -> None:
+    image, _ = _pair()
+    mask = np.zeros((90, 120), np.uint8)
+    mask[0:14, 0:14] = 1  # in the corner, where most crops lose it
+    views = []
+    for seed in range(30):
+        picture, labels = augment(image, mask, 64, np.random.default_rng(seed))
+        assert (labels == 1).sum() >= 16
+        assert set(labels.unique().tolist()) <= {0.0, 1.0, 255.0}
+        again, _ = augment(image, mask, 64, np.random.default_rng(seed))
+        assert torch.equal(picture, again)
+        views.append(picture)
+    assert not torch.equal(views[0], views[1])
+
+
+def test_augmentation_of_a_tiny_object_falls_back_to_the_whole_picture() -> None:
+    image, _ = _pair()
+    mask = np.zeros((90, 120), np.uint8)
+    mask[40:43, 60:63] = 1
+    settings = Augmentation(flip=0, jitter=0, hue=0, grayscale=0)
+    picture, labels = augment(image, mask, 64, np.random.default_rng(0), settings)
+    assert torch.equal(labels, square_mask(mask, 64))
+    assert torch.allclose(picture, square_image(image, 64), atol=1e-6)
