@@ -1,0 +1,30 @@
+"""What every dataset offers: classes, and pictures with a mask of each class they hold."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+class Dataset(Protocol):
+    """Pictures by name and their masks by class. Names are stable, so that episodes can be saved and read again."""
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and file names."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a class id is an index into them."""
+
+    def names(self, class_id: int) -> tuple[str, ...]:
+        """The usable pictures of a class, sorted: what episodes are drawn from."""
+
+    def image(self, name: str) -> Image.Image:
+        """The picture, upright, RGB."""
+
+    def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
+        """(H, W) at the picture's size: 1 the class, 255 ignored, 0 everything else."""
