@@ -1,0 +1,145 @@
+"""How episodes become the tensors that methods take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewseg.datasets.base import Dataset
+from fewseg.episodes.draw import draw_training_episodes
+from fewseg.episodes.transforms import Augmentation, augment, square_image, square_mask
+from fewseg.errors import InvalidDataset
+from fewseg.types import Episode
+
+
+@dataclass(frozen=True)
+class EpisodeTensors:
+    """One episode, or with a leading batch dimension several."""
+
+    query: Tensor
+    """(3, s, s), ImageNet-normalised."""
+    query_mask: Tensor
+    """(s, s), int64: 0, 1, 255 for pixels that do not count."""
+    images: Tensor
+    """(n, 3, s, s): the support pictures."""
+    masks: Tensor
+    """(n, s, s), float32: 1 foreground, 0 anything else, ignored pixels included."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodeTensors:
+        """A copy on `device`."""
+        return EpisodeTensors(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+
+    def pin_memory(self) -> EpisodeTensors:
+        """In page-locked memory; what a DataLoader calls."""
+        return EpisodeTensors(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+
+
+def episode_tensors(
+    dataset: Dataset,
+    episode: Episode,
+    size: int,
+    *,
+    augmentation: Augmentation | None = None,
+    rng: np.random.Generator | None = None,
+) -> EpisodeTensors:
+    """Read an episode's pictures and masks, squashed to `size`; augmented, each on its own, with `rng`."""
+    pairs = []
+    for name in (episode.query, *episode.support):
+        image, mask = dataset.image(name), dataset.mask(name, episode.class_id)
+        if augmentation is not None and rng is not None:
+            pairs.append(augment(image, mask, size, rng, augmentation))
+        else:
+            pairs.append((square_image(image, size), square_mask(mask, size)))
+    (query, query_mask), support = pairs[0], pairs[1:]
+    images = torch.stack([image for image, _ in support])
+    masks = torch.stack([(mask == 1).float() for _, mask in support])
+    return EpisodeTensors(query, query_mask.long(), images, masks)
+
+
+def collate(episodes: Sequence[EpisodeTensors]) -> EpisodeTensors:
+    """A batch of episodes with the same number of shots."""
+    return EpisodeTensors(*(torch.stack([getattr(e, f.name) for e in episodes]) for f in fields(EpisodeTensors)))
+
+
+class EpisodeList(torch.utils.data.Dataset[EpisodeTensors]):
+    """A fixed list of episodes, for validation and tests; never augmented."""
+
+    def __init__(self, dataset: Dataset, episodes: Sequence[Episode], size: int) -> None:
+        self.dataset, self.episodes, self.size = dataset, episodes, size
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, index: int) -> EpisodeTensors:
+        return episode_tensors(self.dataset, self.episodes[index], self.size)
+
+
+@dataclass(frozen=True)
+class TrainingSource:
+    """A dataset to train on."""
+
+    dataset: Dataset
+    classes: tuple[int, ...]
+    """The base classes to draw from; never a class that is tested."""
+    weight: float = 1.0
+    """How often it is drawn, relative to the other sources."""
+
+
+class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
+    """Every epoch's episodes in one sequence: item `epoch * per_epoch + i` depends on its number and the seed alone.
+
+    So any number of workers gives the same batches, workers and what they cached live as long as the training, and a
+    run goes on at any item.
+
+    Args:
+        sources: what to draw from; each episode picks a source by weight.
+        shots, per_epoch, epochs, size, seed: see `TrainConfig`.
+        augmentation: how pairs are varied; None for the papers' plain resize.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[TrainingSource],
+        *,
+        shots: int,
+        per_epoch: int,
+        epochs: int,
+        size: int,
+        seed: int,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        if not sources or not all(source.weight >= 0 for source in sources) or not any(s.weight for s in sources):
+            raise InvalidDataset("nothing to train on: give at least one dataset, with a weight above 0")
+        self.sources, self.shots, self.per_epoch, self.epochs = tuple(sources), shots, per_epoch, epochs
+        self.size, self.seed, self.augmentation = size, seed, augmentation
+        self._epoch_cache: tuple[int, list[tuple[int, Episode]]] | None = None
+
+    def __len__(self) -> int:
+        return self.per_epoch * self.epochs
+
+    def epoch(self, epoch: int) -> list[tuple[int, Episode]]:
+        """The (source, episode) pairs of an epoch, in order."""
+        if self._epoch_cache is None or self._epoch_cache[0] != epoch:
+            self._epoch_cache = epoch, self._draw(epoch)
+        return self._epoch_cache[1]
+
+    def _draw(self, epoch: int) -> list[tuple[int, Episode]]:
+        weights = np.array([source.weight for source in self.sources], float)
+        rng = np.random.default_rng([self.seed, epoch, 1])
+        chosen = rng.choice(len(weights), self.per_epoch, p=weights / weights.sum())
+        drawn = []
+        for index, source in enumerate(self.sources):
+            count, seed = int((chosen == index).sum()), self.seed + index
+            drawn.append(iter(draw_training_episodes(source.dataset, source.classes, self.shots, count, seed, epoch)))
+        return [(int(index), next(drawn[index])) for index in chosen]
+
+    def __getitem__(self, index: int) -> EpisodeTensors:
+        epoch, place = divmod(index, self.per_epoch)
+        source, episode = self.epoch(epoch)[place]
+        rng = np.random.default_rng([self.seed, epoch, 2, place])
+        dataset = self.sources[source].dataset
+        return episode_tensors(dataset, episode, self.size, augmentation=self.augmentation, rng=rng)
