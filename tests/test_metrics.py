@@ -1,0 +1,75 @@
+"""IoU against golden vectors and against a plain loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fewseg.errors import InvalidMask
+from fewseg.metrics.iou import IoUMeter, intersection_and_union
+
+GOLDEN = Path(__file__).parent / "golden" / "metrics.npz"
+
+
+@pytest.mark.parametrize("suffix", ["", "_ignore"])
+def test_golden_vectors(suffix: str) -> None:
+    with np.load(GOLDEN) as golden:
+        data = {key: golden[key] for key in golden.files}
+    meter = IoUMeter()
+    for index, class_id in enumerate(data["class_id"]):
+        ignore = data["ignore"][index] if suffix else None
+        meter.add(int(class_id), data["pred"][index], data["target"][index], ignore)
+    scores = meter.scores()
+    assert scores.miou == pytest.approx(float(data[f"miou{suffix}"]), abs=1e-4)
+    assert scores.fb_iou == pytest.approx(float(data[f"fb_iou{suffix}"]), abs=1e-4)
+    assert list(scores.class_iou.values()) == pytest.approx(data[f"class_iou{suffix}"].tolist(), abs=1e-4)
+
+
+def _slow_counts(prediction: np.ndarray, target: np.ndarray) -> tuple[list[int], list[int]]:
+    """One pixel after the other."""
+    both, either = [0, 0], [0, 0]
+    for guess, truth in zip(prediction.flat, target.flat, strict=True):
+        for side in (0, 1):
+            both[side] += truth != 255 and guess == side and truth == side
+            either[side] += truth != 255 and (guess == side or truth == side)
+    return both, either
+
+
+def test_matches_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    meter, sums = IoUMeter(), {}
+    for _ in range(12):
+        class_id = int(rng.integers(3))
+        prediction = rng.integers(0, 2, (9, 7))
+        target = rng.choice([0, 1, 255], (9, 7))
+        counts = np.array(_slow_counts(prediction, target))
+        assert np.array_equal(np.stack(intersection_and_union(prediction, target)), counts)
+        sums[class_id] = sums.get(class_id, 0) + counts
+        meter.add(class_id, prediction, target)
+    scores = meter.scores()
+    assert scores.class_iou == pytest.approx({c: 100 * s[0, 1] / s[1, 1] for c, s in sorted(sums.items())})
+    assert scores.miou == pytest.approx(np.mean(list(scores.class_iou.values())))
+    total = sum(sums.values())
+    assert scores.fb_iou == pytest.approx(50 * (total[0, 0] / total[1, 0] + total[0, 1] / total[1, 1]))
+
+
+def test_batches_count_like_single_masks() -> None:
+    rng = np.random.default_rng(1)
+    prediction, target = rng.integers(0, 2, (2, 4, 6, 5))
+    both, either = intersection_and_union(prediction, target)
+    assert both.shape == either.shape == (4, 2)
+    one = intersection_and_union(prediction[2], target[2])
+    assert np.array_equal(one[0], both[2]) and np.array_equal(one[1], either[2])
+
+
+def test_edge_cases() -> None:
+    empty = np.zeros((4, 4), np.uint8)
+    meter = IoUMeter()
+    assert meter.scores().class_iou == {}
+    assert meter.add(0, empty, empty) == 0.0
+    assert meter.scores().fb_iou == pytest.approx(50)
+    assert meter.add(1, empty + 1, empty + 255) == 0.0
+    with pytest.raises(InvalidMask, match="resize the prediction"):
+        meter.add(0, empty, np.zeros((4, 5)))
