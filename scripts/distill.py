@@ -15,6 +15,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -76,7 +77,7 @@ class Teacher(nn.Module):
         super().__init__()
         net = timm.create_model("mobilenetv2_100", pretrained=False, pad_type="same")
         net.load_state_dict(load_file(weights))
-        self.net = net.eval().to(memory_format=torch.channels_last)
+        self.net: Any = net.eval().to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -100,9 +101,7 @@ class Student(nn.Module):
         self.adapters = nn.ModuleList(
             nn.Conv2d(widths[i], c, 1) for i, c in zip(STUDENT_MAPS, teacher_channels, strict=True)
         )
-        self.standard = nn.ModuleList(
-            nn.BatchNorm2d(c, affine=False, momentum=0.05) for c in teacher_channels
-        )
+        self.standard = nn.ModuleList(nn.BatchNorm2d(c, affine=False, momentum=0.05) for c in teacher_channels)
 
     def forward(self, images: Tensor, targets: list[Tensor]) -> Tensor:
         """Mean squared error plus cosine distance to the standardised teacher maps, averaged over the six."""
@@ -145,7 +144,9 @@ def main() -> None:
     student = Student(channels).to(memory_format=torch.channels_last)
     decay = [p for p in student.parameters() if p.ndim > 1]
     plain = [p for p in student.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0}], args.lr)
+    optimiser = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0}], args.lr
+    )
     step = 0
     if args.out.exists():
         state = torch.load(args.out, weights_only=True)

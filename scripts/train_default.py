@@ -20,6 +20,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from torch.nn import functional as F
 
 from fewseg.backbones import BackboneSpec
 from fewseg.checkpoints import save_method
+from fewseg.full_size import presence_scores
 from fewseg.methods import build_method, create_method
 from fewseg.methods.dcama import DCAMA
 
@@ -40,7 +42,7 @@ VALIDATION_COCO = {5, 17, 22, 41, 45, 57, 62, 74}
 """Base classes (0-based) that choose between models: bus, horse, zebra, cup, bowl, couch, tv, clock."""
 MIN_AREA = 0.02
 LONGEST = 400
-HEAD = {"attention": "cosine", "identity_start": True, "position_weight": 0.0, "dropout": 0.0}
+HEAD: dict[str, Any] = {"attention": "cosine", "identity_start": True, "position_weight": 0.0, "dropout": 0.0}
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
@@ -123,8 +125,10 @@ def augment(item: Item, label: int, size: int, rng: np.random.Generator) -> tupl
     return (image - MEAN) / STD, index
 
 
-def draw(pools: list[Pool], weights: list[float], groups: int, members: int, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Views of `groups` classes, `members` pictures each: images (g, m, 3, s, s), index maps (g, m, s, s), labels (g,)."""
+def draw(
+    pools: list[Pool], weights: list[float], groups: int, members: int, size: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Views of `groups` classes, `members` pictures each: images (g, m, 3, s, s), index maps (g, m, s, s), labels."""
     pool = pools[int(rng.choice(len(pools), p=weights))]
     classes = [c for c, v in pool.by_class.items() if len(v) >= members]
     chosen = rng.choice(classes, groups, replace=len(classes) < groups)
@@ -141,7 +145,7 @@ def episode_logits(model: DCAMA, images: Tensor, masks: Tensor, donors: Tensor) 
 
     images (g, m, 3, s, s), masks (g, m, s, s) of each group's own class. Returns (g * m, 2, s, s).
     """
-    g, m = masks.shape[:2]
+    m = masks.shape[1]
     size = (int(masks.shape[-2]), int(masks.shape[-1]))
     maps = model.backbone(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
     query = model.query_from_maps(maps, size)
@@ -189,7 +193,9 @@ def validate(model: DCAMA, pools: list[Pool], size: int, shots: int, seed: int =
             for _ in range(per_class):
                 picks = [pool.items[int(i)] for i in rng.choice(members, shots + 1, replace=False)]
                 images = torch.stack([_plain(item.image, size) for item in picks])
-                masks = torch.stack([F.interpolate((i.index == label + 1)[None, None].float(), (size, size))[0, 0] for i in picks])
+                masks = torch.stack(
+                    [F.interpolate((i.index == label + 1)[None, None].float(), (size, size))[0, 0] for i in picks]
+                )
                 with torch.autocast("cpu", torch.bfloat16):
                     logits = model(images[:1], images[None, 1:], masks[None, 1:])
                 predicted, truth = logits.argmax(1)[0] == 1, masks[0] > 0
@@ -200,6 +206,38 @@ def validate(model: DCAMA, pools: list[Pool], size: int, shots: int, seed: int =
     return float(np.mean(scores))
 
 
+@torch.no_grad()
+def calibrate(model: DCAMA, pools: list[Pool], size: int, seed: int = 2, per_class: int = 12) -> dict[str, float]:
+    """The presence threshold with the best balanced accuracy on validation classes, one shot.
+
+    Half of the queries hold the support's class, half are pictures of other validation classes that do not.
+    """
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    for pool in pools:
+        for label, members in pool.by_class.items():
+            rng = np.random.default_rng([seed, label])
+            absent = [i for c, v in pool.by_class.items() if c != label for i in v]
+            absent = [i for i in absent if not (pool.items[i].index == label + 1).any()]
+            for present in (True, False):
+                for _ in range(per_class):
+                    chosen, query = (int(i) for i in rng.choice(members, 2, replace=False))
+                    query = query if present else int(rng.choice(absent))
+                    mask = F.interpolate((pool.items[chosen].index == label + 1)[None, None].float(), (size, size))
+                    image = _plain(pool.items[chosen].image, size)
+                    logits = model(_plain(pool.items[query].image, size)[None], image[None, None], mask)
+                    scores[present] += presence_scores(logits.softmax(1)[0, 1:])
+    here, away = (np.array(scores[kind]) for kind in (True, False))
+    candidates = np.unique(np.round(np.concatenate([here, away]), 3))
+    balanced = [((here >= t).mean() + (away < t).mean()) / 2 for t in candidates]
+    area = (here[:, None] > away).mean() + 0.5 * (here[:, None] == away).mean()
+    best = int(np.argmax(balanced))
+    return {
+        "presence_threshold": float(candidates[best]),
+        "presence_balanced_accuracy": round(float(balanced[best]), 3),
+        "presence_roc_area": round(float(area), 3),
+    }
+
+
 def _plain(image: Tensor, size: int) -> Tensor:
     small = F.interpolate(image[None].float() / 255, (size, size), mode="bilinear", align_corners=False, antialias=True)
     return (small[0] - MEAN) / STD
@@ -208,7 +246,9 @@ def _plain(image: Tensor, size: int) -> Tensor:
 def build(args: argparse.Namespace) -> DCAMA:
     if args.backbone == "mobilenetv2":
         weights = args.weights / "mobilenetv2_100.safetensors"
-        model = create_method("dcama", backbone="mobilenetv2_100", backbone_weights=weights, image_size=args.size, **HEAD)
+        model = create_method(
+            "dcama", backbone="mobilenetv2_100", backbone_weights=weights, image_size=args.size, **HEAD
+        )
     else:
         distilled = args.out / "tiny.pt"
         subprocess.run(
@@ -269,7 +309,9 @@ def train(model: DCAMA, args: argparse.Namespace) -> None:
     started, first, losses = time.time(), step, []
     while step < args.steps:
         for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / args.steps))
+            group["lr"] = (
+                group["peak"] * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / args.steps))
+            )
         model.train()
         loss = train_step(model, pools, [0.6, 0.4], np.random.default_rng([args.seed, step]))
         optimiser.zero_grad()
@@ -295,6 +337,9 @@ def train(model: DCAMA, args: argparse.Namespace) -> None:
             state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
             torch.save({**state, "step": step}, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
+    average.eval()
+    average.extra = calibrate(average, checks, args.size)
+    LOG.info("%s", average.extra)
     save_method(average, args.out / f"{name}.safetensors", dtype=torch.float16 if args.backbone == "tiny" else None)
 
 

@@ -13,7 +13,8 @@ GOLDEN = Path(__file__).parent / "golden"
 NATURAL = ("num_batches_tracked", "relative_position_index", "attn_mask", ".pe")
 
 _spec = importlib.util.spec_from_file_location("fill", GOLDEN / "fill.py")
-assert _spec is not None and _spec.loader is not None
+assert _spec is not None
+assert _spec.loader is not None
 fill = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(fill)
 

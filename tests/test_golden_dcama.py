@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from golden_models import golden, inputs, released_state
 
 from fewseg.checkpoints import load_official
 from fewseg.errors import FewsegError, InvalidCheckpoint, InvalidOption
 from fewseg.methods.dcama import DCAMA
+from golden_models import golden, inputs, released_state
 
 CASES = [("dcama_resnet50_1shot", "resnet50"), ("dcama_resnet50_5shot", "resnet50"), ("dcama_swin_b_1shot", "swin_b")]
 
@@ -44,7 +44,7 @@ def test_file_without_prefix_is_read(tmp_path) -> None:
 
 
 def test_wrong_backbone_is_named() -> None:
-    with pytest.raises(InvalidCheckpoint, match="resnet101.*lacks"):
+    with pytest.raises(InvalidCheckpoint, match=r"resnet101.*lacks"):
         load_official(released_state("keys_dcama_resnet50.tsv", 1), "dcama", "resnet101")
 
 
@@ -54,7 +54,7 @@ def test_missing_and_unknown_names_are_named() -> None:
     with pytest.raises(InvalidCheckpoint, match=r"lacks decoder\.vote\.32\.0\.bias"):
         load_official(state)
     state |= {"module.model.conv1.0.bias": bias, "module.model.surprise": bias}
-    with pytest.raises(InvalidCheckpoint, match="unknown model.surprise"):
+    with pytest.raises(InvalidCheckpoint, match=r"unknown model\.surprise"):
         load_official(state)
 
 
@@ -64,7 +64,7 @@ def test_no_code_is_unpickled(tmp_path) -> None:
             return print, ("executed",)
 
     torch.save({"module.model": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(InvalidCheckpoint, match="evil.pt"):
+    with pytest.raises(InvalidCheckpoint, match=r"evil\.pt"):
         load_official(tmp_path / "evil.pt")
 
 
@@ -78,5 +78,5 @@ def test_unknown_names_get_suggestions(method: str, backbone: str) -> None:
 def test_broken_files_are_named(tmp_path, content: bytes) -> None:
     path = tmp_path / "broken.pt"
     path.write_bytes(content)
-    with pytest.raises(FewsegError, match="broken.pt"):
+    with pytest.raises(FewsegError, match=r"broken\.pt"):
         load_official(path)

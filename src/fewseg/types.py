@@ -79,7 +79,9 @@ class SupportSet:
         """
         wrong = [i for i in shots if not -self.shots <= i < self.shots]
         if wrong or not shots:
-            raise InvalidSupport(f"shots {list(shots)} of a support set with {self.shots}: choose from 0 to {self.shots - 1}")
+            raise InvalidSupport(
+                f"shots {list(shots)} of a support set with {self.shots}: choose from 0 to {self.shots - 1}"
+            )
         return self._map(lambda t: t[:, torch.as_tensor([i % self.shots for i in shots], device=t.device)])
 
     def drop(self, shot: int) -> SupportSet:
@@ -98,8 +100,8 @@ class SupportSet:
             same = (other.method, other.image_size, other.batch) == (first.method, first.image_size, first.batch)
             if not same or other.tensors.keys() != first.tensors.keys():
                 raise InvalidSupport(
-                    f"cannot join a support set of {other.method} at {other.image_size}, batch {other.batch}, to one of "
-                    f"{first.method} at {first.image_size}, batch {first.batch}: encode both with the same model"
+                    f"cannot join a support set of {other.method} at {other.image_size}, batch {other.batch}, to one "
+                    f"of {first.method} at {first.image_size}, batch {first.batch}: encode both with the same model"
                 )
         return replace(first, tensors={k: torch.cat([s.tensors[k] for s in sets], 1) for k in first.tensors}, shared={})
 

@@ -58,6 +58,10 @@ class FeaturePyramid(nn.Module):
     """
 
     blocks: tuple[BlockInfo, ...]
+    net: nn.Module
+    """The network; its own names are those of its published weights."""
+    gain: Tensor
+    shift: Tensor
 
     def __init__(self, spec: BackboneSpec, fixed_size: int | None = None) -> None:
         """`fixed_size`: side of the only pictures the network takes; others are resized to it."""
@@ -96,7 +100,8 @@ class FeaturePyramid(nn.Module):
         self.frozen = frozen
         return self.requires_grad_(not frozen)
 
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - a frozen backbone has no training mode
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode."""
         return super().train(False)
 
     @torch.no_grad()

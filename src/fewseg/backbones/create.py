@@ -13,7 +13,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewseg.backbones.base import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, FeaturePyramid
 from fewseg.backbones.timm_pyramid import build_timm_pyramid
@@ -32,7 +32,11 @@ PAPER_BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The papers' names: timm model and weights, and constructor options."""
 
-NORMALISATIONS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "half": ((0.5,) * 3, (0.5,) * 3), "none": ((0.0,) * 3, (1.0,) * 3)}
+NORMALISATIONS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5,) * 3, (0.5,) * 3),
+    "none": ((0.0,) * 3, (1.0,) * 3),
+}
 """Pixel scalings by name; `half` maps [0, 1] to [-1, 1]."""
 
 _METADATA_NORMALISATIONS = {"mean=std=0.5": "half"}
@@ -54,7 +58,8 @@ def create_backbone(
         weights: a local `.safetensors` or PyTorch file instead; its metadata may name constructor options (`kwargs`)
             and the scaling (`norm`), which then need not be given.
         options: keyword arguments for the model's constructor, e.g. `{"pad_type": "same"}`.
-        normalisation: scaling that the weights expect: `imagenet`, `half` or `none`; by default what the file or timm says.
+        normalisation: scaling that the weights expect: `imagenet`, `half` or `none`; if not given, what the file or
+            timm says.
 
     Raises:
         InvalidOption: unknown name, option or scaling. InvalidCheckpoint: the weights cannot be read or do not fit.
@@ -116,7 +121,7 @@ def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def load_backbone_weights(pyramid: FeaturePyramid, state: Mapping[str, Tensor], source: str) -> None:
     """Fill a pyramid by name; every parameter must come, and nothing but a classifier may be left over."""
-    net: nn.Module = pyramid.net  # type: ignore[assignment]
+    net = pyramid.net
     wanted = net.state_dict()
     given = dict(state)
     if not wanted.keys() <= given.keys():
@@ -130,13 +135,25 @@ def load_backbone_weights(pyramid: FeaturePyramid, state: Mapping[str, Tensor], 
     for problem, keys in (("lacks", missing), ("has other shapes for", shapes), ("has unknown", extra)):
         if keys:
             shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-            raise InvalidCheckpoint(f"{source or 'state dict'} does not fit backbone {pyramid.name}: it {problem} {shown}")
+            raise InvalidCheckpoint(
+                f"{source or 'state dict'} does not fit backbone {pyramid.name}: it {problem} {shown}"
+            )
     net.load_state_dict({k: given.get(k, wanted[k]) for k in wanted})
 
 
 def _is_classifier(key: str) -> bool:
     """Parameters after the last block, which no pyramid keeps."""
-    return key.split(".")[0] in {"classifier", "head", "head_dist", "fc", "conv_head", "bn2", "norm", "fc_norm", "norm_head"}
+    return key.split(".")[0] in {
+        "classifier",
+        "head",
+        "head_dist",
+        "fc",
+        "conv_head",
+        "bn2",
+        "norm",
+        "fc_norm",
+        "norm_head",
+    }
 
 
 def _metadata_options(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -166,7 +183,7 @@ def _download(pyramid: FeaturePyramid, timm_name: str) -> None:
         raise InvalidOption('the tiny backbone has no weights of its own: use Segmenter.from_pretrained("default")')
     try:
         options = {k: v for k, v in pyramid.spec.options.items() if k != "features_only"}
-        staged = {"features_only": True} if pyramid.spec.options.get("features_only") else {}
+        staged: dict[str, Any] = {"features_only": True} if pyramid.spec.options.get("features_only") else {}
         model = timm.create_model(timm_name, pretrained=True, **options, **staged)
     except (OSError, RuntimeError) as error:
         reason = str(error).split("\n")[0]

@@ -66,14 +66,15 @@ class ResNetPyramid(FeaturePyramid):
         self.blocks = self._measure(64)
         self.freeze().eval()
 
-    def _stages(self) -> tuple[nn.Module, ...]:
-        return self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4
+    def _stages(self) -> list[nn.Sequential]:
+        return [getattr(self.net, f"layer{number}") for number in (1, 2, 3, 4)]
 
     def features(self, images: Tensor) -> list[Tensor]:
-        x = self.net.maxpool(self.net.act1(self.net.bn1(self.net.conv1(images))))
+        net: Any = self.net
+        x = net.maxpool(net.act1(net.bn1(net.conv1(images))))
         maps: list[Tensor] = []
         for stage in self._stages():
-            for block in stage:  # type: ignore[attr-defined]
+            for block in stage:
                 x = block(F.relu(x) if maps else x)
                 maps.append(x)
         return maps
@@ -169,7 +170,8 @@ class StagePyramid(FeaturePyramid):
         self.freeze().eval()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        return self.net(images)  # type: ignore[no-any-return]
+        maps: list[Tensor] = self.net(images)
+        return maps
 
 
 def _is_channels_last(shape: torch.Size, model: nn.Module) -> bool:
@@ -207,8 +209,9 @@ def build_timm_pyramid(spec: BackboneSpec, name: str) -> FeaturePyramid:
         return ResNetPyramid(spec, model)
     config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     size = int(config["input_size"][-1]) if config.get("fixed_input_size") else MEASURE_SIZE
-    if hasattr(model, "reset_classifier"):
-        model.reset_classifier(0)
+    drop_classifier: Any = getattr(model, "reset_classifier", None)
+    if drop_classifier is not None:
+        drop_classifier(0)
     if _is_flat_transformer(model) and not fixed:
         return TransformerPyramid(spec, model)
     try:
@@ -229,4 +232,6 @@ def build_timm_pyramid(spec: BackboneSpec, name: str) -> FeaturePyramid:
 def _is_flat_transformer(model: nn.Module) -> bool:
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     blocks = getattr(model, "blocks", None)
-    return patch is not None and isinstance(blocks, (nn.Sequential, nn.ModuleList)) and hasattr(model, "num_prefix_tokens")
+    return (
+        patch is not None and isinstance(blocks, (nn.Sequential, nn.ModuleList)) and hasattr(model, "num_prefix_tokens")
+    )

@@ -7,6 +7,7 @@ batch norm helps the distillation (`scripts/train_default.py`) and is then folde
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ class TinyPyramid(FeaturePyramid):
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__(spec)
-        options = {key: tuple(v) if isinstance(v, list) else v for key, v in spec.options.items()}
+        options: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in spec.options.items()}
         self.net = TinyNet(TinyConfig(**options)).fold_batch_norm()
         self.blocks = self._measure(64)
         self.freeze().eval()

@@ -32,7 +32,10 @@ _DROPPED = re.compile(r"^feature_extractor\.(fc|head|norm)\.")
 
 
 def load_official(
-    source: str | os.PathLike[str] | Mapping[str, Tensor], method: str = "dcama", backbone: str = "resnet50", **config: Any
+    source: str | os.PathLike[str] | Mapping[str, Tensor],
+    method: str = "dcama",
+    backbone: str = "resnet50",
+    **config: Any,
 ) -> FewShotMethod:
     """The authors' released weights as one of our methods, in eval mode.
 
@@ -43,7 +46,8 @@ def load_official(
         config: fields of the method's config to set otherwise than published.
 
     Raises:
-        InvalidOption: unknown method or backbone. InvalidCheckpoint: the file cannot be read, or a name or shape differs.
+        InvalidOption: unknown method or backbone.
+        InvalidCheckpoint: the file cannot be read, or a name or shape differs.
     """
     if method not in _READERS:
         raise unknown("method with released weights", method, _READERS)

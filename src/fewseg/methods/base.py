@@ -82,4 +82,6 @@ def check_support(images: Tensor, masks: Tensor) -> None:
     if images.ndim != 5 or images.shape[2] != 3 or images.shape[1] == 0:
         raise InvalidSupport(f"support images are {tuple(images.shape)}: expected (B, n, 3, H, W) with n of at least 1")
     if masks.shape != (*images.shape[:2], *images.shape[3:]):
-        raise InvalidSupport(f"support masks are {tuple(masks.shape)}, images {tuple(images.shape)}: expected (B, n, H, W)")
+        raise InvalidSupport(
+            f"support masks are {tuple(masks.shape)}, images {tuple(images.shape)}: expected (B, n, H, W)"
+        )

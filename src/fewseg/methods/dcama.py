@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from fewseg.errors import InvalidOption, unknown
 from fewseg.methods.base import FewShotMethod, check_support
 from fewseg.ops.mask_aggregation import Implementation, aggregate_masks
 from fewseg.ops.position import position_encoding
-from fewseg.ops.resize import resize
+from fewseg.ops.resize import map_size, resize
 from fewseg.ops.token_budget import budget_tokens
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -45,7 +45,7 @@ class DCAMAConfig:
     heads: int = 8
     """Attention heads at every scale."""
     support_pixel_budget: int | None = None
-    """Foreground and, separately, background tokens a shot and scale is normalised to; 600 in Table S5, none if not set."""
+    """Foreground and, separately, background tokens that each shot and scale is normalised to (600 in Table S5)."""
     dropout: float = 0.5
     """Dropout on the tokens and on the attention weights, in training."""
     attention: Literal["dot", "cosine"] = "dot"
@@ -136,7 +136,8 @@ class Decoder(nn.Module):
         )
         self.merge = nn.ModuleDict({str(s): conv_block((width,) * 4, (3,) * 3) for s in self.scales[1:]})
         # Input channels of mixer1 in the released order: the votes, then (query map, support map) of each skip scale.
-        self.query_channels, self.support_channels, start = list(range(width)), [], width
+        self.query_channels, start = list(range(width)), width
+        self.support_channels: list[int] = []
         for scale in self.skip_scales:
             channels = skips[scale]
             self.query_channels += range(start, start + channels)
@@ -146,14 +147,16 @@ class Decoder(nn.Module):
                 start += channels
         self.mixer1 = conv_relu_conv(start, 128, 64)
         self.mixer2 = conv_relu_conv(64, 64, 16)
-        self.mixer3 = nn.Sequential(
-            nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 2, 3, padding=1)
-        )
+        self.mixer3 = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 2, 3, padding=1))
 
     def support_share(self, skips: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
         """The part of mixer1's first convolution that sees only the support's maps, (B, 128, *size)."""
         stacked = self._stack(skips, size)
-        return F.conv2d(stacked, self.mixer1[0].weight[:, self.support_channels], padding=1)  # type: ignore[index, union-attr]
+        return F.conv2d(stacked, self._first.weight[:, self.support_channels], padding=1)
+
+    @property
+    def _first(self) -> nn.Conv2d:
+        return cast("nn.Conv2d", self.mixer1[0])
 
     def _stack(self, skips: dict[int, Tensor], size: tuple[int, int], x: Tensor | None = None) -> Tensor:
         """Skip maps, coarse to fine, each resized step by step to the next finer one's size and at last to `size`."""
@@ -162,24 +165,28 @@ class Decoder(nn.Module):
             if x is None:
                 x = skip
             elif skip.shape[-1] >= x.shape[-1]:
-                x = torch.cat([resize(x, tuple(skip.shape[-2:])), skip], 1)
+                x = torch.cat([resize(x, map_size(skip)), skip], 1)
             else:  # a skip scale coarser than the finest attention scale
-                x = torch.cat([x, resize(skip, tuple(x.shape[-2:]))], 1)
+                x = torch.cat([x, resize(skip, map_size(x))], 1)
         assert x is not None
         return resize(x, size)
 
     def forward(
-        self, votes: dict[int, Tensor], skips: dict[int, Tensor], share: Tensor | None, size: tuple[int, int], mix: tuple[int, int]
+        self,
+        votes: dict[int, Tensor],
+        skips: dict[int, Tensor],
+        share: Tensor | None,
+        size: tuple[int, int],
+        mix: tuple[int, int],
     ) -> Tensor:
         """Logits (B, 2, *size) from votes (B, L, h, w) of each scale; `mix` is the size at which mixer1 works."""
         x = self.vote[str(self.scales[0])](votes[self.scales[0]])
         for scale in self.scales[1:]:
             finer = self.vote[str(scale)](votes[scale])
-            x = self.merge[str(scale)](resize(x, tuple(finer.shape[-2:])) + finer)
+            x = self.merge[str(scale)](resize(x, map_size(finer)) + finer)
         x = self._stack(skips, mix, x)
-        first = self.mixer1[0]
-        x = F.conv2d(x, first.weight[:, self.query_channels], first.bias, padding=1)  # type: ignore[index, union-attr, arg-type]
-        x = self.mixer1[1:](x if share is None else x + share)  # type: ignore[operator]
+        x = F.conv2d(x, self._first.weight[:, self.query_channels], self._first.bias, padding=1)
+        x = self.mixer1[1:](x if share is None else x + share)
         x = self.mixer2(resize(x, (2 * mix[0], 2 * mix[1])))
         x = self.mixer3(resize(x, (4 * mix[0], 4 * mix[1])))
         return resize(x, size)
@@ -223,12 +230,12 @@ class DCAMA(FewShotMethod):
     def support_from_maps(self, maps: list[Tensor], masks: Tensor) -> SupportSet:
         """`encode_support` for maps (B * n, C, h, w) that the backbone has already given; masks (B, n, H, W)."""
         b, n = masks.shape[:2]
-        image_size = (int(masks.shape[-2]), int(masks.shape[-1]))
+        image_size = map_size(masks)
         masks = self._cast(masks == 1)
         tensors: dict[str, Tensor] = {}
         for index, scale in self.attended:
             tokens = self._tokens(maps[index])
-            size = (int(maps[index].shape[-2]), int(maps[index].shape[-1]))
+            size = map_size(maps[index])
             values = resize(masks.flatten(0, 1).unsqueeze(1), size).flatten(1)
             if not self.config.use_background:
                 # What the mask leaves out carries nothing, its place included: zeroed after the position encoding.
@@ -244,8 +251,7 @@ class DCAMA(FewShotMethod):
 
     def encode_query(self, images: Tensor) -> QueryFeatures:
         """Queries of every block and skip maps."""
-        image_size = (int(images.shape[-2]), int(images.shape[-1]))
-        return self.query_from_maps(self.backbone(self._cast(images)), image_size)
+        return self.query_from_maps(self.backbone(self._cast(images)), map_size(images))
 
     def query_from_maps(self, maps: list[Tensor], image_size: tuple[int, int]) -> QueryFeatures:
         """`encode_query` for maps that the backbone has already given."""
@@ -258,7 +264,7 @@ class DCAMA(FewShotMethod):
         return QueryFeatures(image_size, tensors)
 
     def _scale(self, scale: int) -> ScaleAttention:
-        return self.attention[str(scale)]  # type: ignore[return-value]
+        return cast("ScaleAttention", self.attention[str(scale)])
 
     def _tokens(self, feature_map: Tensor) -> Tensor:
         """(B, C, h, w) to (B, h*w, C), row-major, with the encoding of the flattened position."""
@@ -295,7 +301,7 @@ class DCAMA(FewShotMethod):
             votes.setdefault(scale, []).append(vote)
         skips = {s: query.tensors[f"skip.{s}"] for s in self.skip_scales}
         finest = votes[min(votes)][0].shape[-2:]
-        mix = tuple(skips[4].shape[-2:]) if 4 in skips else (2 * finest[0], 2 * finest[1])
+        mix = map_size(skips[4]) if 4 in skips else (2 * finest[0], 2 * finest[1])
         share = self._support_share(support, mix) if self.config.skip_support and skips else None
         return self.decoder({s: torch.stack(v, 1) for s, v in votes.items()}, skips, share, query.image_size, mix)
 

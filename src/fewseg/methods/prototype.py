@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fewseg.backbones import FeaturePyramid
 from fewseg.errors import InvalidOption
 from fewseg.methods.base import FewShotMethod, check_support
-from fewseg.ops.resize import resize
+from fewseg.ops.resize import map_size, resize
 from fewseg.types import QueryFeatures, SupportSet
 
 
@@ -56,24 +56,24 @@ class Prototype(FewShotMethod):
         foreground = self._cast(masks == 1).flatten(0, 1).unsqueeze(1)
         tensors = {}
         for scale, index in self.compared.items():
-            near = resize(foreground, (int(maps[index].shape[-2]), int(maps[index].shape[-1])))
+            near = resize(foreground, map_size(maps[index]))
             both = torch.stack([_masked_mean(maps[index], 1 - near), _masked_mean(maps[index], near)], 1)
             tensors[f"prototypes.{scale}"] = both.unflatten(0, images.shape[:2])
-        return SupportSet(self.name, (int(images.shape[-2]), int(images.shape[-1])), tensors)
+        return SupportSet(self.name, map_size(images), tensors)
 
     def encode_query(self, images: Tensor) -> QueryFeatures:
         maps = self.backbone(self._cast(images))
-        size = (int(images.shape[-2]), int(images.shape[-1]))
+        size = map_size(images)
         return QueryFeatures(size, {f"map.{s}": maps[i] for s, i in self.compared.items()})
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
         total: Tensor | None = None
-        finest = tuple(query.tensors[f"map.{min(self.compared)}"].shape[-2:])
+        finest = map_size(query.tensors[f"map.{min(self.compared)}"])
         for scale in self.compared:
             prototypes = F.normalize(support.tensors[f"prototypes.{scale}"].mean(1), dim=-1)  # (B, 2, C)
             tokens = F.normalize(query.tensors[f"map.{scale}"], dim=1)
             cosines = torch.einsum("bchw,bkc->bkhw", tokens, prototypes.expand(query.batch, -1, -1))
-            cosines = resize(cosines, (int(finest[0]), int(finest[1])))
+            cosines = resize(cosines, finest)
             total = cosines if total is None else total + cosines
         assert total is not None
         return resize(self.temperature * total / len(self.compared), query.image_size)

@@ -87,7 +87,5 @@ def _chunked(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float) -> T
     rows = max(1, CHUNK_SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
     if rows >= q.shape[2]:
         return _reference(q, k, v, scale, dropout)
-    chunks = [
-        checkpoint(_reference, part, k, v, scale, dropout, use_reentrant=False) for part in q.split(rows, dim=2)
-    ]
+    chunks = [checkpoint(_reference, part, k, v, scale, dropout, use_reentrant=False) for part in q.split(rows, dim=2)]
     return torch.cat(chunks, dim=1)

@@ -6,8 +6,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def map_size(x: Tensor) -> tuple[int, int]:
+    """Height and width of (..., H, W)."""
+    return int(x.shape[-2]), int(x.shape[-1])
+
+
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear with aligned corners, as both papers resize maps, masks and logits; (B, C, H, W) to (B, C, *size)."""
-    if tuple(x.shape[-2:]) == tuple(size):
+    if map_size(x) == size:
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=True)

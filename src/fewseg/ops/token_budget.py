@@ -24,7 +24,7 @@ def budget_tokens(tokens: Tensor, values: Tensor, budget: int) -> tuple[Tensor, 
 
 
 def _choose(values: Tensor, budget: int) -> Tensor:
-    sides = []
+    sides: list[Tensor] = []
     for wanted in (values >= 0.5, values < 0.5):
         indices = wanted.nonzero().flatten()
         if len(indices) == 0:
