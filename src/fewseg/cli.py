@@ -22,6 +22,7 @@ from rich.table import Table
 from fewseg.errors import FewsegError, InvalidOption, unknown
 
 COMMANDS: Final[dict[str, str]] = {
+    "demo": "See it work: photographs that are already installed, on a page.",
     "segment": "Teach with a folder of labelled pictures, segment others.",
 }
 """Every command, in the order of the help, with its one-line description."""
