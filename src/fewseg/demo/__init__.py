@@ -57,7 +57,7 @@ def run(
     with replacing(folder / "sheet.png") as temporary:
         draw_sheet(answers).save(temporary, "PNG")
     page = folder / "index.html"
-    write_text(page, render_page(answers, sources(), f"{checkpoint} ({segmenter.method.name})"))
+    write_text(page, render_page(answers, sources(), f"{Path(checkpoint).name} ({segmenter.method.name})"))
     return page
 
 

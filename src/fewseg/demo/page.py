@@ -17,7 +17,6 @@ from PIL import Image
 from fewseg.demo.answers import Answer
 from fewseg.demo.pictures import Source
 from fewseg.demo.sheet import fitted, found_picture, taught_picture
-from fewseg.draw import label_colours
 
 SIDE = 420
 """Longest side of an embedded picture, in pixels."""
@@ -61,14 +60,13 @@ def _section(answers: list[Answer]) -> str:
 
 
 def _query(answer: Answer) -> str:
-    colours = label_colours(tuple(answer.task.support))
     chips = []
     for label, score in answer.prediction.scores.items():
         if label in answer.iou:
             value = f"IoU {answer.iou[label]:.2f}"
         else:
             value = "not in the picture, " + ("yet found" if answer.prediction.present[label] else "not found either")
-        style = f"--dot: rgb{colours[label]}"
+        style = f"--dot: rgb{answer.task.colours[label]}"
         chips.append(f'<li style="{style}"><b>{html.escape(label)}</b> {value} <small>score {score:.2f}</small></li>')
     shown = [
         _figure(fitted(answer.query.image(), SIDE), "asked about", "a picture the model has not seen"),

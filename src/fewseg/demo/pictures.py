@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fewseg.draw import Colour
 from fewseg.errors import InvalidDataset
 from fewseg.images import read_image
 
@@ -83,6 +84,8 @@ class Task:
     title: str
     about: str
     """What is taught with what, said plainly."""
+    colours: dict[str, Colour]
+    """Label to a colour that stands out from the task's photographs."""
     support: dict[str, tuple[View, ...]]
     queries: tuple[Query, ...]
 
@@ -99,6 +102,7 @@ def tasks() -> list[Task]:
             task["name"],
             task["title"],
             task["about"],
+            {label: (red, green, blue) for label, (red, green, blue) in task["colours"].items()},
             {k: tuple(View(v["picture"], tuple(v["box"])) for v in views) for k, views in task["support"].items()},
             tuple(Query(q["picture"], tuple(q["box"]), tuple(q["labels"])) for q in task["queries"]),
         )
@@ -117,9 +121,10 @@ def _photograph(name: str) -> Image.Image:
     source = sources()[name]
     image = read_image(source.path)
     if image.size != source.size:
+        got, expected = (f"{width}x{height}" for width, height in (image.size, source.size))
         raise InvalidDataset(
-            f"{source.path} is {image.size[0]}x{image.size[1]}, the demo's masks are {source.size[0]}x{source.size[1]}: "
-            f"this release of {source.package} carries another photograph, install another one"
+            f"{source.path} is {got}, the demo's masks are {expected}: this release of {source.package} carries "
+            "another photograph, install another release"
         )
     return image
 

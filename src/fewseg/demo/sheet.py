@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fewseg.demo.answers import Answer
 from fewseg.demo.pictures import Task, View
-from fewseg.draw import Colour, contact_sheet, label_colours, overlay
+from fewseg.draw import Colour, contact_sheet, overlay
 
 SIDE = 300
 """Longest side of a picture on the sheet, in pixels."""
@@ -19,13 +19,14 @@ SIDE = 300
 
 def taught_picture(view: View, label: str, task: Task, side: int) -> Image.Image:
     """A support picture with the mask it was taught with, `side` pixels long."""
-    return _painted(view.image(), {label: view.mask(label) > 0}, label_colours(tuple(task.support)), side)
+    return _painted(view.image(), {label: view.mask(label) > 0}, task.colours, side)
 
 
 def found_picture(answer: Answer, side: int) -> Image.Image:
-    """A query with the masks of the labels that were found present in it."""
-    masks = {label: mask for label, mask in answer.prediction.masks.items() if answer.prediction.present[label]}
-    return _painted(answer.query.image(), masks, label_colours(tuple(answer.task.support)), side)
+    """A query with the masks of the labels that were found present in it; overlaps go to the more probable label."""
+    found = answer.prediction
+    masks = {label: found.label_map == i for i, label in enumerate(found.labels, 1) if found.present[label]}
+    return _painted(answer.query.image(), masks, answer.task.colours, side)
 
 
 def fitted(image: Image.Image, side: int) -> Image.Image:
