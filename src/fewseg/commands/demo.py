@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +31,15 @@ class Options:
 
 def run(options: Options) -> int:
     """Make the page and say where it is."""
-    with progress_bar("demo") as advance:
+    with contextlib.ExitStack() as stack:
+        # The bar appears with the first result: what fails before that is said in one line and nothing else.
+        bar = functools.cache(lambda: stack.enter_context(progress_bar("demo")))
         page = run_demo(
             options.out,
             checkpoint=options.checkpoint,
             device=options.device,
             precision=options.precision,
-            progress=advance,
+            progress=lambda done, total, last: bar()(done, total, last),
         )
     results = json.loads((page.parent / "results.json").read_text("utf-8"))
     for query in results["queries"]:

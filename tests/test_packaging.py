@@ -1,0 +1,69 @@
+"""What a person gets who installs the package."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fewseg
+from fewseg.checkpoints.native import EMBEDDED
+from fewseg.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def test_one_version() -> None:
+    assert fewseg.__version__ == PROJECT["project"]["version"]
+    assert f"## [{fewseg.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_entry_point_leads_to_the_command_line() -> None:
+    assert PROJECT["project"]["scripts"]["fewseg"] == "fewseg.cli:main"
+    run = subprocess.run([sys.executable, "-m", "fewseg.cli", "--version"], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, f"fewseg {fewseg.__version__}")
+
+
+def test_every_command_has_a_module_of_its_own() -> None:
+    modules = {path.stem for path in (ROOT / "src/fewseg/commands").glob("*.py")} - {"__init__", "common"}
+    assert set(COMMANDS) <= modules
+
+
+def test_licence_is_in_place() -> None:
+    text = (ROOT / "LICENSE").read_text("utf-8")
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert PROJECT["project"]["license-files"] == ["LICENSE", "NOTICE"]
+
+
+def test_import_is_light() -> None:
+    """Plots, logging and the demo's photographs are loaded by those who use them."""
+    heavy = ["matplotlib", "skimage", "tensorboard", "scipy", "rich", "tyro"]
+    code = f"import sys, fewseg; print(*[name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
+
+
+def test_embedded_model_is_small_enough_for_the_package() -> None:
+    sizes = {name: path.stat().st_size for name, path in EMBEDDED.items()}
+    assert sizes.keys() == {"default"}
+    assert all(size <= 15_000_000 for size in sizes.values()), sizes
+
+
+def test_minimum_python_is_said_once() -> None:
+    version = re.search(r"version_info < \((\d+), (\d+)\)", (ROOT / "Makefile").read_text("utf-8"))
+    assert version is not None
+    assert PROJECT["project"]["requires-python"] == f">={version[1]}.{version[2]}"
+
+
+def test_layers_hold() -> None:
+    lint = Path(sys.executable).with_name("lint-imports")
+    if not lint.exists():
+        pytest.skip("import-linter is not installed")
+    run = subprocess.run([lint], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
