@@ -91,6 +91,14 @@ def test_odd_sizes(method: FewShotMethod, size: tuple[int, int]) -> None:
 
 
 @torch.inference_mode()
+def test_queries_of_another_size_than_the_support(method: FewShotMethod) -> None:
+    _, images, masks = episode(1, 2)
+    support = method.encode_support(images, masks)
+    for size in ((64, 64), (128, 96), (64, 64)):
+        assert method.segment(torch.randn(2, 3, *size), support).shape == (2, 2, *size)
+
+
+@torch.inference_mode()
 def test_mask_matters_and_ignored_pixels_are_background(method: FewShotMethod) -> None:
     query, images, masks = episode(1, 1)
     out = method(query, images, masks)

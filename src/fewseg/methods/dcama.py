@@ -243,7 +243,7 @@ class DCAMA(FewShotMethod):
             if self.config.support_pixel_budget:
                 tokens, values = budget_tokens(tokens, values, self.config.support_pixel_budget)
             tensors[f"key.{index}"] = self._scale(scale).project_support(tokens).unflatten(0, (b, n))
-            tensors.setdefault(f"value.{size[0]}x{size[1]}", values.unflatten(0, (b, n)))
+            tensors[f"value.{index}"] = values.unflatten(0, (b, n))
         if self.config.skip_support:
             for scale, index in self.skip_blocks.items():
                 tensors[f"skip.{scale}"] = maps[index].unflatten(0, (b, n))
@@ -282,7 +282,7 @@ class DCAMA(FewShotMethod):
             q = query.tensors[f"query.{index}"]
             h, w = q.shape[1:3]
             key = support.tensors[f"key.{index}"].flatten(1, 2)
-            value = support.tensors[f"value.{h}x{w}"].flatten(1, 2)
+            value = support.tensors[f"value.{index}"].flatten(1, 2)
             vote = aggregate_masks(
                 q.flatten(1, 2),
                 key.expand(q.shape[0], -1, -1),
@@ -307,13 +307,14 @@ class DCAMA(FewShotMethod):
 
     def _support_share(self, support: SupportSet, mix: tuple[int, int]) -> Tensor:
         """The support's share of the decoder; maps max-pooled over the shots. Kept with the support set."""
-        cached = support.shared.get("mixer1")
+        name = f"mixer1.{mix[0]}x{mix[1]}"
+        cached = support.shared.get(name)
         if cached is not None and not torch.is_grad_enabled():
             return cached
         pooled = {s: support.tensors[f"skip.{s}"].amax(1) for s in self.skip_scales}
         share = self.decoder.support_share(pooled, mix)
         if not torch.is_grad_enabled():
-            support.shared["mixer1"] = share
+            support.shared[name] = share
         return share
 
 
