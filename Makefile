@@ -39,7 +39,7 @@ format: $(STAMP)  ## let ruff put the code in order
 	$(BIN)/ruff format .
 
 docs: $(DOCS_STAMP)  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP)  ## measure speed and memory on this machine
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
