@@ -57,7 +57,8 @@ def test_class_folders(class_folders: Path) -> None:
     assert dataset.names(1) == ("cat/0", "cat/1", "cat/2")
     assert dataset.image("cat/1").size == (20, 10)
     mask = dataset.mask("cat/1", 1)
-    assert mask.shape == (10, 20) and mask.sum() == 30
+    assert mask.shape == (10, 20)
+    assert mask.sum() == 30
     assert FolderDataset(class_folders, min_area=0.1).names(1) == ("cat/1", "cat/2")
 
 
@@ -75,7 +76,8 @@ def test_index_masks(index_masks: Path) -> None:
     assert dataset.names(0) == ("a",)
     assert dataset.names(1) == ("b",)
     mask = dataset.mask("b", 1)
-    assert (mask == 1).sum() == 100 and (mask == 255).sum() == 20
+    assert (mask == 1).sum() == 100
+    assert (mask == 255).sum() == 20
     assert FolderDataset(index_masks).names(1) == ("a", "b")
 
 
@@ -93,8 +95,10 @@ def test_mask_of_a_picture_that_is_stored_turned(tmp_path: Path) -> None:
     _mask(tmp_path / "cat" / "x.png", {255: 20})  # the top row as stored: the right column upright
     dataset = FolderDataset(tmp_path)
     mask = dataset.mask(dataset.names(0)[0], 0)
-    assert dataset.image("cat/x").size == (10, 20) and mask.shape == (20, 10)
-    assert mask[:, -1].all() and mask.sum() == 20
+    assert dataset.image("cat/x").size == (10, 20)
+    assert mask.shape == (20, 10)
+    assert mask[:, -1].all()
+    assert mask.sum() == 20
 
 
 @pytest.mark.parametrize(
@@ -168,5 +172,6 @@ def test_cache_reads_once_within_its_budget() -> None:
     assert counting.reads == 3
     cached.image(first)
     assert counting.reads == 4
-    assert cached.names(1) == counting.names(1) and cached.classes == counting.classes
+    assert cached.names(1) == counting.names(1)
+    assert cached.classes == counting.classes
     assert not cached.mask(first, 0).flags.writeable

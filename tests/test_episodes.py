@@ -102,8 +102,10 @@ def test_bad_lists(tmp_path: Path) -> None:
 def test_tensors_of_an_episode() -> None:
     episode = draw_test_episodes(DATA, (0,), 3, 1, seed=0)[0]
     tensors = episode_tensors(DATA, episode, 32)
-    assert tensors.query.shape == (3, 32, 32) and tensors.images.shape == (3, 3, 32, 32)
-    assert tensors.query_mask.dtype == torch.int64 and tensors.masks.shape == (3, 32, 32)
+    assert tensors.query.shape == (3, 32, 32)
+    assert tensors.images.shape == (3, 3, 32, 32)
+    assert tensors.query_mask.dtype == torch.int64
+    assert tensors.masks.shape == (3, 32, 32)
     batch = collate([tensors, tensors])
     assert batch.images.shape == (2, 3, 3, 32, 32)
     rng = np.random.default_rng(0)

@@ -60,7 +60,7 @@ class CachedDataset:
     def _get(self, key: tuple[str, int | None], read: Callable[[], _T], size: Callable[[_T], int]) -> _T:
         if key in self._kept:
             self._kept.move_to_end(key)
-            return self._kept[key][0]  # type: ignore[no-any-return]
+            return self._kept[key][0]
         value = read()
         cost = size(value)
         if cost <= self._budget:
