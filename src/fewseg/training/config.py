@@ -1,0 +1,160 @@
+"""Every choice of a training run; the field comments are the help of `fewseg train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self, get_args
+
+from fewseg.errors import InvalidOption, unknown
+
+Loss = Literal["ce", "dice", "ce+dice"]
+Optimiser = Literal["sgd", "adamw"]
+Schedule = Literal["constant", "cosine", "poly"]
+
+RESUMABLE: Final = frozenset(
+    {"workers", "threads", "checkpoint_every", "cache_megabytes", "device", "tensorboard", "log_every"}
+)
+"""Fields that may change between a run and its resumption: they choose how, not what is computed."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Defaults are the DCAMA paper's recipe where it has one (section 4.1), for one machine."""
+
+    data: tuple[str, ...]
+    """Datasets: folders, or `synthetic`. ROOT@1/4 keeps fold 1 of 4 out of training, ROOT@cat,dog these classes."""
+    weights: tuple[float, ...] = ()
+    """How often each dataset is drawn, relative to the others; equal if not given."""
+    fold: int | None = None
+    """Fold to keep out of training, for datasets without @; all classes are trained on if not given."""
+    folds: int = 4
+    """Number of folds."""
+    min_area: float = 0.0
+    """Share of a picture that a class must cover to be used."""
+
+    method: str = "dcama"
+    """Method to train."""
+    backbone: str = "resnet50"
+    """resnet50, resnet101, swin_b, tiny, or any timm model name."""
+    pretrained: bool = False
+    """Download the backbone's ImageNet weights."""
+    backbone_weights: str | None = None
+    """Read the backbone's weights from this file instead."""
+    init_from: str | None = None
+    """Start from this fewseg checkpoint; its method, backbone and input size replace the ones given here."""
+    image_size: int = 384
+    """Side of the square input, in pixels."""
+    train_backbone: bool = False
+    """Fine-tune the backbone too (its batch norm statistics stay as they are)."""
+    backbone_lr_factor: float = 0.1
+    """Learning rate of the backbone relative to the head's."""
+
+    shots: int = 1
+    """Support pictures of an episode."""
+    batch: int = 8
+    """Episodes of a step. The paper: 48 over four GPUs."""
+    epochs: int = 100
+    """Passes of `episodes` episodes."""
+    episodes: int = 2000
+    """Episodes of an epoch; rounded down to whole batches."""
+    augment: bool = False
+    """Vary the training pairs: crops, flips, rotations, colours. The paper does not."""
+
+    optimiser: Optimiser = "sgd"
+    """sgd (Nesterov momentum 0.9) or adamw."""
+    lr: float = 1e-3
+    """Learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    schedule: Schedule = "constant"
+    """How the learning rate falls: constant, cosine, or poly (power 0.9)."""
+    warmup: int = 0
+    """Steps over which the learning rate rises linearly at first."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 for no limit."""
+    loss: Loss = "ce"
+    """ce (cross-entropy), dice, or their sum."""
+    amp: bool = False
+    """Compute in bfloat16 where that is safe."""
+
+    validation_classes: int = 4
+    """Base classes of each dataset that are kept from training to choose the best checkpoint; 0 for none."""
+    validation_episodes: int = 100
+    """Validation episodes of each dataset."""
+    validate_every: int = 1
+    """Epochs between validations."""
+
+    seed: int = 0
+    """Of everything that is drawn."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
+    workers: int = 2
+    """Processes that read pictures; 0 reads in the training process."""
+    threads: int = 0
+    """Threads of torch; 0 leaves them as they are."""
+    cache_megabytes: float = 256
+    """Memory for decoded pictures, in every worker."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints to resume from, beside those at the end of every epoch."""
+    log_every: int = 1
+    """Steps between lines of metrics.jsonl."""
+    tensorboard: bool = True
+    """Write TensorBoard events too."""
+
+    def __post_init__(self) -> None:
+        """Raises `InvalidOption` for values that cannot work."""
+        for name, known in (("optimiser", Optimiser), ("schedule", Schedule), ("loss", Loss)):
+            if getattr(self, name) not in get_args(known):
+                raise unknown(name, str(getattr(self, name)), get_args(known))
+        for name in ("shots", "batch", "epochs", "validate_every", "checkpoint_every", "log_every", "image_size"):
+            if getattr(self, name) < 1:
+                raise InvalidOption(f"{name} is {getattr(self, name)}: give at least 1")
+        for name in ("lr", "backbone_lr_factor", "momentum", "weight_decay", "warmup", "clip", "workers", "threads"):
+            if not getattr(self, name) >= 0:
+                raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more")
+        if self.validation_classes < 0 or self.validation_episodes < 0:
+            raise InvalidOption("validation_classes and validation_episodes must be 0 or more")
+        if not self.data:
+            raise InvalidOption("no data to train on: give at least one dataset folder")
+        if self.weights and (len(self.weights) != len(self.data) or min(self.weights) < 0 or not sum(self.weights)):
+            raise InvalidOption(f"{len(self.weights)} weights for {len(self.data)} datasets: give one each, not all 0")
+        if self.episodes < self.batch:
+            raise InvalidOption(f"episodes {self.episodes} is less than batch {self.batch}: an epoch needs one batch")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.episodes // self.batch
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values that `from_json` reads."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The config that `to_json` wrote."""
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**fields)
+
+    def check_resumes(self, before: dict[str, Any], where: str) -> None:
+        """Raise `InvalidOption` where this config would not go on with the run that `before` began.
+
+        A run at constant learning rate may be made longer.
+        """
+        free = RESUMABLE | ({"epochs"} if self.schedule == "constant" else set())
+        now = self.to_json()
+        for key, value in now.items():
+            if key not in free and key in before and before[key] != value:
+                raise InvalidOption(
+                    f"{where} holds a run with {key} {before[key]!r}, not {value!r}: "
+                    "give the same settings to go on with it, or another folder to begin anew"
+                )

@@ -1,0 +1,74 @@
+"""The record of a run: `metrics.jsonl` always, TensorBoard events beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from fewseg.errors import OutputError
+from fewseg.files import write_text
+
+LOG = logging.getLogger(__name__)
+
+FILE_NAME = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends lines; a resumed run first drops the lines written after the checkpoint it goes on from.
+
+    Args:
+        folder: where `metrics.jsonl` and `tensorboard/` go.
+        step: the step that the run goes on from; 0 for a new one.
+        tensorboard: write events too.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+
+    def __init__(self, folder: Path, step: int, *, tensorboard: bool) -> None:
+        self.path = folder / FILE_NAME
+        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = self.path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if tensorboard else None
+
+    def add(self, step: int, **values: Any) -> None:
+        """One line; the numbers among the values also as TensorBoard scalars."""
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror or error}; free space and resume") from error
+        if self._events is not None:
+            for key, value in values.items():
+                if isinstance(value, (int, float)):
+                    self._events.add_scalar(key, value, step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run so far; a last line that a kill cut short is left out."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text("utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            LOG.warning("%s: left out a damaged line", path)
+    return lines

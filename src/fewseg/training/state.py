@@ -1,0 +1,84 @@
+"""What a killed run needs to go on: one file, replaced atomically."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from fewseg.errors import InvalidCheckpoint
+from fewseg.files import replacing
+
+FILE_NAME = "state.pt"
+
+_FORMAT = "fewseg.training.1"
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    """Steps done."""
+    best_miou: float = -1.0
+    """Best validation mIoU so far, per cent; -1 before the first validation."""
+    best_step: int = 0
+
+
+def save_state(
+    folder: Path, method: nn.Module, optimiser: optim.Optimizer, progress: Progress, config: dict[str, Any]
+) -> None:
+    """Write the state; raises `OutputError`, an older one then stays.
+
+    No random state: every step seeds its own (see `loop.step_seed`).
+    """
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "format": _FORMAT,
+            "config": json.dumps(config),
+            "progress": vars(progress),
+            "method": method.state_dict(),
+            "optimiser": optimiser.state_dict(),
+        },
+        buffer,
+    )
+    # Through memory, because torch turns a full disk into an error that does not say so.
+    with replacing(folder / FILE_NAME) as temporary, temporary.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """What `save_state` wrote, on the CPU, None where nothing is; raises `InvalidCheckpoint` for anything else."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != _FORMAT:
+            raise InvalidCheckpoint(f"{path} has format {state['format']!r}, expected {_FORMAT!r}: begin a new run")
+        return {**state, "config": json.loads(state["config"])}
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise InvalidCheckpoint(
+            f"{path} is no training state ({str(error).splitlines()[0]}): begin a new run"
+        ) from error
+
+
+def restore(state: dict[str, Any], method: nn.Module, optimiser: optim.Optimizer) -> Progress:
+    """Put a state into a freshly made method and optimiser."""
+    try:
+        method.load_state_dict(state["method"])
+        optimiser.load_state_dict(state["optimiser"])
+        return Progress(**state["progress"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise InvalidCheckpoint(f"the training state does not fit this method ({first}): begin a new run") from error

@@ -1,0 +1,234 @@
+"""The training loop: learns, resumes exactly, leaves what it should."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewseg.checkpoints.native import load_method
+from fewseg.datasets.synthetic import SyntheticDataset
+from fewseg.episodes.sources import OpenSource, open_source
+from fewseg.errors import InvalidCheckpoint, InvalidDataset, InvalidOption, OutputError
+from fewseg.methods import METHODS
+from fewseg.training.config import TrainConfig
+from fewseg.training.data import TrainingData, divide
+from fewseg.training.log import read_metrics
+from fewseg.training.loop import TrainReport, fit
+from fewseg.training.state import read_state
+from helpers.toy_method import Toy, toy
+
+CONFIG = TrainConfig(
+    data=("synthetic@0/4",),
+    backbone="tiny",
+    image_size=32,
+    batch=2,
+    episodes=8,
+    epochs=2,
+    lr=1e-3,
+    optimiser="adamw",
+    augment=True,
+    workers=0,
+    validation_episodes=4,
+    validation_classes=2,
+    checkpoint_every=3,
+    tensorboard=False,
+    device="cpu",
+)
+"""Two epochs of four steps; checkpoints after steps 3, 4, 6, 8."""
+
+
+def small_data(config: TrainConfig) -> TrainingData:
+    opened = open_source("synthetic@0/4")
+    return divide([replace(opened, dataset=SyntheticDataset(per_class=6, size=48))], (1.0,), config)
+
+
+def run(out: Path, config: TrainConfig = CONFIG, stop_at: int | None = None) -> TrainReport:
+    """A run as `train` makes it; `stop_at` stops it after that step as Ctrl-C would."""
+
+    def progress(step: int, total: int, word: str) -> None:
+        if step == stop_at:
+            raise KeyboardInterrupt
+
+    state = read_state(out)
+    if state is not None:
+        config.check_resumes(state["config"], str(out))
+    return fit(toy(), small_data(config), config, out, state=state, progress=progress)
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(out) if "loss" in line]
+
+
+@pytest.fixture(autouse=True)
+def known_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints of the toy can be read again."""
+    monkeypatch.setitem(METHODS, Toy.name, Toy)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Equal to the last bit needs the same number of threads everywhere; one is quickest for models this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole")
+    run(out)
+    return out
+
+
+def test_leaves_checkpoints_and_metrics(whole: Path) -> None:
+    lines = read_metrics(whole)
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
+    validations = [line for line in lines if "val_miou" in line]
+    assert [line["step"] for line in validations] == [4, 8]
+    method = load_method(whole / "best.safetensors")
+    trained = method.extra["trained"]
+    assert trained["val_miou"] == max(line["val_miou"] for line in validations)
+    assert "data" not in trained["config"]
+    assert len(trained["datasets"]["synthetic"]) == 22
+    assert not [path for path in whole.iterdir() if "tmp" in path.name]
+    assert {"best.safetensors", "last.safetensors", "state.pt"} <= {path.name for path in whole.iterdir()}
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 5, 7])
+def test_resumes_with_the_same_losses(whole: Path, tmp_path: Path, stop_at: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop_at=stop_at)
+    report = run(tmp_path)
+    assert report.resumed_from == {2: 0, 4: 4, 5: 4, 7: 6}[stop_at]
+    assert report.steps == 8
+    assert losses(tmp_path) == losses(whole)
+    one, two = load_method(whole / "last.safetensors"), load_method(tmp_path / "last.safetensors")
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[key])
+    assert one.extra == two.extra
+
+
+def test_survives_a_real_kill(whole: Path, tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "import torch, test_training as t\n"
+        "torch.set_num_threads(1)\n"
+        "kill = lambda step, *_: os.kill(os.getpid(), signal.SIGKILL) if step == 5 else None\n"
+        "t.fit(t.toy(), t.small_data(t.CONFIG), t.CONFIG, Path(sys.argv[1]), progress=kill)\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False, timeout=120)
+    assert ended.returncode == -signal.SIGKILL
+    assert len(losses(tmp_path)) == 5
+    assert run(tmp_path).resumed_from == 4
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_finished_run_is_left_alone(whole: Path) -> None:
+    before = (whole / "last.safetensors").stat().st_mtime_ns
+    report = run(whole)
+    assert report.resumed_from == report.steps == 8
+    assert (whole / "last.safetensors").stat().st_mtime_ns == before
+
+
+def test_longer_at_a_constant_rate(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path)
+    assert run(tmp_path, replace(CONFIG, epochs=3)).steps == 12
+    assert losses(tmp_path)[:8] == losses(whole)
+
+
+def test_other_settings_are_refused(whole: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"holds a run with lr 0\.001, not 0\.1"):
+        run(whole, replace(CONFIG, lr=0.1))
+    with pytest.raises(InvalidOption, match="with epochs 2, not 9"):
+        run(whole, replace(CONFIG, schedule="cosine", epochs=9))
+    run(whole, replace(CONFIG, threads=1, checkpoint_every=7))
+
+
+def test_learns_and_leaves_the_frozen_backbone_alone(tmp_path: Path) -> None:
+    config = replace(
+        CONFIG, epochs=1, episodes=240, batch=4, augment=False, lr=1e-2, validation_classes=0, loss="ce+dice"
+    )
+    method = toy()
+    before = {key: value.clone() for key, value in method.backbone.state_dict().items()}
+    report = fit(method, small_data(config), config, tmp_path)
+    assert report.best == tmp_path / "last.safetensors"
+    assert report.best_miou == -1
+    for key, value in method.backbone.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    curve = losses(tmp_path)
+    assert sum(curve[-10:]) < 0.9 * sum(curve[:10])
+
+
+def test_fine_tunes_the_backbone_with_amp_and_clipping(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=1, episodes=2, train_backbone=True, amp=True, clip=1.0, optimiser="sgd", lr=0.1)
+    config = replace(config, tensorboard=True, warmup=2, schedule="poly")
+    method = toy()
+    before = {key: value.clone() for key, value in method.backbone.state_dict().items()}
+    fit(method, small_data(config), config, tmp_path)
+    assert any(not torch.equal(value, before[key]) for key, value in method.backbone.state_dict().items())
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_the_callers_generator_is_left_alone(tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    run(tmp_path, replace(CONFIG, epochs=1, episodes=2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_divergence_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"the loss became (nan|inf) at step \d+: lower lr"):
+        run(tmp_path, replace(CONFIG, lr=1e30, optimiser="sgd", epochs=8))
+
+
+def test_validation_classes_are_base_classes() -> None:
+    opened = open_source("synthetic@plain disc,dotted heart")
+    assert opened.novel == (0, 31)
+    data = divide([opened], (1.0,), CONFIG)
+    trained = set(data.sources[0].classes)
+    validated = {episode.class_id for episode in data.validation[0].episodes}
+    assert len(validated) == 2
+    assert not validated & trained
+    assert not (validated | trained) & set(opened.novel)
+    assert len(trained) == 28
+    nothing = OpenSource(opened.dataset, (), opened.novel)
+    with pytest.raises(InvalidDataset, match="no base class is left"):
+        divide([nothing], (1.0,), CONFIG)
+
+
+def test_sources_by_word(tmp_path: Path) -> None:
+    assert open_source("synthetic").base == open_source("synthetic").novel == tuple(range(32))
+    assert open_source("synthetic@all").base == ()
+    assert open_source("synthetic@none").novel == ()
+    assert open_source("synthetic", fold=1, folds=4).novel == open_source("synthetic@1/4").novel
+    with pytest.raises(InvalidOption, match="unknown class"):
+        open_source("synthetic@teapot")
+    with pytest.raises(InvalidDataset, match="no folder"):
+        open_source(str(tmp_path / "missing@1/4"))
+
+
+def test_damaged_state_and_unwritable_folder(tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"nothing")
+    with pytest.raises(InvalidCheckpoint, match="no training state"):
+        run(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot make the folder"):
+        fit(toy(), small_data(CONFIG), CONFIG, tmp_path / "file" / "out")
+
+
+def test_metrics_cut_short_by_a_kill(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5}) + '\n{"step": 2, "lo')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}]
