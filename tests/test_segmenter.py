@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.colour_method import ColourMethod, blob, iou
 from PIL import Image
 
 from fewseg.checkpoints import save_method
@@ -26,6 +25,7 @@ from fewseg.full_size import full_size_prediction, presence_scores
 from fewseg.methods import create_method
 from fewseg.ops.resize import resize
 from fewseg.segmenter import Segmenter
+from helpers.colour_method import ColourMethod, blob, iou
 
 
 def taught(*labels: str, **options: object) -> Segmenter:

@@ -93,8 +93,9 @@ def parse(kind: type[Any], arguments: Sequence[str], program: str) -> Any | None
 
 def _complaint(box: str, kind: type[Any], program: str) -> InvalidOption:
     """tyro's framed explanation as one line."""
-    body = [line.strip(" │|╭╮╰╯─\n") for line in box.splitlines()[1:]]
-    text = [line for line in body if line]
+    # A frame of box-drawing characters, or of + - | where the terminal has no others.
+    inside = (line.strip().strip("│|").strip() for line in box.splitlines())
+    text = [line for line in inside if line.strip("-─") and not line.startswith(("╭", "╰", "+"))]
     wrong = re.search(r"Unrecognized options: (\S+?),?( |$)", " ".join(text))
     if wrong and wrong[1].startswith("-"):
         return unknown("option", wrong[1].split("=")[0], [*_options(kind), "--help"])

@@ -27,7 +27,7 @@ from fewseg.decoding import MAX_PIXELS, SUFFIXES, ImageLike
 from fewseg.errors import InvalidImage
 from fewseg.masks import read_mask
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "ImageLike", "Picture", "open_picture", "read_image", "read_mask"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "ImageLike", "Picture", "open_picture", "picture_size", "read_image", "read_mask"]
 
 REDUCE_ABOVE: Final = 24_000_000
 """`open_picture(at_least=...)` decodes pictures with more pixels than this at a fraction of their size."""
@@ -84,6 +84,12 @@ def open_picture(image: ImageLike, *, at_least: int | None = None) -> Picture:
     decoding.decode(opened, name, InvalidImage)
     small = _reduced(opened, name, at_least) if at_least is not None else _to_rgb(opened, name)(opened)
     return Picture(decoding.upright(small, turn), decoding.upright_size(size, turn), turn, name)
+
+
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of a file's picture, upright, without decoding it; raises `InvalidImage`."""
+    with decoding.open_file(path, "picture", InvalidImage) as image:
+        return decoding.upright_size(image.size, decoding.orientation(image))
 
 
 def _reduced(image: Image.Image, name: str, at_least: int) -> Image.Image:

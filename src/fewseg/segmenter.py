@@ -190,7 +190,7 @@ class Segmenter:
         """`segment` for several pictures, `batch_size` going through the model together."""
         if batch_size < 1:
             raise InvalidOption(f"batch size {batch_size}: choose at least 1")
-        self._require_labels()
+        self.require_labels()
         found: list[Prediction] = []
         for start in range(0, len(images), batch_size):
             prepared = [self.prepare(image) for image in images[start : start + batch_size]]
@@ -210,7 +210,7 @@ class Segmenter:
 
         Query features are computed once for all labels.
         """
-        self._require_labels()
+        self.require_labels()
         side = self.method.config.image_size
         total = torch.zeros(len(pictures), len(self._supports), side, side)
         for index in range(len(self.input_sizes)):
@@ -227,7 +227,8 @@ class Segmenter:
         """The result at the picture's size (width, height) from its coarse probabilities (labels, s, s)."""
         return full_size_prediction(coarse, self.labels, size, self.presence_threshold, probabilities=probabilities)
 
-    def _require_labels(self) -> None:
+    def require_labels(self) -> None:
+        """Raise `InvalidSupport` if nothing has been taught yet."""
         if not self._supports:
             raise InvalidSupport("nothing has been taught yet: call teach(label, image, mask) first")
 

@@ -1,0 +1,243 @@
+"""The folder that segmented files are written to.
+
+    results.json          what was found in which picture, by which model and examples, and what could not be read
+    labels/NAME.png       label map: 0 background, i the i-th label (palette image; 16-bit above 255 labels)
+    masks/LABEL/NAME.png  the label's mask, 0 and 255; labels may overlap here
+    overlays/NAME.jpg     the masks on the picture
+    journal.jsonl         finished pictures, while a run is under way or after it was interrupted
+
+Everything but the journal is written to a temporary file that takes the final name when complete. NAME is the
+picture's name without ending, with its folder's name or a number where two pictures would share one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from fewseg.draw import label_colours
+from fewseg.errors import InvalidImage, OutputError
+from fewseg.files import make_folder, replacing, write_text
+from fewseg.segmenter import Segmenter
+from fewseg.types import Prediction
+
+Record: TypeAlias = dict[str, Any]
+"""A picture's entry in results.json."""
+
+_FORMAT: Final = "fewseg.results.v1"
+_FOLDERS: Final = ("labels", "masks", "overlays")
+
+
+class OutputFolder:
+    """The output folder of one run, which knows what earlier runs left there."""
+
+    def __init__(self, root: str | os.PathLike[str], segmenter: Segmenter) -> None:
+        """Make or open the folder; raises `OutputError` where that fails or it belongs to something else."""
+        self.root = Path(root)
+        self.results, self.journal = self.root / "results.json", self.root / "journal.jsonl"
+        self._made_by = segmenter.fingerprint
+        self._about = _describe(segmenter)
+        self._colours = [colour for rgb in label_colours(segmenter.labels).values() for colour in rgb]
+        self._label_folders = _folder_names(segmenter.labels)
+        self._lock = threading.Lock()
+        make_folder(self.root)
+        self._records: dict[str, Record] = {record["picture"]: record for record in self._earlier()}
+        self._names: dict[str, str] = {key: record["name"] for key, record in self._records.items()}
+        self._taken = {name.casefold() for name in self._names.values()}
+        self._append(None)
+
+    def _earlier(self) -> Iterator[Record]:
+        """Entries of results.json, then those of the journal, which are newer."""
+        ours = self.journal.exists()
+        if self.results.exists():
+            try:
+                content = json.loads(self.results.read_text("utf-8"))
+                if content["format"] != _FORMAT:
+                    raise KeyError("format")
+            except (OSError, ValueError, KeyError, TypeError):
+                raise OutputError(f"{self.results} is not one of ours: choose another output folder") from None
+            ours = True
+            yield from content["pictures"]
+        if not ours:
+            foreign = [name for name in _FOLDERS if (self.root / name).is_dir() and any((self.root / name).iterdir())]
+            if foreign:
+                raise OutputError(
+                    f"{self.root / foreign[0]} holds files that are not ours: choose another output folder"
+                )
+        if self.journal.exists():
+            yield from self._journalled()
+
+    def _journalled(self) -> Iterator[Record]:
+        try:
+            lines = self.journal.read_text("utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise OutputError(
+                f"cannot read {self.journal}: {error.strerror or error}; choose another folder"
+            ) from error
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:  # an empty line, or the last one of a run that was killed
+                continue
+            yield record
+
+    def is_complete(self, source: Path, overlays: bool) -> bool:
+        """Whether an earlier run, with what would be used now, finished this very picture and all is still there."""
+        record = self._records.get(str(source))
+        if record is None or record["made_by"] != self._made_by:
+            return False
+        try:
+            if record["source"] != picture_identity(source):
+                return False
+        except InvalidImage:
+            return False
+        files = [record["label_map"], *(label["mask"] for label in record["labels"].values())]
+        if overlays:
+            files.append(record["overlay"])
+        return all(file is not None and (self.root / file).is_file() for file in files)
+
+    def name_for(self, source: Path) -> str:
+        """The picture's name in this folder: the same in every run, different from all others."""
+        key = str(source)
+        if key not in self._names:
+            candidates = _candidates(source)
+            name = next(name for name in candidates if name.casefold() not in self._taken)
+            self._names[key] = name
+            self._taken.add(name.casefold())
+        return self._names[key]
+
+    def write(
+        self, source: Path, name: str, identity: list[int], found: Prediction, drawn: Image.Image | None
+    ) -> Record:
+        """Write a picture's files, then its journal entry; may be called from several threads.
+
+        `identity` is the picture's when it was read. Raises `OutputError` where writing fails.
+        """
+        height, width = found.label_map.shape
+        record: Record = {
+            "picture": str(source),
+            "name": name,
+            "size": [width, height],
+            "label_map": f"labels/{name}.png",
+            "overlay": None if drawn is None else f"overlays/{name}.jpg",
+            "labels": {},
+        }
+        self._save(record["label_map"], self._index_image(found.label_map), "PNG")
+        for label, mask in found.masks.items():
+            file = f"masks/{self._label_folders[label]}/{name}.png"
+            self._save(file, Image.fromarray(mask.view(np.uint8) * np.uint8(255)), "PNG")
+            record["labels"][label] = {
+                "score": round(found.scores[label], 4),
+                "present": found.present[label],
+                "area": round(float(np.count_nonzero(mask)) / mask.size, 6),
+                "mask": file,
+            }
+        if drawn is not None:
+            self._save(record["overlay"], drawn, "JPEG")
+        record |= {"made_by": self._made_by, "source": identity}
+        self._append(record)
+        self._records[record["picture"]] = record
+        return record
+
+    def _index_image(self, label_map: np.ndarray) -> Image.Image:
+        if len(self._label_folders) > 255:
+            return Image.fromarray(label_map)
+        image = Image.fromarray(label_map.astype(np.uint8))
+        image.putpalette([0, 0, 0, *self._colours])
+        return image
+
+    def _save(self, file: str, image: Image.Image, kind: str) -> None:
+        path = self.root / file
+        make_folder(path.parent)
+        # Through memory: Pillow's own encoders report a full disk as "encoder error -2".
+        encoded = io.BytesIO()
+        image.save(encoded, kind, **({"quality": 90} if kind == "JPEG" else {"compress_level": 4}))
+        with replacing(path) as temporary:
+            temporary.write_bytes(encoded.getbuffer())
+
+    def _append(self, record: Record | None) -> None:
+        """A line in the journal; an empty one without a record, after what a killed run may have left half written."""
+        try:
+            with self._lock, self.journal.open("a", encoding="utf-8") as file:
+                file.write(("" if record is None else json.dumps(record)) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self.journal}: {error.strerror or error}; choose another folder"
+            ) from error
+
+    def finish(self, sources: Sequence[Path], errors: Sequence[tuple[str, str]]) -> None:
+        """Write results.json and drop the journal, which is in it then; raises `OutputError`.
+
+        Pictures of earlier runs stay listed while model, examples and options are the same.
+        """
+        order = {str(source): i for i, source in enumerate(sources)}
+        mine = [r for r in self._records.values() if r["made_by"] == self._made_by]
+        failed = {picture for picture, _ in errors}
+        mine = [r for r in mine if r["picture"] not in failed]
+        mine.sort(key=lambda r: order.get(r["picture"], len(order)))
+        content = {
+            "format": _FORMAT,
+            **self._about,
+            "pictures": mine,
+            "errors": [{"picture": picture, "error": error} for picture, error in errors],
+        }
+        write_text(self.results, json.dumps(content, indent=1) + "\n")
+        self.journal.unlink(missing_ok=True)
+
+
+def _describe(segmenter: Segmenter) -> dict[str, Any]:
+    return {
+        "model": {
+            **(segmenter.source or {}),
+            "method": segmenter.method.name,
+            "fingerprint": segmenter.model_fingerprint,
+        },
+        "support": {label: segmenter.shots(label) for label in segmenter.labels},
+        "options": {
+            "input_sizes": segmenter.input_sizes,
+            "flips": segmenter.flips,
+            "precision": str(segmenter.method.dtype).removeprefix("torch."),
+            "presence_threshold": segmenter.presence_threshold,
+        },
+    }
+
+
+def picture_identity(source: Path) -> list[int]:
+    """Length and time of change: a picture with other ones is another picture."""
+    try:
+        status = source.stat()
+    except OSError as error:
+        raise InvalidImage(f"{source}: {error.strerror or error}; check the path of the picture") from error
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _candidates(source: Path) -> Iterator[str]:
+    stem, parent = source.stem, source.parent.name
+    yield from (stem, f"{parent}_{stem}", f"{parent}_{source.name.replace('.', '_')}")
+    number = 2
+    while True:
+        yield f"{stem}_{number}"
+        number += 1
+
+
+def _folder_names(labels: Iterable[str]) -> dict[str, str]:
+    """A folder name for each label: without characters that some system refuses, no two alike."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for label in labels:
+        plain = re.sub(r"[^\w\- .]", "_", label).strip(" .") or "_"
+        name, number = plain, 2
+        while name.casefold() in taken:
+            name, number = f"{plain}_{number}", number + 1
+        taken.add(name.casefold())
+        names[label] = name
+    return names

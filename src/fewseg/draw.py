@@ -1,0 +1,188 @@
+"""Pictures of results: masks over the picture, and many pictures on one sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch.nn import functional as F
+
+from fewseg.errors import InvalidImage, InvalidMask
+from fewseg.images import ImageLike, read_image
+from fewseg.types import Prediction
+
+Colour: TypeAlias = tuple[int, int, int]
+
+PALETTE: Final[tuple[Colour, ...]] = (
+    (0, 114, 178),
+    (213, 94, 0),
+    (240, 228, 66),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (230, 159, 0),
+)
+"""Colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008), strongest contrasts first."""
+
+_LEGEND_SIDE: Final = 64
+"""Pictures with a shorter side than this get no legend: it would hide them."""
+
+
+def label_colours(labels: Sequence[str]) -> dict[str, Colour]:
+    """A colour for each label: the palette, then lighter and darker turns of it."""
+    return {label: _colour(i) for i, label in enumerate(labels)}
+
+
+def _colour(index: int) -> Colour:
+    turn, place = divmod(index, len(PALETTE))
+    goal, share = ((0, 0.0), (255, 0.3), (0, 0.3))[turn % 3]
+    red, green, blue = (round(v + (goal - v) * share) for v in PALETTE[place])
+    return red, green, blue
+
+
+def overlay(
+    image: ImageLike,
+    found: Prediction | Mapping[str, NDArray[Any]],
+    colours: Mapping[str, Colour] | None = None,
+    *,
+    opacity: float = 0.45,
+    legend: bool = True,
+) -> Image.Image:
+    """The picture under translucent masks with outlines, and a legend of the labels.
+
+    Args:
+        image: the picture.
+        found: what the segmenter found, or label to mask (H, W) at the picture's size. Labels that a prediction says
+            are not present are drawn as outlines only.
+        colours: label to RGB; `label_colours` for those not given.
+        opacity: of the filled masks, 0 to 1.
+        legend: whether to name the labels, with their scores.
+
+    Raises:
+        InvalidMask: a mask of another size than the picture.
+    """
+    picture = read_image(image)
+    prediction = found if isinstance(found, Prediction) else None
+    masks: Mapping[str, NDArray[Any]] = found.masks if isinstance(found, Prediction) else found
+    chosen = {**label_colours(tuple(masks)), **(colours or {})}
+    pixels = np.array(picture, np.float32)
+    thickness = max(1, round(max(picture.size) / 320))
+    for label, mask in masks.items():
+        if mask.shape != pixels.shape[:2]:
+            raise InvalidMask(
+                f"the mask of {label!r} is {mask.shape[-1]}x{mask.shape[0]}, the picture {picture.width}x"
+                f"{picture.height}: give masks at the picture's size"
+            )
+        filled = opacity if prediction is None or prediction.present[label] else 0.0
+        _paint(pixels, mask > 0, chosen[label], filled, thickness)
+    result = Image.fromarray((pixels + 0.5).astype(np.uint8))
+    if legend and min(picture.size) >= _LEGEND_SIDE:
+        _draw_legend(result, _legend_lines(tuple(masks), prediction), [chosen[label] for label in masks])
+    return result
+
+
+def _paint(pixels: NDArray[np.float32], mask: NDArray[np.bool_], colour: Colour, opacity: float, thick: int) -> None:
+    """Blend one mask into `pixels` (H, W, 3), in place: filling, a soft dark rim outside, the outline inside."""
+    paint = np.asarray(colour, np.float32)
+    inner = ~grown(~mask, thick)
+    rim = grown(mask, max(1, thick // 2)) & ~mask
+    pixels[inner] += (paint - pixels[inner]) * np.float32(opacity)
+    pixels[rim] *= np.float32(0.6)
+    pixels[mask & ~inner] = paint
+
+
+def grown(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """The mask (H, W) grown by `radius` pixels in every direction, corners included."""
+    side = 2 * radius + 1
+    values = torch.from_numpy(np.ascontiguousarray(mask))[None, None].float()
+    values = F.max_pool2d(values, (side, 1), 1, (radius, 0))  # one direction after the other: the same, and faster
+    result: NDArray[np.bool_] = (F.max_pool2d(values, (1, side), 1, (0, radius))[0, 0] > 0).numpy()
+    return result
+
+
+def _legend_lines(labels: Sequence[str], prediction: Prediction | None) -> list[str]:
+    if prediction is None:
+        return list(labels)
+    absent = {label: "" if prediction.present[label] else " (not found)" for label in labels}
+    return [f"{label}  {prediction.scores[label]:.2f}{absent[label]}" for label in labels]
+
+
+def _draw_legend(image: Image.Image, lines: Sequence[str], colours: Sequence[Colour]) -> None:
+    """A translucent dark box at the lower left with a swatch a label, as many as fit."""
+    size = max(10, round(max(image.size) / 36))
+    pad, step = size // 2, round(size * 1.4)
+    room = max(1, (image.height - 3 * pad) // step)
+    entries: list[tuple[str, Colour | None]] = list(zip(lines, colours, strict=True))
+    if len(entries) > room:
+        entries = [*entries[: room - 1], (f"and {len(entries) - room + 1} more", None)]
+    font = ImageFont.load_default(size)
+    entries = [(_shortened(line, font, image.width - 5 * pad - size), colour) for line, colour in entries]
+    width = round(max((font.getlength(line) for line, _ in entries), default=0)) + size + 3 * pad
+    height = step * len(entries) + pad
+    left, top = pad, image.height - height - pad
+    draw = ImageDraw.Draw(image, "RGBA")
+    draw.rounded_rectangle((left, top, left + width, top + height), pad, fill=(16, 18, 22, 190))
+    for i, (line, colour) in enumerate(entries):
+        y = top + pad // 2 + i * step + step // 2
+        if colour is not None:
+            box = (left + pad, y - size // 2, left + pad + size, y + size // 2)
+            draw.rounded_rectangle(box, size // 4, fill=colour)
+        draw.text((left + 2 * pad + size, y), line, fill=(255, 255, 255, 255), font=font, anchor="lm")
+
+
+def _shortened(line: str, font: Any, width: float) -> str:
+    """The line, or as much of it as `width` pixels hold."""
+    line = " ".join(line.splitlines())
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(line + "...") > width:
+        line = line[:-1]
+    return line + "..."
+
+
+def contact_sheet(
+    images: Sequence[ImageLike],
+    titles: Sequence[str] | None = None,
+    *,
+    columns: int | None = None,
+    side: int = 320,
+) -> Image.Image:
+    """Pictures in rows on a white sheet, each shrunk or grown to fit a square of `side` pixels, titles below.
+
+    `columns` is about the square root of their number if not given. Raises `InvalidImage` for no pictures, or titles
+    that are not one a picture.
+    """
+    if not images:
+        raise InvalidImage("no pictures for the sheet: give at least one")
+    if titles is not None and len(titles) != len(images):
+        raise InvalidImage(f"{len(titles)} titles for {len(images)} pictures: give one each")
+    columns = min(max(1, columns or math.ceil(math.sqrt(len(images)))), len(images))
+    gap, text = max(2, side // 32), max(10, side // 20)
+    below = round(text * 1.5) if titles is not None else 0
+    pictures = [_fitted(read_image(image), side) for image in images]
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    heights = [max(p.height for p in row) for row in rows]
+    sheet = Image.new("RGB", (columns * (side + gap) + gap, sum(heights) + len(rows) * (below + gap) + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(text)
+    y = gap
+    for r, (row, height) in enumerate(zip(rows, heights, strict=True)):
+        for c, picture in enumerate(row):
+            x = gap + c * (side + gap)
+            sheet.paste(picture, (x + (side - picture.width) // 2, y + (height - picture.height) // 2))
+            if titles is not None:
+                line = _shortened(titles[r * columns + c], font, side)
+                draw.text((x + side / 2, y + height + below / 2), line, fill=(30, 30, 30), font=font, anchor="mm")
+        y += height + below + gap
+    return sheet
+
+
+def _fitted(picture: Image.Image, side: int) -> Image.Image:
+    """The picture at the size that just fits a square of `side` pixels."""
+    scale = side / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
