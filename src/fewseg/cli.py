@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import importlib
 import io
+import itertools
+import operator
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,8 @@ from fewseg.errors import FewsegError, InvalidOption, unknown
 COMMANDS: Final[dict[str, str]] = {
     "demo": "See it work: photographs that are already installed, on a page.",
     "segment": "Teach with a folder of labelled pictures, segment others.",
+    "train": "Train a method on folders of labelled pictures.",
+    "evaluate": "Score a model on the novel classes of datasets.",
 }
 """Every command, in the order of the help, with its one-line description."""
 
@@ -93,9 +97,10 @@ def parse(kind: type[Any], arguments: Sequence[str], program: str) -> Any | None
 
 def _complaint(box: str, kind: type[Any], program: str) -> InvalidOption:
     """tyro's framed explanation as one line."""
-    # A frame of box-drawing characters, or of + - | where the terminal has no others.
-    inside = (line.strip().strip("│|").strip() for line in box.splitlines())
-    text = [line for line in inside if line.strip("-─") and not line.startswith(("╭", "╰", "+"))]
+    # Title, rule, text, rule, hints: in box-drawing characters, or in dashes and blanks where there are no others.
+    inside = (line.strip().strip("│").strip() for line in box.splitlines()[1:])
+    ruled = [line if line.strip("-─╭╮╰╯ ") else "" for line in inside]
+    text = list(itertools.takewhile(bool, itertools.dropwhile(operator.not_, ruled)))
     wrong = re.search(r"Unrecognized options: (\S+?),?( |$)", " ".join(text))
     if wrong and wrong[1].startswith("-"):
         return unknown("option", wrong[1].split("=")[0], [*_options(kind), "--help"])
@@ -104,7 +109,7 @@ def _complaint(box: str, kind: type[Any], program: str) -> InvalidOption:
     if any(line.startswith("Missing from") for line in text):
         missing = ", ".join(line.split()[0] for line in text if line.startswith("--"))
         return InvalidOption(f"missing {missing}; see {program} --help")
-    return InvalidOption(f"{text[0] if text else 'the options do not fit'}; see {program} --help")
+    return InvalidOption(f"{' '.join(text) or 'the options do not fit'}; see {program} --help")
 
 
 def _options(kind: type[Any], prefix: str = "--") -> Iterator[str]:
