@@ -101,7 +101,8 @@ def _complaint(box: str, kind: type[Any], program: str) -> InvalidOption:
     inside = (line.strip().strip("│").strip() for line in box.splitlines()[1:])
     ruled = [line if line.strip("-─╭╮╰╯ ") else "" for line in inside]
     text = list(itertools.takewhile(bool, itertools.dropwhile(operator.not_, ruled)))
-    wrong = re.search(r"Unrecognized options: (\S+?),?( |$)", " ".join(text))
+    # Beside a required option that is missing, a misspelt one stands among the hints: it is the likelier cause.
+    wrong = re.search(r"Unrecognized options: (\S+?),?( |$)", " ".join(ruled))
     if wrong and wrong[1].startswith("-"):
         return unknown("option", wrong[1].split("=")[0], [*_options(kind), "--help"])
     if wrong:
