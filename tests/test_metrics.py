@@ -61,7 +61,8 @@ def test_batches_count_like_single_masks() -> None:
     both, either = intersection_and_union(prediction, target)
     assert both.shape == either.shape == (4, 2)
     one = intersection_and_union(prediction[2], target[2])
-    assert np.array_equal(one[0], both[2]) and np.array_equal(one[1], either[2])
+    assert np.array_equal(one[0], both[2])
+    assert np.array_equal(one[1], either[2])
 
 
 def test_edge_cases() -> None:

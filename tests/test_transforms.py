@@ -47,7 +47,8 @@ def test_augmentation_moves_picture_and_mask_together() -> None:
     for seed in range(20):
         settings = Augmentation(jitter=0, hue=0, grayscale=0, rotate=1.0)
         picture, labels = augment(image, mask, 64, np.random.default_rng(seed), settings)
-        assert picture.shape == (3, 64, 64) and labels.shape == (64, 64)
+        assert picture.shape == (3, 64, 64)
+        assert labels.shape == (64, 64)
         colours = denormalise(picture)
         red = colours[0] > colours[2]
         known = labels != 255

@@ -112,18 +112,32 @@ def save_episodes(path: str | os.PathLike[str], episodes: Sequence[Episode], dat
     write_text(path, f'{head}, "episodes": [\n' + ",\n".join(rows) + "\n]}\n")
 
 
+def list_dataset(path: str | os.PathLike[str]) -> str:
+    """The name of the dataset that a saved list was drawn from; raises `InvalidDataset` for any other file."""
+    return str(_read(path)["dataset"])
+
+
 def load_episodes(path: str | os.PathLike[str], dataset: Dataset) -> list[Episode]:
     """Read what `save_episodes` wrote; raises `InvalidDataset` where it does not fit the dataset."""
     try:
+        rows = [(str(r["class"]), str(r["query"]), tuple(map(str, r["support"]))) for r in _read(path)["episodes"]]
+    except (KeyError, TypeError) as error:
+        raise InvalidDataset(f"{path} is a damaged episode list ({error!r}): draw it again") from error
+    if not rows or len({len(support) for _, _, support in rows}) != 1:
+        raise InvalidDataset(f"{path} must hold episodes, all with the same number of supports: draw it again")
+    return [_checked(path, dataset, *row) for row in rows]
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
         data = json.loads(Path(path).read_text("utf-8"))
-        if data["format"] != _FORMAT:
-            raise InvalidDataset(f"{path} has format {data['format']!r}, expected {_FORMAT!r}: draw the list again")
-        rows = [(str(r["class"]), str(r["query"]), tuple(map(str, r["support"]))) for r in data["episodes"]]
     except OSError as error:
         raise InvalidDataset(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidDataset(f"{path} is not an episode list of fewseg ({error!r}): draw it again") from error
-    return [_checked(path, dataset, *row) for row in rows]
+    except ValueError as error:
+        raise InvalidDataset(f"{path} is not JSON ({error}): give an episode list of fewseg") from error
+    if not isinstance(data, dict) or data.get("format") != _FORMAT or not {"dataset", "episodes"} <= data.keys():
+        raise InvalidDataset(f"{path} is not an episode list of fewseg: draw it again")
+    return data
 
 
 def _checked(

@@ -66,7 +66,7 @@ def train(config: TrainConfig, out: Path, *, progress: ProgressCallback | None =
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    state = read_state(make_folder(out))
+    state = read_state(out)
     if state is not None:
         config.check_resumes(state["config"], str(out))
     data = open_data(config)

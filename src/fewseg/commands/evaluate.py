@@ -1,0 +1,228 @@
+"""`fewseg evaluate`: score a model on the novel classes of datasets."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from fewseg.checkpoints import fingerprint, load_method, load_official
+from fewseg.commands.common import ProgressCallback, progress_bar
+from fewseg.datasets.base import Dataset
+from fewseg.devices import choose_device, choose_dtype
+from fewseg.draw import contact_sheet, overlay
+from fewseg.episodes.draw import MIN_IMAGES, draw_test_episodes, list_dataset, load_episodes, save_episodes
+from fewseg.episodes.sources import OpenSource, open_source
+from fewseg.episodes.tensors import episode_tensors
+from fewseg.errors import InvalidDataset, InvalidOption
+from fewseg.evaluation.evaluate import EpisodeScore, EvaluationResult, Scoring, evaluate
+from fewseg.evaluation.report import class_table, markdown_table, write_results
+from fewseg.files import make_folder, replacing
+from fewseg.methods import FewShotMethod, create_method
+from fewseg.ops.resize import resize
+from fewseg.types import Episode
+
+
+@dataclass(frozen=True)
+class Options:
+    """Score a model on the novel classes of datasets, and print a table.
+
+    A dataset is a folder of class folders (CLASS/name.jpg with its mask CLASS/name.png), a folder with images/, masks/
+    (one value a class) and classes.txt, or the word `synthetic`. The episodes that are drawn are saved beside the
+    results: give them again with --episodes to measure another model on the same.
+    """
+
+    data: tuple[str, ...]
+    """Datasets. ROOT@1/4 tests fold 1 of 4 (interleaved classes), ROOT@cat,dog these classes, ROOT@all all."""
+    out: Path
+    """Where results.json, the episode lists and pictures go."""
+    checkpoint: str = "default"
+    """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
+    official: str | None = None
+    """The checkpoint is the authors' release for this backbone: resnet50, resnet101 or swin_b."""
+    method: str | None = None
+    """Instead of a checkpoint: a method without training, e.g. prototype."""
+    backbone: str = "resnet50"
+    """Backbone of --method: resnet50, resnet101, swin_b, or any timm model name."""
+    backbone_weights: Path | None = None
+    """Weights of that backbone; downloaded through timm if not given."""
+    image_size: int | None = None
+    """Input side of --method in pixels; the method's own if not given."""
+    fold: int | None = None
+    """Fold to test, for datasets without @; all classes are tested if not given."""
+    folds: int = 4
+    """Number of folds."""
+    shots: tuple[int, ...] = (1, 5)
+    """Numbers of support pictures to measure, all on the same queries."""
+    per_class: int = 15
+    """Episodes of every class."""
+    seed: int = 0
+    """Of the episodes."""
+    min_area: float = 0.02
+    """Share of a picture that a class must cover to be used."""
+    episodes: tuple[Path, ...] = ()
+    """Episode lists to use instead of drawing some."""
+    scoring: Scoring = "original"
+    """Compare at the query's original size, or at the model's input size."""
+    pictures: int = 4
+    """Best and worst episodes to draw, of each list; 0 for none."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
+    precision: str = "auto"
+    """auto, float32, bfloat16 or float16."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Log what is done."""
+
+
+@dataclass(frozen=True)
+class _Test:
+    dataset: Dataset
+    episodes: list[Episode]
+
+
+def run(options: Options) -> int:
+    """Evaluate, write, print the table."""
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    if not options.data or not options.shots:
+        raise InvalidOption("nothing to evaluate: give at least one dataset and one number of shots")
+    if options.per_class < 1 or options.pictures < 0:
+        raise InvalidOption("per_class must be 1 or more, pictures 0 or more")
+    tests = _tests(options)
+    method = _method(options)
+    make_folder(options.out)
+    _save_lists(options, tests)
+    with progress_bar("evaluating") as advance:
+        results = _evaluate(method, tests, options, advance)
+    write_results(options.out / "results.json", results, _about(method, options))
+    for test, result in zip(tests, results, strict=True):
+        _draw(method, test.dataset, result, options)
+    print(markdown_table(results))
+    print()
+    print(class_table(results))
+    return 0
+
+
+def _tests(options: Options) -> list[_Test]:
+    opened = [open_source(t, fold=options.fold, folds=options.folds, min_area=options.min_area) for t in options.data]
+    if options.episodes:
+        return [_from_list(path, opened) for path in options.episodes]
+    # The most shots decide which classes have enough pictures, so that all numbers of shots test the same.
+    least = max(MIN_IMAGES, max(options.shots) + 1)
+    tests = []
+    for source in opened:
+        for shots in options.shots:
+            episodes = draw_test_episodes(
+                source.dataset, source.novel, shots, options.per_class, options.seed, min_images=least
+            )
+            if not episodes:
+                raise InvalidDataset(
+                    f"{source.dataset.name}: no novel class has {least} usable pictures: lower --min-area or --shots"
+                )
+            tests.append(_Test(source.dataset, episodes))
+    return tests
+
+
+def _from_list(path: Path, opened: Sequence[OpenSource]) -> _Test:
+    name = list_dataset(path)
+    for source in opened:
+        if source.dataset.name == name:
+            return _Test(source.dataset, load_episodes(path, source.dataset))
+    raise InvalidDataset(f"{path} was drawn from a dataset named {name}: give its folder with --data")
+
+
+def _method(options: Options) -> FewShotMethod:
+    if options.method is None:
+        if options.official is not None:
+            method = load_official(options.checkpoint, backbone=options.official)
+        else:
+            method = load_method(options.checkpoint)
+    else:
+        size: dict[str, Any] = {} if options.image_size is None else {"image_size": options.image_size}
+        weights = options.backbone_weights
+        method = create_method(
+            options.method, backbone=options.backbone, pretrained=weights is None, backbone_weights=weights, **size
+        )
+    device = choose_device(options.device)
+    return method.to(device, choose_dtype(options.precision, device)).eval()
+
+
+def _evaluate(
+    method: FewShotMethod, tests: Sequence[_Test], options: Options, advance: ProgressCallback
+) -> list[EvaluationResult]:
+    total, before, results = sum(len(test.episodes) for test in tests), 0, []
+    for test in tests:
+        word = f"{test.dataset.name}, {len(test.episodes[0].support)}-shot"
+
+        def moved(done: int, _: int, before: int = before, word: str = word) -> None:
+            advance(before + done, total, word)
+
+        results.append(evaluate(method, test.dataset, test.episodes, scoring=options.scoring, progress=moved))
+        before += len(test.episodes)
+    return results
+
+
+def _stem(dataset: Dataset, shots: int) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', dataset.name)}_{shots}shot"
+
+
+def _save_lists(options: Options, tests: Sequence[_Test]) -> None:
+    folder = make_folder(options.out / "episodes")
+    for test in tests:
+        if not options.episodes:
+            shots = len(test.episodes[0].support)
+            about = {"shots": shots, "seed": options.seed, "min_area": options.min_area}
+            save_episodes(folder / f"{_stem(test.dataset, shots)}.json", test.episodes, test.dataset, **about)
+
+
+def _about(method: FewShotMethod, options: Options) -> dict[str, Any]:
+    return {
+        "method": method.name,
+        "backbone": method.backbone.name,
+        "checkpoint": None if options.method else options.checkpoint,
+        "fingerprint": fingerprint(method),
+        "image_size": method.config.image_size,
+        "device": str(method.device),
+        "dtype": str(method.dtype).removeprefix("torch."),
+        "seed": options.seed,
+        "min_area": options.min_area,
+    }
+
+
+def _draw(method: FewShotMethod, dataset: Dataset, result: EvaluationResult, options: Options) -> None:
+    """A sheet of the best and one of the worst episodes: first support, truth, prediction."""
+    ranked = sorted(result.scores, key=lambda score: score.iou)
+    for word, chosen in (("worst", ranked[: options.pictures]), ("best", ranked[::-1][: options.pictures])):
+        if chosen:
+            pictures, titles = [], []
+            for score in chosen:
+                pictures += _row(method, dataset, score.episode)
+                titles += _titles(dataset, score)
+            sheet = contact_sheet(pictures, titles, columns=3, side=240)
+            path = options.out / f"{word}_{_stem(dataset, result.shots)}.jpg"
+            with replacing(path) as temporary:
+                sheet.save(temporary, "JPEG", quality=88)
+
+
+def _titles(dataset: Dataset, score: EpisodeScore) -> list[str]:
+    return [dataset.classes[score.episode.class_id], "truth", f"IoU {score.iou:.2f}"]
+
+
+@torch.inference_mode()
+def _row(method: FewShotMethod, dataset: Dataset, episode: Episode) -> list[Any]:
+    tensors = episode_tensors(dataset, episode, method.config.image_size)
+    logits = method(tensors.query[None], tensors.images[None], tensors.masks[None]).float().cpu()
+    truth = dataset.mask(episode.query, episode.class_id)
+    found = resize(logits, (truth.shape[0], truth.shape[1])).argmax(1)[0].numpy()
+    first, query = episode.support[0], dataset.image(episode.query)
+    shown = (
+        (dataset.image(first), dataset.mask(first, episode.class_id) == 1),
+        (query, truth == 1),
+        (query, found == 1),
+    )
+    return [overlay(picture, {"": mask}, legend=False) for picture, mask in shown]

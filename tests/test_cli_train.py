@@ -1,0 +1,146 @@
+"""`fewseg train` and `fewseg evaluate` from the command line, on generated data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewseg.cli import main
+from fewseg.datasets.synthetic import SyntheticDataset
+from fewseg.evaluation.evaluate import EvaluationResult
+from fewseg.evaluation.report import class_table, markdown_table
+from fewseg.methods import METHODS
+from helpers.toy_method import Toy
+
+
+@pytest.fixture(autouse=True)
+def known_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, Toy.name, Toy)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Four classes of seven pictures in folders."""
+    made = SyntheticDataset(per_class=7, size=48)
+    root = tmp_path / "shapes"
+    for class_id in range(4):
+        folder = root / made.classes[class_id].replace(" ", "_")
+        folder.mkdir(parents=True)
+        for name in made.names(class_id):
+            made.image(name).save(folder / f"{name}.jpg")
+            Image.fromarray(255 * made.mask(name, class_id)).save(folder / f"{name}.png")
+    return root
+
+
+def _train(data: Path, out: Path, *options: str) -> int:
+    small = (
+        "--method toy --backbone tiny --image-size 32 --batch 2 --episodes 4 --epochs 1 --workers 0 --no-tensorboard"
+    )
+    few = "--validation-classes 1 --validation-episodes 2 --device cpu"
+    return main(["train", "--data", str(data), "--out", str(out), *small.split(), *few.split(), *options])
+
+
+def test_train_then_evaluate(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = tmp_path / "run", tmp_path / "scores"
+    source = f"{data}@plain_disc"
+    assert _train(Path(source), run) == 0
+    assert "best validation mIoU" in capsys.readouterr().err.replace("\n", " ")
+    assert _train(Path(source), run) == 0
+    assert "was finished already" in capsys.readouterr().err
+
+    evaluate = ["evaluate", "--data", source, "--checkpoint", str(run / "best.safetensors"), "--per-class", "3"]
+    evaluate += ["--device", "cpu", "--shots", "1", "2", "--pictures", "1"]
+    assert main([*evaluate, "--out", str(out)]) == 0
+    table = capsys.readouterr().out
+    assert "| shapes " in table
+    assert "| plain_disc |" in table
+    results = json.loads((out / "results.json").read_text())
+    assert [(r["shots"], r["episodes"]) for r in results["results"]] == [(1, 3), (2, 3)]
+    assert results["fingerprint"]
+    one, two = (json.loads((out / "episodes" / f"shapes_{n}shot.json").read_text()) for n in (1, 2))
+    assert [e["query"] for e in one["episodes"]] == [e["query"] for e in two["episodes"]]
+    assert np.asarray(Image.open(out / "worst_shapes_1shot.jpg")).ndim == 3
+
+    again = tmp_path / "again"
+    lists = ["--episodes", str(out / "episodes" / "shapes_2shot.json")]
+    assert main([*evaluate, "--out", str(again), *lists]) == 0
+    repeated = json.loads((again / "results.json").read_text())["results"]
+    assert repeated[0]["scores"] == results["results"][1]["scores"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lr", "-1"], "lr is -1.0"),
+        (["--optimiser", "adm"], "--optimiser"),
+        (["--learning-rate", "1"], "unknown option '--learning-rate'"),
+        (["--init-from", "missing.safetensors"], "no checkpoint missing.safetensors"),
+        (["--backbone", "resnet5"], "unknown backbone 'resnet5'"),
+        (["--fold", "4"], "fold 4 of 4"),
+        (["--device", "abacus"], "unknown device"),
+    ],
+)
+def test_bad_training_options(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert _train(data, tmp_path / "run", *options) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "no folder nowhere"),
+        (["--data", "synthetic", "--checkpoint", "nothing.safetensors"], "no checkpoint nothing.safetensors"),
+        (["--data", "synthetic", "--shots", "30"], "no novel class has 31 usable pictures"),
+        (["--data", "synthetic", "--shots", "0"], "shots 0"),
+        (["--data", "synthetic", "--method", "dcma"], "did you mean 'dcama'"),
+        (["--data", "synthetic", "--episodes", "none.json"], "cannot read none.json"),
+        (["--data", "synthetic", "--min-area", "2"], "min_area 2"),
+        (["--data", "synthetic@plain disk"], "did you mean 'plain disc'"),
+    ],
+)
+def test_bad_evaluation_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(["evaluate", "--out", str(tmp_path / "out"), *options]) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables() -> None:
+    one = EvaluationResult("pets", 1, "original", 41.26, (38.0, 44.0), 60.0, {"cat": 50.0, "dog": 32.5}, 0.0123, ())
+    five = EvaluationResult("pets", 5, "original", 45.0, (40.0, 50.0), 63.0, {"cat": 45.0}, 0.02, ())
+    lines = markdown_table([one, five]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[2].split() == [
+        "|",
+        "pets",
+        "|",
+        "1",
+        "|",
+        "41.3",
+        "|",
+        "38.0",
+        "to",
+        "44.0",
+        "|",
+        "60.0",
+        "|",
+        "2",
+        "|",
+        "0",
+        "|",
+        "12",
+        "|",
+    ]
+    assert class_table([one, five]).splitlines()[-1].split() == ["|", "dog", "|", "32.5", "|", "|"]
