@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 
 from fewseg.checkpoints import fingerprint, load_method, load_official
@@ -19,13 +18,11 @@ from fewseg.devices import choose_device, choose_dtype
 from fewseg.draw import contact_sheet, overlay
 from fewseg.episodes.draw import MIN_IMAGES, draw_test_episodes, list_dataset, load_episodes, save_episodes
 from fewseg.episodes.sources import OpenSource, open_source
-from fewseg.episodes.tensors import episode_tensors
 from fewseg.errors import InvalidDataset, InvalidOption
-from fewseg.evaluation.evaluate import EpisodeScore, EvaluationResult, Scoring, evaluate
+from fewseg.evaluation.evaluate import EpisodeScore, EvaluationResult, Scoring, evaluate, segment_episode
 from fewseg.evaluation.report import class_table, markdown_table, write_results
 from fewseg.files import make_folder, replacing
 from fewseg.methods import FewShotMethod, create_method
-from fewseg.ops.resize import resize
 from fewseg.types import Episode
 
 
@@ -213,12 +210,8 @@ def _titles(dataset: Dataset, score: EpisodeScore) -> list[str]:
     return [dataset.classes[score.episode.class_id], "truth", f"IoU {score.iou:.2f}"]
 
 
-@torch.inference_mode()
 def _row(method: FewShotMethod, dataset: Dataset, episode: Episode) -> list[Any]:
-    tensors = episode_tensors(dataset, episode, method.config.image_size)
-    logits = method(tensors.query[None], tensors.images[None], tensors.masks[None]).float().cpu()
-    truth = dataset.mask(episode.query, episode.class_id)
-    found = resize(logits, (truth.shape[0], truth.shape[1])).argmax(1)[0].numpy()
+    found, truth, _ = segment_episode(method, dataset, episode, "original")
     first, query = episode.support[0], dataset.image(episode.query)
     shown = (
         (dataset.image(first), dataset.mask(first, episode.class_id) == 1),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fewseg.datasets.base import Dataset
 from fewseg.episodes.tensors import episode_tensors
@@ -72,22 +73,13 @@ def evaluate(
         progress: called with episodes done and episodes in all.
     """
     meter, scores, seconds, counts = IoUMeter(), [], [], []
-    size = method.config.image_size
     for number, episode in enumerate(episodes):
-        tensors = episode_tensors(dataset, episode, size)
-        truth = tensors.query_mask.numpy()
-        if scoring == "original":
-            truth = dataset.mask(episode.query, episode.class_id)
-        with torch.inference_mode():
-            support = method.encode_support(tensors.images[None], tensors.masks[None])
-            started = time.perf_counter()
-            logits = method.segment(tensors.query[None], support).float().cpu()
-            seconds.append(time.perf_counter() - started)
-            predicted = resize(logits, (truth.shape[0], truth.shape[1])).argmax(1)[0].numpy()
+        predicted, truth, spent = segment_episode(method, dataset, episode, scoring)
         inter, union = intersection_and_union(predicted, truth)
         meter.add_counts(episode.class_id, inter, union)
         counts.append((episode.class_id, int(inter[1]), int(union[1])))
         scores.append(EpisodeScore(episode, float(inter[1] / max(union[1], 1))))
+        seconds.append(spent)
         if progress is not None:
             progress(number + 1, len(episodes))
     result = meter.scores()
@@ -102,6 +94,24 @@ def evaluate(
         seconds_per_query=float(np.median(seconds)),
         scores=tuple(scores),
     )
+
+
+def segment_episode(
+    method: FewShotMethod, dataset: Dataset, episode: Episode, scoring: Scoring
+) -> tuple[NDArray[Any], NDArray[Any], float]:
+    """Predicted mask and true mask of the query, both (H, W), and the seconds that `method.segment` took."""
+    tensors = episode_tensors(dataset, episode, method.config.image_size)
+    if scoring == "original":
+        truth: NDArray[Any] = dataset.mask(episode.query, episode.class_id)
+    else:
+        truth = tensors.query_mask.numpy()
+    with torch.inference_mode():
+        support = method.encode_support(tensors.images[None], tensors.masks[None])
+        started = time.perf_counter()
+        logits = method.segment(tensors.query[None], support).float().cpu()  # copying waits for a GPU to finish
+        spent = time.perf_counter() - started
+        predicted = resize(logits, (truth.shape[0], truth.shape[1])).argmax(1)[0].numpy()
+    return predicted, truth, spent
 
 
 def bootstrap_interval(
