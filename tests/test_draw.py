@@ -6,10 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fewseg.draw import PALETTE, contact_sheet, grown, label_colours, overlay
 from fewseg.errors import InvalidImage, InvalidMask
+from fewseg.full_size import full_size_prediction
 from fewseg.segmenter import Segmenter
 from helpers.colour_method import ColourMethod, blob
 
@@ -42,6 +44,15 @@ def test_labels_that_are_not_present_are_outlines() -> None:
     drawn = np.asarray(overlay(image, result, legend=False))
     assert drawn[32, 48].tolist() == np.asarray(image)[32, 48].tolist()
     assert (drawn != np.asarray(image)).any()
+
+
+def test_overlapping_labels_do_not_hide_each_other() -> None:
+    coarse = torch.tensor([[[0.9, 0.6]], [[0.6, 0.9]]])
+    result = full_size_prediction(coarse, ["a", "b"], (80, 40), 0.5)
+    assert result.masks["a"].all() and result.masks["b"].all()  # noqa: PT018 - one premise
+    drawn = np.asarray(overlay(Image.new("RGB", (80, 40)), result, {"a": (200, 0, 0), "b": (0, 200, 0)}))
+    assert (drawn[20, 5, 0] > 80, drawn[20, 5, 1]) == (True, 0)
+    assert (drawn[20, 75, 0], drawn[20, 75, 1] > 80) == (0, True)
 
 
 def test_legend_only_where_there_is_room() -> None:

@@ -379,7 +379,7 @@ def test_save_to_nowhere_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fewseg.taught.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
         segmenter.save(tmp_path / "a.fewseg")
     assert (tmp_path / "a.fewseg").read_bytes() == before

@@ -57,8 +57,8 @@ def overlay(
 
     Args:
         image: the picture.
-        found: what the segmenter found, or label to mask (H, W) at the picture's size. Labels that a prediction says
-            are not present are drawn as outlines only.
+        found: what the segmenter found, or label to mask (H, W) at the picture's size. Of a prediction the label map
+            is drawn, so that labels do not hide each other, and labels that are not present as outlines only.
         colours: label to RGB; `label_colours` for those not given.
         opacity: of the filled masks, 0 to 1.
         legend: whether to name the labels, with their scores.
@@ -68,7 +68,8 @@ def overlay(
     """
     picture = read_image(image)
     prediction = found if isinstance(found, Prediction) else None
-    masks: Mapping[str, NDArray[Any]] = found.masks if isinstance(found, Prediction) else found
+    masks: Mapping[str, NDArray[Any]]
+    masks = _resolved(found) if isinstance(found, Prediction) else found
     chosen = {**label_colours(tuple(masks)), **(colours or {})}
     pixels = np.array(picture, np.float32)
     thickness = max(1, round(max(picture.size) / 320))
@@ -84,6 +85,11 @@ def overlay(
     if legend and min(picture.size) >= _LEGEND_SIDE:
         _draw_legend(result, _legend_lines(tuple(masks), prediction), [chosen[label] for label in masks])
     return result
+
+
+def _resolved(found: Prediction) -> dict[str, NDArray[np.bool_]]:
+    """Label to where the label map has it."""
+    return {label: found.label_map == i for i, label in enumerate(found.labels, 1)}
 
 
 def _paint(pixels: NDArray[np.float32], mask: NDArray[np.bool_], colour: Colour, opacity: float, thick: int) -> None:

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 
 from fewseg.checkpoints import load_method, load_official
-from fewseg.errors import InvalidCheckpoint, InvalidSupport, OutputError
+from fewseg.errors import InvalidCheckpoint, InvalidSupport
 from fewseg.files import replacing
 from fewseg.methods import FewShotMethod
 from fewseg.types import SupportSet
@@ -74,11 +74,9 @@ def save(path: str | os.PathLike[str], supports: Mapping[str, LabelSupport], abo
         for label, support in supports.items()
     ]
     metadata = {_KEY: json.dumps({"version": _VERSION, **about, "labels": labels})}
-    try:
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata)
-    except SafetensorError as error:  # what safetensors makes of a full disk
-        raise OutputError(f"cannot write {os.fspath(path)}: {str(error).splitlines()[0]}") from error
+    encoded = serialise(tensors, metadata)
+    with replacing(path) as temporary:
+        temporary.write_bytes(encoded)  # safetensors' own writer makes files that only their owner can read
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, LabelSupport], dict[str, Any]]:
