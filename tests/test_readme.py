@@ -100,6 +100,9 @@ def test_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran
     for words in ran:
         assert main(words[1:]) == 0, (words, capsys.readouterr().err)
+    assert {words[1] for words in ran} >= {"segment", "train", "evaluate"}
+    measured = json.loads((folder / "runs/trial/test/results.json").read_text("utf-8"))
+    assert measured
     results = json.loads((folder / "found/results.json").read_text("utf-8"))
     text = json.dumps(results)
     assert all(f"{i}.jpg" in text for i in range(3))
