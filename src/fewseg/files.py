@@ -34,6 +34,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, "utf-8")
 
 
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a binary file atomically; raises `OutputError`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """The folder, made with its parents where missing; raises `OutputError`."""
     folder = Path(path)

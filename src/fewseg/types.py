@@ -6,16 +6,16 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from fewseg.errors import InvalidCheckpoint, InvalidSupport
+from fewseg.files import write_bytes
 
 IGNORE = 255
 """Mask value of pixels that count neither as foreground nor as background."""
@@ -106,11 +106,9 @@ class SupportSet:
         return replace(first, tensors={k: torch.cat([s.tensors[k] for s in sets], 1) for k in first.tensors}, shared={})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a safetensors file, atomically; holds no image."""
-        temporary = Path(f"{os.fspath(path)}.tmp")
+        """Write to a safetensors file, atomically; holds no image. Raises `OutputError` when it cannot be written."""
         about = json.dumps({"method": self.method, "image_size": list(self.image_size)})
-        save_file({k: v.contiguous().cpu() for k, v in self.tensors.items()}, temporary, {"fewseg.support": about})
-        temporary.replace(path)
+        write_bytes(path, save({k: v.contiguous().cpu() for k, v in self.tensors.items()}, {"fewseg.support": about}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SupportSet:

@@ -13,10 +13,11 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fewseg.backbones import BackboneSpec
-from fewseg.errors import InvalidCheckpoint, OutputError
+from fewseg.errors import InvalidCheckpoint
+from fewseg.files import write_bytes
 from fewseg.methods import FewShotMethod, build_method
 
 FILE_NAME = "model.safetensors"
@@ -56,13 +57,8 @@ def save_method(
         key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
         for key, value in method.state_dict().items()
     }
-    temporary = Path(f"{os.fspath(path)}.tmp")
-    try:
-        save_file(tensors, temporary, {_KEY: json.dumps(about)})
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {os.fspath(path)}: {str(error).splitlines()[0]}") from error
+    # Not `save_file`: it makes files that only their owner can read.
+    write_bytes(path, save(tensors, {_KEY: json.dumps(about)}))
 
 
 def load_method(source: str | os.PathLike[str] = "default", device: torch.device | str | None = None) -> FewShotMethod:
