@@ -16,7 +16,7 @@ from safetensors.torch import save as serialise
 
 from fewseg.checkpoints import load_method, load_official
 from fewseg.errors import InvalidCheckpoint, InvalidSupport
-from fewseg.files import replacing
+from fewseg.files import write_bytes
 from fewseg.methods import FewShotMethod
 from fewseg.types import SupportSet
 
@@ -74,9 +74,7 @@ def save(path: str | os.PathLike[str], supports: Mapping[str, LabelSupport], abo
         for label, support in supports.items()
     ]
     metadata = {_KEY: json.dumps({"version": _VERSION, **about, "labels": labels})}
-    encoded = serialise(tensors, metadata)
-    with replacing(path) as temporary:
-        temporary.write_bytes(encoded)  # safetensors' own writer makes files that only their owner can read
+    write_bytes(path, serialise(tensors, metadata))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, LabelSupport], dict[str, Any]]:
