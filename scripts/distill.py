@@ -1,10 +1,11 @@
 """Step 1 of the embedded default: teach a randomly initialised TinyNet the features of an ImageNet MobileNetV2.
 
-    python scripts/distill.py DATA WEIGHTS runs/default/tiny.pt [--minutes 45]
+    python scripts/distill.py DATA WEIGHTS runs/default/tiny.pt [--steps 4500]
 
 DATA holds `unlabelled/`, `coco_mini/` and `caltech101_24/`; WEIGHTS holds `mobilenetv2_100.safetensors`. No mask is
-read, and pictures of the novel classes are left out of the two labelled folders. The file OUT is the checkpoint: a
-killed run goes on from it. Afterwards batch norm is folded and the adapters are dropped.
+learnt from; they are looked at to leave pictures of the novel classes out of the two labelled folders (`unlabelled/` is
+used whole). The file OUT is the checkpoint: a killed run goes on from it. Afterwards batch norm is folded and the
+adapters are dropped.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     python scripts/train_default.py DATA WEIGHTS [--out runs/default] [--backbone tiny|mobilenetv2]
 
 DATA holds `coco_mini/`, `caltech101_24/` and `unlabelled/`, WEIGHTS `mobilenetv2_100.safetensors`. Only masks of base
-classes are read; validation classes are carved out of them. `--backbone mobilenetv2` trains the same head on the frozen
-MobileNetV2 instead, for comparison. Every step is drawn from (seed, step): a killed run goes on from its checkpoint.
-Result: OUT/NAME.safetensors, OUT/NAME.jsonl. See docs/default-model.md for what came of it.
+classes are learnt from (those of novel classes are blanked while reading); validation classes are carved out of them.
+`--backbone mobilenetv2` trains the same head on the frozen MobileNetV2 instead, for comparison. Every step is drawn
+from (seed, step): a killed run goes on from its checkpoint. Result: OUT/NAME.safetensors, OUT/NAME.jsonl. See
+docs/default-model.md for what came of it.
 """
 
 from __future__ import annotations

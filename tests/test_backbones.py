@@ -12,6 +12,7 @@ from timm.models.resnet import Bottleneck
 
 from fewseg.backbones import BackboneSpec, build_pyramid, create_backbone
 from fewseg.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from fewseg.backbones.timm_pyramid import ResNetPyramid, resnet_stages
 from fewseg.backbones.tiny import TinyNet
 from fewseg.errors import InvalidCheckpoint, InvalidOption
 
@@ -56,7 +57,7 @@ def test_maps_are_not_overwritten_later(name: str) -> None:
     if hasattr(pyramid, "_taps"):
         blocks = [pyramid.net.get_submodule(tap) for tap in pyramid._taps]
     else:
-        blocks = [block for stage in pyramid._stages() for block in stage]
+        blocks = [block for stage in resnet_stages(pyramid.net) for block in stage]
     handles = [b.register_forward_hook(lambda _m, _i, out: clones.append(out.clone())) for b in blocks]
     maps = pyramid(torch.randn(1, 3, 64, 64))
     for handle in handles:
@@ -89,6 +90,19 @@ def test_resnet_maps_are_before_the_last_relu() -> None:
     for ours, wanted in zip(pyramid(x), expected, strict=True):
         torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
         assert (ours < 0).any()
+
+
+def test_other_residual_blocks_keep_their_relu() -> None:
+    """Res2Net and SKNet are timm ResNets too, but their blocks end otherwise."""
+    for name in ("res2net50_14w_8s", "skresnet18"):
+        pyramid = create_backbone(name)
+        assert not isinstance(pyramid, ResNetPyramid)
+        assert pyramid.scales[-3:] == (8, 16, 32)
+
+
+def test_measuring_leaves_the_statistics_alone() -> None:
+    state = create_backbone("resnet18").state_dict()
+    assert not any(v.any() for k, v in state.items() if k.endswith("num_batches_tracked"))
 
 
 def test_local_weights_with_metadata(tmp_path) -> None:

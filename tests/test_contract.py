@@ -75,6 +75,14 @@ def test_support_is_a_value(method: FewShotMethod, tmp_path) -> None:
 
 
 @torch.inference_mode()
+def test_support_of_another_precision_is_cast(method: FewShotMethod) -> None:
+    query, images, masks = episode(1, 2)
+    support = method.encode_support(images, masks)
+    assert method.segment(query, support.to(dtype=torch.bfloat16)).dtype == torch.float32
+    assert method.half().segment(query, support).isfinite().all()
+
+
+@torch.inference_mode()
 def test_the_support_is_not_looked_at_again(method: FewShotMethod) -> None:
     query, images, masks = episode(1, 2)
     expected = method(query, images, masks)
@@ -146,6 +154,9 @@ def test_misfits_are_named(method: FewShotMethod, tmp_path) -> None:
         method.encode_support(images, masks[:, :1])
     with pytest.raises(InvalidSupport, match="2 support episodes for 3"):
         method.segment(query, method.encode_support(images[:2], masks[:2]))
+    other = create_method(method.name, backbone="tiny", image_size=96)
+    with pytest.raises(InvalidSupport, match=f"{method.name} over {BACKBONE}.*encode it again"):
+        other.segment(query, method.encode_support(images, masks))
     with pytest.raises(InvalidSupport, match="no shot 5"):
         method.encode_support(images, masks).drop(5)
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")

@@ -99,6 +99,12 @@ def test_impossible_choices_are_named() -> None:
         model(head=3)
     with pytest.raises(InvalidOption, match="heads 0"):
         model(heads=0)
+    with pytest.raises(InvalidOption, match=r"attention_scales has \[7\]"):
+        model(attention_scales=(7, 8))
+    with pytest.raises(InvalidOption, match="support_pixel_budget -1"):
+        model(support_pixel_budget=-1)
+    with pytest.raises(InvalidOption, match="did you mean 'streaming'"):
+        model(implementation="stream")
 
 
 def test_position_encoding_formula() -> None:

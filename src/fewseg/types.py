@@ -54,6 +54,8 @@ class SupportSet:
     """Name of the method that encoded it."""
     image_size: tuple[int, int]
     tensors: dict[str, Tensor]
+    encoder: str = ""
+    """What encoded it, in a word: method, backbone and choices; only the same can use it."""
     shared: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     """What a method derives from all shots together; recomputed on demand, never saved."""
 
@@ -97,7 +99,7 @@ class SupportSet:
             raise InvalidSupport("no support sets to concatenate")
         first = sets[0]
         for other in sets[1:]:
-            same = (other.method, other.image_size, other.batch) == (first.method, first.image_size, first.batch)
+            same = (other.encoder, other.image_size, other.batch) == (first.encoder, first.image_size, first.batch)
             if not same or other.tensors.keys() != first.tensors.keys():
                 raise InvalidSupport(
                     f"cannot join a support set of {other.method} at {other.image_size}, batch {other.batch}, to one "
@@ -107,7 +109,7 @@ class SupportSet:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a safetensors file, atomically; holds no image. Raises `OutputError` when it cannot be written."""
-        about = json.dumps({"method": self.method, "image_size": list(self.image_size)})
+        about = json.dumps({"method": self.method, "image_size": list(self.image_size), "encoder": self.encoder})
         write_bytes(path, save({k: v.contiguous().cpu() for k, v in self.tensors.items()}, {"fewseg.support": about}))
 
     @classmethod
@@ -117,9 +119,9 @@ class SupportSet:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {})["fewseg.support"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise InvalidCheckpoint(f"{path} is not a saved support set: {error}") from error
-        return cls(about["method"], tuple(about["image_size"]), tensors)
+            return cls(about["method"], tuple(about["image_size"]), tensors, about["encoder"])
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise InvalidCheckpoint(f"{os.fspath(path)} is not a saved support set: {error}") from error
 
 
 @dataclass(frozen=True)

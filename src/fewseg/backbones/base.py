@@ -107,5 +107,6 @@ class FeaturePyramid(nn.Module):
     @torch.no_grad()
     def _measure(self, size: int) -> tuple[BlockInfo, ...]:
         """Channels and strides, read off one small picture."""
+        self.eval()  # batch norm must not learn from this picture, nor refuse it
         maps = self.features(torch.zeros(1, 3, size, size))
         return tuple(BlockInfo(m.shape[1], size / m.shape[-1]) for m in maps)

@@ -101,7 +101,11 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InvalidCheckpoint(f"{os.fspath(path)}: no such file") from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        raise InvalidCheckpoint(
+            f"{os.fspath(path)} holds more than tensors, or is no PyTorch file: not opened"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         reason = str(error).split("\n")[0]
         raise InvalidCheckpoint(f"{os.fspath(path)} is not a readable checkpoint: {reason}") from error
     for key in ("state_dict", "model"):

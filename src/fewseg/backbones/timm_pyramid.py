@@ -1,7 +1,8 @@
 """Any timm model as a frozen feature pyramid that yields every block's map.
 
-ResNets yield the residual sums before their last ReLU, as the papers' checkpoints expect; other families yield what
-their blocks return. In-place activations are switched off: they would overwrite maps already collected.
+ResNets of plain blocks yield the residual sums before their last ReLU, as the papers' checkpoints expect; all others
+(Res2Net, SKNet and the like among them) yield what their blocks return. In-place activations are switched off: they
+would overwrite maps already collected.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.resnet import BasicBlock, ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,28 +53,33 @@ def switch_off_inplace(model: nn.Module) -> None:
             module.inplace = False  # type: ignore[assignment]
 
 
+LAST_RELU: dict[type[nn.Module], str] = {BasicBlock: "act2", Bottleneck: "act3"}
+"""Where a residual block keeps its last ReLU."""
+
+
+def resnet_stages(model: nn.Module) -> list[nn.Sequential]:
+    return [getattr(model, f"layer{number}") for number in (1, 2, 3, 4)]
+
+
 class ResNetPyramid(FeaturePyramid):
-    """Residual networks of timm's `ResNet` class: sums before the last ReLU of every block."""
+    """Residual networks of basic and bottleneck blocks: sums before the last ReLU of every block."""
 
     def __init__(self, spec: BackboneSpec, model: ResNet) -> None:
         super().__init__(spec)
         model.reset_classifier(0)
         self.net = model
-        for stage in self._stages():
+        for stage in resnet_stages(self.net):
             for block in stage:
                 # The ReLU moves to the entry of the next block (`features`), so that the block returns the plain sum.
-                setattr(block, "act2" if isinstance(block, BasicBlock) else "act3", nn.Identity())
+                setattr(block, LAST_RELU[type(block)], nn.Identity())
         self.blocks = self._measure(64)
         self.freeze().eval()
-
-    def _stages(self) -> list[nn.Sequential]:
-        return [getattr(self.net, f"layer{number}") for number in (1, 2, 3, 4)]
 
     def features(self, images: Tensor) -> list[Tensor]:
         net: Any = self.net
         x = net.maxpool(net.act1(net.bn1(net.conv1(images))))
         maps: list[Tensor] = []
-        for stage in self._stages():
+        for stage in resnet_stages(self.net):
             for block in stage:
                 x = block(F.relu(x) if maps else x)
                 maps.append(x)
@@ -205,7 +211,9 @@ def build_timm_pyramid(spec: BackboneSpec, name: str) -> FeaturePyramid:
     switch_off_inplace(model)
     if options.get("features_only"):
         return StagePyramid(spec, model, MEASURE_SIZE, fixed=False)
-    if isinstance(model, ResNet):
+    if isinstance(model, ResNet) and all(
+        type(b) in LAST_RELU for n in (1, 2, 3, 4) for b in getattr(model, f"layer{n}")
+    ):
         return ResNetPyramid(spec, model)
     config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     size = int(config["input_size"][-1]) if config.get("fixed_input_size") else MEASURE_SIZE

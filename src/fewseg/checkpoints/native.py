@@ -101,7 +101,7 @@ def locate(source: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     parts = name.split("/")
-    if len(parts) != 2 or path.suffix or not all(parts):
+    if len(parts) != 2 or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or not all(parts):
         raise InvalidCheckpoint(f"no checkpoint {name}: give a file, a folder with {FILE_NAME}, a hub id or 'default'")
     try:
         return Path(hf_hub_download(name, FILE_NAME))
@@ -112,7 +112,8 @@ def locate(source: str | os.PathLike[str]) -> Path:
 
 def fingerprint(method: FewShotMethod) -> str:
     """A short hash of config and weights: equal where the same support gives the same result."""
-    digest = hashlib.sha256(json.dumps([method.name, dataclasses.asdict(method.config)], sort_keys=True).encode())
+    built = [method.name, dataclasses.asdict(method.config), method.backbone.spec.to_json()]
+    digest = hashlib.sha256(json.dumps(built, sort_keys=True).encode())
     for key, value in sorted(method.state_dict().items()):
         digest.update(key.encode())
         digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())

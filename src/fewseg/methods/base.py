@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -48,8 +51,12 @@ class FewShotMethod(nn.Module):
         """
         if isinstance(query, Tensor):
             query = self.encode_query(query)
-        if support.method != self.name:
-            raise InvalidSupport(f"the support was encoded by {support.method}, this is {self.name}: encode it again")
+        if support.encoder not in ("", self.encoder):
+            raise InvalidSupport(
+                f"the support was encoded by {support.encoder}, this is {self.encoder}: encode it again"
+            )
+        if any(t.device != self.device or t.dtype != self.dtype for t in support.tensors.values()):
+            support = support.to(self.device, self.dtype)
         if support.batch not in (1, query.batch):
             raise InvalidSupport(f"{support.batch} support episodes for {query.batch} queries: give one, or one each")
         return self._segment(query, support)
@@ -60,6 +67,12 @@ class FewShotMethod(nn.Module):
     def forward(self, query: Tensor, images: Tensor, masks: Tensor) -> Tensor:
         """Support and query at once: what training calls."""
         return self.segment(self.encode_query(query), self.encode_support(images, masks))
+
+    @property
+    def encoder(self) -> str:
+        """Name of what encodes supports: they fit no other method, backbone or choices."""
+        choices = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
+        return f"{self.name} over {self.backbone.name} ({hashlib.sha256(choices.encode()).hexdigest()[:8]})"
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """What an optimiser may change: everything but a frozen backbone."""

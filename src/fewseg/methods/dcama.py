@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,9 @@ class DCAMAConfig:
 
 COSINE_TEMPERATURE = 20.0
 """Start value of the learnt factor on cosines: dot products of unit vectors need one to make a peaked softmax."""
+
+SCALES = (2, 4, 8, 16, 32, 64)
+"""Scales that a pyramid can have."""
 
 KERNELS = {32: (3, 3, 3), 16: (5, 3, 3), 8: (5, 5, 3)}
 """Kernel sizes of the convolutions over the stacked masks; other scales take those of 1/8."""
@@ -247,7 +250,11 @@ class DCAMA(FewShotMethod):
         if self.config.skip_support:
             for scale, index in self.skip_blocks.items():
                 tensors[f"skip.{scale}"] = maps[index].unflatten(0, (b, n))
-        return SupportSet(self.name, image_size, tensors)
+        support = SupportSet(self.name, image_size, tensors, self.encoder)
+        if self._has_share and not torch.is_grad_enabled():
+            sizes = {b.scale: map_size(m) for b, m in zip(self.backbone.blocks, maps, strict=True)}
+            self._support_share(support, self._mix_size(sizes))  # now, so that the first query need not
+        return support
 
     def encode_query(self, images: Tensor) -> QueryFeatures:
         """Queries of every block and skip maps."""
@@ -300,10 +307,21 @@ class DCAMA(FewShotMethod):
         for (_, scale), vote in zip(self.attended, self.votes(query, support), strict=True):
             votes.setdefault(scale, []).append(vote)
         skips = {s: query.tensors[f"skip.{s}"] for s in self.skip_scales}
-        finest = votes[min(votes)][0].shape[-2:]
-        mix = map_size(skips[4]) if 4 in skips else (2 * finest[0], 2 * finest[1])
-        share = self._support_share(support, mix) if self.config.skip_support and skips else None
+        sizes = {scale: map_size(stacked[0]) for scale, stacked in votes.items()}
+        mix = self._mix_size({**sizes, **{scale: map_size(skip) for scale, skip in skips.items()}})
+        share = self._support_share(support, mix) if self._has_share else None
         return self.decoder({s: torch.stack(v, 1) for s, v in votes.items()}, skips, share, query.image_size, mix)
+
+    @property
+    def _has_share(self) -> bool:
+        return self.config.skip_support and bool(self.skip_scales)
+
+    def _mix_size(self, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
+        """Size at which the decoder mixes: that of the skip map at 1/4, else twice that of the finest votes."""
+        if 4 in self.skip_scales:
+            return sizes[4]
+        height, width = sizes[min(scale for _, scale in self.attended)]
+        return 2 * height, 2 * width
 
     def _support_share(self, support: SupportSet, mix: tuple[int, int]) -> Tensor:
         """The support's share of the decoder; maps max-pooled over the shots. Kept with the support set."""
@@ -320,8 +338,17 @@ class DCAMA(FewShotMethod):
 
 def _check(config: DCAMAConfig) -> None:
     """Raise `InvalidOption` for values that mean nothing."""
-    if config.attention not in ("dot", "cosine"):
-        raise unknown("attention", config.attention, ("dot", "cosine"))
+    for name, known in (("attention", ("dot", "cosine")), ("implementation", get_args(Implementation))):
+        if getattr(config, name) not in known:
+            raise unknown(name, str(getattr(config, name)), known)
+    for name in ("attention_scales", "skip_scales"):
+        wrong = [s for s in getattr(config, name) if s not in SCALES]
+        if wrong:
+            raise InvalidOption(f"{name} has {wrong}: choose among {', '.join(map(str, SCALES))}")
+    if config.support_pixel_budget is not None and config.support_pixel_budget < 1:
+        raise InvalidOption(f"support_pixel_budget {config.support_pixel_budget}: give at least 1, or None for all")
+    if not isinstance(config.image_size, int):
+        raise InvalidOption(f"image_size {config.image_size!r}: give a whole number of pixels")
     if config.heads < 1 or config.image_size < 32 or not 0 <= config.dropout < 1:
         raise InvalidOption(
             f"heads {config.heads}, image_size {config.image_size}, dropout {config.dropout}: "

@@ -59,7 +59,7 @@ class Prototype(FewShotMethod):
             near = resize(foreground, map_size(maps[index]))
             both = torch.stack([_masked_mean(maps[index], 1 - near), _masked_mean(maps[index], near)], 1)
             tensors[f"prototypes.{scale}"] = both.unflatten(0, images.shape[:2])
-        return SupportSet(self.name, map_size(images), tensors)
+        return SupportSet(self.name, map_size(images), tensors, self.encoder)
 
     def encode_query(self, images: Tensor) -> QueryFeatures:
         maps = self.backbone(self._cast(images))
@@ -70,15 +70,17 @@ class Prototype(FewShotMethod):
         total: Tensor | None = None
         finest = map_size(query.tensors[f"map.{min(self.compared)}"])
         for scale in self.compared:
-            prototypes = F.normalize(support.tensors[f"prototypes.{scale}"].mean(1), dim=-1)  # (B, 2, C)
-            tokens = F.normalize(query.tensors[f"map.{scale}"], dim=1)
+            # Norms in float32: their floor of 1e-12 is zero in half precision.
+            prototypes = F.normalize(support.tensors[f"prototypes.{scale}"].float().mean(1), dim=-1)  # (B, 2, C)
+            tokens = F.normalize(query.tensors[f"map.{scale}"].float(), dim=1)
             cosines = torch.einsum("bchw,bkc->bkhw", tokens, prototypes.expand(query.batch, -1, -1))
             cosines = resize(cosines, finest)
             total = cosines if total is None else total + cosines
         assert total is not None
-        return resize(self.temperature * total / len(self.compared), query.image_size)
+        return resize(self.temperature * total.to(self.dtype) / len(self.compared), query.image_size)
 
 
 def _masked_mean(features: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (B, C, h, w) where mask (B, 1, h, w) is: (B, C)."""
-    return (features * mask).sum((2, 3)) / mask.sum((2, 3)).clamp(min=1e-4)
+    """Mean of (B, C, h, w) where mask (B, 1, h, w) is: (B, C). Summed in float32: half precision overflows."""
+    total = (features.float() * mask.float()).sum((2, 3)) / mask.float().sum((2, 3)).clamp(min=1e-4)
+    return total.to(features.dtype)
