@@ -7,6 +7,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fewseg.commands.common import progress_bar
 from fewseg.demo import run as run_demo
@@ -41,9 +42,13 @@ def run(options: Options) -> int:
             precision=options.precision,
             progress=lambda done, total, last: bar()(done, total, last),
         )
+
+    def said(query: dict[str, Any], label: str) -> str:
+        return "" if query["present"][label] else " (judged absent)"
+
     results = json.loads((page.parent / "results.json").read_text("utf-8"))
     for query in results["queries"]:
-        found = ", ".join(f"{label} {value:.2f}" for label, value in query["iou"].items())
+        found = ", ".join(f"{label} {value:.2f}{said(query, label)}" for label, value in query["iou"].items())
         print(f"{query['task']:<10} {query['picture']:<10} IoU {found}")
     print(f"mean IoU   {results['mean_iou']:.2f} over {len(results['queries'])} pictures")
     print(f"page       {page.resolve()}")

@@ -62,10 +62,11 @@ def _section(answers: list[Answer]) -> str:
 def _query(answer: Answer) -> str:
     chips = []
     for label, score in answer.prediction.scores.items():
+        present = answer.prediction.present[label]
         if label in answer.iou:
-            value = f"IoU {answer.iou[label]:.2f}"
+            value = f"IoU {answer.iou[label]:.2f}" + ("" if present else ", yet judged absent")
         else:
-            value = "not in the picture, " + ("yet found" if answer.prediction.present[label] else "not found either")
+            value = "not in the picture, " + ("yet judged present" if present else "judged absent")
         style = f"--dot: rgb{answer.task.colours[label]}"
         chips.append(f'<li style="{style}"><b>{html.escape(label)}</b> {value} <small>score {score:.2f}</small></li>')
     shown = [

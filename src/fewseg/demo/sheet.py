@@ -23,9 +23,9 @@ def taught_picture(view: View, label: str, task: Task, side: int) -> Image.Image
 
 
 def found_picture(answer: Answer, side: int) -> Image.Image:
-    """A query with the masks of the labels that were found present in it; overlaps go to the more probable label."""
+    """A query with every label's mask, present or not; overlaps go to the more probable label."""
     found = answer.prediction
-    masks = {label: found.label_map == i for i, label in enumerate(found.labels, 1) if found.present[label]}
+    masks = {label: found.label_map == i for i, label in enumerate(found.labels, 1)}
     return _painted(answer.query.image(), masks, answer.task.colours, side)
 
 
