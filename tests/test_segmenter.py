@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from fewseg.checkpoints import save_method
+from fewseg.checkpoints import load_method, save_method
 from fewseg.devices import choose_device, choose_dtype
 from fewseg.errors import (
     FewsegError,
@@ -336,6 +338,33 @@ def test_precision_changes_between_save_and_load(tmp_path: Path, checkpoint: Pat
     assert loaded.segment(blob("red")[0]).labels == ("red",)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "auto"])
+def test_rounding_leaves_the_callers_method_alone(
+    tmp_path: Path, checkpoint: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A GPU's "auto" is bfloat16.
+    monkeypatch.setattr("fewseg.segmenter.choose_dtype", lambda *_: torch.bfloat16)
+    method = load_method(checkpoint)
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    first = Segmenter(method, device="cpu", precision=precision)
+    first.teach("red", *blob("red"))
+    first.save(tmp_path / "a.fewseg")
+    assert (first.method.dtype, method.dtype) == (torch.bfloat16, torch.float32)
+    for key, value in method.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    assert Segmenter.load(tmp_path / "a.fewseg", method, device="cpu", precision=precision).labels == ("red",)
+    second = Segmenter.from_pretrained(checkpoint, device="cpu", precision=precision)
+    second.teach("red", *blob("red"))
+    assert second.fingerprint == first.fingerprint
+    second.save(tmp_path / "b.fewseg")
+    loaded = Segmenter.load(tmp_path / "b.fewseg", device="cpu", precision=precision)
+    assert loaded.fingerprint == second.fingerprint
+    for each in (second, loaded):
+        each.teach("red", *blob("red", place=0.3))  # what was loaded and what is new are of one encoder
+    image = blob("red")[0]
+    np.testing.assert_array_equal(loaded.segment(image).label_map, second.segment(image).label_map)
+
+
 def test_load_refuses_another_model(tmp_path: Path, checkpoint: Path) -> None:
     taught("red").save(tmp_path / "a.fewseg")
     with pytest.raises(InvalidCheckpoint, match="taught with another model"):
@@ -367,6 +396,35 @@ def test_load_refuses_other_files(tmp_path: Path, checkpoint: Path) -> None:
         with pytest.raises(InvalidCheckpoint, match=words) as caught:
             Segmenter.load(path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "[1]",
+        "7",
+        "{}",
+        "{",
+        '{"version": 1}',
+        '{"version": 1, "labels": [{"label": "a"}], "method": "colour", "scales": [1.0]}',
+        '{"version": 1, "labels": [], "method": 3, "fingerprint": "", "flips": 1, "scales": 1}',
+    ],
+)
+def test_load_refuses_damaged_metadata(tmp_path: Path, metadata: str) -> None:
+    save_file({"0.0.x": torch.zeros(1, 1)}, tmp_path / "a.fewseg", {"fewseg.segmenter": metadata})
+    with pytest.raises(InvalidCheckpoint, match="not a saved segmenter") as caught:
+        Segmenter.load(tmp_path / "a.fewseg", ColourMethod())
+    assert "\n" not in str(caught.value)
+
+
+def test_load_refuses_missing_tensors(tmp_path: Path) -> None:
+    taught("red").save(tmp_path / "a.fewseg")
+    with safe_open(tmp_path / "a.fewseg", "pt") as file:
+        save_file({"0.0.foreground": torch.zeros(1, 5, 3)}, tmp_path / "b.fewseg", file.metadata())
+    save_file({"strange": torch.zeros(1)}, tmp_path / "c.fewseg", {"fewseg.segmenter": '{"version": 1}'})
+    for name in ("b.fewseg", "c.fewseg"):
+        with pytest.raises(InvalidCheckpoint, match="not a saved segmenter"):
+            Segmenter.load(tmp_path / name, ColourMethod())
 
 
 def test_save_to_nowhere_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

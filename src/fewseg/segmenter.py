@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -51,7 +52,10 @@ class Segmenter:
         scales: Sequence[float] = (1.0,),
         presence_threshold: float | None = None,
     ) -> None:
-        """Wrap a method, which moves to the chosen device and precision.
+        """Wrap a method, which moves to the chosen device in evaluation mode.
+
+        Where the precision is another than the method's, a rounded copy of it is wrapped and the one given keeps its
+        weights, so that it can serve again: with another precision, or for `load`.
 
         Args:
             method: a trained few-shot method.
@@ -78,6 +82,8 @@ class Segmenter:
         self.model_fingerprint = fingerprint(method)  # of the weights as they come, before rounding
         self.source: dict[str, str] | None = None
         """Where the model came from, for `load`; None for a method that was passed in."""
+        if any(v.is_floating_point() and v.dtype != dtype for v in method.state_dict().values()):
+            method = copy.deepcopy(method)
         self.method = method.to(self._device, dtype).eval()
         self._supports: dict[str, LabelSupport] = {}
 

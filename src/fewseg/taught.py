@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 
 from fewseg.checkpoints import load_method, load_official
+from fewseg.decoding import one_line
 from fewseg.errors import InvalidCheckpoint, InvalidSupport
 from fewseg.files import write_bytes
 from fewseg.methods import FewShotMethod
@@ -70,7 +71,12 @@ def save(path: str | os.PathLike[str], supports: Mapping[str, LabelSupport], abo
         for name, tensor in encoded.tensors.items()
     }
     labels = [
-        {"label": label, "digests": support.digests, "image_sizes": [s.image_size for s in support.sets]}
+        {
+            "label": label,
+            "digests": support.digests,
+            "image_sizes": [s.image_size for s in support.sets],
+            "encoders": [s.encoder for s in support.sets],
+        }
         for label, support in supports.items()
     ]
     metadata = {_KEY: json.dumps({"version": _VERSION, **about, "labels": labels})}
@@ -86,29 +92,45 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, LabelSupport], dict[st
         with safe_open(name, "pt") as file:
             about = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
+        if about and about["version"] != _VERSION:
+            raise InvalidCheckpoint(f"{name} was saved by another version of fewseg: teach again, or update")
+        return _grouped(about, tensors), _checked(about)
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
         raise InvalidCheckpoint(
-            f"{name} is not a saved segmenter ({error}): give one that Segmenter.save wrote"
+            f"{name} is not a saved segmenter, or damaged ({one_line(error)}): give one that Segmenter.save wrote"
         ) from error
-    if not about:
-        raise InvalidCheckpoint(f"{name} is not a saved segmenter: give one that Segmenter.save wrote")
-    if about.get("version") != _VERSION:
-        raise InvalidCheckpoint(f"{name} was saved by another version of fewseg: teach again, or update")
+
+
+def _grouped(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, LabelSupport]:
+    """Tensors by label and input size; raises whatever JSON of another shape makes it raise."""
     grouped: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
-        i, j, tensor_name = key.split(".", 2)
-        grouped.setdefault((int(i), int(j)), {})[tensor_name] = tensor
-    supports = {
-        entry["label"]: LabelSupport(
-            tuple(
-                SupportSet(about["method"], (size[0], size[1]), grouped[i, j])
-                for j, size in enumerate(entry["image_sizes"])
-            ),
-            tuple(entry["digests"]),
+        label, size, tensor_name = key.split(".", 2)
+        grouped.setdefault((int(label), int(size)), {})[tensor_name] = tensor
+    supports = {}
+    for i, entry in enumerate(about["labels"]):
+        sets = tuple(
+            SupportSet(about["method"], (int(side[0]), int(side[1])), grouped[i, j], encoder)
+            for j, (side, encoder) in enumerate(zip(entry["image_sizes"], entry["encoders"], strict=True))
         )
-        for i, entry in enumerate(about["labels"])
-    }
-    return supports, about
+        digests = tuple(entry["digests"])
+        if not sets or len(sets) != len(about["scales"]) or any(s.shots != len(digests) for s in sets):
+            raise ValueError(f"the examples of {entry['label']!r} are incomplete")
+        supports[str(entry["label"])] = LabelSupport(sets, digests)
+    return supports
+
+
+def _checked(about: dict[str, Any]) -> dict[str, Any]:
+    """The values that `load` hands on, if they are what they should be; raises `LookupError` or `TypeError`."""
+    kinds: dict[str, type | tuple[type, ...]]
+    kinds = {"method": str, "fingerprint": str, "flips": bool, "scales": list, "presence_threshold": (int, float)}
+    wrong = [key for key, kind in kinds.items() if not isinstance(about[key], kind)]
+    source = about["model"]
+    if source is not None and not isinstance(source["name"], str):
+        wrong.append("model")
+    if wrong:
+        raise TypeError(f"unexpected value of {wrong[0]}")
+    return about
 
 
 def lasting_name(model: str | os.PathLike[str]) -> str:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fewseg.backbones import BackboneSpec, FeaturePyramid
 from fewseg.methods.base import FewShotMethod, check_support
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -31,6 +32,7 @@ class ColourMethod(FewShotMethod):
     def __init__(self, image_size: int = 64, sharpness: float = 8.0) -> None:
         super().__init__()
         self.config = ColourConfig(image_size)
+        self.backbone = FeaturePyramid(BackboneSpec("pixels"))  # a name only; nothing goes through it
         self.sharpness = nn.Parameter(torch.tensor(sharpness), requires_grad=False)
         self.queries_encoded = 0
 
@@ -40,7 +42,7 @@ class ColourMethod(FewShotMethod):
         tensors = {}
         for name, weight in (("foreground", inside), ("background", 1 - inside)):
             tensors[name] = (images * weight).sum((-1, -2)) / weight.sum((-1, -2)).clamp(min=1)
-        return SupportSet(self.name, (int(images.shape[-2]), int(images.shape[-1])), tensors)
+        return SupportSet(self.name, (int(images.shape[-2]), int(images.shape[-1])), tensors, self.encoder)
 
     def encode_query(self, images: Tensor) -> QueryFeatures:
         self.queries_encoded += 1
