@@ -14,6 +14,7 @@ from PIL import Image
 from fewseg import batch, batch_outputs
 from fewseg.batch import BatchOptions, BatchReport, find_pictures, segment_files
 from fewseg.errors import FewsegError, InvalidImage, InvalidMask, InvalidOption, InvalidSupport, OutputError
+from fewseg.images import picture_size
 from fewseg.segmenter import Segmenter
 from fewseg.support_folder import read_support, teach_all
 from helpers.colour_method import ColourMethod, blob, iou, write_support
@@ -349,6 +350,22 @@ def test_unreadable_pictures_do_not_stop_the_rest(tmp_path: Path) -> None:
     blob("red")[0].save(photos / "b.png")
     report = run(segmenter(), photos, tmp_path / "out")
     assert (report.done, report.skipped, len(report.errors)) == (1, 3, 1)
+
+
+def test_unexpected_errors_of_a_picture_do_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = pictures(tmp_path / "photos", "a.png", "b.png", "c.png")
+
+    def size_of(path: Path) -> tuple[int, int]:
+        if path.name == "b.png":
+            raise ValueError("image has\nwrong mode")
+        return picture_size(path)
+
+    monkeypatch.setattr(batch, "picture_size", size_of)
+    report = run(segmenter(), photos, tmp_path / "out")
+    assert report.done == 2
+    bad = str(photos / "b.png")
+    assert report.errors == [(bad, f"{bad} cannot be used (image has wrong mode): save it again as PNG")]
+    assert [Path(p["picture"]).name for p in results(tmp_path / "out")["pictures"]] == ["a.png", "c.png"]
 
 
 def test_a_picture_that_went_bad_is_not_listed_as_found(tmp_path: Path) -> None:

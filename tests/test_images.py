@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from fewseg import decoding, images
 from fewseg.errors import InvalidImage, InvalidMask
-from fewseg.images import open_picture, read_image, read_mask
+from fewseg.images import open_picture, picture_size, read_image, read_mask
 
 ORIENTATIONS = range(1, 9)
 
@@ -99,6 +101,43 @@ def test_sixteen_bits_are_scaled_linearly_whatever_their_range() -> None:
     assert as_array(np.full((2, 2), 4095, np.uint16)).max() == 16
 
 
+def big_endian_tiff(path: Path, values: np.ndarray, orientation: int = 1) -> Path:
+    """A 16-bit grey TIFF as written on big-endian machines, which Pillow reads but cannot write."""
+    height, width = values.shape
+    pixels = values.astype(">u2").tobytes()
+    short, long = 3, 4
+    tags = [
+        (256, long, width),
+        (257, long, height),
+        (258, short, 16),
+        (259, short, 1),
+        (262, short, 1),
+        (273, long, 8),
+        (274, short, orientation),
+        (277, short, 1),
+        (278, long, height),
+        (279, long, len(pixels)),
+    ]
+    entries = b"".join(struct.pack(">HHII", tag, kind, 1, v << 16 if kind == short else v) for tag, kind, v in tags)
+    start = struct.pack(">2sHI", b"MM", 42, 8 + len(pixels))
+    path.write_bytes(start + pixels + struct.pack(">H", len(tags)) + entries + bytes(4))
+    return path
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_big_endian_sixteen_bits(tmp_path: Path, orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = colours()[..., 0]
+    expected = grey if orientation == 1 else np.rot90(grey, -1)
+    path = big_endian_tiff(tmp_path / "16.tif", grey.astype(np.uint16) * 257, orientation)
+    with Image.open(path) as image:
+        assert image.mode == "I;16B"
+        np.testing.assert_array_equal(as_array(image)[..., 0], expected)
+    np.testing.assert_array_equal(as_array(path)[..., 0], expected)
+    np.testing.assert_array_equal(read_mask(path, value=257 * int(grey[0, 0])) == 1, expected == grey[0, 0])
+    monkeypatch.setattr(images, "REDUCE_ABOVE", 1)
+    assert open_picture(path, at_least=1).image.size == (1, 1)
+
+
 def test_palette(tmp_path: Path) -> None:
     image = Image.fromarray(colours()).quantize(4)
     image.save(tmp_path / "a.png")
@@ -145,6 +184,25 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
     np.testing.assert_array_equal(np.asarray(picture.image), upright)
     with Image.open(path) as opened:
         np.testing.assert_array_equal(as_array(opened), upright)
+
+
+def test_tiffs_above_pillows_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(colours()).save(tmp_path / "a.tif")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(as_array(tmp_path / "a.tif"), colours())
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_orientation_of_tiffs_is_applied_once(tmp_path: Path, orientation: int, mode: str) -> None:
+    image = Image.fromarray(colours()).convert(mode)
+    tiff = saved_with_orientation(tmp_path / "a.tif", image, orientation)
+    png = saved_with_orientation(tmp_path / "a.png", image, orientation)
+    np.testing.assert_array_equal(as_array(tiff), as_array(png))
+    assert picture_size(tiff) == picture_size(png) == read_image(tiff).size == open_picture(tiff).size
 
 
 def test_senseless_orientation_is_ignored(tmp_path: Path) -> None:

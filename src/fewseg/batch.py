@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from fewseg.batch_outputs import OutputFolder, Record, picture_identity
+from fewseg.decoding import one_line
 from fewseg.draw import overlay
 from fewseg.errors import FewsegError, InvalidImage, InvalidOption, OutputError
 from fewseg.images import SUFFIXES, picture_size
@@ -214,6 +215,9 @@ class _Run:
                 yield source, future.result()
             except FewsegError as error:
                 yield source, error
+            except Exception as error:  # whatever is wrong with one picture, the others are wanted
+                log.warning("%s: unexpected error", source, exc_info=error)
+                yield source, InvalidImage(f"{source} cannot be used ({one_line(error)}): save it again as PNG")
 
     def _read(self, source: Path) -> _Loaded:
         sizes = self.segmenter.input_sizes

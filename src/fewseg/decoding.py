@@ -1,18 +1,23 @@
 """Opening picture files: one place for size limits, orientation and what can go wrong.
 
 Pillow refuses files above 179 megapixels and warns above 89 through a global setting. Aerial and scanned pictures are
-larger than that, so files are opened with that check off and `MAX_PIXELS` is applied here instead.
+larger than that, so files are opened with that check off and `MAX_PIXELS` is applied here instead. The setting is put
+back as soon as the header is read (the whole file, for a TIFF above the limit); one of our threads at a time does that,
+but other code that opens pictures with Pillow in that moment goes unchecked, and a change it makes to the setting then
+is lost.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fewseg.errors import FewsegError
 
@@ -63,11 +68,17 @@ def open_file(path: str | os.PathLike[str], kind: _Kind, error: type[FewsegError
 
 
 def _open_unchecked(name: str) -> Image.Image:
-    # The limit is a global of Pillow: other threads see it lifted for the moment that reading one header takes.
+    with _unchecked():
+        return Image.open(name)
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Pillow's global limit lifted, by one thread at a time."""
     with _OPENING:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(name)
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
 
@@ -81,18 +92,43 @@ def check_pixels(size: tuple[int, int], name: str, error: type[FewsegError]) -> 
         raise error(f"{name} is {width}x{height}, over the limit of {MAX_PIXELS // 10**6} megapixels: make it smaller")
 
 
-def decode(image: Image.Image, name: str, error: type[FewsegError]) -> None:
-    """Read the pixels now; raises `error` naming the file when it is damaged or cut off."""
+def decode(image: Image.Image, name: str, error: type[FewsegError]) -> Image.Image:
+    """Read the pixels now; raises `error` naming the file when it is damaged or cut off.
+
+    Gives the image itself, or one in the byte order that Pillow can work with: of 16-bit big-endian TIFFs it can read
+    the pixels but hardly do anything with them.
+    """
     try:
-        image.load()
+        _load(image)
+        if image.mode.startswith("I;16") and image.mode != "I;16":
+            return Image.fromarray(np.asarray(image).astype(np.uint16))
     except MemoryError:
         raise error(f"{name} ({image.width}x{image.height}) does not fit in memory: make it smaller") from None
     except Exception as reason:  # Pillow's decoders raise anything on damaged data
         raise error(f"{name} is damaged or cut off ({one_line(reason)}): get the whole file again") from reason
+    return image
+
+
+def _load(image: Image.Image) -> None:
+    """`image.load()`, around what Pillow does differently for TIFF."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if image.format != "TIFF" or not isinstance(image, ImageFile.ImageFile):
+        image.load()
+        return
+    # A memory-mapped TIFF that is to be turned comes out scrambled from Pillow 13; without a name it is not mapped.
+    name, image.filename = image.filename, ""
+    try:
+        # TIFFs meet the limit a second time when they are decoded.
+        with _unchecked() if limit is not None and image.width * image.height > limit else nullcontext():
+            image.load()
+    finally:
+        image.filename = name
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) to 8; 1 where there is none or where it cannot be read."""
+    """EXIF orientation, 1 (upright) to 8; 1 where there is none, it cannot be read, or Pillow applies it (TIFF)."""
+    if image.format == "TIFF":  # turned while decoding
+        return 1
     try:
         found = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # damaged EXIF must not make a sound picture unreadable

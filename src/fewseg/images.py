@@ -78,10 +78,13 @@ def open_picture(image: ImageLike, *, at_least: int | None = None) -> Picture:
     else:
         raise InvalidImage(f"a picture is a path, Pillow image, array or tensor, not a {type(image).__name__}")
     turn = decoding.orientation(opened)
-    size = opened.size
+    size, drafted = opened.size, None
     if at_least is not None and size[0] * size[1] > REDUCE_ABOVE and isinstance(image, (str, os.PathLike)):
-        opened.draft(None, (min(at_least, size[0]), min(at_least, size[1])))  # JPEG: decodes at 1/2, 1/4 or 1/8
-    decoding.decode(opened, name, InvalidImage)
+        # JPEG: decodes at 1/2, 1/4 or 1/8
+        drafted = opened.draft(None, (min(at_least, size[0]), min(at_least, size[1])))
+    opened = decoding.decode(opened, name, InvalidImage)
+    if drafted is None:
+        size = opened.size  # some versions of Pillow turn a TIFF, and its size, only now
     small = _reduced(opened, name, at_least) if at_least is not None else _to_rgb(opened, name)(opened)
     return Picture(decoding.upright(small, turn), decoding.upright_size(size, turn), turn, name)
 

@@ -92,8 +92,7 @@ def _from_picture(mask: str | os.PathLike[str] | Image.Image, value: MaskValue |
     else:
         raise InvalidMask(f"a mask is a path, Pillow image, array or tensor, not a {type(mask).__name__}")
     turn = decoding.orientation(image)
-    decoding.decode(image, name, InvalidMask)
-    image = decoding.upright(image, turn)
+    image = decoding.upright(decoding.decode(image, name, InvalidMask), turn)
     if image.mode == "P" and not isinstance(value, tuple):
         raw = _Raw(np.asarray(image), name)
         return replace(raw, background=_darkest(image, raw)) if value is None else raw
