@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,14 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fewseg.checkpoints.native import load_method
 from fewseg.datasets.synthetic import SyntheticDataset
 from fewseg.episodes.sources import OpenSource, open_source
-from fewseg.errors import InvalidCheckpoint, InvalidDataset, InvalidOption, OutputError
+from fewseg.errors import InvalidCheckpoint, InvalidDataset, InvalidImage, InvalidOption, OutputError
 from fewseg.methods import METHODS
 from fewseg.training.config import TrainConfig
-from fewseg.training.data import TrainingData, divide
+from fewseg.training.data import TrainingData, divide, training_batches
 from fewseg.training.log import read_metrics
 from fewseg.training.loop import TrainReport, fit
 from fewseg.training.state import read_state
@@ -192,6 +194,21 @@ def test_the_callers_generator_is_left_alone(tmp_path: Path) -> None:
 def test_divergence_is_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match=r"the loss became (nan|inf) at step \d+: lower lr"):
         run(tmp_path, replace(CONFIG, lr=1e30, optimiser="sgd", epochs=8))
+
+
+def test_a_broken_picture_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
+    class Broken(SyntheticDataset):
+        def image(self, name: str) -> Image.Image:
+            raise InvalidImage(f"{name} is cut short: save it again")
+
+        def __reduce__(self) -> str | tuple[object, ...]:
+            return Broken, (self.seed,)
+
+    config = replace(CONFIG, workers=1, validation_classes=0)
+    sources = divide([OpenSource(Broken(), (0, 1), ())], (1.0,), config).sources
+    with pytest.raises(InvalidImage) as caught:
+        next(training_batches(sources, config, 32, start=0, pin=False))
+    assert re.fullmatch(r"0\d-\d{4} is cut short: save it again", str(caught.value))
 
 
 def test_validation_classes_are_base_classes() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from fewseg.episodes.draw import MIN_IMAGES, draw_test_episodes
 from fewseg.episodes.sources import OpenSource, open_source
 from fewseg.episodes.tensors import EpisodeTensors, TrainingEpisodes, TrainingSource, collate
 from fewseg.episodes.transforms import Augmentation
-from fewseg.errors import InvalidDataset
+from fewseg.errors import FewsegError, InvalidDataset
 from fewseg.training.config import TrainConfig
 from fewseg.types import Episode
 
@@ -90,10 +90,44 @@ class _From(Sampler[int]):
         return max(0, self.stop - self.start)
 
 
+class _Carried(torch.utils.data.Dataset[EpisodeTensors | FewsegError]):
+    """Training episodes, what a person can mend as a value: the loader would retell an exception as a traceback."""
+
+    def __init__(self, episodes: TrainingEpisodes) -> None:
+        self.episodes = episodes
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, index: int) -> EpisodeTensors | FewsegError:
+        try:
+            return self.episodes[index]
+        except FewsegError as error:
+            return error
+
+
+def _collate(items: Sequence[EpisodeTensors | FewsegError]) -> EpisodeTensors | FewsegError:
+    """A batch, or the first thing that is wrong with it."""
+    read = [item for item in items if isinstance(item, EpisodeTensors)]
+    return collate(read) if len(read) == len(items) else next(i for i in items if isinstance(i, FewsegError))
+
+
 def training_batches(
     sources: Sequence[TrainingSource], config: TrainConfig, size: int, *, start: int, pin: bool
-) -> DataLoader[EpisodeTensors]:
-    """The batches of all steps from `start` to the end of the run, the same for any number of workers."""
+) -> Iterator[EpisodeTensors]:
+    """The batches of all steps from `start` to the end of the run, the same for any number of workers.
+
+    Raises, while they are read, what reading their pictures raised, from a worker too.
+    """
+    for batch in _loader(sources, config, size, start=start, pin=pin):
+        if isinstance(batch, FewsegError):
+            raise batch
+        yield batch
+
+
+def _loader(
+    sources: Sequence[TrainingSource], config: TrainConfig, size: int, *, start: int, pin: bool
+) -> DataLoader[EpisodeTensors | FewsegError]:
     per_epoch = config.steps_per_epoch * config.batch
     episodes = TrainingEpisodes(
         sources,
@@ -107,11 +141,11 @@ def training_batches(
     for source in sources:  # read the index once, before the workers copy it
         source.dataset.names(source.classes[0])
     return DataLoader(
-        episodes,
+        _Carried(episodes),
         batch_size=config.batch,
         sampler=_From(start * config.batch, per_epoch * config.epochs),
         num_workers=config.workers,
-        collate_fn=collate,
+        collate_fn=_collate,
         pin_memory=pin,
         prefetch_factor=4 if config.workers else None,
         generator=torch.Generator().manual_seed(config.seed),
