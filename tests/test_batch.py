@@ -419,13 +419,38 @@ def test_output_that_cannot_be_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "precious"
 
 
+def test_damaged_results_and_journals_mean_starting_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    photos, out = pictures(tmp_path / "photos", "a.png", "b.png"), tmp_path / "out"
+    run(segmenter(), photos, out)
+    whole = (out / "results.json").read_text()
+    content = json.loads(whole)
+    del content["pictures"][0]["made_by"]
+    content["pictures"].append(7)
+    for text, done in (
+        (whole[: len(whole) // 2], 2),
+        (json.dumps({"format": content["format"]}), 2),
+        (json.dumps({"format": content["format"], "pictures": {"a": 1}}), 2),
+        (json.dumps(content), 1),
+    ):
+        (out / "results.json").write_text(text)
+        (out / "journal.jsonl").write_text('3\n{"picture": "a"}\n[]\n{"pic')
+        caplog.clear()
+        report = run(segmenter(), photos, out)
+        assert (report.done, report.skipped) == (done, 2 - done)
+        assert "results.json" in caplog.text
+        assert "journal.jsonl has a damaged entry" in caplog.text
+        assert len(results(out)["pictures"]) == 2
+
+
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     photos = pictures(tmp_path / "photos", "a.png")
     (tmp_path / "one/masks/red").mkdir(parents=True)
     (tmp_path / "one/masks/red/a.png").write_text("precious")
     (tmp_path / "two").mkdir()
     (tmp_path / "two/results.json").write_text('{"precious": 1}')
-    for out in (tmp_path / "one", tmp_path / "two"):
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three/results.json").write_text("[1, 2")
+    for out in (tmp_path / "one", tmp_path / "two", tmp_path / "three"):
         with pytest.raises(OutputError, match="ours: choose another output folder"):
             run(segmenter(), photos, out)
     assert (tmp_path / "one/masks/red/a.png").read_text() == "precious"

@@ -9,11 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from fewseg.draw import PALETTE, contact_sheet, grown, label_colours, overlay
+from fewseg.draw import PALETTE, contact_sheet, fitted, grown, label_colours, overlay
 from fewseg.errors import InvalidImage, InvalidMask
 from fewseg.full_size import full_size_prediction
 from fewseg.segmenter import Segmenter
 from helpers.colour_method import ColourMethod, blob
+
+
+def test_fitted_grows_only_when_asked() -> None:
+    picture = Image.new("RGB", (40, 3))
+    assert fitted(picture, 80).size == (80, 6)
+    assert fitted(picture, 80, enlarge=False) is picture
+    assert fitted(picture, 10, enlarge=False).size == (10, 1)
 
 
 def test_masks_are_tinted_and_the_rest_is_left_alone() -> None:

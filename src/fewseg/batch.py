@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fewseg.batch_outputs import OutputFolder, Record, picture_identity
 from fewseg.decoding import one_line
-from fewseg.draw import overlay
+from fewseg.draw import fitted, overlay
 from fewseg.errors import FewsegError, InvalidImage, InvalidOption, OutputError
 from fewseg.images import SUFFIXES, picture_size
 from fewseg.inputs import PreparedPicture, open_for, prepare
@@ -225,7 +225,7 @@ class _Run:
         identity = picture_identity(source)
         with self._one_at_a_time(size, self.reading_large):
             picture = open_for(source, sizes, at_least=OVERLAY_SIDE if self.options.overlays else 0)
-            small = _within(picture.image, OVERLAY_SIDE) if self.options.overlays else None
+            small = fitted(picture.image, OVERLAY_SIDE, enlarge=False) if self.options.overlays else None
             return _Loaded(prepare(picture, sizes), small, identity)
 
     def _one_at_a_time(self, size: tuple[int, int], lock: threading.Lock) -> AbstractContextManager[object]:
@@ -271,11 +271,3 @@ class _Run:
         if self.progress is not None:
             report = self.report
             self.progress(report.done + report.skipped + len(report.errors), self.total, last)
-
-
-def _within(image: Image.Image, side: int) -> Image.Image:
-    """The image, shrunk where a side is longer than `side`."""
-    scale = side / max(image.size)
-    if scale >= 1:
-        return image
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))

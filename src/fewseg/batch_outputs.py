@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -29,6 +31,8 @@ from fewseg.errors import InvalidImage, OutputError
 from fewseg.files import make_folder, replacing, write_text
 from fewseg.segmenter import Segmenter
 from fewseg.types import Prediction
+
+log = logging.getLogger(__name__)
 
 Record: TypeAlias = dict[str, Any]
 """A picture's entry in results.json."""
@@ -59,14 +63,8 @@ class OutputFolder:
         """Entries of results.json, then those of the journal, which are newer."""
         ours = self.journal.exists()
         if self.results.exists():
-            try:
-                content = json.loads(self.results.read_text("utf-8"))
-                if content["format"] != _FORMAT:
-                    raise KeyError("format")
-            except (OSError, ValueError, KeyError, TypeError):
-                raise OutputError(f"{self.results} is not one of ours: choose another output folder") from None
             ours = True
-            yield from content["pictures"]
+            yield from _whole(self._listed(), self.results)
         if not ours:
             foreign = [name for name in _FOLDERS if (self.root / name).is_dir() and any((self.root / name).iterdir())]
             if foreign:
@@ -74,9 +72,31 @@ class OutputFolder:
                     f"{self.root / foreign[0]} holds files that are not ours: choose another output folder"
                 )
         if self.journal.exists():
-            yield from self._journalled()
+            yield from _whole(self._journalled(), self.journal)
 
-    def _journalled(self) -> Iterator[Record]:
+    def _listed(self) -> list[Any]:
+        """What results.json lists; nothing if it is ours and damaged. Raises `OutputError` if it is not ours."""
+        foreign = OutputError(f"{self.results} is not one of ours: choose another output folder")
+        try:
+            text = self.results.read_text("utf-8", errors="replace")
+        except OSError:
+            raise foreign from None
+        try:
+            content = json.loads(text)
+        except ValueError:
+            if _FORMAT not in text[:100]:
+                raise foreign from None
+            log.warning("%s is damaged: starting anew", self.results)
+            return []
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise foreign
+        listed = content.get("pictures")
+        if not isinstance(listed, list):
+            log.warning("%s lists no pictures: starting anew", self.results)
+            return []
+        return listed
+
+    def _journalled(self) -> Iterator[Any]:
         try:
             lines = self.journal.read_text("utf-8", errors="replace").splitlines()
         except OSError as error:
@@ -85,10 +105,9 @@ class OutputFolder:
             ) from error
         for line in lines:
             try:
-                record = json.loads(line)
+                yield json.loads(line)
             except ValueError:  # an empty line, or the last one of a run that was killed
                 continue
-            yield record
 
     def is_complete(self, source: Path, overlays: bool) -> bool:
         """Whether an earlier run, with what would be used now, finished this very picture and all is still there."""
@@ -209,6 +228,23 @@ def _describe(segmenter: Segmenter) -> dict[str, Any]:
             "presence_threshold": segmenter.presence_threshold,
         },
     }
+
+
+def _whole(entries: Iterable[Any], file: Path) -> Iterator[Record]:
+    """The entries that have all that is looked at here; the pictures of others are done again."""
+    kinds = {"picture": str, "name": str, "made_by": str, "source": list, "label_map": str, "labels": dict}
+    for entry in entries:
+        known = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+        if (
+            known
+            and isinstance(entry.get("overlay"), (str, NoneType))
+            and all(
+                isinstance(label, dict) and isinstance(label.get("mask"), str) for label in entry["labels"].values()
+            )
+        ):
+            yield entry
+        else:
+            log.warning("%s has a damaged entry, which is left out: %.80r", file, entry)
 
 
 def picture_identity(source: Path) -> list[int]:

@@ -170,7 +170,7 @@ def contact_sheet(
     columns = min(max(1, columns or math.ceil(math.sqrt(len(images)))), len(images))
     gap, text = max(2, side // 32), max(10, side // 20)
     below = round(text * 1.5) if titles is not None else 0
-    pictures = [_fitted(read_image(image), side) for image in images]
+    pictures = [fitted(read_image(image), side) for image in images]
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
     heights = [max(p.height for p in row) for row in rows]
     sheet = Image.new("RGB", (columns * (side + gap) + gap, sum(heights) + len(rows) * (below + gap) + gap), "white")
@@ -187,8 +187,10 @@ def contact_sheet(
     return sheet
 
 
-def _fitted(picture: Image.Image, side: int) -> Image.Image:
-    """The picture at the size that just fits a square of `side` pixels."""
+def fitted(picture: Image.Image, side: int, *, enlarge: bool = True) -> Image.Image:
+    """The picture at the size that just fits a square of `side` pixels; a smaller one only grows with `enlarge`."""
     scale = side / max(picture.size)
+    if scale >= 1 and not enlarge:
+        return picture
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    return picture.resize(size, Image.Resampling.BICUBIC)

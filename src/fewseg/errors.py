@@ -45,11 +45,16 @@ def unknown(kind: str, got: str, known: Iterable[str]) -> InvalidOption:
     "unknown method 'dcma'; did you mean 'dcama'?"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(got, names, n=3, cutoff=0.5)
-    if near:
-        hint = "did you mean " + " or ".join(repr(name) for name in near) + "?"
-    elif len(names) <= 20:
-        hint = "known: " + ", ".join(names)
-    else:
-        hint = f"none of the {len(names)} known names is close"
+    every = "known: " + ", ".join(names) if len(names) <= 20 else f"none of the {len(names)} known names is close"
+    hint = did_you_mean(got, names) or every
     return InvalidOption(f"unknown {kind} {got!r}; {hint}")
+
+
+def did_you_mean(got: str, known: Iterable[str]) -> str:
+    """A question that names the nearest known names; empty where none is near.
+
+    >>> did_you_mean("rod", ["red", "rod 2", "blue"])
+    "did you mean 'rod 2' or 'red'?"
+    """
+    near = difflib.get_close_matches(got, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -1,7 +1,8 @@
 """From probabilities at the model's size to a result at the picture's size, in strips.
 
-A 12,000 x 9,000 picture has 108 million pixels: the result itself takes 7 bytes a pixel and label (float32
-probability, mask, label map); nothing else of that size is ever made, and without probabilities it takes 3.
+A 12,000 x 9,000 picture has 108 million pixels: the result itself takes 5 bytes a pixel for every label (float32
+probability, mask) and 2 for the label map, so 7 for one label; without probabilities 1 and 2. Nothing else of that size
+is ever made.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def full_size_prediction(
     """What `labels`, with probabilities `coarse` (labels, h, w), mean for a picture of `size` (width, height).
 
     Probabilities are resized bilinearly, masks are cut at `MASK_THRESHOLD`, overlaps go to the most probable label
-    (the first of equals). Without `probabilities` that field stays empty, which halves the memory of the result.
+    (the first of equals). Without `probabilities` that field stays empty, which takes less than half the memory.
     """
     width, height = size
     shape = (height, width)

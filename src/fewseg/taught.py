@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from safetensors.torch import save as serialise
 
 from fewseg.checkpoints import load_method, load_official
 from fewseg.decoding import one_line
-from fewseg.errors import InvalidCheckpoint, InvalidSupport
+from fewseg.errors import InvalidCheckpoint, InvalidSupport, did_you_mean
 from fewseg.files import write_bytes
 from fewseg.methods import FewShotMethod
 from fewseg.types import SupportSet
@@ -56,10 +55,8 @@ class LabelSupport:
 
 def unknown_label(label: str, known: Sequence[str]) -> InvalidSupport:
     """The error for a label that was never taught, with the nearest ones."""
-    near = difflib.get_close_matches(label, known, n=3, cutoff=0.5)
-    if near:
-        return InvalidSupport(f"no label {label!r}; did you mean {' or '.join(map(repr, near))}?")
-    return InvalidSupport(f"no label {label!r}; taught: {', '.join(map(repr, known)) or 'none yet'}")
+    every = f"taught: {', '.join(map(repr, known)) or 'none yet'}"
+    return InvalidSupport(f"no label {label!r}; {did_you_mean(label, known) or every}")
 
 
 def save(path: str | os.PathLike[str], supports: Mapping[str, LabelSupport], about: Mapping[str, Any]) -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 
 from fewseg.demo.answers import Answer
 from fewseg.demo.pictures import Source
-from fewseg.demo.sheet import fitted, found_picture, taught_picture
+from fewseg.demo.sheet import found_picture, taught_picture
+from fewseg.draw import fitted
 
 SIDE = 420
 """Longest side of an embedded picture, in pixels."""

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fewseg.demo.answers import Answer
 from fewseg.demo.pictures import Task, View
-from fewseg.draw import Colour, contact_sheet, overlay
+from fewseg.draw import Colour, contact_sheet, fitted, overlay
 
 SIDE = 300
 """Longest side of a picture on the sheet, in pixels."""
@@ -27,13 +27,6 @@ def found_picture(answer: Answer, side: int) -> Image.Image:
     found = answer.prediction
     masks = {label: found.label_map == i for i, label in enumerate(found.labels, 1)}
     return _painted(answer.query.image(), masks, answer.task.colours, side)
-
-
-def fitted(image: Image.Image, side: int) -> Image.Image:
-    """The picture with its longest side made `side` pixels."""
-    scale = side / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def _painted(
