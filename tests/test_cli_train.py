@@ -38,9 +38,9 @@ def data(tmp_path: Path) -> Path:
 
 def _train(data: Path, out: Path, *options: str) -> int:
     small = (
-        "--method toy --backbone tiny --image-size 32 --batch 2 --episodes 4 --epochs 1 --workers 0 --no-tensorboard"
+        "--method toy --backbone tiny --random-backbone --image-size 32 --batch 2 --episodes 4 --epochs 1 --workers 0"
     )
-    few = "--validation-classes 1 --validation-episodes 2 --device cpu"
+    few = "--no-tensorboard --validation-classes 1 --validation-episodes 2 --device cpu"
     return main(["train", "--data", str(data), "--out", str(out), *small.split(), *few.split(), *options])
 
 
@@ -82,6 +82,7 @@ def test_train_then_evaluate(data: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--backbone", "resnet5"], "unknown backbone 'resnet5'"),
         (["--fold", "4"], "fold 4 of 4"),
         (["--device", "abacus"], "unknown device"),
+        (["--no-random-backbone"], "backbone tiny would be random and stay so: give --pretrained"),
     ],
 )
 def test_bad_training_options(

@@ -31,6 +31,7 @@ from helpers.toy_method import Toy, toy
 CONFIG = TrainConfig(
     data=("synthetic@0/4",),
     backbone="tiny",
+    random_backbone=True,
     image_size=32,
     batch=2,
     episodes=8,

@@ -14,7 +14,16 @@ Optimiser = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "poly"]
 
 RESUMABLE: Final = frozenset(
-    {"workers", "threads", "checkpoint_every", "cache_megabytes", "device", "tensorboard", "log_every"}
+    {
+        "workers",
+        "threads",
+        "checkpoint_every",
+        "cache_megabytes",
+        "device",
+        "tensorboard",
+        "log_every",
+        "random_backbone",
+    }
 )
 """Fields that may change between a run and its resumption: they choose how, not what is computed."""
 
@@ -42,6 +51,8 @@ class TrainConfig:
     """Download the backbone's ImageNet weights."""
     backbone_weights: str | None = None
     """Read the backbone's weights from this file instead."""
+    random_backbone: bool = False
+    """Allow a frozen backbone with random weights, for trials: without this, one is refused."""
     init_from: str | None = None
     """Start from this fewseg checkpoint; its method, backbone and input size replace the ones given here."""
     image_size: int = 384
@@ -97,7 +108,7 @@ class TrainConfig:
     threads: int = 0
     """Threads of torch; 0 leaves them as they are."""
     cache_megabytes: float = 256
-    """Memory for decoded pictures, in every worker."""
+    """Memory for decoded pictures, for each dataset in every worker."""
     checkpoint_every: int = 200
     """Steps between checkpoints to resume from, beside those at the end of every epoch."""
     log_every: int = 1
@@ -124,6 +135,15 @@ class TrainConfig:
             raise InvalidOption(f"{len(self.weights)} weights for {len(self.data)} datasets: give one each, not all 0")
         if self.episodes < self.batch:
             raise InvalidOption(f"episodes {self.episodes} is less than batch {self.batch}: an epoch needs one batch")
+        if not (self.pretrained or self.backbone_weights or self.init_from or self.train_backbone):
+            self._refuse_random_backbone()
+
+    def _refuse_random_backbone(self) -> None:
+        if not self.random_backbone:
+            raise InvalidOption(
+                f"backbone {self.backbone} would be random and stay so: give --pretrained, --backbone-weights PATH, "
+                "--init-from CHECKPOINT or --train-backbone; --random-backbone allows it for a trial"
+            )
 
     @property
     def steps_per_epoch(self) -> int:
