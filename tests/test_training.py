@@ -24,7 +24,7 @@ from fewseg.methods import METHODS
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import TrainingData, divide, training_batches
 from fewseg.training.log import read_metrics
-from fewseg.training.loop import TrainReport, fit
+from fewseg.training.loop import TrainReport, fit, make_method
 from fewseg.training.state import read_state
 from helpers.toy_method import Toy, toy
 
@@ -184,6 +184,11 @@ def test_fine_tunes_the_backbone_with_amp_and_clipping(tmp_path: Path) -> None:
     fit(method, small_data(config), config, tmp_path)
     assert any(not torch.equal(value, before[key]) for key, value in method.backbone.state_dict().items())
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_options_of_the_method() -> None:
+    method = make_method(replace(CONFIG, method="dcama", image_size=64, options=("heads=4", "attention=cosine")))
+    assert (method.config.heads, method.config.attention) == (4, "cosine")
 
 
 def test_the_callers_generator_is_left_alone(tmp_path: Path) -> None:

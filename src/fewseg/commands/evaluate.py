@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from fewseg.errors import InvalidDataset, InvalidOption
 from fewseg.evaluation.evaluate import EpisodeScore, EvaluationResult, Scoring, evaluate, segment_episode
 from fewseg.evaluation.report import class_table, markdown_table, write_results
 from fewseg.files import make_folder, replacing
+from fewseg.method_options import method_options
 from fewseg.methods import FewShotMethod, create_method
 from fewseg.types import Episode
 
@@ -45,6 +47,8 @@ class Options:
     """The checkpoint is the authors' release for this backbone: resnet50, resnet101 or swin_b."""
     method: str | None = None
     """Instead of a checkpoint: a method without training, e.g. prototype."""
+    options: tuple[str, ...] = ()
+    """Fields of the config of --method, as KEY=VALUE: `temperature=10 scales=(8,16)`."""
     backbone: str = "resnet50"
     """Backbone of --method: resnet50, resnet101, swin_b, or any timm model name."""
     backbone_weights: Path | None = None
@@ -88,6 +92,8 @@ def run(options: Options) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     if not options.data or not options.shots:
         raise InvalidOption("nothing to evaluate: give at least one dataset and one number of shots")
+    if options.options and options.method is None:
+        raise InvalidOption("a checkpoint brings its method's options: leave out --options, or give --method")
     if options.per_class < 1 or options.pictures < 0:
         raise InvalidOption("per_class must be 1 or more, pictures 0 or more")
     tests = _tests(options)
@@ -143,7 +149,12 @@ def _method(options: Options) -> FewShotMethod:
         size: dict[str, Any] = {} if options.image_size is None else {"image_size": options.image_size}
         weights = options.backbone_weights
         method = create_method(
-            options.method, backbone=options.backbone, pretrained=weights is None, backbone_weights=weights, **size
+            options.method,
+            backbone=options.backbone,
+            pretrained=weights is None,
+            backbone_weights=weights,
+            **size,
+            **method_options(options.method, options.options),
         )
     device = choose_device(options.device)
     return method.to(device, choose_dtype(options.precision, device)).eval()
@@ -183,6 +194,7 @@ def _about(method: FewShotMethod, options: Options) -> dict[str, Any]:
         "backbone": method.backbone.name,
         "checkpoint": None if options.method else options.checkpoint,
         "fingerprint": fingerprint(method),
+        "config": dataclasses.asdict(method.config),
         "image_size": method.config.image_size,
         "device": str(method.device),
         "dtype": str(method.dtype).removeprefix("torch."),

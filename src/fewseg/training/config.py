@@ -45,6 +45,8 @@ class TrainConfig:
 
     method: str = "dcama"
     """Method to train."""
+    options: tuple[str, ...] = ()
+    """Fields of the method's config, as KEY=VALUE: `heads=4 attention=cosine`."""
     backbone: str = "resnet50"
     """resnet50, resnet101, swin_b, tiny, or any timm model name."""
     pretrained: bool = False
@@ -133,6 +135,8 @@ class TrainConfig:
             raise InvalidOption("no data to train on: give at least one dataset folder")
         if self.weights and (len(self.weights) != len(self.data) or min(self.weights) < 0 or not sum(self.weights)):
             raise InvalidOption(f"{len(self.weights)} weights for {len(self.data)} datasets: give one each, not all 0")
+        if self.options and self.init_from:
+            raise InvalidOption("a checkpoint brings its method's options: leave out options, or init_from")
         if self.episodes < self.batch:
             raise InvalidOption(f"episodes {self.episodes} is less than batch {self.batch}: an epoch needs one batch")
         if not (self.pretrained or self.backbone_weights or self.init_from or self.train_backbone):

@@ -20,6 +20,7 @@ from fewseg.devices import choose_device
 from fewseg.episodes.tensors import EpisodeTensors
 from fewseg.errors import InvalidOption
 from fewseg.files import make_folder
+from fewseg.method_options import method_options
 from fewseg.methods import FewShotMethod, create_method
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import TrainingData, open_data, training_batches
@@ -85,6 +86,7 @@ def make_method(config: TrainConfig) -> FewShotMethod:
         pretrained=config.pretrained,
         backbone_weights=config.backbone_weights,
         image_size=config.image_size,
+        **method_options(config.method, config.options),
     )
 
 
