@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewseg.checkpoints import fingerprint, load_method
 from fewseg.cli import main
 from fewseg.datasets.synthetic import SyntheticDataset
 from fewseg.evaluation.evaluate import EvaluationResult
@@ -65,11 +66,17 @@ def test_train_then_evaluate(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert [e["query"] for e in one["episodes"]] == [e["query"] for e in two["episodes"]]
     assert np.asarray(Image.open(out / "worst_shapes_1shot.jpg")).ndim == 3
 
+    assert results["dtype"] == "float32"
+    assert results["fingerprint"] == fingerprint(load_method(run / "best.safetensors"))
+
     again = tmp_path / "again"
-    lists = ["--episodes", str(out / "episodes" / "shapes_2shot.json")]
+    lists = ["--episodes", str(out / "episodes" / "shapes_2shot.json"), "--precision", "bfloat16"]
     assert main([*evaluate, "--out", str(again), *lists]) == 0
-    repeated = json.loads((again / "results.json").read_text())["results"]
-    assert repeated[0]["scores"] == results["results"][1]["scores"]
+    repeated = json.loads((again / "results.json").read_text())
+    assert repeated["dtype"] == "bfloat16"
+    assert repeated["fingerprint"] == results["fingerprint"]
+    pairs = zip(repeated["results"][0]["scores"], results["results"][1]["scores"], strict=True)
+    assert all(a["query"] == b["query"] and abs(a["iou"] - b["iou"]) < 0.05 for a, b in pairs)
 
 
 @pytest.mark.parametrize(

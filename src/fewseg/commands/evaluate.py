@@ -75,8 +75,8 @@ class Options:
     """Best and worst episodes to draw, of each list; 0 for none."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
-    precision: str = "auto"
-    """auto, float32, bfloat16 or float16."""
+    precision: str = "float32"
+    """float32, so that numbers do not depend on the device; bfloat16, float16, or auto as `fewseg segment` chooses."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     """Log what is done."""
 
@@ -98,11 +98,14 @@ def run(options: Options) -> int:
         raise InvalidOption("per_class must be 1 or more, pictures 0 or more")
     tests = _tests(options)
     method = _method(options)
+    about = _about(method, options)
+    device = choose_device(options.device)
+    method.to(device, choose_dtype(options.precision, device))
     make_folder(options.out)
     _save_lists(options, tests)
     with progress_bar("evaluating") as advance:
         results = _evaluate(method, tests, options, advance)
-    write_results(options.out / "results.json", results, _about(method, options))
+    write_results(options.out / "results.json", results, {**about, **_placed(method)})
     for test, result in zip(tests, results, strict=True):
         _draw(method, test.dataset, result, options)
     print(markdown_table(results))
@@ -156,8 +159,7 @@ def _method(options: Options) -> FewShotMethod:
             **size,
             **method_options(options.method, options.options),
         )
-    device = choose_device(options.device)
-    return method.to(device, choose_dtype(options.precision, device)).eval()
+    return method.eval()
 
 
 def _evaluate(
@@ -189,6 +191,7 @@ def _save_lists(options: Options, tests: Sequence[_Test]) -> None:
 
 
 def _about(method: FewShotMethod, options: Options) -> dict[str, Any]:
+    """What is measured, from the method as it was loaded: another precision must not give it another fingerprint."""
     return {
         "method": method.name,
         "backbone": method.backbone.name,
@@ -196,11 +199,13 @@ def _about(method: FewShotMethod, options: Options) -> dict[str, Any]:
         "fingerprint": fingerprint(method),
         "config": dataclasses.asdict(method.config),
         "image_size": method.config.image_size,
-        "device": str(method.device),
-        "dtype": str(method.dtype).removeprefix("torch."),
         "seed": options.seed,
         "min_area": options.min_area,
     }
+
+
+def _placed(method: FewShotMethod) -> dict[str, str]:
+    return {"device": str(method.device), "dtype": str(method.dtype).removeprefix("torch.")}
 
 
 def _draw(method: FewShotMethod, dataset: Dataset, result: EvaluationResult, options: Options) -> None:
