@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from fewseg.errors import InvalidCheckpoint, InvalidDataset, InvalidImage, Inval
 from fewseg.methods import METHODS
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import TrainingData, divide, training_batches
-from fewseg.training.log import read_metrics
+from fewseg.training.log import MetricsLog, read_metrics
 from fewseg.training.loop import TrainReport, fit, make_method
 from fewseg.training.state import read_state
 from helpers.toy_method import Toy, toy
@@ -198,8 +199,31 @@ def test_the_callers_generator_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_divergence_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match=r"the loss became (nan|inf) at step \d+: lower lr"):
+    with pytest.raises(InvalidOption, match=r"the \w+ became (nan|inf) at step \d+: lower lr or .* in a new folder"):
         run(tmp_path, replace(CONFIG, lr=1e30, optimiser="sgd", epochs=8))
+
+
+@pytest.mark.parametrize("spoilt", ["loss", "gradient"])
+def test_what_is_not_finite_never_reaches_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    """From step 6, with nothing logged then and a checkpoint at that very step."""
+    config = replace(CONFIG, log_every=100)
+    run(tmp_path, replace(config, epochs=1))
+    before = (tmp_path / "state.pt").read_bytes()
+    calls = 0
+
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        factor = 0.0 if spoilt == "gradient" else math.nan
+        # The root's slope at 0 is infinite: a finite loss with a gradient that is not.
+        return logits.mean() if calls < 2 else (logits * factor).square().sum().sqrt()
+
+    monkeypatch.setattr("fewseg.training.loop.choose_loss", lambda _: loss)
+    with pytest.raises(InvalidOption, match=rf"the {spoilt} became nan at step 6: .*--init-from .*last\.safetensors"):
+        run(tmp_path, replace(config, checkpoint_every=6))
+    assert (tmp_path / "state.pt").read_bytes() == before
 
 
 def test_a_broken_picture_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
@@ -250,6 +274,23 @@ def test_damaged_state_and_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot make the folder"):
         fit(toy(), small_data(CONFIG), CONFIG, tmp_path / "file" / "out")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_said_once(tmp_path: Path) -> None:
+    def write(act: Callable[[MetricsLog], object]) -> None:
+        with MetricsLog(tmp_path, 0, tensorboard=False) as log:
+            log._file.close()
+            log._file = Path("/dev/full").open("a")  # noqa: SIM115 - the log closes it
+            act(log)
+
+    with pytest.raises(OutputError, match=r"cannot write .*metrics\.jsonl: No space left"):
+        write(lambda log: log.add(1, loss=0.5))
+    with pytest.raises(OutputError, match=r"cannot write .*metrics\.jsonl: No space left"):
+        write(lambda log: log._file.write("left to be written on closing"))
+    (tmp_path / "tensorboard").write_text("in the way")
+    with pytest.raises(OutputError, match=r"cannot write .*tensorboard"):
+        MetricsLog(tmp_path, 0, tensorboard=True)
 
 
 def test_metrics_cut_short_by_a_kill(tmp_path: Path) -> None:

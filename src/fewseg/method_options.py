@@ -56,10 +56,7 @@ def _checked(method: str, key: str, value: Any) -> Any:
     default = defaults[key]
     if isinstance(default, float) and type(value) is int:
         return float(value)
-    if default is None:
-        alike = value is None or type(value) in (int, float)
-    else:
-        alike = type(value) is type(default)
+    alike = type(value) is type(default) or (default is None and type(value) in (int, float))
     if alike and isinstance(default, tuple) and default:
         alike = {type(v) for v in value} <= {type(default[0])}
     if not alike:

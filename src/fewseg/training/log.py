@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,20 +37,22 @@ class MetricsLog:
         self.path = folder / FILE_NAME
         kept = [line for line in read_metrics(folder) if line["step"] <= step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self.path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if tensorboard else None
+        events = folder / "tensorboard"
+        with _writing(events):
+            self._events = SummaryWriter(str(events), purge_step=step + 1) if tensorboard else None
+        with _writing(self.path):
+            self._file = self.path.open("a", encoding="utf-8")
 
     def add(self, step: int, **values: Any) -> None:
         """One line; the numbers among the values also as TensorBoard scalars."""
-        try:
+        with _writing(self.path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror or error}; free space and resume") from error
         if self._events is not None:
-            for key, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._events.add_scalar(key, value, step)
+            with _writing(self._events.log_dir):
+                for key, value in values.items():
+                    if isinstance(value, (int, float)):
+                        self._events.add_scalar(key, value, step)
 
     def __enter__(self) -> Self:
         return self
@@ -55,9 +60,30 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+        # Closing writes what is left, and fails again where writing failed: the first error is the one to tell.
+        try:
+            self._close()
+        except OutputError as second:
+            if error is None:
+                raise
+            LOG.debug("%s", second)
+
+    def _close(self) -> None:
+        try:
+            with _writing(self.path):
+                self._file.close()
+        finally:
+            if self._events is not None:
+                with _writing(self._events.log_dir):
+                    self._events.close()
+
+
+@contextmanager
+def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; free space and resume") from error
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

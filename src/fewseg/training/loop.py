@@ -148,7 +148,7 @@ class _Run:
             self.done.step += 1
             step, total = self.done.step, config.steps
             if step % config.log_every == 0 or step == total:
-                last = self._checked(loss.item())
+                last = loss
                 now = time.perf_counter()
                 seconds = (now - started) / (step - logged)
                 started, logged = now, step
@@ -161,7 +161,8 @@ class _Run:
                 self.progress(step, total, f"loss {last:.4f}{best}")
         return last
 
-    def _step(self, batch: EpisodeTensors) -> torch.Tensor:
+    def _step(self, batch: EpisodeTensors) -> float:
+        """One update; returns the loss. A loss or gradient that is not finite changes nothing."""
         config, method = self.config, self.method
         torch.manual_seed(step_seed(config.seed, self.done.step))
         method.train()
@@ -171,22 +172,27 @@ class _Run:
         loss = choose_loss(config.loss)(logits, batch.query_mask)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        if config.clip:
-            torch.nn.utils.clip_grad_norm_(list(method.trainable_parameters()), config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(list(method.trainable_parameters()), config.clip or math.inf)
+        value, size = torch.stack([loss.detach(), norm]).tolist()
+        self._check("loss", value, self.done.step + 1)
+        self._check("gradient", size, self.done.step + 1)
         self.optimiser.step()
-        return loss.detach()
+        return float(value)
 
-    def _checked(self, loss: float) -> float:
-        if not math.isfinite(loss):
+    def _check(self, what: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            last = self.out / LAST
+            begin = f", with --init-from {last} to keep what was learnt" if last.is_file() else ""
             raise InvalidOption(
-                f"the loss became {loss} at step {self.done.step}: lower lr or set clip; "
-                f"{self.out} keeps the checkpoints from before"
+                f"the {what} became {value} at step {step}: "
+                f"lower lr or set clip, in a new folder{begin}; {self.out} keeps the checkpoints from before"
             )
-        return loss
 
     def _finish_step(self) -> None:
         """Validation at the end of epochs, checkpoints there and every so many steps."""
         config, step = self.config, self.done.step
+        if step % config.checkpoint_every == 0 or step % config.steps_per_epoch == 0:
+            self._check_weights()
         epoch, within = divmod(step, config.steps_per_epoch)
         end = within == 0
         if end and self.data.validation and (epoch % config.validate_every == 0 or step == config.steps):
@@ -195,6 +201,11 @@ class _Run:
             save_method(self.method, self.out / LAST, extra=self._about())
         if end or step % config.checkpoint_every == 0:
             save_state(self.out, self.method, self.optimiser, self.done, config.to_json())
+
+    def _check_weights(self) -> None:
+        """A finite gradient may still be too large a step: what it left must not replace a good checkpoint."""
+        worst = torch.stack([p.detach().abs().amax() for p in self.method.trainable_parameters()]).amax().item()
+        self._check("largest weight", worst, self.done.step)
 
     def _validate(self, epoch: int) -> None:
         size = self.method.config.image_size
