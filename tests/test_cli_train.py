@@ -118,6 +118,7 @@ def test_bad_training_options(
         (["--data", "synthetic", "--options", "heads=4"], "leave out --options, or give --method"),
         (["--data", "synthetic", "--method", "prototype", "--options", "temprature=4"], "did you mean 'temperature'"),
         (["--data", "synthetic", "--episodes", "none.json"], "cannot read none.json"),
+        (["--data", "synthetic@0/4", "synthetic@1/4"], "two datasets would write the same files"),
         (["--data", "synthetic", "--min-area", "2"], "min_area 2"),
         (["--data", "synthetic@plain disk"], "did you mean 'plain disc'"),
     ],

@@ -137,6 +137,19 @@ def test_bad_folders_and_names(tmp_path: Path, class_folders: Path) -> None:
         FolderDataset(class_folders).names(0)
 
 
+def test_pictures_that_share_a_name(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    _picture(class_folders / "cat" / "1.jpeg")
+    with pytest.raises(InvalidDataset, match=r"1\.jpeg and 1\.jpg share a name"):
+        FolderDataset(class_folders)
+    root = tmp_path_factory.mktemp("indexed")
+    (root / "classes.txt").write_text("dog\n")
+    for name in ("a.jpg", "a.png"):
+        _picture(root / "images" / name)
+    _mask(root / "masks" / "a.png", {1: 5})
+    with pytest.raises(InvalidDataset, match=r"a\.jpg and a\.png share a name"):
+        FolderDataset(root)
+
+
 def test_synthetic_is_the_same_every_time() -> None:
     one = SyntheticDataset(3, per_class=4, size=64)
     two = pickle.loads(pickle.dumps(one))

@@ -19,7 +19,7 @@ from fewseg.episodes.draw import (
     save_episodes,
     split_classes,
 )
-from fewseg.episodes.tensors import EpisodeList, TrainingEpisodes, TrainingSource, collate, episode_tensors
+from fewseg.episodes.tensors import TrainingEpisodes, TrainingSource, collate, episode_tensors
 from fewseg.episodes.transforms import Augmentation
 from fewseg.errors import InvalidDataset, InvalidOption, OutputError
 
@@ -111,7 +111,6 @@ def test_tensors_of_an_episode() -> None:
     rng = np.random.default_rng(0)
     varied = episode_tensors(DATA, episode, 32, augmentation=Augmentation(rotate=1.0), rng=rng)
     assert set(varied.masks.unique().tolist()) == {0.0, 1.0}, "ignored pixels of a support are background"
-    assert len(EpisodeList(DATA, [episode], 32)) == 1
 
 
 def _training(**changes: object) -> TrainingEpisodes:

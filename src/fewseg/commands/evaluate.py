@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +107,9 @@ def run(options: Options) -> int:
     with progress_bar("evaluating") as advance:
         results = _evaluate(method, tests, options, advance)
     write_results(options.out / "results.json", results, {**about, **_placed(method)})
+    names: Counter[str] = Counter()
     for test, result in zip(tests, results, strict=True):
-        _draw(method, test.dataset, result, options)
+        _draw(method, test.dataset, result, options, _numbered(names, test))
     print(markdown_table(results))
     print()
     print(class_table(results))
@@ -116,6 +118,7 @@ def run(options: Options) -> int:
 
 def _tests(options: Options) -> list[_Test]:
     opened = [open_source(t, fold=options.fold, folds=options.folds, min_area=options.min_area) for t in options.data]
+    _check_names([source.dataset for source in opened])
     if options.episodes:
         return [_from_list(path, opened) for path in options.episodes]
     # The most shots decide which classes have enough pictures, so that all numbers of shots test the same.
@@ -132,6 +135,16 @@ def _tests(options: Options) -> list[_Test]:
                 )
             tests.append(_Test(source.dataset, episodes))
     return tests
+
+
+def _check_names(datasets: Sequence[Dataset]) -> None:
+    """Raise `InvalidDataset` where two would share their lines in the tables and their files."""
+    seen: dict[str, str] = {}
+    for dataset in datasets:
+        if (stem := _stem(dataset)) in seen:
+            both = f"{seen[stem]} and {dataset.name}"
+            raise InvalidDataset(f"two datasets would write the same files ({both}): evaluate each into its own --out")
+        seen[stem] = dataset.name
 
 
 def _from_list(path: Path, opened: Sequence[OpenSource]) -> _Test:
@@ -177,8 +190,16 @@ def _evaluate(
     return results
 
 
-def _stem(dataset: Dataset, shots: int) -> str:
-    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', dataset.name)}_{shots}shot"
+def _stem(dataset: Dataset) -> str:
+    """The dataset's name as part of a file's."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", dataset.name)
+
+
+def _numbered(seen: Counter[str], test: _Test) -> str:
+    """File name part of a test; the second of the same dataset and shots (from --episodes) is numbered."""
+    name = f"{_stem(test.dataset)}_{len(test.episodes[0].support)}shot"
+    seen[name] += 1
+    return name if seen[name] == 1 else f"{name}_{seen[name]}"
 
 
 def _save_lists(options: Options, tests: Sequence[_Test]) -> None:
@@ -187,7 +208,7 @@ def _save_lists(options: Options, tests: Sequence[_Test]) -> None:
         if not options.episodes:
             shots = len(test.episodes[0].support)
             about = {"shots": shots, "seed": options.seed, "min_area": options.min_area}
-            save_episodes(folder / f"{_stem(test.dataset, shots)}.json", test.episodes, test.dataset, **about)
+            save_episodes(folder / f"{_stem(test.dataset)}_{shots}shot.json", test.episodes, test.dataset, **about)
 
 
 def _about(method: FewShotMethod, options: Options) -> dict[str, Any]:
@@ -208,7 +229,7 @@ def _placed(method: FewShotMethod) -> dict[str, str]:
     return {"device": str(method.device), "dtype": str(method.dtype).removeprefix("torch.")}
 
 
-def _draw(method: FewShotMethod, dataset: Dataset, result: EvaluationResult, options: Options) -> None:
+def _draw(method: FewShotMethod, dataset: Dataset, result: EvaluationResult, options: Options, name: str) -> None:
     """A sheet of the best and one of the worst episodes: first support, truth, prediction."""
     ranked = sorted(result.scores, key=lambda score: score.iou)
     for word, chosen in (("worst", ranked[: options.pictures]), ("best", ranked[::-1][: options.pictures])):
@@ -218,7 +239,7 @@ def _draw(method: FewShotMethod, dataset: Dataset, result: EvaluationResult, opt
                 pictures += _row(method, dataset, score.episode)
                 titles += _titles(dataset, score)
             sheet = contact_sheet(pictures, titles, columns=3, side=240)
-            path = options.out / f"{word}_{_stem(dataset, result.shots)}.jpg"
+            path = options.out / f"{word}_{name}.jpg"
             with replacing(path) as temporary:
                 sheet.save(temporary, "JPEG", quality=88)
 

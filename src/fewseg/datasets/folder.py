@@ -79,7 +79,7 @@ class FolderDataset:
             self.classes, items = _read_classes(self.root / "classes.txt"), _index_items(self.root)
         else:
             self.classes, items = _class_folders(self.root)
-        self._items = {item.name: item for item in items}
+        self._items = _by_name(items)
         if not self._items:
             raise InvalidDataset(
                 f"{self.root} is no dataset: expected CLASS/name.jpg with CLASS/name.png, "
@@ -149,6 +149,16 @@ class FolderDataset:
             known = len(self.classes)
             raise InvalidDataset(f"{item.mask} has value {found[-1]}, classes.txt lists {known}: add the others")
         return _Entry(size, orientation, {v - 1: float(counts[v] / values.size) for v in found})
+
+
+def _by_name(items: Iterable[_Item]) -> dict[str, _Item]:
+    found: dict[str, _Item] = {}
+    for item in items:
+        if item.name in found:
+            other = found[item.name].picture
+            raise InvalidDataset(f"{other} and {item.picture.name} share a name and so a mask: rename or remove one")
+        found[item.name] = item
+    return found
 
 
 def _read_single(item: _Item) -> _Entry:

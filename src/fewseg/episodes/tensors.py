@@ -65,19 +65,6 @@ def collate(episodes: Sequence[EpisodeTensors]) -> EpisodeTensors:
     return EpisodeTensors(*(torch.stack([getattr(e, f.name) for e in episodes]) for f in fields(EpisodeTensors)))
 
 
-class EpisodeList(torch.utils.data.Dataset[EpisodeTensors]):
-    """A fixed list of episodes, for validation and tests; never augmented."""
-
-    def __init__(self, dataset: Dataset, episodes: Sequence[Episode], size: int) -> None:
-        self.dataset, self.episodes, self.size = dataset, episodes, size
-
-    def __len__(self) -> int:
-        return len(self.episodes)
-
-    def __getitem__(self, index: int) -> EpisodeTensors:
-        return episode_tensors(self.dataset, self.episodes[index], self.size)
-
-
 @dataclass(frozen=True)
 class TrainingSource:
     """A dataset to train on."""
