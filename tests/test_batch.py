@@ -16,7 +16,7 @@ from fewseg.batch import BatchOptions, BatchReport, find_pictures, segment_files
 from fewseg.errors import FewsegError, InvalidImage, InvalidMask, InvalidOption, InvalidSupport, OutputError
 from fewseg.images import picture_size
 from fewseg.segmenter import Segmenter
-from fewseg.support_folder import read_support, teach_all
+from fewseg.support_folder import read_support, require_apart, teach_all
 from helpers.colour_method import ColourMethod, blob, iou, write_support
 
 
@@ -119,6 +119,14 @@ def test_bad_support_folders(tmp_path: Path, what: str, error: type[FewsegError]
     assert "\n" not in str(caught.value)
 
 
+def test_output_in_the_support_folder(tmp_path: Path) -> None:
+    for out in (tmp_path / "support", tmp_path / "support" / "a" / "b", tmp_path / "x" / ".." / "support"):
+        with pytest.raises(InvalidOption, match="lies in the support folder"):
+            require_apart(tmp_path / "support", out)
+    require_apart(tmp_path / "support", tmp_path)
+    require_apart(tmp_path / "support", tmp_path / "support 2")
+
+
 def test_support_that_is_empty_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
@@ -194,6 +202,15 @@ def test_names_stay_when_pictures_are_added(tmp_path: Path) -> None:
     assert (report.done, report.skipped) == (1, 1)
     names = {Path(p["picture"]).parent.name: p["name"] for p in results(tmp_path / "out")["pictures"]}
     assert names == {"y": "1", "x": "x_1"}
+
+
+def test_names_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    names = ["x" * 250 + "1.png", "x" * 250 + "2.png", "\N{HIRAGANA LETTER A}" * 83 + ".png"]
+    photos = pictures(tmp_path / "photos", *names)
+    report = run(segmenter(), photos, tmp_path / "out")
+    assert (report.done, report.errors) == (3, [])
+    assert len(listing(tmp_path / "out" / "labels")) == 3
+    assert run(segmenter(), photos, tmp_path / "out").skipped == 3
 
 
 def test_labels_become_safe_folder_names(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -186,6 +187,14 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
         np.testing.assert_array_equal(as_array(opened), upright)
 
 
+def test_pipes_and_empty_files_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "empty.jpg").touch()
+    for name, words in (("pipe.jpg", "pipe or device"), ("empty.jpg", "is empty")):
+        with pytest.raises(InvalidImage, match=words):
+            read_image(tmp_path / name)
+
+
 def test_tiffs_above_pillows_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(colours()).save(tmp_path / "a.tif")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
@@ -230,7 +239,7 @@ def test_missing_folder_and_foreign_files(tmp_path: Path) -> None:
         (tmp_path / "none.jpg", "no such file"),
         (tmp_path, "is a folder"),
         (tmp_path / "text.jpg", "not a readable picture"),
-        (tmp_path / "empty.png", "not a readable picture"),
+        (tmp_path / "empty.png", "is empty"),
     ):
         with pytest.raises(InvalidImage, match=words) as caught:
             read_image(path)

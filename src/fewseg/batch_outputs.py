@@ -38,6 +38,9 @@ Record: TypeAlias = dict[str, Any]
 """A picture's entry in results.json."""
 
 _FORMAT: Final = "fewseg.results.v1"
+_LONGEST: Final = 200
+"""Bytes of a picture's or label's name that are kept."""
+
 _FOLDERS: Final = ("labels", "masks", "overlays")
 
 
@@ -257,12 +260,18 @@ def picture_identity(source: Path) -> list[int]:
 
 
 def _candidates(source: Path) -> Iterator[str]:
-    stem, parent = source.stem, source.parent.name
-    yield from (stem, f"{parent}_{stem}", f"{parent}_{source.name.replace('.', '_')}")
+    stem, parent = _cut(source.stem), source.parent.name
+    yield from (stem, _cut(f"{parent}_{source.stem}"), _cut(f"{parent}_{source.name.replace('.', '_')}"))
     number = 2
     while True:
         yield f"{stem}_{number}"
         number += 1
+
+
+def _cut(name: str) -> str:
+    """As much of the name as leaves room for endings, in the 255 bytes that file systems give a name."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    return name if len(encoded) <= _LONGEST else encoded[:_LONGEST].decode("utf-8", "ignore")
 
 
 def _folder_names(labels: Iterable[str]) -> dict[str, str]:
@@ -270,7 +279,7 @@ def _folder_names(labels: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     taken: set[str] = set()
     for label in labels:
-        plain = re.sub(r"[^\w\- .]", "_", label).strip(" .") or "_"
+        plain = _cut(re.sub(r"[^\w\- .]", "_", label)).strip(" .") or "_"
         name, number = plain, 2
         while name.casefold() in taken:
             name, number = f"{plain}_{number}", number + 1

@@ -55,6 +55,10 @@ def open_file(path: str | os.PathLike[str], kind: _Kind, error: type[FewsegError
         raise error(f"{name}: no such file; check the path of the {kind}")
     if os.path.isdir(name):
         raise error(f"{name} is a folder: give a {kind} file")
+    if not os.path.isfile(name):
+        raise error(f"{name} is a pipe or device, which may never end: give a {kind} file")
+    if os.path.getsize(name) == 0:
+        raise error(f"{name} is empty: get the whole file again")
     try:
         image = _open_unchecked(name)
     except UnidentifiedImageError:

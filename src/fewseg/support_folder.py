@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from fewseg.errors import FewsegError, InvalidSupport
+from fewseg.errors import FewsegError, InvalidOption, InvalidSupport
 from fewseg.images import SUFFIXES
 from fewseg.segmenter import Segmenter
 
@@ -48,6 +48,13 @@ def read_support(folder: str | os.PathLike[str]) -> Examples:
             f"support folder {root} has no label folders{loose}: expected LABEL/name.jpg and LABEL/name.png"
         )
     return examples
+
+
+def require_apart(support: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Raise `InvalidOption` for an output folder in the support folder: the next run would take results for labels."""
+    inner, outer = Path(out).resolve(), Path(support).resolve()
+    if inner == outer or outer in inner.parents:
+        raise InvalidOption(f"output folder {out} lies in the support folder {support}: choose another")
 
 
 def teach_all(segmenter: Segmenter, examples: Examples) -> None:

@@ -14,7 +14,7 @@ from fewseg.batch import BatchOptions, BatchReport, segment_files
 from fewseg.commands.common import progress_bar
 from fewseg.errors import InvalidImage, InvalidOption
 from fewseg.segmenter import Segmenter
-from fewseg.support_folder import read_support, teach_all
+from fewseg.support_folder import read_support, require_apart, teach_all
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def run(options: Options) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     if not options.query:
         raise InvalidOption("no pictures to segment: give files or folders after --query")
+    require_apart(options.support, options.out)
     supports = read_support(options.support)  # before the model is loaded: a typing error shows at once
     segmenter = make_segmenter(options)
     teach_all(segmenter, supports)
