@@ -1,4 +1,4 @@
-"""Train the embedded default model: distil its backbone, then train DCAMA and the backbone together on episodes.
+"""Train the embedded default model: distil its backbone, then train DCAMA over it on episodes.
 
     python scripts/train_default.py DATA WEIGHTS [--out runs/default] [--backbone tiny|mobilenetv2]
 
@@ -262,7 +262,7 @@ def build(args: argparse.Namespace) -> DCAMA:
         student.load_state_dict(state)
         model = build_method("dcama", BackboneSpec("tiny"), {"image_size": args.size, **HEAD})
         model.backbone.net.load_state_dict(student.net.fold_batch_norm().state_dict())
-        model.backbone.freeze(False)
+        model.backbone.freeze(args.backbone_lr == 0)
     assert isinstance(model, DCAMA)
     return model.to(memory_format=torch.channels_last)
 
@@ -281,10 +281,10 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/default"))
     parser.add_argument("--backbone", choices=("tiny", "mobilenetv2"), default="tiny")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--size", type=int, default=320, help="input side stored as the model's default")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--backbone-lr", type=float, default=2e-4)
+    parser.add_argument("--backbone-lr", type=float, default=0.0, help="fine-tune the backbone too; 0 freezes it")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
