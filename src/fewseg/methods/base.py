@@ -51,7 +51,7 @@ class FewShotMethod(nn.Module):
         """
         if isinstance(query, Tensor):
             query = self.encode_query(query)
-        if support.encoder not in ("", self.encoder):
+        if support.encoder and support.encoder != self.encoder:
             raise InvalidSupport(
                 f"the support was encoded by {support.encoder}, this is {self.encoder}: encode it again"
             )
