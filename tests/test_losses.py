@@ -43,7 +43,9 @@ def test_sum_and_unknown_loss() -> None:
 
 
 def _config(**changes: object) -> TrainConfig:
-    return TrainConfig(**{"data": ("x",), "batch": 2, "episodes": 20, "epochs": 10, "lr": 1.0, **changes})  # type: ignore[arg-type]
+    return TrainConfig(
+        **{"data": ("x",), "random_backbone": True, "batch": 2, "episodes": 20, "epochs": 10, "lr": 1.0, **changes}
+    )  # type: ignore[arg-type]
 
 
 def test_learning_rates() -> None:
