@@ -1,0 +1,26 @@
+"""The model in the package: small enough, whole, and the one that the documentation describes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from fewseg.checkpoints.native import EMBEDDED, load_method
+
+PAGE = Path(__file__).parent.parent / "docs" / "default-model.md"
+
+
+def test_size_and_checksum() -> None:
+    content = EMBEDDED["default"].read_bytes()
+    assert len(content) <= 15_000_000
+    assert hashlib.sha256(content).hexdigest() in PAGE.read_text("utf-8")
+
+
+def test_it_loads_and_brings_its_threshold() -> None:
+    method = load_method("default")
+    assert (method.name, method.backbone.name, method.config.image_size) == ("dcama", "tiny", 320)
+    assert 0 < method.extra["presence_threshold"] < 1
+    assert all(p.isfinite().all() for p in method.parameters())
+    assert method.dtype == torch.float32
