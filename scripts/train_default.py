@@ -30,21 +30,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill import NOVEL_CALTECH, Student, save  # the script beside this one
 from fewseg.backbones import BackboneSpec
+from fewseg.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from fewseg.checkpoints import save_method
 from fewseg.full_size import presence_scores
 from fewseg.methods import build_method, create_method
 from fewseg.methods.dcama import DCAMA
 
 LOG = logging.getLogger("train_default")
-NOVEL_CALTECH = {"airplanes", "anchor", "binocular", "butterfly", "dolphin", "elephant", "kangaroo", "panda"}
 VALIDATION_CALTECH = {"camera", "crab", "emu", "flamingo"}
 VALIDATION_COCO = {5, 17, 22, 41, 45, 57, 62, 74}
 """Base classes (0-based) that choose between models: bus, horse, zebra, cup, bowl, couch, tv, clock."""
 MIN_AREA = 0.02
 LONGEST = 400
 HEAD: dict[str, Any] = {"attention": "cosine", "identity_start": True, "position_weight": 0.0, "dropout": 0.0}
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+MEAN, STD = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -255,8 +256,6 @@ def build(args: argparse.Namespace) -> DCAMA:
         subprocess.run(
             [sys.executable, str(Path(__file__).parent / "distill.py"), args.data, args.weights, distilled], check=True
         )
-        from distill import Student  # the script beside this one
-
         state = torch.load(distilled, weights_only=True)["student"]
         student = Student([v.shape[0] for k, v in state.items() if k.startswith("adapters.") and k.endswith("bias")])
         student.load_state_dict(state)
@@ -336,8 +335,7 @@ def train(model: DCAMA, args: argparse.Namespace) -> None:
             with (args.out / f"{name}.jsonl").open("a") as log:
                 log.write(json.dumps(record) + "\n")
             state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-            torch.save({**state, "step": step}, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            save(checkpoint, **state, step=step)
     average.eval()
     average.extra = calibrate(average, checks, args.size)
     LOG.info("%s", average.extra)
