@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fewseg.backbones import FeaturePyramid
 from fewseg.errors import InvalidSupport
+from fewseg.ops.resize import map_size
 from fewseg.types import QueryFeatures, SupportSet
 
 
@@ -27,6 +28,10 @@ class FewShotMethod(nn.Module):
     name: ClassVar[str]
     Config: ClassVar[type]
     """The frozen dataclass of the method's choices; has at least `image_size`."""
+    own_backbones: ClassVar[Mapping[str, str]] = {}
+    """Backbone names that mean another variant in this method's paper, with that variant's name."""
+    attention_parts: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of parameters that the paper trains with an optimiser of their own (AdamW)."""
     config: Any
     """An instance of it; with `backbone.spec` it builds this method again."""
     backbone: FeaturePyramid
@@ -38,10 +43,19 @@ class FewShotMethod(nn.Module):
 
     def encode_support(self, images: Tensor, masks: Tensor) -> SupportSet:
         """Everything that depends on the support alone."""
-        raise NotImplementedError
+        check_support(images, masks)
+        return self.support_from_maps(self.backbone(self._cast(images).flatten(0, 1)), masks)
 
     def encode_query(self, images: Tensor) -> QueryFeatures:
         """Everything that depends on the query alone; share it between labels."""
+        return self.query_from_maps(self.backbone(self._cast(images)), map_size(images))
+
+    def support_from_maps(self, maps: list[Tensor], masks: Tensor) -> SupportSet:
+        """`encode_support` for maps (B * n, C, h, w) that the backbone has already given; masks (B, n, H, W)."""
+        raise NotImplementedError
+
+    def query_from_maps(self, maps: list[Tensor], image_size: tuple[int, int]) -> QueryFeatures:
+        """`encode_query` for maps (B, C, h, w) that the backbone has already given."""
         raise NotImplementedError
 
     def segment(self, query: Tensor | QueryFeatures, support: SupportSet) -> Tensor:
@@ -62,7 +76,12 @@ class FewShotMethod(nn.Module):
         return self._segment(query, support)
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
+        """`segment` for a support set that fits."""
         raise NotImplementedError
+
+    def regulariser(self, query: QueryFeatures, support: SupportSet, logits: Tensor) -> Tensor | None:
+        """A term that training adds to the loss of the logits; None for none."""
+        return None
 
     def forward(self, query: Tensor, images: Tensor, masks: Tensor) -> Tensor:
         """Support and query at once: what training calls."""

@@ -43,7 +43,7 @@ def create_method(
     """
     settings = _config(name, config)
     pyramid = create_backbone(
-        backbone,
+        METHODS[name].own_backbones.get(backbone, backbone),
         pretrained=pretrained,
         weights=backbone_weights,
         options=backbone_options,

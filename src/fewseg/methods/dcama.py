@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from fewseg.backbones import FeaturePyramid
 from fewseg.errors import InvalidOption, unknown
-from fewseg.methods.base import FewShotMethod, check_support
+from fewseg.methods.base import FewShotMethod
 from fewseg.ops.mask_aggregation import Implementation, aggregate_masks
 from fewseg.ops.position import position_encoding
 from fewseg.ops.resize import map_size, resize
@@ -224,14 +224,8 @@ class DCAMA(FewShotMethod):
             raise InvalidOption(f"backbone {self.backbone.name} has only {have}: choose {needed_for}_scales among them")
         return usable
 
-    def encode_support(self, images: Tensor, masks: Tensor) -> SupportSet:
-        """Keys of every block, resized masks and skip maps, each (B, n, ...). Section 3.2 of the paper."""
-        check_support(images, masks)
-        maps = self.backbone(self._cast(images).flatten(0, 1))
-        return self.support_from_maps(maps, masks)
-
     def support_from_maps(self, maps: list[Tensor], masks: Tensor) -> SupportSet:
-        """`encode_support` for maps (B * n, C, h, w) that the backbone has already given; masks (B, n, H, W)."""
+        """Keys of every block, resized masks and skip maps, each (B, n, ...). Section 3.2 of the paper."""
         b, n = masks.shape[:2]
         image_size = map_size(masks)
         masks = self._cast(masks == 1)
@@ -256,12 +250,8 @@ class DCAMA(FewShotMethod):
             self._support_share(support, self._mix_size(sizes))  # now, so that the first query need not
         return support
 
-    def encode_query(self, images: Tensor) -> QueryFeatures:
-        """Queries of every block and skip maps."""
-        return self.query_from_maps(self.backbone(self._cast(images)), map_size(images))
-
     def query_from_maps(self, maps: list[Tensor], image_size: tuple[int, int]) -> QueryFeatures:
-        """`encode_query` for maps that the backbone has already given."""
+        """Queries of every block and skip maps."""
         tensors: dict[str, Tensor] = {}
         for index, scale in self.attended:
             query = self._scale(scale).project_query(self._tokens(maps[index]))

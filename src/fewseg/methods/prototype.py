@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from fewseg.backbones import FeaturePyramid
 from fewseg.errors import InvalidOption
-from fewseg.methods.base import FewShotMethod, check_support
+from fewseg.methods.base import FewShotMethod
+from fewseg.ops.prototypes import masked_mean
 from fewseg.ops.resize import map_size, resize
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -49,22 +50,18 @@ class Prototype(FewShotMethod):
         # Keeps device and dtype visible where a backbone is shared; nothing is learnt.
         self.temperature = nn.Parameter(torch.tensor(float(config.temperature)), requires_grad=False)
 
-    def encode_support(self, images: Tensor, masks: Tensor) -> SupportSet:
+    def support_from_maps(self, maps: list[Tensor], masks: Tensor) -> SupportSet:
         """A foreground and a background prototype of every shot and scale, (B, n, 2, C)."""
-        check_support(images, masks)
-        maps = self.backbone(self._cast(images).flatten(0, 1))
         foreground = self._cast(masks == 1).flatten(0, 1).unsqueeze(1)
         tensors = {}
         for scale, index in self.compared.items():
             near = resize(foreground, map_size(maps[index]))
-            both = torch.stack([_masked_mean(maps[index], 1 - near), _masked_mean(maps[index], near)], 1)
-            tensors[f"prototypes.{scale}"] = both.unflatten(0, images.shape[:2])
-        return SupportSet(self.name, map_size(images), tensors, self.encoder)
+            both = torch.stack([masked_mean(maps[index], 1 - near), masked_mean(maps[index], near)], 1)
+            tensors[f"prototypes.{scale}"] = both.unflatten(0, masks.shape[:2])
+        return SupportSet(self.name, map_size(masks), tensors, self.encoder)
 
-    def encode_query(self, images: Tensor) -> QueryFeatures:
-        maps = self.backbone(self._cast(images))
-        size = map_size(images)
-        return QueryFeatures(size, {f"map.{s}": maps[i] for s, i in self.compared.items()})
+    def query_from_maps(self, maps: list[Tensor], image_size: tuple[int, int]) -> QueryFeatures:
+        return QueryFeatures(image_size, {f"map.{s}": maps[i] for s, i in self.compared.items()})
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
         total: Tensor | None = None
@@ -78,9 +75,3 @@ class Prototype(FewShotMethod):
             total = cosines if total is None else total + cosines
         assert total is not None
         return resize(self.temperature * total.to(self.dtype) / len(self.compared), query.image_size)
-
-
-def _masked_mean(features: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (B, C, h, w) where mask (B, 1, h, w) is: (B, C). Summed in float32: half precision overflows."""
-    total = (features.float() * mask.float()).sum((2, 3)) / mask.float().sum((2, 3)).clamp(min=1e-4)
-    return total.to(features.dtype)
