@@ -128,8 +128,7 @@ def test_bad_folders_and_names(tmp_path: Path, class_folders: Path) -> None:
     dataset = FolderDataset(class_folders)
     with pytest.raises(InvalidDataset, match="did you mean 'cat/1'"):
         dataset.image("cat/11")
-    with pytest.raises(InvalidDataset, match="holds no ant"):
-        dataset.mask("cat/1", 0)
+    assert not dataset.mask("cat/1", 0).any()  # an ant is not in it
     with pytest.raises(InvalidDataset, match="no class 7"):
         dataset.names(7)
     _mask(class_folders / "cat" / "0.png", {})

@@ -116,7 +116,7 @@ def test_tensors_of_an_episode() -> None:
 def _training(**changes: object) -> TrainingEpisodes:
     sources = [TrainingSource(DATA, (0, 1)), TrainingSource(SyntheticDataset(9, per_class=5, size=48), (2,), 3.0)]
     options: dict[str, object] = {
-        "shots": 1,
+        "shots": (1,),
         "per_epoch": 8,
         "epochs": 2,
         "size": 32,
@@ -143,4 +143,4 @@ def test_sources_are_drawn_by_weight() -> None:
     drawn = [source for epoch in range(2) for source, _ in _training(per_epoch=200).epoch(epoch)]
     assert 0.15 < drawn.count(0) / len(drawn) < 0.35
     with pytest.raises(InvalidDataset, match="nothing to train on"):
-        TrainingEpisodes([], shots=1, per_epoch=1, epochs=1, size=32, seed=0)
+        TrainingEpisodes([], shots=(1,), per_epoch=1, epochs=1, size=32, seed=0)

@@ -39,10 +39,10 @@ CONFIG = TrainConfig(
     epochs=2,
     lr=1e-3,
     optimiser="adamw",
-    augment=True,
+    augment="strong",
     workers=0,
     validation_episodes=4,
-    validation_classes=2,
+    validation_classes=(2,),
     checkpoint_every=3,
     tensorboard=False,
     device="cpu",
@@ -72,10 +72,12 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(out) if "loss" in line]
 
 
-@pytest.fixture(autouse=True)
-def known_method(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def known_method() -> Iterator[None]:
     """Checkpoints of the toy can be read again."""
-    monkeypatch.setitem(METHODS, Toy.name, Toy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, Toy.name, Toy)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,7 +166,7 @@ def test_other_settings_are_refused(whole: Path) -> None:
 
 def test_learns_and_leaves_the_frozen_backbone_alone(tmp_path: Path) -> None:
     config = replace(
-        CONFIG, epochs=1, episodes=240, batch=4, augment=False, lr=1e-2, validation_classes=0, loss="ce+dice"
+        CONFIG, epochs=1, episodes=240, batch=4, augment="none", lr=1e-2, validation_classes=(0,), loss="ce+dice"
     )
     method = toy()
     before = {key: value.clone() for key, value in method.backbone.state_dict().items()}
@@ -234,7 +236,7 @@ def test_a_broken_picture_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
         def __reduce__(self) -> str | tuple[object, ...]:
             return Broken, (self.seed,)
 
-    config = replace(CONFIG, workers=1, validation_classes=0)
+    config = replace(CONFIG, workers=1, validation_classes=(0,))
     sources = divide([OpenSource(Broken(), (0, 1), ())], (1.0,), config).sources
     with pytest.raises(InvalidImage) as caught:
         next(training_batches(sources, config, 32, start=0, pin=False))

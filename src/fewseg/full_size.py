@@ -14,28 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewseg.metrics.presence import presence_scores
 from fewseg.ops.resize import resize
 from fewseg.types import Prediction
 
 MASK_THRESHOLD: Final = 0.5
 """Foreground is where the probability reaches this."""
 
-SCORE_SHARE: Final = 0.01
-"""Share of the pixels whose mean probability is a label's score."""
-
 _STRIP: Final = 1 << 22
 """Values that are resized at a time."""
-
-
-def presence_scores(coarse: Tensor) -> list[float]:
-    """How sure the model is that each label is in the picture at all, in [0, 1].
-
-    The mean foreground probability of the most confident 1 % of the pixels at the model's size: one lone pixel does
-    not make an object present, and a small object is not diluted by the background. `coarse` is (labels, h, w).
-    """
-    flat = coarse.flatten(1)
-    kept = max(1, round(flat.shape[1] * SCORE_SHARE))
-    return [float(v) for v in flat.topk(kept, 1).values.mean(1)]
 
 
 def full_size_prediction(

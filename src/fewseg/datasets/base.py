@@ -27,4 +27,4 @@ class Dataset(Protocol):
         """The picture, upright, RGB."""
 
     def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
-        """(H, W) at the picture's size: 1 the class, 255 ignored, 0 everything else."""
+        """(H, W) at the picture's size: 1 the class, 255 ignored, 0 everything else; empty where the class is not."""

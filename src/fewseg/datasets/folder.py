@@ -95,11 +95,10 @@ class FolderDataset:
         return read_image(self._item(name).picture)
 
     def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
-        """(H, W) of 0, 1, 255; raises `InvalidDataset` where the picture does not hold the class."""
+        """(H, W) of 0, 1, 255; all 0 where the picture does not hold the class."""
         item, entry = self._item(name), self._index[name]
         if self._check(class_id) not in entry.areas:
-            held = self.classes[class_id]
-            raise InvalidDataset(f"{item.mask} holds no {held}: ask names({class_id}) for pictures that do")
+            return np.zeros(entry.size[::-1], np.uint8)
         value = class_id + 1 if self._indexed else None
         return read_mask(item.mask, value=value, size=entry.size, orientation=entry.orientation)
 

@@ -74,11 +74,19 @@ def draw_test_episodes(
 
 
 def draw_training_episodes(
-    dataset: Dataset, classes: Sequence[int], shots: int, count: int, seed: int, epoch: int
+    dataset: Dataset,
+    classes: Sequence[int],
+    shots: int,
+    count: int,
+    seed: int,
+    epoch: int,
+    *,
+    absent: float = 0.0,
 ) -> list[Episode]:
     """`count` episodes of one epoch: the class uniformly, then the query, then distinct supports.
 
-    Classes need 2 pictures; where there are fewer than `shots + 1`, supports repeat.
+    Classes need 2 pictures; where there are fewer than `shots + 1`, supports repeat. In a share `absent` of the
+    episodes the query is a usable picture of another class and none of this one.
     Raises `InvalidDataset` where no class has 2.
     """
     _check_shots(shots)
@@ -92,9 +100,24 @@ def draw_training_episodes(
         class_id, names = pools[int(rng.integers(len(pools)))]
         query = names[int(rng.integers(len(names)))]
         others = [name for name in names if name != query]
+        if absent and rng.random() < absent:
+            query = _elsewhere(pools, class_id, names, rng) or query
         chosen = rng.choice(len(others), shots, replace=len(others) < shots)
         episodes.append(Episode(query, tuple(others[i] for i in chosen), class_id))
     return episodes
+
+
+def _elsewhere(
+    pools: Sequence[tuple[int, Sequence[str]]], class_id: int, names: Sequence[str], rng: np.random.Generator
+) -> str | None:
+    """A picture of another class, and not of this one; None where there is only this class."""
+    held, others = set(names), [pool for other, pool in pools if other != class_id]
+    for _ in range(10 if others else 0):
+        pool = others[int(rng.integers(len(others)))]
+        name = pool[int(rng.integers(len(pool)))]
+        if name not in held:
+            return name
+    return None
 
 
 def _check_shots(shots: int) -> None:

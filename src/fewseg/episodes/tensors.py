@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fewseg.datasets.base import Dataset
 from fewseg.episodes.draw import draw_training_episodes
-from fewseg.episodes.transforms import Augmentation, augment, square_image, square_mask
+from fewseg.episodes.transforms import square_image, square_mask
+from fewseg.episodes.views import Views
 from fewseg.errors import InvalidDataset
 from fewseg.types import Episode
 
@@ -43,7 +44,7 @@ def episode_tensors(
     episode: Episode,
     size: int,
     *,
-    augmentation: Augmentation | None = None,
+    augmentation: Views | None = None,
     rng: np.random.Generator | None = None,
 ) -> EpisodeTensors:
     """Read an episode's pictures and masks, squashed to `size`; augmented, each on its own, with `rng`."""
@@ -51,7 +52,7 @@ def episode_tensors(
     for name in (episode.query, *episode.support):
         image, mask = dataset.image(name), dataset.mask(name, episode.class_id)
         if augmentation is not None and rng is not None:
-            pairs.append(augment(image, mask, size, rng, augmentation))
+            pairs.append(augmentation.view(image, mask, size, rng))
         else:
             pairs.append((square_image(image, size), square_mask(mask, size)))
     (query, query_mask), support = pairs[0], pairs[1:]
@@ -84,7 +85,9 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
 
     Args:
         sources: what to draw from; each episode picks a source by weight.
-        shots, per_epoch, epochs, size, seed: see `TrainConfig`.
+        shots: numbers of support pictures; of several, each batch draws one.
+        batch: episodes that form a batch and so share their number of shots.
+        absent, per_epoch, epochs, size, seed: see `TrainConfig`.
         augmentation: how pairs are varied; None for the papers' plain resize.
     """
 
@@ -92,16 +95,19 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         self,
         sources: Sequence[TrainingSource],
         *,
-        shots: int,
+        shots: Sequence[int],
+        batch: int = 1,
+        absent: float = 0.0,
         per_epoch: int,
         epochs: int,
         size: int,
         seed: int,
-        augmentation: Augmentation | None = None,
+        augmentation: Views | None = None,
     ) -> None:
         if not sources or not all(source.weight >= 0 for source in sources) or not any(s.weight for s in sources):
             raise InvalidDataset("nothing to train on: give at least one dataset, with a weight above 0")
-        self.sources, self.shots, self.per_epoch, self.epochs = tuple(sources), shots, per_epoch, epochs
+        self.sources, self.per_epoch, self.epochs = tuple(sources), per_epoch, epochs
+        self.shots, self.batch, self.absent = tuple(shots), batch, absent
         self.size, self.seed, self.augmentation = size, seed, augmentation
         self._epoch_cache: tuple[int, list[tuple[int, Episode]]] | None = None
 
@@ -121,8 +127,17 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         drawn = []
         for index, source in enumerate(self.sources):
             count, seed = int((chosen == index).sum()), self.seed + index
-            drawn.append(iter(draw_training_episodes(source.dataset, source.classes, self.shots, count, seed, epoch)))
-        return [(int(index), next(drawn[index])) for index in chosen]
+            most = max(self.shots)
+            episodes = draw_training_episodes(
+                source.dataset, source.classes, most, count, seed, epoch, absent=self.absent
+            )
+            drawn.append(iter(episodes))
+        together = [(int(index), next(drawn[index])) for index in chosen]
+        if len(self.shots) == 1:
+            return together
+        rng = np.random.default_rng([self.seed, epoch, 4])
+        shots = rng.choice(self.shots, -(-self.per_epoch // self.batch)).repeat(self.batch)
+        return [(i, replace(e, support=e.support[: int(n)])) for (i, e), n in zip(together, shots, strict=False)]
 
     def __getitem__(self, index: int) -> EpisodeTensors:
         epoch, place = divmod(index, self.per_epoch)

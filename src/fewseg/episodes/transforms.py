@@ -88,6 +88,12 @@ class Augmentation:
     grayscale: float = 0.1
     """Probability of dropping the colour."""
 
+    def view(
+        self, image: Image.Image, mask: NDArray[np.uint8], size: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """See `augment`."""
+        return augment(image, mask, size, rng, self)
+
 
 def augment(
     image: Image.Image,

@@ -1,8 +1,8 @@
 """Fusing the n one-shot predictions of an n-shot episode: what one-pass inference is compared with (DCAMA, Table 4).
 
 Every function takes the one-shot logits (B, n, 2, H, W) and gives logits (B, 2, H, W) whose arg max is the strategy's
-mask. Where a strategy decides by votes, the logits keep the shots' mean log-odds on the side that was voted for, so that
-probabilities still say how sure the shots are.
+mask. Where a strategy decides by votes, the logits keep the shots' mean log-odds on the side that was voted for, so
+that probabilities still say how sure the shots are.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal, Self, get_args
 from fewseg.errors import InvalidOption, unknown
 
 Loss = Literal["ce", "dice", "ce+dice"]
-Optimiser = Literal["sgd", "adamw"]
+Optimiser = Literal["sgd", "adam", "adamw", "sgd+adamw"]
+Augment = Literal["none", "sccan", "sccan-coco", "strong"]
 Schedule = Literal["constant", "cosine", "poly"]
 
 RESUMABLE: Final = frozenset(
@@ -64,21 +65,29 @@ class TrainConfig:
     backbone_lr_factor: float = 0.1
     """Learning rate of the backbone relative to the head's."""
 
-    shots: int = 1
-    """Support pictures of an episode."""
+    shots: tuple[int, ...] = (1,)
+    """Support pictures of an episode; of several numbers, each batch draws one."""
+    absent: float = 0.0
+    """Share of episodes whose query shows another class, so that the answer is "nothing": teaches `present`."""
     batch: int = 8
     """Episodes of a step. The paper: 48 over four GPUs."""
     epochs: int = 100
     """Passes of `episodes` episodes."""
     episodes: int = 2000
     """Episodes of an epoch; rounded down to whole batches."""
-    augment: bool = False
-    """Vary the training pairs: crops, flips, rotations, colours. The paper does not."""
+    augment: Augment = "none"
+    """How pictures are varied: none (DCAMA), sccan or sccan-coco (SCCAN's for PASCAL and COCO), strong (ours)."""
+    cache_views: int = 0
+    """Views of every picture whose backbone maps are computed once and kept in memory (bfloat16 with amp): 1 the plain
+    picture, more varied ones too. 0 runs the backbone at every step."""
 
     optimiser: Optimiser = "sgd"
-    """sgd (Nesterov momentum 0.9) or adamw."""
+    """sgd (Nesterov momentum, as DCAMA), adam (as HSNet), adamw, or sgd+adamw (as SCCAN: plain sgd, but adamw at
+    `attention_lr` for the attention blocks)."""
     lr: float = 1e-3
     """Learning rate."""
+    attention_lr: float = 6e-5
+    """Constant learning rate of the attention blocks with sgd+adamw."""
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 1e-4
@@ -93,11 +102,14 @@ class TrainConfig:
     """ce (cross-entropy), dice, or their sum."""
     amp: bool = False
     """Compute in bfloat16 where that is safe."""
+    average: float = 0.0
+    """Decay of a running average of the weights, which is then what is validated and saved; 0 for none."""
 
-    validation_classes: int = 4
-    """Base classes of each dataset that are kept from training to choose the best checkpoint; 0 for none."""
+    validation_classes: tuple[int, ...] = (4,)
+    """Base classes kept from training to choose the best checkpoint, one number for all datasets or one for each; 0
+    for none."""
     validation_episodes: int = 100
-    """Validation episodes of each dataset."""
+    """Validation episodes of each dataset and of the least and the largest number of shots."""
     validate_every: int = 1
     """Epochs between validations."""
 
@@ -120,17 +132,31 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises `InvalidOption` for values that cannot work."""
-        for name, known in (("optimiser", Optimiser), ("schedule", Schedule), ("loss", Loss)):
+        choices = (("optimiser", Optimiser), ("schedule", Schedule), ("loss", Loss), ("augment", Augment))
+        for name, known in choices:
             if getattr(self, name) not in get_args(known):
                 raise unknown(name, str(getattr(self, name)), get_args(known))
-        for name in ("shots", "batch", "epochs", "validate_every", "checkpoint_every", "log_every", "image_size"):
+        for name in ("batch", "epochs", "validate_every", "checkpoint_every", "log_every", "image_size"):
             if getattr(self, name) < 1:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give at least 1")
-        for name in ("lr", "backbone_lr_factor", "momentum", "weight_decay", "warmup", "clip", "workers", "threads"):
+        for name in (
+            *("lr", "attention_lr", "backbone_lr_factor", "momentum", "weight_decay", "warmup", "clip", "workers"),
+            *("threads", "cache_views", "validation_episodes"),
+        ):
             if not getattr(self, name) >= 0:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more")
-        if self.validation_classes < 0 or self.validation_episodes < 0:
-            raise InvalidOption("validation_classes and validation_episodes must be 0 or more")
+        for name in ("absent", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more, below 1")
+        if not self.shots or min(self.shots) < 1:
+            raise InvalidOption(f"shots {' '.join(map(str, self.shots))}: give at least 1")
+        if len(self.validation_classes) not in (1, len(self.data)) or min(self.validation_classes) < 0:
+            raise InvalidOption(
+                f"validation_classes {' '.join(map(str, self.validation_classes))}: "
+                "give one number, or one for each dataset, 0 or more"
+            )
+        if self.cache_views and self.train_backbone:
+            raise InvalidOption("maps of a backbone that is trained cannot be kept: leave out cache_views")
         if not self.data:
             raise InvalidOption("no data to train on: give at least one dataset folder")
         if self.weights and (len(self.weights) != len(self.data) or min(self.weights) < 0 or not sum(self.weights)):
@@ -157,6 +183,10 @@ class TrainConfig:
     def steps(self) -> int:
         """Steps of the whole run."""
         return self.epochs * self.steps_per_epoch
+
+    def validation_classes_of(self, dataset: int) -> int:
+        """How many base classes of the dataset of that number are kept for validation."""
+        return self.validation_classes[dataset if len(self.validation_classes) > 1 else 0]
 
     def to_json(self) -> dict[str, Any]:
         """JSON values that `from_json` reads."""

@@ -15,7 +15,7 @@ from fewseg.datasets.cached import CachedDataset
 from fewseg.episodes.draw import MIN_IMAGES, draw_test_episodes
 from fewseg.episodes.sources import OpenSource, open_source
 from fewseg.episodes.tensors import EpisodeTensors, TrainingEpisodes, TrainingSource, collate
-from fewseg.episodes.transforms import Augmentation
+from fewseg.episodes.views import VIEWS
 from fewseg.errors import FewsegError, InvalidDataset
 from fewseg.training.config import TrainConfig
 from fewseg.types import Episode
@@ -29,6 +29,11 @@ class ValidationSet:
 
     dataset: Dataset
     episodes: tuple[Episode, ...]
+
+    @property
+    def name(self) -> str:
+        """The dataset and, in words, the number of shots."""
+        return f"{self.dataset.name}.{len(self.episodes[0].support)}-shot"
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,19 @@ def divide(opened: Sequence[OpenSource], weights: Sequence[float], config: Train
         sources.append(TrainingSource(CachedDataset(source.dataset, config.cache_megabytes), base, weight))
         if held and config.validation_episodes:
             per_class = -(-config.validation_episodes // len(held))
-            drawn = draw_test_episodes(source.dataset, held, config.shots, per_class, config.seed)
-            # One of each class after the other: cutting the list leaves every class its share.
-            mixed = [drawn[i] for k in range(per_class) for i in range(k, len(drawn), per_class)]
-            validation.append(ValidationSet(source.dataset, tuple(mixed[: config.validation_episodes])))
+            for shots in sorted({min(config.shots), max(config.shots)}):
+                drawn = draw_test_episodes(source.dataset, held, shots, per_class, config.seed)
+                # One of each class after the other: cutting the list leaves every class its share.
+                mixed = [drawn[i] for k in range(per_class) for i in range(k, len(drawn), per_class)]
+                validation.append(ValidationSet(source.dataset, tuple(mixed[: config.validation_episodes])))
     return TrainingData(tuple(sources), tuple(validation))
 
 
 def validation_classes(source: OpenSource, config: TrainConfig, number: int) -> tuple[int, ...]:
     """Some base classes with enough pictures, drawn by the seed; never so many that fewer than two stay."""
-    least = max(MIN_IMAGES, config.shots + 1)
+    least = max(MIN_IMAGES, max(config.shots) + 1)
     enough = [c for c in source.base if len(source.dataset.names(c)) >= least]
-    count = min(config.validation_classes, len(enough), max(0, len(source.base) - 2))
+    count = min(config.validation_classes_of(number), len(enough), max(0, len(source.base) - 2))
     rng = np.random.default_rng([config.seed, number, 3])
     return tuple(sorted(int(c) for c in rng.permutation(enough)[:count]))
 
@@ -125,25 +131,31 @@ def training_batches(
         yield batch
 
 
-def _loader(
-    sources: Sequence[TrainingSource], config: TrainConfig, size: int, *, start: int, pin: bool
-) -> DataLoader[EpisodeTensors | FewsegError]:
-    per_epoch = config.steps_per_epoch * config.batch
-    episodes = TrainingEpisodes(
+def training_episodes(sources: Sequence[TrainingSource], config: TrainConfig, size: int) -> TrainingEpisodes:
+    """All episodes of a run."""
+    return TrainingEpisodes(
         sources,
         shots=config.shots,
-        per_epoch=per_epoch,
+        batch=config.batch,
+        absent=config.absent,
+        per_epoch=config.steps_per_epoch * config.batch,
         epochs=config.epochs,
         size=size,
         seed=config.seed,
-        augmentation=Augmentation() if config.augment else None,
+        augmentation=VIEWS[config.augment],
     )
+
+
+def _loader(
+    sources: Sequence[TrainingSource], config: TrainConfig, size: int, *, start: int, pin: bool
+) -> DataLoader[EpisodeTensors | FewsegError]:
+    episodes = training_episodes(sources, config, size)
     for source in sources:  # read the index once, before the workers copy it
         source.dataset.names(source.classes[0])
     return DataLoader(
         _Carried(episodes),
         batch_size=config.batch,
-        sampler=_From(start * config.batch, per_epoch * config.epochs),
+        sampler=_From(start * config.batch, len(episodes)),
         num_workers=config.workers,
         collate_fn=_collate,
         pin_memory=pin,

@@ -13,22 +13,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import optim
 
 from fewseg.checkpoints.native import load_method, save_method
 from fewseg.devices import choose_device
 from fewseg.episodes.tensors import EpisodeTensors
+from fewseg.episodes.views import VIEWS
 from fewseg.errors import InvalidOption
 from fewseg.files import make_folder
 from fewseg.method_options import method_options
 from fewseg.methods import FewShotMethod, create_method
+from fewseg.ops.resize import map_size
+from fewseg.training.average import WeightAverage
 from fewseg.training.config import TrainConfig
-from fewseg.training.data import TrainingData, open_data, training_batches
+from fewseg.training.data import TrainingData, open_data, training_batches, training_episodes
 from fewseg.training.log import MetricsLog
 from fewseg.training.losses import choose_loss
-from fewseg.training.optim import learning_rate, make_optimiser, set_learning_rate
+from fewseg.training.maps import EpisodeMaps, MapCache, map_batches
+from fewseg.training.optim import Optimisers, learning_rate, make_optimiser
+from fewseg.training.presence import calibrate_presence
 from fewseg.training.state import Progress, read_state, restore, save_state
 from fewseg.training.validate import validate
+from fewseg.types import QueryFeatures, SupportSet
 
 LOG = logging.getLogger(__name__)
 
@@ -104,10 +109,13 @@ def fit(
     if config.train_backbone:
         method.backbone.freeze(False)
     optimiser = make_optimiser(method, config)
-    done = restore(state, method, optimiser) if state is not None else Progress()
+    average = WeightAverage(method, config.average) if config.average else None
+    done = Progress()
+    if state is not None:
+        done = restore(state, method, optimiser, average.method if average else None)
     resumed_from = done.step
     with _seeded(config.seed), MetricsLog(make_folder(out), done.step, tensorboard=config.tensorboard) as log:
-        loss = _Run(method, data, config, out, optimiser, done, log, progress).run()
+        loss = _Run(method, data, config, out, optimiser, average, done, log, progress).run()
     method.eval()
     best = out / (BEST if done.best_step else LAST)
     return TrainReport(done.step, resumed_from, loss, done.best_miou, done.best_step, best)
@@ -126,13 +134,21 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def _encode(method: FewShotMethod, batch: EpisodeTensors | EpisodeMaps) -> tuple[QueryFeatures, SupportSet]:
+    if isinstance(batch, EpisodeTensors):
+        return method.encode_query(batch.query), method.encode_support(batch.images, batch.masks)
+    query, support = ([m.to(method.dtype) for m in maps] for maps in (batch.query, batch.support))
+    return method.query_from_maps(query, map_size(batch.query_mask)), method.support_from_maps(support, batch.masks)
+
+
 @dataclass
 class _Run:
     method: FewShotMethod
     data: TrainingData
     config: TrainConfig
     out: Path
-    optimiser: optim.Optimizer
+    optimiser: Optimisers
+    average: WeightAverage | None
     done: Progress
     log: MetricsLog
     progress: ProgressCallback | None
@@ -141,9 +157,9 @@ class _Run:
         """All steps that are left; returns the last logged loss."""
         config, last = self.config, math.nan
         pin = self.method.device.type == "cuda"
-        size = self.method.config.image_size
+        batches = self._batches(pin)
         started, logged = time.perf_counter(), self.done.step
-        for batch in training_batches(self.data.sources, config, size, start=self.done.step, pin=pin):
+        for batch in batches:
             loss = self._step(batch.to(self.method.device, non_blocking=pin))
             self.done.step += 1
             step, total = self.done.step, config.steps
@@ -161,22 +177,53 @@ class _Run:
                 self.progress(step, total, f"loss {last:.4f}{best}")
         return last
 
-    def _step(self, batch: EpisodeTensors) -> float:
+    def _batches(self, pin: bool) -> Iterator[EpisodeTensors | EpisodeMaps]:
+        """The batches that are left, as pictures or, where maps are kept, as maps."""
+        config, sources, size = self.config, self.data.sources, self.method.config.image_size
+        if self.done.step >= config.steps:
+            return iter(())
+        if not config.cache_views:
+            return training_batches(sources, config, size, start=self.done.step, pin=pin)
+
+        def tell(done: int, total: int) -> None:
+            if self.progress is not None:
+                self.progress(self.done.step, config.steps, f"keeping maps: {done} of {total} pictures")
+
+        cache = MapCache(
+            self.method.backbone,
+            sources,
+            size=size,
+            count=config.cache_views,
+            views=VIEWS[config.augment],
+            seed=config.seed,
+            dtype=torch.bfloat16 if config.amp else self.method.dtype,
+            progress=tell,
+        )
+        episodes = training_episodes(sources, config, size)
+        return map_batches(episodes, cache, start=self.done.step, batch=config.batch)
+
+    def _step(self, batch: EpisodeTensors | EpisodeMaps) -> float:
         """One update; returns the loss. A loss or gradient that is not finite changes nothing."""
         config, method = self.config, self.method
         torch.manual_seed(step_seed(config.seed, self.done.step))
         method.train()
-        set_learning_rate(self.optimiser, learning_rate(config, self.done.step))
+        self.optimiser.set_learning_rate(learning_rate(config, self.done.step))
         with torch.autocast(method.device.type, torch.bfloat16, enabled=config.amp):
-            logits = method(batch.query, batch.images, batch.masks)
+            query, support = _encode(method, batch)
+            logits = method.segment(query, support)
+            extra = method.regulariser(query, support, logits)
         loss = choose_loss(config.loss)(logits, batch.query_mask)
-        self.optimiser.zero_grad(set_to_none=True)
+        if extra is not None:
+            loss = loss + extra
+        self.optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(list(method.trainable_parameters()), config.clip or math.inf)
         value, size = torch.stack([loss.detach(), norm]).tolist()
         self._check("loss", value, self.done.step + 1)
         self._check("gradient", size, self.done.step + 1)
         self.optimiser.step()
+        if self.average is not None:
+            self.average.update(self.done.step + 1)
         return float(value)
 
     def _check(self, what: str, value: float, step: int) -> None:
@@ -198,9 +245,28 @@ class _Run:
         if end and self.data.validation and (epoch % config.validate_every == 0 or step == config.steps):
             self._validate(epoch - 1)
         if end:
-            save_method(self.method, self.out / LAST, extra=self._about())
+            save_method(self._smooth, self.out / LAST, extra=self._about())
+        if step == config.steps:
+            self._calibrate()
         if end or step % config.checkpoint_every == 0:
-            save_state(self.out, self.method, self.optimiser, self.done, config.to_json())
+            average = self.average.method if self.average is not None else None
+            save_state(self.out, self.method, self.optimiser, self.done, config.to_json(), average)
+
+    @property
+    def _smooth(self) -> FewShotMethod:
+        """What is validated and saved."""
+        return self.method if self.average is None else self.average.method
+
+    def _calibrate(self) -> None:
+        """The presence threshold of the checkpoint to use goes into it, once training ends."""
+        if not self.data.validation:
+            return
+        path = self.out / (BEST if self.done.best_step else LAST)
+        method = load_method(path).to(self.method.device)
+        size, config = method.config.image_size, self.config
+        values = calibrate_presence(method, self.data.validation, size=size, seed=config.seed, amp=config.amp)
+        LOG.info("presence: %s", values)
+        save_method(method, path, extra={**method.extra, **values})
 
     def _check_weights(self) -> None:
         """A finite gradient may still be too large a step: what it left must not replace a good checkpoint."""
@@ -210,14 +276,14 @@ class _Run:
     def _validate(self, epoch: int) -> None:
         size = self.method.config.image_size
         miou, fb_iou, parts = validate(
-            self.method, self.data.validation, size=size, batch=self.config.batch, amp=self.config.amp
+            self._smooth, self.data.validation, size=size, batch=self.config.batch, amp=self.config.amp
         )
         values = {f"val_miou/{name}": value for name, value in parts.items()} if len(parts) > 1 else {}
         self.log.add(self.done.step, epoch=epoch, val_miou=miou, val_fb_iou=fb_iou, **values)
         LOG.info("step %d: validation mIoU %.2f, FB-IoU %.2f", self.done.step, miou, fb_iou)
         if miou > self.done.best_miou:
             self.done.best_miou, self.done.best_step = miou, self.done.step
-            save_method(self.method, self.out / BEST, extra=self._about())
+            save_method(self._smooth, self.out / BEST, extra=self._about())
 
     def _about(self) -> dict[str, Any]:
         """What goes beside the weights: how they were trained, without the paths of this machine."""

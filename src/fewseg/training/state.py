@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn, optim
+from torch import nn
 
 from fewseg.errors import InvalidCheckpoint
 from fewseg.files import replacing
+from fewseg.training.optim import Optimisers
 
 FILE_NAME = "state.pt"
 
-_FORMAT = "fewseg.training.1"
+_FORMAT = "fewseg.training.2"
 
 
 @dataclass
@@ -33,7 +34,12 @@ class Progress:
 
 
 def save_state(
-    folder: Path, method: nn.Module, optimiser: optim.Optimizer, progress: Progress, config: dict[str, Any]
+    folder: Path,
+    method: nn.Module,
+    optimiser: Optimisers,
+    progress: Progress,
+    config: dict[str, Any],
+    average: nn.Module | None = None,
 ) -> None:
     """Write the state; raises `OutputError`, an older one then stays.
 
@@ -47,6 +53,7 @@ def save_state(
             "progress": vars(progress),
             "method": method.state_dict(),
             "optimiser": optimiser.state_dict(),
+            "average": average.state_dict() if average is not None else {},
         },
         buffer,
     )
@@ -73,11 +80,15 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def restore(state: dict[str, Any], method: nn.Module, optimiser: optim.Optimizer) -> Progress:
-    """Put a state into a freshly made method and optimiser."""
+def restore(
+    state: dict[str, Any], method: nn.Module, optimiser: Optimisers, average: nn.Module | None = None
+) -> Progress:
+    """Put a state into a freshly made method, optimiser and average."""
     try:
         method.load_state_dict(state["method"])
         optimiser.load_state_dict(state["optimiser"])
+        if average is not None:
+            average.load_state_dict(state["average"])
         return Progress(**state["progress"])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         first = str(error).splitlines()[0]

@@ -32,6 +32,6 @@ def validate(
                 meter.add(episode.class_id, guess, truth)
         scores = meter.scores()
         # Two datasets may share a name: the number keeps both.
-        miou[part.dataset.name if part.dataset.name not in miou else f"{part.dataset.name}.{number}"] = scores.miou
+        miou[part.name if part.name not in miou else f"{part.name}.{number}"] = scores.miou
         fb_iou.append(scores.fb_iou)
     return sum(miou.values()) / len(miou), sum(fb_iou) / len(fb_iou), miou

@@ -1,0 +1,30 @@
+"""A running average of the weights: smoother than the weights of any one step."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from fewseg.methods import FewShotMethod
+
+
+class WeightAverage:
+    """A copy of a method whose trained weights follow the method's.
+
+    Args:
+        method: what is trained.
+        decay: share of the old average that each step keeps; less in the first steps, so that the start is forgotten.
+    """
+
+    def __init__(self, method: FewShotMethod, decay: float) -> None:
+        self.method = copy.deepcopy(method).requires_grad_(False).eval()
+        self._decay = decay
+        averaged = dict(self.method.named_parameters())
+        self._pairs = [(averaged[name], p) for name, p in method.named_parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after step number `step`, counted from 1."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_([mean for mean, _ in self._pairs], [new for _, new in self._pairs], 1 - decay)

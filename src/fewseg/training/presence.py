@@ -1,0 +1,51 @@
+"""The threshold on presence scores, found on validation classes: is the label in the picture at all?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from fewseg.episodes.tensors import collate, episode_tensors
+from fewseg.methods import FewShotMethod
+from fewseg.metrics.presence import choose_threshold, presence_scores
+from fewseg.training.data import ValidationSet
+from fewseg.types import Episode
+
+
+@torch.no_grad()
+def calibrate_presence(
+    method: FewShotMethod, sets: Sequence[ValidationSet], *, size: int, seed: int, amp: bool = False
+) -> dict[str, float]:
+    """The presence threshold with the best balanced accuracy, that accuracy, and the area under the ROC curve.
+
+    Every validation episode is asked twice: as it is, and with a picture of another validation class that does not hold
+    its class as the query. Empty where no such picture is.
+    """
+    method.eval()
+    here: list[float] = []
+    away: list[float] = []
+    for number, part in enumerate(sets):
+        rng = np.random.default_rng([seed, 6, number])
+        for episode in part.episodes:
+            without = _without(part, episode)
+            if without:
+                other = Episode(without[int(rng.integers(len(without)))], episode.support, episode.class_id)
+                here.append(_score(method, part, episode, size, amp))
+                away.append(_score(method, part, other, size, amp))
+    return choose_threshold(np.array(here), np.array(away)) if here else {}
+
+
+def _without(part: ValidationSet, episode: Episode) -> list[str]:
+    """Queries of other classes whose picture does not hold the episode's class."""
+    held = set(part.dataset.names(episode.class_id))
+    names = {other.query for other in part.episodes if other.class_id != episode.class_id} - held
+    return sorted(name for name in names if not (part.dataset.mask(name, episode.class_id) == 1).any())
+
+
+def _score(method: FewShotMethod, part: ValidationSet, episode: Episode, size: int, amp: bool) -> float:
+    tensors = collate([episode_tensors(part.dataset, episode, size)]).to(method.device)
+    with torch.autocast(method.device.type, torch.bfloat16, enabled=amp):
+        logits = method(tensors.query, tensors.images, tensors.masks)
+    return presence_scores(logits.float().softmax(1)[0, 1:])[0]
