@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +16,9 @@ from fewseg.methods import FewShotMethod, create_method
 _BUFFERS = re.compile(r"\.(num_batches_tracked|relative_position_index|attn_mask)$|^model\.pe\.\d+\.pe$")
 """Values that follow from the architecture; they are computed, not read."""
 
-_DCAMA_NAMES = (
+_Names = tuple[tuple[str, Callable[[re.Match[str]], str]], ...]
+
+_DCAMA_NAMES: _Names = (
     (r"^feature_extractor\.layers\.(\d)\.downsample\.", lambda m: f"backbone.net.layers.{int(m[1]) + 1}.downsample."),
     (r"^feature_extractor\.", lambda _: "backbone.net."),
     (r"^model\.DCAMA_blocks\.(\d)\.linears\.0\.", lambda m: f"attention.{8 << int(m[1])}.query.@."),
@@ -27,7 +29,22 @@ _DCAMA_NAMES = (
 )
 """Released name to ours; `@` stands for the width of the block, read off the tensor."""
 
-_DROPPED = re.compile(r"^feature_extractor\.(fc|head|norm)\.")
+
+def _hsnet_layer(match: re.Match[str]) -> str:
+    """Convolutions, normalisation and ReLU of a block are three layers of the release, one module here."""
+    coarser, stage, index, layer = match.groups()
+    part = "mix" if coarser else "squeeze"
+    ours = {"conv1.": "query.", "conv2.": "support.", None: "norm."}[layer]
+    return f"{part}.{2 << int(stage)}.{int(index) // 3}.{ours}"
+
+
+_HSNET_NAMES: _Names = (
+    (r"^backbone\.", lambda _: "backbone.net."),
+    (r"^hpn_learner\.encoder_layer(\dto)?(\d)\.(\d)\.(conv[12]\.)?", _hsnet_layer),
+    (r"^hpn_learner\.", lambda _: ""),
+)
+
+_DROPPED = re.compile(r"^(feature_extractor|backbone)\.(fc|head|norm)\.")
 """The classifier, which the method does not use."""
 
 
@@ -41,7 +58,7 @@ def load_official(
 
     Args:
         source: the released file (opened with `weights_only=True`) or its state dict, names with or without `module.`.
-        method: `dcama`.
+        method: `dcama` or `hsnet`.
         backbone: `resnet50`, `resnet101` or `swin_b`; the one the file was trained with.
         config: fields of the method's config to set otherwise than published.
 
@@ -58,15 +75,15 @@ def load_official(
     else:
         state, name = read_weights(source)[0], os.fspath(source)
     model = create_method(method, backbone=backbone, **config)
-    _load_strictly(model, dict(_READERS[method](state)), f"{name} as {method} over {backbone}")
+    _load_strictly(model, dict(_renamed(state, _READERS[method])), f"{name} as {method} over {backbone}")
     return model
 
 
-def _read_dcama(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _renamed(state: Mapping[str, Tensor], names: _Names) -> Iterator[tuple[str, Tensor]]:
     for key, value in state.items():
         if _DROPPED.search(key) or _BUFFERS.search(key):
             continue
-        for pattern, rename in _DCAMA_NAMES:
+        for pattern, rename in names:
             match = re.match(pattern, key)
             if match:
                 yield (rename(match) + key[match.end() :]).replace("@", str(value.shape[-1])), value
@@ -75,7 +92,7 @@ def _read_dcama(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             yield key, value
 
 
-_READERS = {"dcama": _read_dcama}
+_READERS = {"dcama": _DCAMA_NAMES, "hsnet": _HSNET_NAMES}
 
 
 def _load_strictly(model: FewShotMethod, state: dict[str, Tensor], what: str) -> None:

@@ -11,9 +11,10 @@ from fewseg.backbones import BackboneSpec, build_pyramid, create_backbone
 from fewseg.errors import unknown
 from fewseg.methods.base import FewShotMethod
 from fewseg.methods.dcama import DCAMA
+from fewseg.methods.hsnet import HSNet
 from fewseg.methods.prototype import Prototype
 
-METHODS: dict[str, type[FewShotMethod]] = {kind.name: kind for kind in (DCAMA, Prototype)}
+METHODS: dict[str, type[FewShotMethod]] = {kind.name: kind for kind in (DCAMA, HSNet, Prototype)}
 """Every method by name."""
 
 
