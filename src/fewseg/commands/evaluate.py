@@ -22,6 +22,7 @@ from fewseg.episodes.draw import MIN_IMAGES, draw_test_episodes, list_dataset, l
 from fewseg.episodes.sources import OpenSource, open_source
 from fewseg.errors import InvalidDataset, InvalidOption
 from fewseg.evaluation.evaluate import EpisodeScore, EvaluationResult, Scoring, evaluate, segment_episode
+from fewseg.evaluation.fusion import Fusion
 from fewseg.evaluation.report import class_table, markdown_table, write_results
 from fewseg.files import make_folder, replacing
 from fewseg.method_options import method_options
@@ -72,6 +73,10 @@ class Options:
     """Episode lists to use instead of drawing some."""
     scoring: Scoring = "original"
     """Compare at the query's original size, or at the model's input size."""
+    fusion: Fusion = "one-pass"
+    """How several shots become one prediction. one-pass: the method's own way. The others fuse one-shot predictions:
+    vote (majority of the masks), average (of the probabilities), hsnet-vote (half of the picture's largest number of
+    votes), guided (average weighted by how well each shot segments the support pictures, as in SCL)."""
     pictures: int = 4
     """Best and worst episodes to draw, of each list; 0 for none."""
     device: str = "auto"
@@ -185,7 +190,16 @@ def _evaluate(
         def moved(done: int, _: int, before: int = before, word: str = word) -> None:
             advance(before + done, total, word)
 
-        results.append(evaluate(method, test.dataset, test.episodes, scoring=options.scoring, progress=moved))
+        results.append(
+            evaluate(
+                method,
+                test.dataset,
+                test.episodes,
+                scoring=options.scoring,
+                fusion=options.fusion,
+                progress=moved,
+            )
+        )
         before += len(test.episodes)
     return results
 
@@ -236,7 +250,7 @@ def _draw(method: FewShotMethod, dataset: Dataset, result: EvaluationResult, opt
         if chosen:
             pictures, titles = [], []
             for score in chosen:
-                pictures += _row(method, dataset, score.episode)
+                pictures += _row(method, dataset, score.episode, result.fusion)
                 titles += _titles(dataset, score)
             sheet = contact_sheet(pictures, titles, columns=3, side=240)
             path = options.out / f"{word}_{name}.jpg"
@@ -248,8 +262,8 @@ def _titles(dataset: Dataset, score: EpisodeScore) -> list[str]:
     return [dataset.classes[score.episode.class_id], "truth", f"IoU {score.iou:.2f}"]
 
 
-def _row(method: FewShotMethod, dataset: Dataset, episode: Episode) -> list[Any]:
-    found, truth, _ = segment_episode(method, dataset, episode, "original")
+def _row(method: FewShotMethod, dataset: Dataset, episode: Episode, fusion: Fusion) -> list[Any]:
+    found, truth, _ = segment_episode(method, dataset, episode, "original", fusion)
     first, query = episode.support[0], dataset.image(episode.query)
     shown = (
         (dataset.image(first), dataset.mask(first, episode.class_id) == 1),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fewseg.datasets.base import Dataset
 from fewseg.episodes.tensors import episode_tensors
+from fewseg.evaluation.fusion import Fusion, fused_support, segment_fused
 from fewseg.methods import FewShotMethod
 from fewseg.metrics.iou import IoUMeter, intersection_and_union
 from fewseg.ops.resize import resize
@@ -44,6 +45,8 @@ class EvaluationResult:
     seconds_per_query: float
     """Median time of the query with the support cached, preprocessing not counted."""
     scores: tuple[EpisodeScore, ...]
+    fusion: Fusion = "one-pass"
+    """How the shots became one prediction."""
 
     @property
     def episodes(self) -> int:
@@ -61,6 +64,7 @@ def evaluate(
     episodes: Sequence[Episode],
     *,
     scoring: Scoring = "original",
+    fusion: Fusion = "one-pass",
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Segment the query of every episode and count.
@@ -70,11 +74,13 @@ def evaluate(
         dataset: what the episodes' names refer to.
         episodes: at least one, all of the same number of shots.
         scoring: `original` resizes the logits to the query's own size, `model` compares at the model's size.
+        fusion: how several shots become one prediction: `one-pass` is the method's own way; for the others see
+            `fewseg.evaluation.fusion`.
         progress: called with episodes done and episodes in all.
     """
     meter, scores, seconds, counts = IoUMeter(), [], [], []
     for number, episode in enumerate(episodes):
-        predicted, truth, spent = segment_episode(method, dataset, episode, scoring)
+        predicted, truth, spent = segment_episode(method, dataset, episode, scoring, fusion)
         inter, union = intersection_and_union(predicted, truth)
         meter.add_counts(episode.class_id, inter, union)
         counts.append((episode.class_id, int(inter[1]), int(union[1])))
@@ -93,22 +99,23 @@ def evaluate(
         class_iou={dataset.classes[c]: v for c, v in result.class_iou.items()},
         seconds_per_query=float(np.median(seconds)),
         scores=tuple(scores),
+        fusion=fusion,
     )
 
 
 def segment_episode(
-    method: FewShotMethod, dataset: Dataset, episode: Episode, scoring: Scoring
+    method: FewShotMethod, dataset: Dataset, episode: Episode, scoring: Scoring, fusion: Fusion = "one-pass"
 ) -> tuple[NDArray[Any], NDArray[Any], float]:
-    """Predicted mask and true mask of the query, both (H, W), and the seconds that `method.segment` took."""
+    """Predicted mask and true mask of the query, both (H, W), and the seconds that the query took."""
     tensors = episode_tensors(dataset, episode, method.config.image_size)
     if scoring == "original":
         truth: NDArray[Any] = dataset.mask(episode.query, episode.class_id)
     else:
         truth = tensors.query_mask.numpy()
     with torch.inference_mode():
-        support = method.encode_support(tensors.images[None], tensors.masks[None])
+        support = fused_support(method, tensors.images[None], tensors.masks[None], fusion)
         started = time.perf_counter()
-        logits = method.segment(tensors.query[None], support).float().cpu()  # copying waits for a GPU to finish
+        logits = segment_fused(method, tensors.query[None], support).cpu()  # copying waits for a GPU to finish
         spent = time.perf_counter() - started
         predicted = resize(logits, (truth.shape[0], truth.shape[1])).argmax(1)[0].numpy()
     return predicted, truth, spent

@@ -30,11 +30,12 @@ def write_results(path: str | os.PathLike[str], results: Sequence[EvaluationResu
 
 def markdown_table(results: Sequence[EvaluationResult]) -> str:
     """One line a dataset and number of shots; numbers in per cent, time of a query whose support is encoded already."""
-    head = ("dataset", "shots", "mIoU", "95 % interval", "FB-IoU", "classes", "episodes", "ms a query")
+    head = ("dataset", "shots", "fusion", "mIoU", "95 % interval", "FB-IoU", "classes", "episodes", "ms a query")
     rows = [
         (
             result.dataset,
             str(result.shots),
+            result.fusion,
             f"{result.miou:.1f}",
             f"{result.miou_interval[0]:.1f} to {result.miou_interval[1]:.1f}",
             f"{result.fb_iou:.1f}",
@@ -53,10 +54,15 @@ def class_table(results: Sequence[EvaluationResult]) -> str:
     for dataset in dict.fromkeys(result.dataset for result in results):
         chosen = [result for result in results if result.dataset == dataset]
         names = dict.fromkeys(name for result in chosen for name in result.class_iou)
-        head = (dataset, *(f"{result.shots}-shot" for result in chosen))
+        head = (dataset, *(_column(result) for result in chosen))
         rows = [(name, *(f"{r.class_iou[name]:.1f}" if name in r.class_iou else "" for r in chosen)) for name in names]
         tables.append(_aligned(head, rows))
     return "\n\n".join(tables)
+
+
+def _column(result: EvaluationResult) -> str:
+    """`5-shot`, or `5-shot, vote` where the shots were fused."""
+    return f"{result.shots}-shot" + ("" if result.fusion == "one-pass" else f", {result.fusion}")
 
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
