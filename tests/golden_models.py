@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,5 +44,6 @@ def inputs(seed: int, size: int, shots: int, batch: int = 1) -> tuple[Tensor, Te
 def golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a golden file and its meta words."""
     arrays = dict(np.load(GOLDEN / f"{name}.npz"))
-    meta = dict(word.split("=") for word in str(arrays.pop("meta")).split())
+    words = re.sub(r"\(.*?\)", "", str(arrays.pop("meta"))).split()  # brackets hold free text
+    meta = dict(word.split("=") for word in words)
     return arrays, meta

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fewseg.backbones.base import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, FeaturePyramid
+from fewseg.backbones.deep_resnet import DeepResNetPyramid, timm_stem_names
 from fewseg.backbones.timm_pyramid import build_timm_pyramid
 from fewseg.backbones.tiny import TinyPyramid
 from fewseg.errors import InvalidCheckpoint, InvalidOption, unknown
@@ -29,8 +30,13 @@ PAPER_BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
         "swin_base_patch4_window12_384.ms_in22k_ft_in1k",
         {"strict_img_size": False},  # windows as at 384 pixels, whatever the input size
     ),
+    "resnet50_deep_dilated": ("resnet50s.gluon_in1k", {"output_stride": 8}),
+    "resnet101_deep_dilated": ("resnet101s.gluon_in1k", {"output_stride": 8}),
 }
 """The papers' names: timm model and weights, and constructor options."""
+
+_STAGE_OUTPUTS = {"resnet50_deep_dilated", "resnet101_deep_dilated"}
+"""Those that yield one map a stage, after its last ReLU (SCCAN)."""
 
 NORMALISATIONS = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
@@ -86,7 +92,10 @@ def build_pyramid(spec: BackboneSpec) -> FeaturePyramid:
     """The architecture of a spec, weights random."""
     if spec.name == "tiny":
         return TinyPyramid(spec)
-    return build_timm_pyramid(spec, PAPER_BACKBONES.get(spec.name, (spec.name, {}))[0])
+    timm_name = PAPER_BACKBONES.get(spec.name, (spec.name, {}))[0]
+    if spec.name in _STAGE_OUTPUTS:
+        return DeepResNetPyramid(spec, timm_name)
+    return build_timm_pyramid(spec, timm_name)
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -127,7 +136,7 @@ def load_backbone_weights(pyramid: FeaturePyramid, state: Mapping[str, Tensor], 
     """Fill a pyramid by name; every parameter must come, and nothing but a classifier may be left over."""
     net = pyramid.net
     wanted = net.state_dict()
-    given = dict(state)
+    given = timm_stem_names(state) if isinstance(pyramid, DeepResNetPyramid) else dict(state)
     if not wanted.keys() <= given.keys():
         module = sys.modules[type(net).__module__]
         convert = getattr(module, "checkpoint_filter_fn", None)  # timm's own, for the names of original releases

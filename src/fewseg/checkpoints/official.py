@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fewseg.backbones.create import PAPER_BACKBONES, read_weights, strip_prefix
+from fewseg.backbones.deep_resnet import DEEP_STEM
 from fewseg.errors import InvalidCheckpoint, unknown
 from fewseg.methods import FewShotMethod, create_method
 
@@ -44,8 +45,31 @@ _HSNET_NAMES: _Names = (
     (r"^hpn_learner\.", lambda _: ""),
 )
 
-_DROPPED = re.compile(r"^(feature_extractor|backbone)\.(fc|head|norm)\.")
-"""The classifier, which the method does not use."""
+_STREAMS = {"q": "query", "s": "support"}
+_SCCAN_NAMES: _Names = (
+    (r"^backbone\.body\.((conv|bn)[123]\.)", lambda m: f"backbone.net.{DEEP_STEM[m[1]]}"),
+    (r"^backbone\.body\.", lambda _: "backbone.net."),
+    (r"^down_query\.0\.", lambda _: "down_query."),
+    (r"^down_supp\.0\.", lambda _: "down_support."),
+    (r"^init_merge_query\.0\.", lambda _: "merge_query."),
+    (r"^init_merge_supp\.0\.", lambda _: "merge_support."),
+    (r"^transformer\.layers\.0\.(blocks\.\d\.)attn_([qs])\.", lambda m: f"transformer.{m[1]}{_STREAMS[m[2]]}."),
+    (
+        r"^transformer\.layers\.0\.(blocks\.\d\.)mlp_([qs])\.fc([12])\.",
+        lambda m: f"transformer.{m[1]}{_STREAMS[m[2]]}.mlp.{2 * int(m[3]) - 2}.",
+    ),
+    (r"^transformer\.layers\.0\.", lambda _: "transformer."),
+    (r"^transformer\.norm0\.", lambda _: "transformer.norm."),
+    (r"^ASPP_meta\.layer6_(\d)\.0\.", lambda m: f"head.branches.{m[1]}."),
+    (r"^res1_meta\.0\.", lambda _: "head.reduce."),
+    (r"^res2_meta\.", lambda _: "head.refine."),
+    (r"^cls_meta\.", lambda _: "head.classify."),
+)
+
+_DROPPED = re.compile(
+    r"^(feature_extractor|backbone)\.(fc|head|norm)\.|^transformer\.layers\.0\.blocks\.7\.(attn_s|mlp_s)\."
+)
+"""What the method does not use: the classifier, and SCCAN's support after the last block."""
 
 
 def load_official(
@@ -58,7 +82,7 @@ def load_official(
 
     Args:
         source: the released file (opened with `weights_only=True`) or its state dict, names with or without `module.`.
-        method: `dcama` or `hsnet`.
+        method: `dcama`, `hsnet` or `sccan`.
         backbone: `resnet50`, `resnet101` or `swin_b`; the one the file was trained with.
         config: fields of the method's config to set otherwise than published.
 
@@ -92,7 +116,7 @@ def _renamed(state: Mapping[str, Tensor], names: _Names) -> Iterator[tuple[str, 
             yield key, value
 
 
-_READERS = {"dcama": _DCAMA_NAMES, "hsnet": _HSNET_NAMES}
+_READERS = {"dcama": _DCAMA_NAMES, "hsnet": _HSNET_NAMES, "sccan": _SCCAN_NAMES}
 
 
 def _load_strictly(model: FewShotMethod, state: dict[str, Tensor], what: str) -> None:

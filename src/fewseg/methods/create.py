@@ -13,8 +13,9 @@ from fewseg.methods.base import FewShotMethod
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.hsnet import HSNet
 from fewseg.methods.prototype import Prototype
+from fewseg.methods.sccan import SCCAN
 
-METHODS: dict[str, type[FewShotMethod]] = {kind.name: kind for kind in (DCAMA, HSNet, Prototype)}
+METHODS: dict[str, type[FewShotMethod]] = {kind.name: kind for kind in (DCAMA, HSNet, Prototype, SCCAN)}
 """Every method by name."""
 
 
