@@ -1,141 +1,72 @@
-"""What every method must do, checked on each of them."""
+"""What every method must do, checked on each of them: whatever is registered in METHODS is picked up."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fewseg.checkpoints import fingerprint, load_method, save_method
-from fewseg.errors import InvalidCheckpoint, InvalidSupport
-from fewseg.methods import METHODS, FewShotMethod, create_method
-from fewseg.types import SupportSet
+from fewseg.backbones import BackboneSpec, FeaturePyramid, build_pyramid
+from fewseg.checkpoints import fingerprint, load_method, load_official, save_method
+from fewseg.checkpoints.official import _READERS
+from fewseg.datasets.synthetic import SyntheticDataset
+from fewseg.episodes.draw import draw_test_episodes
+from fewseg.episodes.sources import open_source
+from fewseg.errors import InvalidCheckpoint, InvalidOption, InvalidSupport
+from fewseg.evaluation.evaluate import evaluate
+from fewseg.methods import METHODS, FewShotMethod, create_method, register
+from fewseg.methods.contract import CHECKS, check_method, episode, specimen
+from fewseg.methods.prototype import Prototype, PrototypeConfig
+from fewseg.segmenter import Segmenter
+from fewseg.training.config import TrainConfig
+from fewseg.training.data import divide
+from fewseg.training.log import read_metrics
+from fewseg.training.loop import fit
+from fewseg.types import QueryFeatures, SupportSet
+from golden_models import GOLDEN, released_state
 
 BACKBONE = "mobilenetv3_small_050"
+SIZE = 96
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "prototype": ("prototype", {"scales": (8, 16)}),
+    "prototype, learned": ("prototype", {"scales": (8, 16), "learned": True}),
+    "prototype, several": (
+        "prototype",
+        {"scales": (8, 16), "learned": True, "width": 24, "background_prototypes": 3, "foreground_prototypes": 2},
+    ),
+    "sccan": ("sccan", {"width": 32, "heads": 4, "blocks": 3}),
+}
+"""Options that keep a method small, and further variants of it; any other method runs with its defaults."""
+CASES |= {name: (name, {}) for name in METHODS if name not in CASES}
 
 
-@pytest.fixture(params=sorted(METHODS))
-def method(request: pytest.FixtureRequest) -> FewShotMethod:
+@pytest.fixture(params=sorted(CASES), scope="module")
+def made(request: pytest.FixtureRequest) -> FewShotMethod:
+    name, options = CASES[request.param]
     torch.manual_seed(0)
-    scales = {"prototype": {"scales": (8, 16)}}
-    model = create_method(request.param, backbone=BACKBONE, image_size=96, **scales.get(request.param, {}))
-    for parameter in model.parameters():  # away from any special start value
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    return model
+    return create_method(name, backbone=BACKBONE, image_size=SIZE, **options)
 
 
-def episode(batch: int, shots: int, size: tuple[int, int] = (96, 96)) -> tuple[Tensor, Tensor, Tensor]:
-    rng = torch.Generator().manual_seed(1)
-    query = torch.randn(batch, 3, *size, generator=rng)
-    images = torch.randn(batch, shots, 3, *size, generator=rng)
-    masks = (torch.rand(batch, shots, 6, 6, generator=rng) > 0.5).float()
-    masks = torch.nn.functional.interpolate(masks, size, mode="nearest")
-    return query, images, masks
+@pytest.fixture
+def method(made: FewShotMethod) -> FewShotMethod:
+    """A copy that a test may change."""
+    return specimen(made)
 
 
-@pytest.mark.parametrize(("batch", "shots"), [(3, 1), (2, 4)])
-@torch.inference_mode()
-def test_batch_equals_loop(method: FewShotMethod, batch: int, shots: int) -> None:
-    query, images, masks = episode(batch, shots)
-    together = method(query, images, masks)
-    assert together.shape == (batch, 2, 96, 96)
-    for b in range(batch):
-        alone = method(query[b : b + 1], images[b : b + 1], masks[b : b + 1])
-        torch.testing.assert_close(together[b : b + 1], alone, atol=2e-5, rtol=1e-4)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_contract(method: FewShotMethod, check: Callable[[FewShotMethod], None]) -> None:
+    check(method)
 
 
-@torch.inference_mode()
-def test_one_support_serves_many_queries(method: FewShotMethod) -> None:
-    query, images, masks = episode(3, 2)
-    support = method.encode_support(images[:1], masks[:1])
-    together = method.segment(query, support)
-    for b in range(3):
-        torch.testing.assert_close(method.segment(query[b : b + 1], support), together[b : b + 1], atol=2e-5, rtol=1e-4)
-    features = method.encode_query(query)
-    torch.testing.assert_close(method.segment(features, support), together, atol=2e-5, rtol=1e-4)
-
-
-@torch.inference_mode()
-def test_support_is_a_value(method: FewShotMethod, tmp_path) -> None:
-    query, images, masks = episode(1, 4)
-    whole = method.encode_support(images, masks)
-    expected = method.segment(query, whole)
-    parts = [method.encode_support(images[:, k : k + 1], masks[:, k : k + 1]) for k in range(4)]
-    joined = SupportSet.concatenate(parts)
-    assert (joined.shots, joined.batch) == (4, 1)
-    torch.testing.assert_close(method.segment(query, joined), expected, atol=2e-5, rtol=1e-4)
-
-    extra = SupportSet.concatenate([parts[1], joined])
-    method.segment(query, extra)  # what is derived from all shots must not outlive a change
-    torch.testing.assert_close(method.segment(query, extra.drop(0)), expected, atol=2e-5, rtol=1e-4)
-
-    joined.save(tmp_path / "support.safetensors")
-    loaded = SupportSet.load(tmp_path / "support.safetensors")
-    torch.testing.assert_close(method.segment(query, loaded), expected, atol=2e-5, rtol=1e-4)
-
-
-@torch.inference_mode()
-def test_support_of_another_precision_is_cast(method: FewShotMethod) -> None:
-    query, images, masks = episode(1, 2)
-    support = method.encode_support(images, masks)
-    assert method.segment(query, support.to(dtype=torch.bfloat16)).dtype == torch.float32
-    assert method.half().segment(query, support).isfinite().all()
-
-
-@torch.inference_mode()
-def test_the_support_is_not_looked_at_again(method: FewShotMethod) -> None:
-    query, images, masks = episode(1, 2)
-    expected = method(query, images, masks)
-    support = method.encode_support(images, masks)
-    images.fill_(torch.nan)
-    masks.fill_(0)
-    torch.testing.assert_close(method.segment(query, support), expected, atol=2e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("size", [(97, 97), (64, 96), (130, 71)])
-@torch.inference_mode()
-def test_odd_sizes(method: FewShotMethod, size: tuple[int, int]) -> None:
-    assert method(*episode(2, 2, size)).shape == (2, 2, *size)
-
-
-@torch.inference_mode()
-def test_queries_of_another_size_than_the_support(method: FewShotMethod) -> None:
-    _, images, masks = episode(1, 2)
-    support = method.encode_support(images, masks)
-    for size in ((64, 64), (128, 96), (64, 64)):
-        assert method.segment(torch.randn(2, 3, *size), support).shape == (2, 2, *size)
-
-
-@torch.inference_mode()
-def test_mask_matters_and_ignored_pixels_are_background(method: FewShotMethod) -> None:
-    query, images, masks = episode(1, 1)
-    out = method(query, images, masks)
-    assert (out - method(query, images, 1 - masks)).abs().max() > 1e-4
-    ignored = torch.where(masks == 0, 255.0, masks)
-    torch.testing.assert_close(method(query, images, ignored), out, atol=1e-6, rtol=0)
-
-
-@torch.inference_mode()
-def test_bfloat16_is_close(method: FewShotMethod) -> None:
-    query, images, masks = episode(1, 2)
-    exact = method(query, images, masks)
-    low = method.to(torch.bfloat16)(query, images, masks)
-    assert low.dtype == torch.bfloat16
-    assert (low.float() - exact).abs().mean() < 0.1 * exact.std() + 0.02
-
-
-def test_backward_reaches_all_but_the_backbone(method: FewShotMethod) -> None:
-    if not list(method.trainable_parameters()):
-        pytest.skip(f"{method.name} learns nothing")
-    method.train()
-    assert not any(module.training for module in method.backbone.modules())
-    method(*episode(2, 2)).square().mean().backward()
-    for name, parameter in method.named_parameters():
-        assert (parameter.grad is None) == name.startswith("backbone."), name
-
-
-def test_checkpoint_round_trip(method: FewShotMethod, tmp_path) -> None:
-    query, images, masks = episode(1, 1)
+def test_checkpoint_round_trip(method: FewShotMethod, tmp_path: Path) -> None:
+    query, images, masks = episode(method, 1, 1)
     method.extra = {"presence_threshold": 0.25}
     save_method(method, tmp_path / "model.safetensors")
     for source in (tmp_path, tmp_path / "model.safetensors"):
@@ -146,19 +77,166 @@ def test_checkpoint_round_trip(method: FewShotMethod, tmp_path) -> None:
         assert fingerprint(again) == fingerprint(method)
         with torch.inference_mode():
             torch.testing.assert_close(again(query, images, masks), method(query, images, masks))
-
-
-def test_misfits_are_named(method: FewShotMethod, tmp_path) -> None:
-    query, images, masks = episode(3, 2)
-    with pytest.raises(InvalidSupport, match="masks"):
-        method.encode_support(images, masks[:, :1])
-    with pytest.raises(InvalidSupport, match="2 support episodes for 3"):
-        method.segment(query, method.encode_support(images[:2], masks[:2]))
-    other = create_method(method.name, backbone="tiny", image_size=96)
+    other = create_method(method.name, backbone="tiny", image_size=SIZE)
+    _, images, masks = episode(method, 1, 2)
     with pytest.raises(InvalidSupport, match=f"{method.name} over {BACKBONE}.*encode it again"):
         other.segment(query, method.encode_support(images, masks))
-    with pytest.raises(InvalidSupport, match="no shot 5"):
-        method.encode_support(images, masks).drop(5)
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(InvalidCheckpoint, match=r"model\.safetensors"):
         load_method(tmp_path)
+
+
+def test_in_a_segmenter(method: FewShotMethod, tmp_path: Path) -> None:
+    dataset = SyntheticDataset(per_class=4, size=80)
+    names = dataset.names(5)
+    segmenter = Segmenter(method, device="cpu", precision="float32")
+    for name in names[:3]:
+        segmenter.teach("shape", dataset.image(name), dataset.mask(name, 5) == 1)
+    segmenter.forget("shape", 1)
+    segmenter.teach("all", dataset.image(names[0]), np.ones((80, 80), bool))
+    found = segmenter.segment(dataset.image(names[3]))
+    assert found.labels == ("shape", "all")
+    assert found.masks["shape"].shape == (80, 80)
+    assert np.isfinite(found.probabilities["shape"]).all()
+    segmenter.save(tmp_path / "taught.fewseg")
+    again = Segmenter.load(tmp_path / "taught.fewseg", method, device="cpu", precision="float32")
+    assert again.fingerprint == segmenter.fingerprint
+    repeated = again.segment(dataset.image(names[3]))
+    for label in found.labels:
+        np.testing.assert_allclose(repeated.probabilities[label], found.probabilities[label], atol=1e-5)
+
+
+def test_evaluates(method: FewShotMethod) -> None:
+    dataset = SyntheticDataset(per_class=4, size=64)
+    episodes = draw_test_episodes(dataset, (0, 5), 2, 1, 0, min_images=3)
+    first, again = (evaluate(method, dataset, episodes) for _ in range(2))
+    assert first.scores == again.scores
+    assert first.shots == 2
+
+
+TRAINING = TrainConfig(
+    data=("synthetic@0/4",),
+    backbone=BACKBONE,
+    random_backbone=True,
+    batch=2,
+    episodes=2,
+    epochs=1,
+    lr=1e-4,
+    workers=0,
+    validation_episodes=0,
+    tensorboard=False,
+    device="cpu",
+)
+
+
+def test_takes_a_step_of_training(method: FewShotMethod, tmp_path: Path) -> None:
+    opened = open_source("synthetic@0/4")
+    data = divide([replace(opened, dataset=SyntheticDataset(per_class=4, size=64))], (1.0,), TRAINING)
+    if not list(method.trainable_parameters()):
+        with pytest.raises(InvalidOption, match="has nothing to train"):
+            fit(method, data, TRAINING, tmp_path)
+        return
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    report = fit(method, data, TRAINING, tmp_path)
+    assert (report.steps, report.best.name) == (1, "last.safetensors")
+    (line,) = read_metrics(tmp_path)
+    assert np.isfinite(line["loss"])
+    after = load_method(report.best).state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert not [name for name in moved if name.startswith("backbone.")]
+
+
+@pytest.mark.parametrize("name", sorted(_READERS))
+def test_reads_the_release(name: str) -> None:
+    """Names with or without their prefix; every parameter has to be there, and nothing else."""
+    keys = f"keys_{name}_resnet50.tsv"
+    assert (GOLDEN / keys).is_file(), f"copy {keys} into tests/golden"
+    state = released_state(keys, seed=0)
+    method = load_official(state, method=name, backbone="resnet50")
+    assert torch.stack([p.isfinite().all() for p in method.parameters()]).all()
+    bare = {k.removeprefix("module."): v for k, v in state.items()}
+    for wrong, message in ((dict(list(bare.items())[:-1]), "lacks"), ({**bare, "surplus": torch.zeros(1)}, "surplus")):
+        with pytest.raises(InvalidCheckpoint, match=message):
+            load_official(wrong, method=name, backbone="resnet50")
+
+
+class Mixes(Prototype):
+    """Faulty: the episodes of a batch see each other."""
+
+    def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
+        logits = super()._segment(query, support)
+        return logits - logits.mean(0)
+
+
+class Keeps(Prototype):
+    """Faulty: keeps the first support it sees."""
+
+    def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
+        self.seen = getattr(self, "seen", support)
+        return super()._segment(query, self.seen)
+
+
+class Blind(Prototype):
+    """Faulty: the mask plays no part."""
+
+    def support_from_maps(self, maps: list[Tensor], masks: Tensor) -> SupportSet:
+        return super().support_from_maps(maps, torch.zeros_like(masks))
+
+
+class Unused(Prototype):
+    """Faulty: a parameter that nothing uses."""
+
+    def __init__(self, backbone: FeaturePyramid, config: PrototypeConfig) -> None:
+        super().__init__(backbone, config)
+        self.spare = nn.Parameter(torch.zeros(3))
+
+
+class Overflows(Prototype):
+    """Faulty: sums in half precision."""
+
+    def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
+        return super()._segment(query, support) * 1e8 / 1e8
+
+
+class Square(Prototype):
+    """Faulty: knows one size of pictures."""
+
+    def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
+        return super()._segment(query, support)[:, :, :SIZE, :SIZE]
+
+
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [
+        (Mixes, "batch gives what its items give"),
+        (Keeps, "batch gives what its items give|serves many queries"),
+        (Blind, "the mask changes nothing"),
+        (Unused, "spare gets no gradient"),
+        (Overflows, "half precision: .*float16 are not finite"),
+        (Square, "any size will do: logits of a .97, 97. query are .2, 2, 96, 96"),
+    ],
+)
+def test_faults_are_found(faulty: type[Prototype], message: str) -> None:
+    torch.manual_seed(0)
+    backbone = build_pyramid(BackboneSpec("tiny", {"stem": 8, "widths": [8, 8, 12, 16], "depths": [1, 1, 1, 1]}))
+    with pytest.raises(AssertionError, match=message):
+        check_method(faulty(backbone, PrototypeConfig(SIZE, scales=(8, 16), learned=True)))
+
+
+def test_registering_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewseg.methods.create.METHODS", dict(METHODS))
+
+    class Mine(Prototype):
+        name: ClassVar[str] = "mine"
+
+    first = register(Mine)
+    assert type(create_method("mine", backbone="tiny", image_size=SIZE)) is first is Mine
+    again = register(type("Mine", (Mine,), {"__qualname__": Mine.__qualname__}))
+    assert type(create_method("mine", backbone="tiny", image_size=SIZE)) is again
+    with pytest.raises(InvalidOption, match=r"method 'prototype' is fewseg\.methods\.prototype\.Prototype already"):
+        register(type("Other", (Prototype,), {}))
+    with pytest.raises(InvalidOption, match="Nameless has no name"):
+        register(type("Nameless", (FewShotMethod,), {}))
+    with pytest.raises(InvalidOption, match="image_size"):
+        register(type("Sizeless", (FewShotMethod,), {"name": "sizeless", "Config": dict}))

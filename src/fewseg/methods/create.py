@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from fewseg.backbones import BackboneSpec, build_pyramid, create_backbone
-from fewseg.errors import unknown
+from fewseg.errors import InvalidOption, unknown
 from fewseg.methods.base import FewShotMethod
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.hsnet import HSNet
@@ -16,7 +16,31 @@ from fewseg.methods.prototype import Prototype
 from fewseg.methods.sccan import SCCAN
 
 METHODS: dict[str, type[FewShotMethod]] = {kind.name: kind for kind in (DCAMA, HSNet, Prototype, SCCAN)}
-"""Every method by name."""
+"""Every method by name; `register` adds yours."""
+
+_Kind = TypeVar("_Kind", bound=type[FewShotMethod])
+
+
+def register(kind: _Kind) -> _Kind:
+    """Make a method of your own known by its name: to `create_method`, checkpoints, training and the command line.
+
+    A class decorator. Defining the class again, as a notebook's cell that is run twice does, replaces it.
+
+    Raises:
+        InvalidOption: the class lacks a name or a config, or the name is another class's.
+    """
+    name, config = getattr(kind, "name", None), getattr(kind, "Config", None)
+    if not isinstance(name, str) or not name:
+        raise InvalidOption(f'{kind.__qualname__} has no name: write `name: ClassVar[str] = "..."` in it')
+    if not dataclasses.is_dataclass(config) or "image_size" not in {f.name for f in dataclasses.fields(config)}:
+        raise InvalidOption(f"{kind.__qualname__}.Config is {config!r}: give a dataclass with a field image_size")
+    before = METHODS.get(name, kind)
+    if (before.__module__, before.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise InvalidOption(
+            f"method {name!r} is {before.__module__}.{before.__qualname__} already: name {kind.__qualname__} otherwise"
+        )
+    METHODS[name] = kind
+    return kind
 
 
 def create_method(

@@ -116,7 +116,10 @@ class Prototype(FewShotMethod):
             cosines = weight * resize(cosines, finest)
             total = cosines if total is None else total + cosines
         assert total is not None
-        temperature = self.temperature * self.log_factor.exp() if self.config.learned else self.temperature
+        temperature: Tensor = self.temperature
+        if self.config.learned:
+            temperature = temperature * self.log_factor.exp()
+            total = total - total.mean(1, keepdim=True)  # only the difference counts: half precision keeps more of it
         return resize(temperature * total.to(self.dtype) / len(self.compared), query.image_size)
 
     def _cosines(self, features: Tensor, prototypes: Tensor) -> Tensor:
