@@ -3,9 +3,9 @@
     python scripts/distill.py DATA WEIGHTS runs/default/tiny.pt [--steps 4500]
 
 DATA holds `unlabelled/`, `coco_mini/` and `caltech101_24/`; WEIGHTS holds `mobilenetv2_100.safetensors`. No mask is
-learnt from; they are looked at to leave pictures of the novel classes out of the two labelled folders (`unlabelled/` is
-used whole). The file OUT is the checkpoint: a killed run goes on from it. Afterwards batch norm is folded and the
-adapters are dropped.
+learnt from; they are looked at to leave pictures of the novel classes out of the two labelled folders (`unlabelled/`
+is used whole). The file OUT is the checkpoint: a killed run goes on from it. In the end the adapters are dropped, batch
+norm is folded, and the backbone is written beside it as `.safetensors`, for `--backbone-weights`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -180,7 +180,9 @@ def main() -> None:
                 log.write(json.dumps({"step": step, "loss": round(float(np.mean(history[-50:])), 4)}) + "\n")
         if step % 250 == 0 or step == args.steps:
             save(args.out, student=student.state_dict(), optimiser=optimiser.state_dict(), step=step)
-    LOG.info("done: %s", args.out)
+    weights = args.out.with_suffix(".safetensors")
+    save_file({k: v.contiguous() for k, v in student.net.eval().fold_batch_norm().state_dict().items()}, weights)
+    LOG.info("done: %s", weights)
 
 
 if __name__ == "__main__":

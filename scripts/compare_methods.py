@@ -1,0 +1,213 @@
+"""Train every method on the same episodes over the same frozen backbones, and put their scores side by side.
+
+    python scripts/compare_methods.py DATA WEIGHTS [--out runs/compare] [--tiny runs/default/tiny.safetensors]
+
+DATA holds `coco_mini/` and `caltech101_24/`, WEIGHTS `mobilenetv2_100.safetensors`; `--tiny` is what `distill.py` wrote.
+Trains on base classes, chooses the checkpoint on validation classes carved out of them, scores the novel classes. Every
+row is a run of its own that is left alone when it is finished: call again to go on. Prints the table and writes
+OUT/table.md. Times and memory are measured in a process of their own, one query at a time, on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill import NOVEL_CALTECH  # the script beside this one
+from fewseg.checkpoints import load_method, save_method
+from fewseg.episodes.draw import draw_test_episodes
+from fewseg.episodes.sources import OpenSource, open_source
+from fewseg.evaluation.evaluate import evaluate
+from fewseg.methods import create_method
+from fewseg.training.config import TrainConfig
+from fewseg.training.log import read_metrics
+from fewseg.training.loop import train
+
+LOG = logging.getLogger("compare_methods")
+MIN_AREA = 0.02
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with its options; what is not said is the same for all."""
+
+    title: str
+    method: str
+    options: tuple[str, ...] = ()
+    trained: bool = True
+
+
+ROWS = (
+    Row("prototypes, training-free", "prototype", trained=False),
+    Row("prototypes, learned", "prototype", ("learned=True",)),
+    Row("HSNet", "hsnet"),
+    Row("SCCAN", "sccan"),
+    Row("DCAMA, as published", "dcama"),
+    Row(
+        "DCAMA, cosine",
+        "dcama",
+        ("attention=cosine", "heads=1", "identity_start=True", "position_weight=0.0", "dropout=0.0"),
+    ),
+)
+HEAD = "| Backbone | Method | COCO 1 | COCO 5 | Caltech 1 | Caltech 5 | Parameters | ms a query | Peak MB | Best at |"
+
+
+def sources(data: Path) -> tuple[str, str]:
+    """Both collections, novel classes named."""
+    return f"{data / 'coco_mini'}@0/4", f"{data / 'caltech101_24'}@{','.join(sorted(NOVEL_CALTECH))}"
+
+
+def recipe(row: Row, backbone: str, weights: Path, args: argparse.Namespace) -> TrainConfig:
+    """The same for every method but for its options."""
+    return TrainConfig(
+        data=sources(args.data),
+        weights=(0.6, 0.4),
+        min_area=MIN_AREA,
+        method=row.method,
+        options=row.options,
+        backbone=backbone,
+        backbone_weights=str(weights),
+        image_size=args.size,
+        batch=12,
+        epochs=args.epochs,
+        episodes=600,
+        cache_views=1,
+        optimiser="adamw",
+        lr=5e-4,
+        weight_decay=0.01,
+        schedule="cosine",
+        warmup=25,
+        clip=1.0,
+        loss="ce+dice",
+        amp=True,
+        average=0.98,
+        validation_classes=(8, 4),
+        validation_episodes=64,
+        log_every=10,
+        device="cpu",
+        workers=0,
+        threads=args.threads,
+        tensorboard=False,
+    )
+
+
+def trained(row: Row, backbone: str, weights: Path, folder: Path, args: argparse.Namespace) -> tuple[Path, str]:
+    """The checkpoint of a row, and in words when it was best."""
+    if not row.trained:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "model.safetensors"
+        save_method(create_method(row.method, backbone=backbone, backbone_weights=weights, image_size=args.size), path)
+        return path, "-"
+    config = recipe(row, backbone, weights, args)
+
+    def tell(step: int, total: int, last: str) -> None:
+        if step % 25 == 0:
+            LOG.info("%s: %d/%d %s", folder.name, step, total, last)
+
+    report = train(config, folder, progress=tell)
+    lines = [line for line in read_metrics(folder) if "seconds_per_step" in line and line["step"] <= report.best_step]
+    minutes = sum(line["seconds_per_step"] for line in lines) * config.log_every / 60
+    return report.best, f"{minutes:.0f} min (step {report.best_step})"
+
+
+def scores(checkpoint: Path, opened: Sequence[OpenSource], per_class: int) -> dict[str, Any]:
+    """mIoU and FB-IoU on the novel classes."""
+    method = load_method(checkpoint)
+    found: dict[str, Any] = {}
+    for source in opened:
+        for shots in (1, 5):
+            episodes = draw_test_episodes(source.dataset, source.novel, shots, per_class, 0, min_images=6)
+            result = evaluate(method, source.dataset, episodes)
+            found[f"{source.dataset.name}.{shots}"] = [round(result.miou, 1), round(result.fb_iou, 1)]
+            LOG.info("%s %d-shot: mIoU %.1f, FB-IoU %.1f", source.dataset.name, shots, result.miou, result.fb_iou)
+    return found
+
+
+def cost(checkpoint: Path, threads: int) -> dict[str, Any]:
+    """Parameters, seconds of a 1-shot query with the support cached, and what memory rose to; in this process."""
+    torch.set_num_threads(threads)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    method = load_method(checkpoint)
+    side, seconds = method.config.image_size, []
+    rng = torch.Generator().manual_seed(0)
+    picture = torch.randn(1, 3, side, side, generator=rng)
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., side // 4 : side // 2, side // 4 : side // 2] = 1
+    with torch.inference_mode():
+        support = method.encode_support(picture[None], mask)
+        for _ in range(12):
+            started = time.perf_counter()
+            method.segment(picture, support)
+            seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    own = sum(p.numel() for n, p in method.named_parameters() if not n.startswith("backbone."))
+    return {
+        "parameters": own,
+        "milliseconds": round(1000 * statistics.median(seconds[2:])),
+        "megabytes": round((peak - before) / 1024),
+    }
+
+
+def line(title: str, backbone: str, record: dict[str, Any]) -> str:
+    """A line of the table."""
+    cells = [" / ".join(f"{v:.1f}" for v in pair) for pair in record["scores"].values()]
+    own = f"{record['parameters'] / 1e6:.2f} M"
+    cells += [own, str(record["milliseconds"]), str(record["megabytes"]), record["best"]]
+    return f"| {backbone} | {title} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--tiny", type=Path, default=Path("runs/default/tiny.safetensors"))
+    parser.add_argument("--backbones", nargs="+", default=["mobilenetv2_100", "tiny"])
+    parser.add_argument("--rows", nargs="+", type=int, default=list(range(len(ROWS))), help="rows to run")
+    parser.add_argument("--epochs", type=int, default=5, help="of 600 episodes")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--per-class", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cost", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if args.cost:
+        print(json.dumps(cost(args.cost, args.threads)))
+        return
+    torch.set_num_threads(args.threads)
+    opened = [open_source(text, min_area=MIN_AREA) for text in sources(args.data)]
+    weights = {"mobilenetv2_100": args.weights / "mobilenetv2_100.safetensors", "tiny": args.tiny}
+    table = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
+    for backbone in args.backbones:
+        for number in args.rows:
+            row = ROWS[number]
+            folder = args.out / f"{backbone}-{number}-{row.method}"
+            done = folder / "row.json"
+            if not done.exists():
+                checkpoint, best = trained(row, backbone, weights[backbone], folder, args)
+                record = {"best": best, "scores": scores(checkpoint, opened, args.per_class)}
+                command = [sys.executable, __file__, args.data, args.weights, "--cost", checkpoint]
+                told = subprocess.run(
+                    [*command, "--threads", str(args.threads)], check=True, capture_output=True, text=True
+                )
+                done.write_text(json.dumps({**record, **json.loads(told.stdout)}, indent=1))
+            table.append(line(row.title, backbone, json.loads(done.read_text())))
+            print(table[-1], flush=True)
+    (args.out / "table.md").write_text("\n".join(table) + "\n")
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()
