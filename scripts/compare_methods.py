@@ -2,7 +2,7 @@
 
     python scripts/compare_methods.py DATA WEIGHTS [--out runs/compare] [--tiny runs/default/tiny.safetensors]
 
-DATA holds `coco_mini/` and `caltech101_24/`, WEIGHTS `mobilenetv2_100.safetensors`; `--tiny` is what `distill.py` wrote.
+DATA holds `coco_mini/` and `caltech101_24/`, WEIGHTS `mobilenetv2_100.safetensors`; `--tiny` is what distill.py wrote.
 Trains on base classes, chooses the checkpoint on validation classes carved out of them, scores the novel classes. Every
 row is a run of its own that is left alone when it is finished: call again to go on. Prints the table and writes
 OUT/table.md. Times and memory are measured in a process of their own, one query at a time, on the CPU.

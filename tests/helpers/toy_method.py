@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewseg.backbones import BackboneSpec, FeaturePyramid, build_pyramid
-from fewseg.methods.base import FewShotMethod, check_support
+from fewseg.methods.base import FewShotMethod
 from fewseg.ops.resize import resize
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -36,16 +36,14 @@ class Toy(FewShotMethod):
         self.mix = nn.Conv2d(3 * width, 16, 1)
         self.out = nn.Conv2d(16, 2, 1)
 
-    def encode_support(self, images: Tensor, masks: Tensor) -> SupportSet:
-        check_support(images, masks)
-        maps = self.backbone(self._cast(images).flatten(0, 1))[1]
-        near = resize(self._cast(masks == 1).flatten(0, 1).unsqueeze(1), maps.shape[-2:])
-        both = [(maps * m).sum((2, 3)) / m.sum((2, 3)).clamp(min=1e-3) for m in (1 - near, near)]
-        tensors = {"prototype": torch.stack(both, 1).unflatten(0, images.shape[:2])}
-        return SupportSet(self.name, (images.shape[-2], images.shape[-1]), tensors)
+    def support_from_maps(self, maps: list[Tensor], masks: Tensor) -> SupportSet:
+        near = resize(self._cast(masks == 1).flatten(0, 1).unsqueeze(1), maps[1].shape[-2:])
+        both = [(maps[1] * m).sum((2, 3)) / m.sum((2, 3)).clamp(min=1e-3) for m in (1 - near, near)]
+        tensors = {"prototype": torch.stack(both, 1).unflatten(0, masks.shape[:2])}
+        return SupportSet(self.name, (masks.shape[-2], masks.shape[-1]), tensors)
 
-    def encode_query(self, images: Tensor) -> QueryFeatures:
-        return QueryFeatures((images.shape[-2], images.shape[-1]), {"map": self.backbone(self._cast(images))[1]})
+    def query_from_maps(self, maps: list[Tensor], image_size: tuple[int, int]) -> QueryFeatures:
+        return QueryFeatures(image_size, {"map": maps[1]})
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
         maps = query.tensors["map"]
