@@ -172,6 +172,17 @@ def test_blank_inputs_are_finite_in_half_precision(dtype: torch.dtype) -> None:
         assert method(torch.zeros_like(query), torch.zeros_like(images), mask).isfinite().all()
 
 
+@pytest.mark.parametrize("implementation", ["reference", "streaming"])
+def test_mixed_precision_trains(implementation: str) -> None:
+    method, inputs = model(implementation=implementation), episode()
+    exact = method(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = method(*inputs)
+    assert (logits.float() - exact).abs().mean() < 0.05 * exact.std()
+    logits.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in method.trainable_parameters())
+
+
 # The block, by its definition
 
 
@@ -327,7 +338,7 @@ def test_prior_survives_half_precision() -> None:
 
 @torch.inference_mode()
 def test_deep_backbone_is_torchvisions_with_another_stem(tmp_path) -> None:
-    """Strides and dilations as `replace_stride_with_dilation` sets them; weights under the names of PSPNet's files."""
+    """Strides and dilations as `replace_stride_with_dilation` sets them; weights under the stem's released names."""
     torch.manual_seed(0)
     pyramid = create_backbone("resnet50_deep_dilated")
     for module in pyramid.modules():

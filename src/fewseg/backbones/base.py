@@ -20,7 +20,7 @@ class BackboneSpec:
     """What builds a backbone's architecture again, without its weights; stored in every checkpoint."""
 
     name: str
-    """`resnet50`, `resnet101`, `swin_b`, `tiny` or a timm model name."""
+    """`resnet50`, `resnet101`, `swin_b`, `resnet50_deep_dilated`, `tiny` or a timm model name."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments for the model's constructor."""
     mean: tuple[float, float, float] = IMAGENET_MEAN

@@ -1,4 +1,4 @@
-"""ResNets with a deep stem and dilated stages: SCCAN's backbones, as those of PFENet and its descendants.
+"""ResNets with a deep stem and dilated stages: SCCAN's backbones.
 
 Three 3x3 convolutions (64, 64, 128) take the place of the 7x7 one; with output stride 8 the last two stages dilate
 instead of striding. Yields the output of every stage after its last ReLU.
@@ -23,7 +23,7 @@ DEEP_STEM = {
     "conv3.": "conv1.6.",
     "bn3.": "bn1.",
 }
-"""The stem's names in the files of PSPNet's and SCCAN's authors, and timm's."""
+"""The stem's names in SCCAN's release, and timm's."""
 
 
 class DeepResNetPyramid(FeaturePyramid):

@@ -49,7 +49,7 @@ class SCCANConfig:
     width: int = 256
     """Channels of the features, the attention and the head."""
     blocks: int = 8
-    """Attention blocks (Table 5)."""
+    """Attention blocks."""
     heads: int = 8
     """Attention heads."""
     window: int = 8
@@ -114,7 +114,7 @@ class Stream(nn.Module):
 
 
 class Block(nn.Module):
-    """A block of self-calibrated cross attention; sections 3.3 and 3.4. Maps are (B, H, W, C)."""
+    """A block of self-calibrated cross attention: patch alignment, then the attention. Maps are (B, H, W, C)."""
 
     support: Stream | None
 
@@ -276,7 +276,7 @@ class SCCAN(FewShotMethod):
         return resize(F.dropout2d(x, self.config.dropout, self.training), self.grid)
 
     def prior(self, query: QueryFeatures, support: SupportSet) -> Tensor:
-        """The cosine prior (B, 1, *grid), mean over the shots; section 3.2."""
+        """The cosine prior (B, 1, *grid), mean over the shots."""
         deep = query.tensors["deep"]
         priors = []
         for shot in range(support.shots):

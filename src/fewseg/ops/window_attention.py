@@ -1,4 +1,4 @@
-"""Windows of a map, which support window each query window looks at, and the attention over both (SCCAN section 3).
+"""Windows of a map, which support window each query window looks at, and the attention over both (SCCAN).
 
 Maps are (B, H, W, C), channels last; windows (B, n, T, C) in row-major order, T = window² tokens in row-major order.
 """
