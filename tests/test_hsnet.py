@@ -64,7 +64,7 @@ def draw_maps(rng: random.Random, batches: tuple[int, int]) -> list[list[Tensor]
 @pytest.mark.parametrize("batches", [(1, 1), (2, 2), (3, 1)], ids=str)
 @pytest.mark.parametrize("chunk", [1, 60, 2**20])
 def test_correlation_in_parts_is_the_full_sum(monkeypatch, batches: tuple[int, int], chunk: int) -> None:
-    monkeypatch.setattr(ops, "CHUNK_CORRELATIONS", chunk)
+    monkeypatch.setattr(ops, "CHUNK_VALUES", chunk)
     rng = random.Random(chunk)
     torch.manual_seed(chunk)
     for size, stride in ((3, 2), (5, 4), (3, 1), (5, 2)):
@@ -216,7 +216,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("gradients", [False, True])
 def test_the_correlation_is_never_whole(monkeypatch, gradients: bool) -> None:
-    monkeypatch.setattr(ops, "CHUNK_CORRELATIONS", 2**12)
+    monkeypatch.setattr(ops, "CHUNK_VALUES", 2**12)
     method = model(scales=(8,))
     query, images, masks = episode(shots=1, size=256)
     with torch.set_grad_enabled(gradients), Largest() as largest:

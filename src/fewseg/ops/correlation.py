@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 EPSILON = 1e-5
 """Added to the norms of the cosine, as in the release."""
 
-CHUNK_CORRELATIONS = 2**20
-"""Correlations held at once by `convolve_correlation`: 4 MiB in float32."""
+CHUNK_VALUES = 2**20
+"""Correlations that `convolve_correlation` holds at once: 4 MiB in float32."""
 
 
 class PivotKernel(NamedTuple):
@@ -52,7 +52,7 @@ def correlation(query: Sequence[Tensor], support: Sequence[Tensor]) -> Tensor:
     L unit maps (B, C, hq, wq) and (B, C, hs, ws); each block has its own C.
     """
     pairs = zip(query, support, strict=True)
-    return torch.stack([torch.einsum("bchw,bcij->bhwij", q, s) for q, s in pairs], -1).clamp(min=0)
+    return F.relu(torch.stack([torch.einsum("bchw,bcij->bhwij", q, s) for q, s in pairs], -1))
 
 
 def centre_pivot_reference(x: Tensor, kernel: PivotKernel) -> Tensor:
@@ -92,18 +92,28 @@ def convolve_correlation(query: Sequence[Tensor], support: Sequence[Tensor], ker
     """`centre_pivot_convolution(correlation(query, support), kernel)`, the correlation never held whole.
 
     The two planes want different parts of it, so it is computed in two passes: all support positions for some query
-    positions at a time, and all query positions for some of the support positions that the stride keeps. With
-    gradients on, each part is computed again in the backward pass. Support maps of batch 1 serve every query.
+    positions at a time, and all query positions for some of the support positions that the stride keeps. Support
+    positions that the mask zeroed are not computed. With gradients on, each part is computed again in the backward
+    pass. Support maps of batch 1 serve every query.
     """
     (hq, wq), stride = query[0].shape[-2:], kernel.stride
     kept = [s[..., ::stride, ::stride] for s in support]
-    over_support = _parts(query, support, kernel.support_weight, kernel.support_bias, stride)
-    over_query = _parts(kept, query, kernel.query_weight, kernel.query_bias, 1)
+    over_support = _parts(query, support, kernel.support_weight, kernel.support_bias, stride, _occupied(support))
+    over_query = _parts(kept, query, kernel.query_weight, kernel.query_bias, 1, None)
     if torch.is_grad_enabled():
         out = torch.cat(list(over_support), 1) + torch.cat(list(over_query), 1).transpose(1, 2)
     else:
         out = _sum_in_place(over_support, over_query, hq * wq)
     return out.unflatten(2, kept[0].shape[-2:]).unflatten(1, (hq, wq))
+
+
+def _occupied(maps: Sequence[Tensor]) -> Tensor | None:
+    """Flat positions at which any map (B, C, h, w) is not zero; None for all of them."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return None  # a graph must not depend on this support's mask
+    occupied = torch.stack([m.detach().abs().sum((0, 1)) != 0 for m in maps]).any(0).flatten()
+    index = occupied.nonzero().squeeze(1)
+    return None if len(index) == len(occupied) else index
 
 
 def _sum_in_place(over_support: Iterator[Tensor], over_query: Iterator[Tensor], positions: int) -> Tensor:
@@ -122,26 +132,39 @@ def _sum_in_place(over_support: Iterator[Tensor], over_query: Iterator[Tensor], 
 
 
 def _parts(
-    near: Sequence[Tensor], far: Sequence[Tensor], weight: Tensor, bias: Tensor, stride: int
+    near: Sequence[Tensor], far: Sequence[Tensor], weight: Tensor, bias: Tensor, stride: int, occupied: Tensor | None
 ) -> Iterator[Tensor]:
     """For some positions of the near maps at a time, their correlation with the far maps, convolved over those.
 
     Maps (B, C, h, w); parts (B, n, h' * w', O) that together cover the near positions in order.
     """
-    positions = [x.flatten(2) for x in near]
+    size = far[0].shape[-2:]
+    columns = [f.flatten(2) if occupied is None else f.flatten(2)[..., occupied] for f in far]
     batch = max(near[0].shape[0], far[0].shape[0])
-    rows = max(1, CHUNK_CORRELATIONS // (batch * len(far) * far[0].shape[-2:].numel()))
-    for some in zip(*(x.split(rows, -1) for x in positions), strict=True):
+    values = max(len(far), weight.shape[0] // stride**2) * size.numel()  # correlations or results, what is more
+    count = max(1, CHUNK_VALUES // (batch * values))
+    for some in zip(*(n.flatten(2).split(count, -1) for n in near), strict=True):
+        args = (some, columns, size, occupied, weight, bias, stride)
         if torch.is_grad_enabled():
-            yield checkpoint(_part, some, far, weight, bias, stride, use_reentrant=False, preserve_rng_state=False)
+            yield checkpoint(_part, *args, use_reentrant=False, preserve_rng_state=False)
         else:
-            yield _part(some, far, weight, bias, stride)
+            yield _part(*args)
 
 
-def _part(near: Sequence[Tensor], far: Sequence[Tensor], weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    pairs = zip(near, far, strict=True)
-    cosines = torch.stack([n.transpose(1, 2) @ f.flatten(2) for n, f in pairs], 2)  # (B, n, L, h * w)
-    planes = F.relu(cosines, inplace=True).unflatten(-1, far[0].shape[-2:])
+def _part(
+    near: Sequence[Tensor],
+    far: Sequence[Tensor],
+    size: torch.Size,
+    occupied: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+) -> Tensor:
+    """Near (B, C, n) with far (B, C, the occupied positions of a plane of this size), convolved: (B, n, h' * w', O)."""
+    cosines = F.relu(torch.stack([n.transpose(1, 2) @ f for n, f in zip(near, far, strict=True)], 2), inplace=True)
+    if occupied is not None:
+        cosines = cosines.new_zeros(*cosines.shape[:-1], size.numel()).index_copy_(-1, occupied, cosines)
+    planes = cosines.unflatten(-1, size)
     out = F.conv2d(planes.flatten(0, 1), weight, bias, stride, weight.shape[-1] // 2)
     return out.flatten(2).transpose(1, 2).unflatten(0, planes.shape[:2])
 
