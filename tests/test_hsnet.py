@@ -202,6 +202,15 @@ def test_gradients_do_not_change_the_logits() -> None:
     torch.testing.assert_close(method(*episode()).detach(), lean, atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_an_exported_graph_serves_other_masks() -> None:
+    """Which support positions the mask leaves out must not become part of the graph."""
+    method = model()
+    query, images, masks = episode(shots=1)
+    graph = torch.export.export(method, (query, images, masks)).module()
+    torch.testing.assert_close(graph(query, images, 1 - masks), method(query, images, 1 - masks), atol=1e-6, rtol=1e-4)
+
+
 class Largest(TorchDispatchMode):
     """Elements of the largest tensor that any operation returns."""
 
