@@ -58,7 +58,7 @@ class DCAMAConfig:
     """How masks are aggregated: `reference` materialises the scores, `streaming` never does."""
 
 
-COSINE_TEMPERATURE = 20.0
+COSINE_TEMPERATURE = 10.0
 """Start value of the learnt factor on cosines: dot products of unit vectors need one to make a peaked softmax."""
 
 SCALES = (2, 4, 8, 16, 32, 64)

@@ -58,7 +58,7 @@ class MapCache:
         count: views of each picture: the plain one, then `views`' for each class that it holds.
         views: how pictures are varied; without it all views are the plain one.
         seed: of the views.
-        dtype: what maps are kept as.
+        amp: compute and keep maps in bfloat16.
         progress: called with pictures done and pictures in all.
     """
 
@@ -71,7 +71,7 @@ class MapCache:
         count: int,
         views: Views | None,
         seed: int,
-        dtype: torch.dtype = torch.float32,
+        amp: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.sources, self.size, self.seed = tuple(sources), size, seed
@@ -81,7 +81,7 @@ class MapCache:
         keys = list(dict.fromkeys(self._keys()))
         for start in range(0, len(keys), _PICTURES):
             some = keys[start : start + _PICTURES]
-            self._compute(backbone, some, dtype)
+            self._compute(backbone, some, amp)
             if progress is not None:
                 progress(start + len(some), len(keys))
         total = sum(m.nbytes for maps in self._maps.values() for m in maps)
@@ -95,10 +95,11 @@ class MapCache:
                     yield from ((number, name, class_id, view) for view in range(1, self.count))
 
     @torch.no_grad()
-    def _compute(self, backbone: FeaturePyramid, keys: Sequence[_Key], dtype: torch.dtype) -> None:
+    def _compute(self, backbone: FeaturePyramid, keys: Sequence[_Key], amp: bool) -> None:
         parameter = next(backbone.parameters())
         pictures = torch.stack([self._picture(key) for key in keys]).to(parameter.device, parameter.dtype)
-        maps = [m.to("cpu", dtype) for m in backbone(pictures)]
+        with torch.autocast(parameter.device.type, torch.bfloat16, enabled=amp):
+            maps = [m.to("cpu", torch.bfloat16 if amp else parameter.dtype) for m in backbone(pictures)]
         for row, key in enumerate(keys):
             self._maps[key] = tuple(m[row].clone() for m in maps)
 
