@@ -54,7 +54,7 @@ ROWS = (
     Row("prototypes, learned", "prototype", ("learned=True",)),
     Row("HSNet", "hsnet"),
     Row("SCCAN", "sccan"),
-    Row("DCAMA, as published", "dcama"),
+    Row("DCAMA, published attention", "dcama", ("dropout=0.0",)),
     Row(
         "DCAMA, cosine",
         "dcama",
@@ -82,7 +82,7 @@ def recipe(row: Row, backbone: str, weights: Path, args: argparse.Namespace) -> 
         image_size=args.size,
         batch=12,
         epochs=args.epochs,
-        episodes=600,
+        episodes=504,
         cache_views=1,
         optimiser="adamw",
         lr=5e-4,
@@ -94,7 +94,7 @@ def recipe(row: Row, backbone: str, weights: Path, args: argparse.Namespace) -> 
         amp=True,
         average=0.98,
         validation_classes=(8, 4),
-        validation_episodes=64,
+        validation_episodes=40,
         log_every=10,
         device="cpu",
         workers=0,
@@ -176,9 +176,9 @@ def main() -> None:
     parser.add_argument("--tiny", type=Path, default=Path("runs/default/tiny.safetensors"))
     parser.add_argument("--backbones", nargs="+", default=["mobilenetv2_100", "tiny"])
     parser.add_argument("--rows", nargs="+", type=int, default=list(range(len(ROWS))), help="rows to run")
-    parser.add_argument("--epochs", type=int, default=5, help="of 600 episodes")
+    parser.add_argument("--epochs", type=int, default=4, help="of 504 episodes")
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--per-class", type=int, default=15)
+    parser.add_argument("--per-class", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cost", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

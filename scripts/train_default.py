@@ -14,7 +14,6 @@ import argparse
 import logging
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,6 +41,7 @@ def recipe(data: Path, backbone_weights: Path, epochs: int, seed: int) -> TrainC
         options=HEAD,
         image_size=256,
         shots=(1, 1, 5),
+        absent=0.1,
         batch=12,
         epochs=epochs,
         episodes=1200,
@@ -79,8 +79,7 @@ def main() -> None:
         args.out / "head",
         progress=lambda step, total, last: LOG.info("%d/%d %s", step, total, last) if step % 25 == 0 else None,
     )
-    method = load_method(report.best)
-    method.config = replace(method.config, image_size=SIZE)
+    method = load_method(report.best, image_size=SIZE)
     save_method(method, args.out / "default.safetensors", dtype=torch.float16)
     LOG.info("%s: validation mIoU %.1f, %s", args.out / "default.safetensors", report.best_miou, method.extra)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fewseg.checkpoints import fingerprint, load_method
@@ -15,6 +16,7 @@ from fewseg.datasets.synthetic import SyntheticDataset
 from fewseg.evaluation.evaluate import EvaluationResult
 from fewseg.evaluation.report import class_table, markdown_table
 from fewseg.methods import METHODS
+from golden_models import released_state
 from helpers.toy_method import Toy
 
 
@@ -162,3 +164,17 @@ def test_tables() -> None:
         "|",
     ]
     assert class_table([one, five]).splitlines()[-1].split() == ["|", "dog", "|", "32.5", "|", "|"]
+
+
+def test_evaluate_a_release_and_another_size(data: Path, tmp_path: Path) -> None:
+    """Whose release it is follows --method; --image-size goes for every kind of model."""
+    release = tmp_path / "hsnet.pt"
+    torch.save(released_state("keys_hsnet_resnet50.tsv", 0), release)
+    evaluate = ["evaluate", "--data", f"{data}@plain_disc", "--per-class", "1", "--shots", "1", "--pictures", "0"]
+    evaluate += ["--device", "cpu", "--image-size", "64"]
+    official = ["--checkpoint", str(release), "--official", "resnet50", "--method", "hsnet"]
+    assert main([*evaluate, *official, "--out", str(tmp_path / "official")]) == 0
+    assert main([*evaluate, "--out", str(tmp_path / "default")]) == 0
+    about = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("official", "default")]
+    assert [(a["method"], a["image_size"]) for a in about] == [("hsnet", 64), ("dcama", 64)]
+    assert about[0]["checkpoint"] == str(release)

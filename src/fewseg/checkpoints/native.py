@@ -61,15 +61,22 @@ def save_method(
     write_bytes(path, save(tensors, {_KEY: json.dumps(about)}))
 
 
-def load_method(source: str | os.PathLike[str] = "default", device: torch.device | str | None = None) -> FewShotMethod:
+def load_method(
+    source: str | os.PathLike[str] = "default",
+    device: torch.device | str | None = None,
+    *,
+    image_size: int | None = None,
+) -> FewShotMethod:
     """A saved method in eval mode, float32.
 
     Args:
         source: `default` (the embedded model), a file, a folder with `model.safetensors`, or a hub id `user/name`.
         device: where to put it.
+        image_size: side of the square input, pixels; the saved one if not given.
 
     Raises:
         InvalidCheckpoint: it cannot be found or read, or is not a fewseg checkpoint.
+        InvalidOption: the method cannot work at that size.
     """
     path = locate(source)
     try:
@@ -82,7 +89,8 @@ def load_method(source: str | os.PathLike[str] = "default", device: torch.device
         raise InvalidCheckpoint(f"{path} is not a fewseg checkpoint; an authors' release is read by load_official")
     try:
         about = json.loads(metadata[_KEY])
-        method = build_method(about["method"], BackboneSpec.from_json(about["backbone"]), about["config"])
+        config = about["config"] if image_size is None else {**about["config"], "image_size": image_size}
+        method = build_method(about["method"], BackboneSpec.from_json(about["backbone"]), config)
         method.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidCheckpoint(f"{path} does not fit this version of fewseg: {str(error).splitlines()[0]}") from error

@@ -46,7 +46,8 @@ class Options:
     checkpoint: str = "default"
     """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
     official: str | None = None
-    """The checkpoint is the authors' release for this backbone: resnet50, resnet101 or swin_b."""
+    """The checkpoint is the authors' release for this backbone: resnet50, resnet101 or swin_b. --method says of which
+    method; dcama if not given."""
     method: str | None = None
     """Instead of a checkpoint: a method without training, e.g. prototype."""
     options: tuple[str, ...] = ()
@@ -56,7 +57,7 @@ class Options:
     backbone_weights: Path | None = None
     """Weights of that backbone; downloaded through timm if not given."""
     image_size: int | None = None
-    """Input side of --method in pixels; the method's own if not given."""
+    """Input side in pixels; the model's own if not given."""
     fold: int | None = None
     """Fold to test, for datasets without @; all classes are tested if not given."""
     folds: int = 4
@@ -161,13 +162,13 @@ def _from_list(path: Path, opened: Sequence[OpenSource]) -> _Test:
 
 
 def _method(options: Options) -> FewShotMethod:
-    if options.method is None:
-        if options.official is not None:
-            method = load_official(options.checkpoint, backbone=options.official)
-        else:
-            method = load_method(options.checkpoint)
+    size: dict[str, Any] = {} if options.image_size is None else {"image_size": options.image_size}
+    if options.official is not None:
+        given = method_options(options.method or "dcama", options.options)
+        method = load_official(options.checkpoint, options.method or "dcama", options.official, **size, **given)
+    elif options.method is None:
+        method = load_method(options.checkpoint, image_size=options.image_size)
     else:
-        size: dict[str, Any] = {} if options.image_size is None else {"image_size": options.image_size}
         weights = options.backbone_weights
         method = create_method(
             options.method,
@@ -230,7 +231,7 @@ def _about(method: FewShotMethod, options: Options) -> dict[str, Any]:
     return {
         "method": method.name,
         "backbone": method.backbone.name,
-        "checkpoint": None if options.method else options.checkpoint,
+        "checkpoint": options.checkpoint if options.official or not options.method else None,
         "fingerprint": fingerprint(method),
         "config": dataclasses.asdict(method.config),
         "image_size": method.config.image_size,
