@@ -232,3 +232,14 @@ def test_huge_and_tiny_pictures(support: Path, checkpoint: Path, tmp_path: Path,
     assert entry["size"] == [12000, 9000]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     assert peak < 2.5, f"{peak:.1f} GiB"
+
+
+def test_masks_of_the_examples_are_no_queries(support: Path, checkpoint: Path) -> None:
+    """The support folder may be the query folder too."""
+    assert cli.main(arguments(support, support, checkpoint)) == 0
+    results = json.loads((support.parent / "out" / "results.json").read_text())
+    names = {Path(picture["picture"]).name for picture in results["pictures"]}
+    masks = {path.name for path in support.rglob("*.png")}
+    assert names
+    assert masks
+    assert not names & masks

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -69,17 +69,22 @@ class BatchReport:
     """Pictures that could not be used, and why."""
 
 
-def find_pictures(queries: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> list[Path]:
+def find_pictures(
+    queries: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], masks: Iterable[Path] = ()
+) -> list[Path]:
     """The files named and those in the folders named, absolute, sorted within a folder, each once.
 
-    Hidden files and the output folder are left out; files named directly are kept whatever their ending, and even if
-    they do not exist, to be reported with the others that cannot be read. Raises `InvalidImage` for a folder without
-    pictures.
+    Hidden files, the output folder and `masks` are left out; files named directly are kept whatever their ending, and
+    even if they do not exist, to be reported with the others that cannot be read. Raises `InvalidImage` for a folder
+    without pictures.
     """
     found: dict[str, Path] = {}
+    skipped = {os.path.realpath(mask) for mask in masks}
     for query in queries:
         path = Path(os.path.abspath(query))
-        files = list(_pictures_below(path, Path(out).resolve())) if path.is_dir() else [path]
+        files = [path]
+        if path.is_dir():
+            files = [f for f in _pictures_below(path, Path(out).resolve()) if os.path.realpath(f) not in skipped]
         if not files:
             raise InvalidImage(
                 f"{query} holds no pictures ({', '.join(sorted(SUFFIXES))}): give files or another folder"
@@ -105,6 +110,7 @@ def segment_files(
     out: str | os.PathLike[str],
     *,
     options: BatchOptions | None = None,
+    masks: Iterable[Path] = (),
     progress: Progress | None = None,
 ) -> BatchReport:
     """Segment pictures into `out`: see `fewseg.batch_outputs` for what is written there.
@@ -117,6 +123,7 @@ def segment_files(
         queries: files and folders.
         out: the output folder, made if missing.
         options: see `BatchOptions`.
+        masks: files in the folders that are masks, not pictures: those of the examples, where they lie together.
         progress: called in this thread after every picture.
 
     Raises:
@@ -127,7 +134,7 @@ def segment_files(
     if options.batch_size < 0 or options.workers < 0:
         raise InvalidOption(f"batch size {options.batch_size}, workers {options.workers}: 0 chooses, or give 1 or more")
     segmenter.require_labels()
-    sources = find_pictures(queries, out)
+    sources = find_pictures(queries, out, masks)
     folder = OutputFolder(out, segmenter)
     report = BatchReport(folder.results)
     todo = [s for s in sources if options.overwrite or not folder.is_complete(s, options.overlays)]

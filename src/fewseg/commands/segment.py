@@ -69,7 +69,8 @@ def run(options: Options) -> int:
     teach_all(segmenter, supports)
     batch = BatchOptions(options.overlays, options.overwrite, options.batch_size, options.workers)
     with progress_bar("segmenting") as advance:
-        report = segment_files(segmenter, options.query, options.out, options=batch, progress=advance)
+        masks = [mask for pairs in supports.values() for _, mask in pairs]
+        report = segment_files(segmenter, options.query, options.out, options=batch, masks=masks, progress=advance)
     return conclude(report)
 
 
