@@ -27,6 +27,7 @@ from fewseg.full_size import full_size_prediction, presence_scores
 from fewseg.methods import create_method
 from fewseg.ops.resize import resize
 from fewseg.segmenter import Segmenter
+from golden_models import released_state
 from helpers.colour_method import ColourMethod, blob, iou
 
 
@@ -442,3 +443,16 @@ def test_save_to_nowhere_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.
         segmenter.save(tmp_path / "a.fewseg")
     assert (tmp_path / "a.fewseg").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.fewseg"]
+
+
+def test_releases_of_other_methods_are_found_again(tmp_path: Path) -> None:
+    """What was taught with a released file names the method, so that loading reads the file the same way."""
+    release = tmp_path / "hsnet.pt"
+    torch.save(released_state("keys_hsnet_resnet50.tsv", 0), release)
+    segmenter = Segmenter.from_official(release, "resnet50", "hsnet", device="cpu", precision="float32")
+    picture, mask = Image.new("RGB", (40, 30), "red"), np.zeros((30, 40), bool)
+    mask[5:20, 5:20] = True
+    segmenter.teach("red", picture, mask)
+    segmenter.save(tmp_path / "red.fewseg")
+    again = Segmenter.load(tmp_path / "red.fewseg", device="cpu", precision="float32")
+    assert (again.method.name, again.labels, again.shots("red")) == ("hsnet", ("red",), 1)

@@ -95,10 +95,12 @@ class Segmenter:
         return segmenter
 
     @classmethod
-    def from_official(cls, path: str | os.PathLike[str], backbone: str, **options: Any) -> Segmenter:
-        """A segmenter over the authors' released file for `resnet50`, `resnet101` or `swin_b`."""
-        segmenter = cls(load_official(path, backbone=backbone), **options)
-        segmenter.source = {"name": taught.lasting_name(path), "official": backbone}
+    def from_official(
+        cls, path: str | os.PathLike[str], backbone: str, method: str = "dcama", **options: Any
+    ) -> Segmenter:
+        """A segmenter over the authors' released file; `method` and `backbone` as in `load_official`."""
+        segmenter = cls(load_official(path, method, backbone), **options)
+        segmenter.source = {"name": taught.lasting_name(path), "official": backbone, "method": method}
         return segmenter
 
     # ------------------------------------------------------------------------------------------------ teaching

@@ -141,7 +141,7 @@ def find_model(source: Mapping[str, str] | None, path: str) -> FewShotMethod:
         raise InvalidCheckpoint(f"{path} does not say which model it belongs to: pass it, load(path, method=...)")
     try:
         if "official" in source:
-            return load_official(source["name"], backbone=source["official"])
+            return load_official(source["name"], source.get("method", "dcama"), source["official"])
         return load_method(source["name"])
     except InvalidCheckpoint as error:
         raise InvalidCheckpoint(f"the model of {path} is not there any more: {error}; or pass method=...") from error

@@ -36,6 +36,8 @@ class Options:
     """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
     official: str | None = None
     """The checkpoint is the authors' release for this backbone: resnet50, resnet101 or swin_b."""
+    method: str = "dcama"
+    """Whose release that is: dcama, sccan or hsnet. Other checkpoints say it themselves."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
     precision: str = "auto"
@@ -85,7 +87,7 @@ def make_segmenter(options: Options) -> Segmenter:
     }
     if options.official is None:
         return Segmenter.from_pretrained(options.checkpoint, **chosen)
-    return Segmenter.from_official(options.checkpoint, options.official, **chosen)
+    return Segmenter.from_official(options.checkpoint, options.official, options.method, **chosen)
 
 
 def conclude(report: BatchReport) -> int:
