@@ -24,7 +24,14 @@ from fewseg.training.config import TrainConfig
 from fewseg.training.loop import train
 
 LOG = logging.getLogger("train_default")
-HEAD = ("attention=cosine", "heads=1", "identity_start=True", "position_weight=0.0", "dropout=0.0")
+HEAD = (
+    "attention=cosine",
+    "heads=1",
+    "identity_start=True",
+    "position_weight=0.0",
+    "dropout=0.0",
+    "balance=True",
+)
 """How the default departs from the paper's DCAMA; docs/default-model.md gives the reasons."""
 SIZE = 320
 """Input side that the model is used at; it is trained at 256."""

@@ -41,6 +41,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "prototype",
         {"scales": (8, 16), "learned": True, "width": 24, "background_prototypes": 3, "foreground_prototypes": 2},
     ),
+    "dcama, ours": ("dcama", {"attention": "cosine", "heads": 1, "identity_start": True, "balance": True}),
     "sccan": ("sccan", {"width": 32, "heads": 4, "blocks": 3}),
 }
 """Options that keep a method small, and further variants of it; any other method runs with its defaults."""

@@ -54,6 +54,9 @@ class DCAMAConfig:
     """Start the projections from the identity instead of at random (ours; goes with cosine)."""
     position_weight: float = 1.0
     """Factor on the position encoding; 0 leaves it out, so that places in the picture carry no information (ours)."""
+    balance: bool = False
+    """Weigh both sides of the support alike, however little of it is foreground, and show the decoder's last stage the
+    aggregated masks as log-odds, which no norm has touched (ours)."""
     implementation: Implementation = "auto"
     """How masks are aggregated: `reference` materialises the scores, `streaming` never does."""
 
@@ -128,9 +131,10 @@ class Decoder(nn.Module):
     once for any number of queries.
     """
 
-    def __init__(self, blocks: dict[int, int], skips: dict[int, int], skip_support: bool) -> None:
-        """`blocks`: attention scale to number of masks; `skips`: skip scale to channels."""
+    def __init__(self, blocks: dict[int, int], skips: dict[int, int], skip_support: bool, odds: bool = False) -> None:
+        """`blocks`: attention scale to number of masks; `skips`: skip scale to channels; `odds`: masks join mixer1."""
         super().__init__()
+        self.odds = odds
         width = WIDTHS[-1]
         self.scales = sorted(blocks, reverse=True)
         self.skip_scales = sorted(skips, reverse=True)
@@ -148,6 +152,9 @@ class Decoder(nn.Module):
             if skip_support:
                 self.support_channels += range(start, start + channels)
                 start += channels
+        if odds:
+            self.query_channels += range(start, start + sum(blocks.values()))
+            start += sum(blocks.values())
         self.mixer1 = conv_relu_conv(start, 128, 64)
         self.mixer2 = conv_relu_conv(64, 64, 16)
         self.mixer3 = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 2, 3, padding=1))
@@ -188,11 +195,17 @@ class Decoder(nn.Module):
             finer = self.vote[str(scale)](votes[scale])
             x = self.merge[str(scale)](resize(x, map_size(finer)) + finer)
         x = self._stack(skips, mix, x)
+        if self.odds:
+            x = torch.cat([x, *(resize(_log_odds(votes[scale]), mix) for scale in self.scales)], 1)
         x = F.conv2d(x, self._first.weight[:, self.query_channels], self._first.bias, padding=1)
         x = self.mixer1[1:](x if share is None else x + share)
         x = self.mixer2(resize(x, (2 * mix[0], 2 * mix[1])))
         x = self.mixer3(resize(x, (4 * mix[0], 4 * mix[1])))
         return resize(x, size)
+
+
+def _log_odds(votes: Tensor) -> Tensor:
+    return torch.logit(votes.float(), eps=0.01).to(votes.dtype)
 
 
 class DCAMA(FewShotMethod):
@@ -215,7 +228,7 @@ class DCAMA(FewShotMethod):
         self.skip_blocks = {s: last[s] for s in self.skip_scales}
         counts = {s: sum(b.scale == s for b in backbone.blocks) for s in scales}
         channels = {s: backbone.blocks[i].channels for s, i in self.skip_blocks.items()}
-        self.decoder = Decoder(counts, channels, config.skip_support)
+        self.decoder = Decoder(counts, channels, config.skip_support, config.balance)
 
     def _usable(self, wanted: tuple[int, ...], needed_for: str | None) -> list[int]:
         usable = [s for s in sorted(set(wanted)) if s in self.backbone.scales]
@@ -280,15 +293,19 @@ class DCAMA(FewShotMethod):
             h, w = q.shape[1:3]
             key = support.tensors[f"key.{index}"].flatten(1, 2)
             value = support.tensors[f"value.{index}"].flatten(1, 2)
+            if self.config.balance:  # the background's share apart: one minus a rounded number is not small enough
+                value = torch.stack([value, 1 - value], -1)
             vote = aggregate_masks(
                 q.flatten(1, 2),
                 key.expand(q.shape[0], -1, -1),
-                value.expand(q.shape[0], -1),
+                value.expand(q.shape[0], *value.shape[1:]),
                 heads=self.config.heads,
                 scale=1.0,  # already in the queries
                 dropout=dropout,
                 implementation=self.config.implementation,
             )
+            if self.config.balance:
+                vote = _balanced(vote, value)
             votes.append(vote.unflatten(1, (h, w)))
         return votes
 
@@ -324,6 +341,17 @@ class DCAMA(FewShotMethod):
         if not torch.is_grad_enabled():
             support.shared[name] = share
         return share
+
+
+def _balanced(shares: Tensor, sides: Tensor) -> Tensor:
+    """What a vote would be if foreground and background had equally many support tokens.
+
+    With F and B the attention that a query token gives to all foreground and all background tokens, `shares`
+    (B, N, 2), the vote is F / (F + B), the balanced one (F / f) / (F / f + B / b), where f and b are the numbers of
+    tokens, the sums of `sides` (b, M, 2). Returns (B, N).
+    """
+    ahead, behind = (shares.float() / (sides.float().sum(1, keepdim=True) + 1e-4)).unbind(-1)
+    return (ahead / (ahead + behind)).to(shares.dtype)
 
 
 def _check(config: DCAMAConfig) -> None:
