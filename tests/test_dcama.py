@@ -97,6 +97,7 @@ def test_balanced_votes_weigh_both_sides_alike() -> None:
     """The same as a softmax in which every token counts as one over the number of its side's tokens."""
     method = model(heads=1, balance=True, position_weight=0.0)
     query, images, masks = episode()
+    masks[..., :40, :48] = 1  # a corner, so that even the coarsest maps hold both sides
     features, support = method.encode_query(query), method.encode_support(images, masks)
     for (index, _), vote in zip(method.attended, method.votes(features, support), strict=True):
         q, k = features.tensors[f"query.{index}"].flatten(1, 2), support.tensors[f"key.{index}"].flatten(1, 2)
