@@ -60,6 +60,11 @@ ROWS = (
         "dcama",
         ("attention=cosine", "heads=1", "identity_start=True", "position_weight=0.0", "dropout=0.0"),
     ),
+    Row(
+        "DCAMA, cosine, balanced (ours)",
+        "dcama",
+        ("attention=cosine", "heads=1", "identity_start=True", "position_weight=0.0", "dropout=0.0", "balance=True"),
+    ),
 )
 HEAD = "| Backbone | Method | COCO 1 | COCO 5 | Caltech 1 | Caltech 5 | Parameters | ms a query | Peak MB | Best at |"
 
