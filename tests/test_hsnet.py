@@ -77,6 +77,18 @@ def test_correlation_in_parts_is_the_full_sum(monkeypatch, batches: tuple[int, i
             torch.testing.assert_close(ops.convolve_correlation(query, support, kernel), plain)
 
 
+@pytest.mark.parametrize(("side", "size", "stride"), [(1, 3, 2), (2, 5, 4), (3, 5, 4)])
+def test_gradients_of_small_planes_in_bfloat16(side: int, size: int, stride: int) -> None:
+    """Where part of a kernel meets padding alone torch adds what was in memory, on a CPU: often NaN."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        shapes = [(64, 16, size, size), (64,)] * 2
+        kernel = PivotKernel(*(torch.randn(s, dtype=torch.bfloat16, requires_grad=True) for s in shapes), stride)
+        x = torch.randn(2, 8, 8, side, side, 16, dtype=torch.bfloat16)
+        out = ops.centre_pivot_convolution(x, kernel)
+        assert all(g.isfinite().all() for g in torch.autograd.grad(out.float().sum(), kernel[:4]))
+
+
 def test_correlation_is_the_clamped_cosine() -> None:
     torch.manual_seed(0)
     query, support = torch.randn(1, 5, 2, 3), torch.randn(1, 5, 4, 2)

@@ -165,11 +165,26 @@ def _part(
     if occupied is not None:
         cosines = cosines.new_zeros(*cosines.shape[:-1], size.numel()).index_copy_(-1, occupied, cosines)
     planes = cosines.unflatten(-1, size)
-    out = F.conv2d(planes.flatten(0, 1), weight, bias, stride, weight.shape[-1] // 2)
+    out = _conv2d(planes.flatten(0, 1), weight, bias, stride)
     return out.flatten(2).transpose(1, 2).unflatten(0, planes.shape[:2])
 
 
 def _convolve(planes: Tensor, weight: Tensor, bias: Tensor, stride: int = 1) -> Tensor:
     """2-D convolution of planes (N, h, w, I) to (N, h', w', O); the permuted view is torch's channels-last format."""
-    out = F.conv2d(planes.contiguous().permute(0, 3, 1, 2), weight, bias, stride, weight.shape[-1] // 2)
-    return out.permute(0, 2, 3, 1)
+    return _conv2d(planes.contiguous().permute(0, 3, 1, 2), weight, bias, stride).permute(0, 2, 3, 1)
+
+
+def _conv2d(planes: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """Padded convolution of planes (N, I, h, w), without the weights that on so small a plane meet padding alone.
+
+    They add nothing, but torch's bfloat16 gradient on a CPU leaves in some of them what was in memory before.
+    """
+    centre = weight.shape[-1] // 2
+    # The first output looks only ahead, the last, at a multiple of the stride, back as far as to the first position.
+    (top, left), (bottom, right) = zip(
+        *((min(centre, (n - 1) // stride * stride), min(centre, n - 1)) for n in planes.shape[-2:]), strict=True
+    )
+    near = weight[:, :, centre - top : centre + bottom + 1, centre - left : centre + right + 1]
+    if (top, left) == (bottom, right):
+        return F.conv2d(planes, near, bias, stride, (top, left))
+    return F.conv2d(F.pad(planes, (left, right, top, bottom)), near, bias, stride)
