@@ -9,6 +9,7 @@ import pytest
 
 from fewseg.errors import InvalidMask
 from fewseg.metrics.iou import IoUMeter, intersection_and_union
+from fewseg.metrics.presence import choose_threshold
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.npz"
 
@@ -74,3 +75,10 @@ def test_edge_cases() -> None:
     assert meter.add(1, empty + 1, empty + 255) == 0.0
     with pytest.raises(InvalidMask, match="resize the prediction"):
         meter.add(0, empty, np.zeros((4, 5)))
+
+
+def test_presence_threshold_of_scores_near_one() -> None:
+    here, away = np.array([0.99999, 0.999985]), np.array([0.99996, 0.3])
+    threshold = choose_threshold(here, away)["presence_threshold"]
+    assert (here >= threshold).all()
+    assert (away < threshold).all()
