@@ -141,6 +141,10 @@ def test_unknown_names_get_suggestions() -> None:
         create_backbone("resnet18", normalisation="halve")
     with pytest.raises(InvalidOption, match="does not take"):
         create_backbone("mobilenetv2_035", options={"no_such_option": 1})
+    with pytest.raises(InvalidOption, match="tiny does not take the options"):
+        create_backbone("tiny", options={"pad_type": "same"})
+    with pytest.raises(InvalidOption, match="did you mean 'resnet50' or 'resnet51q'"):
+        create_backbone("resnet5")
 
 
 def test_freezing() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewseg.backbones import BackboneSpec, build_pyramid
-from fewseg.errors import InvalidOption
+from fewseg.errors import InvalidImage, InvalidOption
 from fewseg.methods.prototype import Prototype, PrototypeConfig
 from fewseg.ops.prototypes import cluster_means, masked_mean
 from fewseg.ops.resize import map_size, resize
@@ -25,7 +25,7 @@ def prototype(**config: Any) -> Prototype:
     """Over a backbone of 8, 8, 12 and 16 channels, always with the same weights."""
     torch.manual_seed(0)
     spec = BackboneSpec("tiny", {"stem": 8, "widths": [8, 8, 12, 16], "depths": [1, 1, 1, 1]})
-    return Prototype(build_pyramid(spec), PrototypeConfig(64, **config)).eval()
+    return Prototype(build_pyramid(spec), PrototypeConfig(**{"image_size": 64, **config})).eval()
 
 
 def episode(batch: int, shots: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -267,7 +267,9 @@ def test_what_is_learned_is_learned() -> None:
         ({"background_prototypes": 0}, "background_prototypes 0: give a whole number"),
         ({"learned": True, "width": 0}, "width 0: give"),
         ({"width": 8}, "width 8 without learned"),
-        ({"learned": True, "temperature": 0.0}, "must start above 0"),
+        ({"learned": True, "temperature": 0.0}, "temperature 0.0: give a finite number above 0"),
+        ({"temperature": float("nan")}, "temperature nan: give a finite"),
+        ({"image_size": 0}, "image_size 0: give a whole number of pixels"),
         ({"alignment": -1.0}, "alignment -1.0: give 0 or more"),
         ({"scales": (64,)}, "has only 1/4, 1/8, 1/16, 1/32"),
     ],
@@ -275,3 +277,9 @@ def test_what_is_learned_is_learned() -> None:
 def test_impossible_choices(config: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
         prototype(**config)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64)])
+def test_queries_of_another_shape_are_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidImage, match=r"expected \(B, 3, H, W\)"):
+        prototype().encode_query(torch.zeros(shape))

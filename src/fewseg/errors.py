@@ -44,7 +44,7 @@ def unknown(kind: str, got: str, known: Iterable[str]) -> InvalidOption:
     >>> str(unknown("method", "dcma", ["dcama", "sccan"]))
     "unknown method 'dcma'; did you mean 'dcama'?"
     """
-    names = sorted(known)
+    names = sorted(set(known))
     every = "known: " + ", ".join(names) if len(names) <= 20 else f"none of the {len(names)} known names is close"
     hint = did_you_mean(got, names) or every
     return InvalidOption(f"unknown {kind} {got!r}; {hint}")

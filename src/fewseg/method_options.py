@@ -61,6 +61,8 @@ def _checked(method: str, key: str, value: Any) -> Any:
         alike = {type(v) for v in value} <= {type(default[0])}
     if not alike:
         wanted = "number" if default is None else type(default).__name__
+        if isinstance(default, tuple) and default:
+            wanted = f"tuple of {type(default[0]).__name__}"
         raise InvalidOption(
             f"method option {key} is {value!r}: give a value of type {wanted}; the default is {default}"
         )

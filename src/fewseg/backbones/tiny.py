@@ -6,6 +6,7 @@ batch norm helps the distillation (`scripts/train_default.py`) and is then folde
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fewseg.backbones.base import BackboneSpec, FeaturePyramid
+from fewseg.errors import InvalidOption
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,12 @@ class TinyPyramid(FeaturePyramid):
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__(spec)
         options: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in spec.options.items()}
+        fields = {field.name for field in dataclasses.fields(TinyConfig)}
+        if not options.keys() <= fields:
+            raise InvalidOption(
+                f"backbone tiny does not take the options {options}, only {', '.join(sorted(fields))}: "
+                "leave out the others, or name the backbone that the weights file is for"
+            )
         self.net = TinyNet(TinyConfig(**options)).fold_batch_norm()
         self.blocks = self._measure(64)
         self.freeze().eval()

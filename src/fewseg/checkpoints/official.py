@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fewseg.backbones.create import PAPER_BACKBONES, read_weights, strip_prefix
+from fewseg.backbones.create import read_weights, strip_prefix
 from fewseg.backbones.deep_resnet import DEEP_STEM
 from fewseg.errors import InvalidCheckpoint, unknown
 from fewseg.methods import FewShotMethod, create_method
@@ -83,7 +83,7 @@ def load_official(
     Args:
         source: the released file (opened with `weights_only=True`) or its state dict, names with or without `module.`.
         method: `dcama`, `hsnet` or `sccan`.
-        backbone: `resnet50`, `resnet101` or `swin_b`; the one the file was trained with.
+        backbone: `resnet50`, `resnet101` or, of DCAMA, `swin_b`; the one the file was trained with.
         config: fields of the method's config to set otherwise than published.
 
     Raises:
@@ -92,8 +92,8 @@ def load_official(
     """
     if method not in _READERS:
         raise unknown("method with released weights", method, _READERS)
-    if backbone not in PAPER_BACKBONES:
-        raise unknown("backbone with released weights", backbone, PAPER_BACKBONES)
+    if backbone not in RELEASED[method]:
+        raise unknown(f"backbone with released weights of {method}", backbone, RELEASED[method])
     if isinstance(source, Mapping):
         state, name = strip_prefix(source, "module."), "the state dict"
     else:
@@ -118,6 +118,13 @@ def _renamed(state: Mapping[str, Tensor], names: _Names) -> Iterator[tuple[str, 
 
 _READERS = {"dcama": _DCAMA_NAMES, "hsnet": _HSNET_NAMES, "sccan": _SCCAN_NAMES}
 
+RELEASED = {
+    "dcama": ("resnet50", "resnet101", "swin_b"),
+    "hsnet": ("resnet50", "resnet101"),
+    "sccan": ("resnet50", "resnet101"),
+}
+"""Backbones that each method's authors released weights for, as far as they are read here."""
+
 
 def _load_strictly(model: FewShotMethod, state: dict[str, Tensor], what: str) -> None:
     own = model.state_dict()
@@ -128,6 +135,7 @@ def _load_strictly(model: FewShotMethod, state: dict[str, Tensor], what: str) ->
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise InvalidCheckpoint(
-                f"{what} does not fit: it {problem} {', '.join(keys[:3])}{more}; is it the release for this backbone?"
+                f"{what} does not fit: it {problem} {', '.join(keys[:3])}{more}; "
+                "is it the release of this method and backbone?"
             )
     model.load_state_dict({**own, **state})

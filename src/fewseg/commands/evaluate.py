@@ -101,8 +101,15 @@ def run(options: Options) -> int:
         raise InvalidOption("nothing to evaluate: give at least one dataset and one number of shots")
     if options.options and options.method is None:
         raise InvalidOption("a checkpoint brings its method's options: leave out --options, or give --method")
-    if options.per_class < 1 or options.pictures < 0:
-        raise InvalidOption("per_class must be 1 or more, pictures 0 or more")
+    if options.per_class < 1 or options.pictures < 0 or options.seed < 0:
+        raise InvalidOption("per_class must be 1 or more, pictures and seed 0 or more")
+    if options.method is not None and options.official is None and options.checkpoint != "default":
+        raise InvalidOption(
+            f"--checkpoint {options.checkpoint} and --method {options.method}: a checkpoint brings its method; "
+            "leave out one of the two, or say with --official that it is the authors' release"
+        )
+    if options.backbone_weights is not None and (options.method is None or options.official is not None):
+        raise InvalidOption("a checkpoint brings its backbone: leave out --backbone-weights, or give --method alone")
     tests = _tests(options)
     method = _method(options)
     about = _about(method, options)

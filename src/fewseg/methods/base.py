@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewseg.backbones import FeaturePyramid
-from fewseg.errors import InvalidSupport
+from fewseg.errors import InvalidImage, InvalidSupport
 from fewseg.ops.resize import map_size
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -48,6 +48,8 @@ class FewShotMethod(nn.Module):
 
     def encode_query(self, images: Tensor) -> QueryFeatures:
         """Everything that depends on the query alone; share it between labels."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InvalidImage(f"query images are {tuple(images.shape)}: expected (B, 3, H, W)")
         return self.query_from_maps(self.backbone(self._cast(images)), map_size(images))
 
     def support_from_maps(self, maps: list[Tensor], masks: Tensor) -> SupportSet:

@@ -185,7 +185,9 @@ def _check(config: PrototypeConfig) -> None:
             raise InvalidOption(f"{name} {value!r}: give a whole number of at least 1")
     if config.width is not None and not config.learned:
         raise InvalidOption(f"width {config.width} without learned: only learned projections have a width")
-    if config.learned and not (config.temperature > 0 and math.isfinite(config.temperature)):
-        raise InvalidOption(f"temperature {config.temperature}: a learned one must start above 0")
+    if not isinstance(config.image_size, int) or config.image_size < 32:
+        raise InvalidOption(f"image_size {config.image_size!r}: give a whole number of pixels, at least 32")
+    if not (config.temperature > 0 and math.isfinite(config.temperature)):
+        raise InvalidOption(f"temperature {config.temperature}: give a finite number above 0")
     if not config.alignment >= 0:
         raise InvalidOption(f"alignment {config.alignment}: give 0 or more")
