@@ -21,6 +21,7 @@ from fewseg.episodes.draw import (
 )
 from fewseg.episodes.tensors import TrainingEpisodes, TrainingSource, collate, episode_tensors
 from fewseg.episodes.transforms import Augmentation
+from fewseg.episodes.views import VIEWS
 from fewseg.errors import InvalidDataset, InvalidOption, OutputError
 
 DATA = SyntheticDataset(per_class=7, size=48)
@@ -144,3 +145,15 @@ def test_sources_are_drawn_by_weight() -> None:
     assert 0.15 < drawn.count(0) / len(drawn) < 0.35
     with pytest.raises(InvalidDataset, match="nothing to train on"):
         TrainingEpisodes([], shots=(1,), per_epoch=1, epochs=1, size=32, seed=0)
+
+
+@pytest.mark.parametrize("augment", ["sccan", "strong"])
+def test_queries_without_their_class_are_varied_as_others_are(augment: str) -> None:
+    """Where only these stayed as they were, that alone would say that the class is absent."""
+    views, name = VIEWS[augment], DATA.names(0)[0]
+    assert views is not None
+    picture, whole = DATA.image(name), DATA.mask(name, 0)
+    for seed in range(4):
+        varied, _ = views.view(picture, np.where(whole == 1, 0, whole), 48, np.random.default_rng(seed))
+        usual, _ = views.view(picture, np.full_like(whole, 1), 48, np.random.default_rng(seed))
+        torch.testing.assert_close(varied, usual)

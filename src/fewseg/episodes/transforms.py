@@ -104,8 +104,8 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """A random view of a picture and its mask: (3, size, size) normalised and (size, size) of 0, 1, 255.
 
-    Keeps at least 16 pixels of foreground, or falls back to the whole picture, squashed. Pixels that a rotation brings
-    in from outside are the mean colour, and ignored in the mask.
+    Keeps at least 16 pixels of foreground, or falls back to the whole picture, squashed; one without any is varied all
+    the same. Pixels that a rotation brings in from outside are the mean colour, and ignored in the mask.
     """
     picture, labels = _geometry(image, mask, size, rng, settings)
     return _to_tensor(_colours(picture, rng, settings)), labels
@@ -123,7 +123,7 @@ def _geometry(
         if np.count_nonzero(part == 1) < settings.keep * foreground:
             continue
         labels = _rotated_mask(square_mask(part, size), angle)
-        if int((labels == 1).sum()) >= _MIN_PIXELS:
+        if not foreground or int((labels == 1).sum()) >= _MIN_PIXELS:
             picture = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
             if angle:
                 picture = picture.rotate(angle, Image.Resampling.BILINEAR, fillcolor=_FILL)

@@ -35,7 +35,7 @@ class ScaledCrops:
     """SCCAN's: random scale, rotation, blur, flip, then a square crop at the picture's own resolution.
 
     Outside the picture there is the mean colour, ignored in the mask. Crops with less than 16 pixels of foreground are
-    drawn again, and replaced by the squashed picture in the end.
+    drawn again, and replaced by the squashed picture in the end, unless there is none in the whole picture.
     """
 
     scale: tuple[float, float] = (0.9, 1.1)
@@ -51,9 +51,10 @@ class ScaledCrops:
         self, image: Image.Image, mask: NDArray[np.uint8], size: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """See `Views`."""
+        empty = not (mask == 1).any()  # a query without its class is varied like any other: nothing must give it away
         for _ in range(_ATTEMPTS):
             picture, labels = self._draw(image, Image.fromarray(mask), size, rng)
-            if np.count_nonzero(np.asarray(labels) == 1) >= _MIN_PIXELS:
+            if empty or np.count_nonzero(np.asarray(labels) == 1) >= _MIN_PIXELS:
                 pixels = normalise(tv.pil_to_tensor(picture).float() / 255)
                 return pixels, torch.from_numpy(np.array(labels)).float()
         return square_image(image, size), square_mask(mask, size)
