@@ -5,7 +5,8 @@
 DATA holds `coco_mini/` and `caltech101_24/`, WEIGHTS `mobilenetv2_100.safetensors`; `--tiny` is what distill.py wrote.
 Trains on base classes, chooses the checkpoint on validation classes carved out of them, scores the novel classes. Every
 row is a run of its own that is left alone when it is finished: call again to go on. Prints the table and writes
-OUT/table.md. Times and memory are measured in a process of their own, one query at a time, on the CPU.
+OUT/table.md. Times and memory are measured in the end, each in a process of its own, one query at a time, on the CPU:
+`--costs` measures them again, which asks for a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import statistics
 import subprocess
 import sys
@@ -140,10 +140,16 @@ def scores(checkpoint: Path, opened: Sequence[OpenSource], per_class: int) -> di
     return found
 
 
+def resident(field: str) -> int:
+    """Memory of this process in KiB: `VmRSS` now, `VmHWM` its peak (ru_maxrss would begin at the parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(text for text in status.splitlines() if text.startswith(field)).split()[1])
+
+
 def cost(checkpoint: Path, threads: int) -> dict[str, Any]:
     """Parameters, seconds of a 1-shot query with the support cached, and what memory rose to; in this process."""
     torch.set_num_threads(threads)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident("VmRSS")
     method = load_method(checkpoint)
     side, seconds = method.config.image_size, []
     rng = torch.Generator().manual_seed(0)
@@ -156,13 +162,23 @@ def cost(checkpoint: Path, threads: int) -> dict[str, Any]:
             started = time.perf_counter()
             method.segment(picture, support)
             seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resident("VmHWM")
     own = sum(p.numel() for n, p in method.named_parameters() if not n.startswith("backbone."))
     return {
         "parameters": own,
         "milliseconds": round(1000 * statistics.median(seconds[2:])),
         "megabytes": round((peak - before) / 1024),
     }
+
+
+def costs(path: Path, checkpoint: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What `cost` says in a process of its own; kept in a file."""
+    if args.costs or not path.exists():
+        command = [sys.executable, __file__, args.data, args.weights, "--cost", checkpoint]
+        threads = ["--threads", str(args.threads)]
+        path.write_text(subprocess.run([*command, *threads], check=True, capture_output=True, text=True).stdout)
+    told: dict[str, Any] = json.loads(path.read_text())
+    return told
 
 
 def line(title: str, backbone: str, record: dict[str, Any]) -> str:
@@ -185,6 +201,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--per-class", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--costs", action="store_true", help="measure times and memory again")
     parser.add_argument("--cost", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -194,22 +211,25 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     opened = [open_source(text, min_area=MIN_AREA) for text in sources(args.data)]
     weights = {"mobilenetv2_100": args.weights / "mobilenetv2_100.safetensors", "tiny": args.tiny}
+    rows: list[tuple[str, str, Path]] = []
     table = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
     for backbone in args.backbones:
         for number in args.rows:
             row = ROWS[number]
             folder = args.out / f"{backbone}-{number}-{row.method}"
             done = folder / "row.json"
+            settings = {"epochs": args.epochs, "size": args.size, "per_class": args.per_class}
+            if done.exists() and json.loads(done.read_text())["settings"] != settings:
+                sys.exit(f"{done} was made with other settings: give another --out")
             if not done.exists():
                 checkpoint, best = trained(row, backbone, weights[backbone], folder, args)
-                record = {"best": best, "scores": scores(checkpoint, opened, args.per_class)}
-                command = [sys.executable, __file__, args.data, args.weights, "--cost", checkpoint]
-                told = subprocess.run(
-                    [*command, "--threads", str(args.threads)], check=True, capture_output=True, text=True
-                )
-                done.write_text(json.dumps({**record, **json.loads(told.stdout)}, indent=1))
-            table.append(line(row.title, backbone, json.loads(done.read_text())))
-            print(table[-1], flush=True)
+                record = {"settings": settings, "best": best, "checkpoint": str(checkpoint)}
+                record["scores"] = scores(checkpoint, opened, args.per_class)
+                done.write_text(json.dumps(record, indent=1))
+            rows.append((row.title, backbone, folder))
+    for title, backbone, folder in rows:
+        record = json.loads((folder / "row.json").read_text())
+        table.append(line(title, backbone, {**record, **costs(folder / "cost.json", record["checkpoint"], args)}))
     (args.out / "table.md").write_text("\n".join(table) + "\n")
     print("\n".join(table))
 
