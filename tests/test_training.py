@@ -215,14 +215,14 @@ def test_what_is_not_finite_never_reaches_a_checkpoint(
     before = (tmp_path / "state.pt").read_bytes()
     calls = 0
 
-    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def loss(logits: torch.Tensor, target: torch.Tensor, whole: object) -> torch.Tensor:
         nonlocal calls
         calls += 1
         factor = 0.0 if spoilt == "gradient" else math.nan
         # The root's slope at 0 is infinite: a finite loss with a gradient that is not.
         return logits.mean() if calls < 2 else (logits * factor).square().sum().sqrt()
 
-    monkeypatch.setattr("fewseg.training.loop.choose_loss", lambda _: loss)
+    monkeypatch.setattr("fewseg.training.step.choose_loss", lambda _: loss)
     with pytest.raises(InvalidOption, match=rf"the {spoilt} became nan at step 6: .*--init-from .*last\.safetensors"):
         run(tmp_path, replace(config, checkpoint_every=6))
     assert (tmp_path / "state.pt").read_bytes() == before

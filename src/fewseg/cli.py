@@ -1,7 +1,8 @@
 """The command line: finds the command, reads its options, turns errors into one line and an exit code.
 
 A command is a module of `fewseg.commands` with a frozen dataclass `Options`, whose docstring and field docstrings are
-its help, and a function `run(options) -> int` that returns the exit code. Modules are imported when they are called.
+its help, and a function `run(options) -> int` that returns the exit code. Modules are imported when they are called. A
+function `complete(arguments)`, where a module has one, adds arguments to the given ones first.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise unknown("option" if name.startswith("-") else "command", name, [*COMMANDS, "--help", "--version"])
     command: Any = importlib.import_module(f"fewseg.commands.{name}")
-    options = parse(command.Options, rest, f"fewseg {name}")
+    complete = getattr(command, "complete", list)
+    options = parse(command.Options, complete(rest), f"fewseg {name}")
     return 0 if options is None else int(command.run(options))
 
 

@@ -139,6 +139,11 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         shots = rng.choice(self.shots, -(-self.per_epoch // self.batch)).repeat(self.batch)
         return [(i, replace(e, support=e.support[: int(n)])) for (i, e), n in zip(together, shots, strict=False)]
 
+    def episode(self, index: int) -> tuple[int, Episode]:
+        """Source and names of item `index`, nothing read."""
+        epoch, place = divmod(index, self.per_epoch)
+        return self.epoch(epoch)[place]
+
     def __getitem__(self, index: int) -> EpisodeTensors:
         epoch, place = divmod(index, self.per_epoch)
         source, episode = self.epoch(epoch)[place]

@@ -13,6 +13,8 @@ Loss = Literal["ce", "dice", "ce+dice"]
 Optimiser = Literal["sgd", "adam", "adamw", "sgd+adamw"]
 Augment = Literal["none", "sccan", "sccan-coco", "strong"]
 Schedule = Literal["constant", "cosine", "poly"]
+ValidateOn = Literal["base", "novel"]
+Selection = Literal["hsnet", "sccan"]
 
 RESUMABLE: Final = frozenset(
     {
@@ -24,6 +26,9 @@ RESUMABLE: Final = frozenset(
         "tensorboard",
         "log_every",
         "random_backbone",
+        "accumulate",
+        "cache_folder",
+        "patience",
     }
 )
 """Fields that may change between a run and its resumption: they choose how, not what is computed."""
@@ -41,6 +46,9 @@ class TrainConfig:
     """Fold to keep out of training, for datasets without @; all classes are trained on if not given."""
     folds: int = 4
     """Number of folds."""
+    selection: Selection = "hsnet"
+    """Training pictures of a benchmark. hsnet (DCAMA too): those that also show novel classes are used, these classes
+    being background. sccan: they are not, nor are objects under 2048 pixels."""
     min_area: float = 0.0
     """Share of a picture that a class must cover to be used."""
 
@@ -70,7 +78,9 @@ class TrainConfig:
     absent: float = 0.0
     """Share of episodes whose query shows another class, so that the answer is "nothing": teaches `present`."""
     batch: int = 8
-    """Episodes of a step. The paper: 48 over four GPUs."""
+    """Episodes of a step, over all processes together. The paper: 48 over four GPUs."""
+    accumulate: int = 1
+    """Parts that a process computes its share of the batch in, one after the other: less memory, the same update."""
     epochs: int = 100
     """Passes of `episodes` episodes."""
     episodes: int = 2000
@@ -80,6 +90,8 @@ class TrainConfig:
     cache_views: int = 0
     """Views of every picture whose backbone maps are computed once and kept in memory (bfloat16 with amp): 1 the plain
     picture, more varied ones too. 0 runs the backbone at every step."""
+    cache_folder: str | None = None
+    """Keep these maps in files there instead of in memory; later runs over the same backbone and pictures use them."""
 
     optimiser: Optimiser = "sgd"
     """sgd (Nesterov momentum, as DCAMA), adam (as HSNet), adamw, or sgd+adamw (as SCCAN: plain sgd, but adamw at
@@ -105,6 +117,9 @@ class TrainConfig:
     average: float = 0.0
     """Decay of a running average of the weights, which is then what is validated and saved; 0 for none."""
 
+    validate_on: ValidateOn = "base"
+    """What chooses the best checkpoint. base: classes kept from training. novel: the test classes themselves, as the
+    papers' code does; scores on them are then no longer those of classes never seen."""
     validation_classes: tuple[int, ...] = (4,)
     """Base classes kept from training to choose the best checkpoint, one number for all datasets or one for each; 0
     for none."""
@@ -112,6 +127,8 @@ class TrainConfig:
     """Validation episodes of each dataset and of the least and the largest number of shots."""
     validate_every: int = 1
     """Epochs between validations."""
+    patience: int = 0
+    """Stop after so many validations without a better one; 0 to go on to the last epoch."""
 
     seed: int = 0
     """Of everything that is drawn."""
@@ -133,15 +150,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Raises `InvalidOption` for values that cannot work."""
         choices = (("optimiser", Optimiser), ("schedule", Schedule), ("loss", Loss), ("augment", Augment))
-        for name, known in choices:
+        for name, known in (*choices, ("validate_on", ValidateOn), ("selection", Selection)):
             if getattr(self, name) not in get_args(known):
                 raise unknown(name, str(getattr(self, name)), get_args(known))
-        for name in ("batch", "epochs", "validate_every", "checkpoint_every", "log_every", "image_size"):
+        whole = ("batch", "accumulate", "epochs", "validate_every", "checkpoint_every", "log_every", "image_size")
+        for name in whole:
             if getattr(self, name) < 1:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give at least 1")
         for name in (
             *("lr", "attention_lr", "backbone_lr_factor", "momentum", "weight_decay", "warmup", "clip", "workers"),
-            *("threads", "cache_views", "validation_episodes"),
+            *("threads", "cache_views", "validation_episodes", "patience"),
         ):
             if not getattr(self, name) >= 0:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more")
@@ -157,6 +175,10 @@ class TrainConfig:
             )
         if self.cache_views and self.train_backbone:
             raise InvalidOption("maps of a backbone that is trained cannot be kept: leave out cache_views")
+        if self.cache_folder and not self.cache_views:
+            raise InvalidOption("cache_folder without maps to keep there: give cache_views, 1 for the plain pictures")
+        if self.patience and not self.validates:
+            raise InvalidOption("patience without validation: give validation_episodes and validation_classes")
         if not self.data:
             raise InvalidOption("no data to train on: give at least one dataset folder")
         if self.weights and (len(self.weights) != len(self.data) or min(self.weights) < 0 or not sum(self.weights)):
@@ -183,6 +205,11 @@ class TrainConfig:
     def steps(self) -> int:
         """Steps of the whole run."""
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is anything to validate on."""
+        return bool(self.validation_episodes and (self.validate_on == "novel" or any(self.validation_classes)))
 
     def validation_classes_of(self, dataset: int) -> int:
         """How many base classes of the dataset of that number are kept for validation."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from fewseg.datasets.base import Dataset
 from fewseg.datasets.cached import CachedDataset
 from fewseg.episodes.draw import MIN_IMAGES, draw_test_episodes
 from fewseg.episodes.sources import OpenSource, open_source
-from fewseg.episodes.tensors import EpisodeTensors, TrainingEpisodes, TrainingSource, collate
+from fewseg.episodes.tensors import EpisodeTensors, TrainingEpisodes, TrainingSource
 from fewseg.episodes.views import VIEWS
 from fewseg.errors import FewsegError, InvalidDataset
+from fewseg.processes import ALONE, Processes
+from fewseg.training.batches import EpisodePictures, gather, part_size, share_of_items
 from fewseg.training.config import TrainConfig
 from fewseg.types import Episode
 
@@ -47,15 +50,25 @@ class TrainingData:
 def open_data(config: TrainConfig) -> TrainingData:
     """Open the datasets of a config; raises `InvalidDataset` where nothing is left to train on."""
     weights = config.weights or (1.0,) * len(config.data)
-    opened = [open_source(t, fold=config.fold, folds=config.folds, min_area=config.min_area) for t in config.data]
+    how: dict[str, Any] = {
+        "fold": config.fold,
+        "folds": config.folds,
+        "min_area": config.min_area,
+        "selection": config.selection,
+    }
+    opened = [open_source(text, **how) for text in config.data]
     return divide(opened, weights, config)
 
 
 def divide(opened: Sequence[OpenSource], weights: Sequence[float], config: TrainConfig) -> TrainingData:
-    """Carve validation classes out of the base classes of every dataset; novel classes are in neither part."""
+    """Carve validation classes out of the base classes of every dataset; novel classes are in neither part.
+
+    With `validate_on` novel, as in the papers' code, all base classes are trained on, and novel ones validated on.
+    """
     sources, validation = [], []
     for number, (source, weight) in enumerate(zip(opened, weights, strict=True)):
-        held = validation_classes(source, config, number)
+        novel = config.validate_on == "novel"
+        held = _novel_classes(source) if novel else validation_classes(source, config, number)
         base = tuple(c for c in source.base if c not in held)
         if not any(len(source.dataset.names(c)) >= 2 for c in base):
             raise InvalidDataset(
@@ -83,20 +96,39 @@ def validation_classes(source: OpenSource, config: TrainConfig, number: int) -> 
     return tuple(sorted(int(c) for c in rng.permutation(enough)[:count]))
 
 
-class _From(Sampler[int]):
-    """Items from `start` to the end, in order."""
+def _novel_classes(source: OpenSource) -> tuple[int, ...]:
+    if not source.novel or set(source.novel) & set(source.base):
+        raise InvalidDataset(
+            f"{source.dataset.name} has no novel classes apart from those trained on: name them behind @, give a fold, "
+            "or leave out validate_on"
+        )
+    LOG.warning(
+        "%s: validating on the %d test classes, as the papers' code does: the checkpoint is chosen by what it is to be "
+        "tested on, and scores on these classes are not those of classes never seen",
+        source.dataset.name,
+        len(source.novel),
+    )
+    return source.novel
 
-    def __init__(self, start: int, stop: int) -> None:
-        self.start, self.stop = start, stop
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(range(self.start, self.stop))
+class _Share(Sampler[int]):
+    """This process's items from step `start` to the end, in order."""
+
+    def __init__(self, config: TrainConfig, processes: Processes, start: int) -> None:
+        self.config, self.processes, self.start = config, processes, start
+
+    def __iter__(self) -> Iterator[int]:
+        return share_of_items(self.config, self.processes, self.start)
 
     def __len__(self) -> int:
-        return max(0, self.stop - self.start)
+        return max(0, self.config.steps - self.start) * self.config.batch // self.processes.count
 
 
-class _Carried(torch.utils.data.Dataset[EpisodeTensors | FewsegError]):
+_Read = tuple[EpisodeTensors, tuple[Hashable, ...]]
+"""An episode, and names for its pictures: equal ones for the same view of the same picture."""
+
+
+class _Carried(torch.utils.data.Dataset[_Read | FewsegError]):
     """Training episodes, what a person can mend as a value: the loader would retell an exception as a traceback."""
 
     def __init__(self, episodes: TrainingEpisodes) -> None:
@@ -105,27 +137,40 @@ class _Carried(torch.utils.data.Dataset[EpisodeTensors | FewsegError]):
     def __len__(self) -> int:
         return len(self.episodes)
 
-    def __getitem__(self, index: int) -> EpisodeTensors | FewsegError:
+    def __getitem__(self, index: int) -> _Read | FewsegError:
         try:
-            return self.episodes[index]
+            tensors = self.episodes[index]
         except FewsegError as error:
             return error
+        source, episode = self.episodes.episode(index)
+        names = (episode.query, *episode.support)
+        if self.episodes.augmentation is None:
+            return tensors, tuple((source, name) for name in names)
+        return tensors, tuple((index, place) for place in range(len(names)))
 
 
-def _collate(items: Sequence[EpisodeTensors | FewsegError]) -> EpisodeTensors | FewsegError:
+def _collate(items: Sequence[_Read | FewsegError]) -> EpisodePictures | FewsegError:
     """A batch, or the first thing that is wrong with it."""
-    read = [item for item in items if isinstance(item, EpisodeTensors)]
-    return collate(read) if len(read) == len(items) else next(i for i in items if isinstance(i, FewsegError))
+    read = [item for item in items if not isinstance(item, FewsegError)]
+    if len(read) < len(items):
+        return next(item for item in items if isinstance(item, FewsegError))
+    return gather([tensors for tensors, _ in read], [names for _, names in read])
 
 
 def training_batches(
-    sources: Sequence[TrainingSource], config: TrainConfig, size: int, *, start: int, pin: bool
-) -> Iterator[EpisodeTensors]:
-    """The batches of all steps from `start` to the end of the run, the same for any number of workers.
+    sources: Sequence[TrainingSource],
+    config: TrainConfig,
+    size: int,
+    *,
+    start: int,
+    pin: bool,
+    processes: Processes = ALONE,
+) -> Iterator[EpisodePictures]:
+    """This process's parts of the batches of all steps from `start` to the end, the same for any number of workers.
 
     Raises, while they are read, what reading their pictures raised, from a worker too.
     """
-    for batch in _loader(sources, config, size, start=start, pin=pin):
+    for batch in _loader(sources, config, size, _Share(config, processes, start), part_size(config, processes), pin):
         if isinstance(batch, FewsegError):
             raise batch
         yield batch
@@ -147,15 +192,15 @@ def training_episodes(sources: Sequence[TrainingSource], config: TrainConfig, si
 
 
 def _loader(
-    sources: Sequence[TrainingSource], config: TrainConfig, size: int, *, start: int, pin: bool
-) -> DataLoader[EpisodeTensors | FewsegError]:
+    sources: Sequence[TrainingSource], config: TrainConfig, size: int, sampler: _Share, batch: int, pin: bool
+) -> DataLoader[EpisodePictures | FewsegError]:
     episodes = training_episodes(sources, config, size)
     for source in sources:  # read the index once, before the workers copy it
         source.dataset.names(source.classes[0])
     return DataLoader(
         _Carried(episodes),
-        batch_size=config.batch,
-        sampler=_From(start * config.batch, len(episodes)),
+        batch_size=batch,
+        sampler=sampler,
         num_workers=config.workers,
         collate_fn=_collate,
         pin_memory=pin,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -13,37 +14,53 @@ from fewseg.errors import unknown
 from fewseg.types import IGNORE
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Whole:
+    """The batch that a part belongs to: the losses of its parts, each divided by this, add up to the batch's loss."""
+
+    pixels: int
+    """That count, of all its query masks."""
+    episodes: int
+
+
+Loss = Callable[[Tensor, Tensor, Whole | None], Tensor]
+"""Of logits and target; as a part of a larger batch, or None for a batch of its own."""
+
+
+def cross_entropy(logits: Tensor, target: Tensor, whole: Whole | None = None) -> Tensor:
     """Mean over the pixels that count; 0 where none does.
 
     Args:
-        logits: (B, 2, H, W).  target: (B, H, W), int64 of 0, 1 and 255 (ignored).
+        logits: (B, 2, H, W).
+        target: (B, H, W), int64 of 0, 1 and 255 (ignored).
+        whole: the batch that these are a part of.
     """
     total = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="sum")
-    return total / (target != IGNORE).sum().clamp(min=1)
+    return total / ((target != IGNORE).sum().clamp(min=1) if whole is None else max(1, whole.pixels))
 
 
-def dice(logits: Tensor, target: Tensor) -> Tensor:
+def dice(logits: Tensor, target: Tensor, whole: Whole | None = None) -> Tensor:
     """SCCAN's Dice loss: 1 - 2 Σpt / (Σp² + Σt²) of sigmoid(logits), summed over the two channels, batch mean.
 
-    Ignored pixels have t = 0 in both channels while p stays, as in the released code. Shapes as in `cross_entropy`.
+    Ignored pixels have t = 0 in both channels while p stays, as in the released code. Arguments as in `cross_entropy`.
     """
     probability = logits.float().sigmoid()
     truth = torch.stack([target == 0, target == 1], 1).to(probability.dtype)
     both = (probability * truth).flatten(2).sum(2)
     squares = (probability.square() + truth).flatten(2).sum(2)
-    return (1 - 2 * both / squares.clamp(min=1e-8)).sum(1).mean()
+    each = (1 - 2 * both / squares.clamp(min=1e-8)).sum(1)
+    return each.mean() if whole is None else each.sum() / whole.episodes
 
 
-def _sum(logits: Tensor, target: Tensor) -> Tensor:
-    return cross_entropy(logits, target) + dice(logits, target)
+def _sum(logits: Tensor, target: Tensor, whole: Whole | None = None) -> Tensor:
+    return cross_entropy(logits, target, whole) + dice(logits, target, whole)
 
 
-LOSSES: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {"ce": cross_entropy, "dice": dice, "ce+dice": _sum}
+LOSSES: Final[dict[str, Loss]] = {"ce": cross_entropy, "dice": dice, "ce+dice": _sum}
 """Loss by name."""
 
 
-def choose_loss(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+def choose_loss(name: str) -> Loss:
     """The loss of that name; raises `InvalidOption` with the nearest known names."""
     if name not in LOSSES:
         raise unknown("loss", name, LOSSES)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,6 +16,9 @@ from fewseg.backbones import FeaturePyramid
 from fewseg.episodes.tensors import TrainingEpisodes, TrainingSource
 from fewseg.episodes.transforms import square_image, square_mask
 from fewseg.episodes.views import Views
+from fewseg.processes import ALONE, Processes
+from fewseg.training.batches import EpisodeMaps
+from fewseg.training.map_store import FolderStore, KeptView, MapStore, MemoryStore, describe_backbone
 from fewseg.types import Episode
 
 LOG = logging.getLogger(__name__)
@@ -23,29 +28,6 @@ _PICTURES = 16
 
 _Key = tuple[int, str, int | None, int]
 """Source, picture, class (None for the plain view, which all its classes share) and number of the view."""
-
-
-@dataclass(frozen=True)
-class EpisodeMaps:
-    """A batch of episodes as backbone maps."""
-
-    query: list[Tensor]
-    """Every block's map (B, C, h, w) of the queries."""
-    query_mask: Tensor
-    """(B, s, s), int64: 0, 1, 255 for pixels that do not count."""
-    support: list[Tensor]
-    """Every block's map (B * n, C, h, w) of the supports."""
-    masks: Tensor
-    """(B, n, s, s), float32: 1 foreground, 0 anything else."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodeMaps:
-        """A copy on `device`."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        query, support = ([move(m) for m in maps] for maps in (self.query, self.support))
-        return EpisodeMaps(query, move(self.query_mask), support, move(self.masks))
 
 
 class MapCache:
@@ -59,7 +41,9 @@ class MapCache:
         views: how pictures are varied; without it all views are the plain one.
         seed: of the views.
         amp: compute and keep maps in bfloat16.
-        progress: called with pictures done and pictures in all.
+        folder: keep them in files there, and use what is there already; in memory if not given.
+        processes: who computes: all of them together where there is a folder, each everything where there is none.
+        progress: called with pictures done and pictures that this process has to do.
     """
 
     def __init__(
@@ -72,20 +56,20 @@ class MapCache:
         views: Views | None,
         seed: int,
         amp: bool = False,
+        folder: str | os.PathLike[str] | None = None,
+        processes: Processes = ALONE,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.sources, self.size, self.seed = tuple(sources), size, seed
         self.views, self.count = views, count if views is not None else 1
-        self._maps: dict[_Key, tuple[Tensor, ...]] = {}
+        self._store: MapStore = MemoryStore()
+        if folder is not None:
+            about = f"{describe_backbone(backbone)} {size} {'bfloat16' if amp else next(backbone.parameters()).dtype}"
+            self._store = FolderStore(folder, about, self._content)
         self._masks: dict[tuple[_Key, int], Tensor] = {}
-        keys = list(dict.fromkeys(self._keys()))
-        for start in range(0, len(keys), _PICTURES):
-            some = keys[start : start + _PICTURES]
-            self._compute(backbone, some, amp)
-            if progress is not None:
-                progress(start + len(some), len(keys))
-        total = sum(m.nbytes for maps in self._maps.values() for m in maps)
-        LOG.info("maps of %d views of pictures kept: %.1f GB", len(keys), total / 1e9)
+        self._known = dict.fromkeys(self._keys())
+        self._shown = {(number, name): class_id for number, name, class_id, _ in self._known if class_id is not None}
+        self._fill(backbone, amp, processes, progress)
 
     def _keys(self) -> Iterator[_Key]:
         for number, source in enumerate(self.sources):
@@ -94,26 +78,64 @@ class MapCache:
                     yield number, name, None, 0
                     yield from ((number, name, class_id, view) for view in range(1, self.count))
 
+    def _fill(
+        self,
+        backbone: FeaturePyramid,
+        amp: bool,
+        processes: Processes,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Compute what is not there, this process's share of it where the others can read it."""
+        keys = list(self._known)
+        mine = processes.share(keys) if self._store.shared else keys
+        computed = 0
+        for start in range(0, len(mine), _PICTURES):
+            missing = [key for key in mine[start : start + _PICTURES] if key not in self._store]
+            computed += len(missing)
+            if missing:
+                self._compute(backbone, missing, amp)
+            if progress is not None:
+                progress(min(start + _PICTURES, len(mine)), len(mine))
+        processes.wait()
+        each = sum(block.nbytes for key in mine[:1] for block in self._store.get(key).maps)
+        LOG.info("maps of %d views of pictures: %.1f GB, %d computed now", len(keys), each * len(keys) / 1e9, computed)
+
     @torch.no_grad()
     def _compute(self, backbone: FeaturePyramid, keys: Sequence[_Key], amp: bool) -> None:
         parameter = next(backbone.parameters())
-        pictures = torch.stack([self._picture(key) for key in keys]).to(parameter.device, parameter.dtype)
+        drawn = [self._view(key) for key in keys]
+        pictures = torch.stack([picture for picture, _ in drawn]).to(parameter.device, parameter.dtype)
         with torch.autocast(parameter.device.type, torch.bfloat16, enabled=amp):
             maps = [m.to("cpu", torch.bfloat16 if amp else parameter.dtype) for m in backbone(pictures)]
-        for row, key in enumerate(keys):
-            self._maps[key] = tuple(m[row].clone() for m in maps)
+        for row, (key, (_, mask)) in enumerate(zip(keys, drawn, strict=True)):
+            self._store.put(key, KeptView(tuple(m[row].clone() for m in maps), mask))
 
-    def _picture(self, key: _Key) -> Tensor:
-        """The view's picture (3, s, s); a varied one's mask is kept too."""
-        number, name, class_id, view = key
+    def _view(self, key: _Key) -> tuple[Tensor, Tensor | None]:
+        """The view's picture (3, s, s), and a varied one's mask."""
+        number, name, class_id, _ = key
         dataset = self.sources[number].dataset
         if class_id is None:
-            return square_image(dataset.image(name), self.size)
+            return square_image(dataset.image(name), self.size), None
         assert self.views is not None
-        rng = np.random.default_rng([self.seed, 5, number, class_id, view, *name.encode()])
+        rng = np.random.default_rng(self._draws(key))
         picture, mask = self.views.view(dataset.image(name), dataset.mask(name, class_id), self.size, rng)
-        self._masks[key, class_id] = mask.byte()
-        return picture
+        return picture, mask.byte()
+
+    def _draws(self, key: _Key) -> list[int]:
+        """Seed of a varied view."""
+        number, name, class_id, view = key
+        return [self.seed, 5, number, class_id or 0, view, *name.encode()]
+
+    def _content(self, key: Hashable) -> str:
+        """What a view's maps depend on beside the backbone: the pixels, for a varied view the mask, the way to vary."""
+        number, name, class_id, _ = kept = cast("_Key", key)
+        dataset = self.sources[number].dataset
+        image = dataset.image(name)
+        digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes())
+        if class_id is not None:
+            digest.update(np.ascontiguousarray(dataset.mask(name, class_id)).tobytes())
+            digest.update(f"{self.views!r} {self._draws(kept)}".encode())
+        return digest.hexdigest()
 
     def episode(
         self, source: int, episode: Episode, rng: np.random.Generator
@@ -125,24 +147,31 @@ class MapCache:
         self, source: int, name: str, class_id: int, rng: np.random.Generator
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         view = int(rng.integers(self.count))
-        key: _Key = (source, name, class_id, view)
-        if view == 0 or key not in self._maps:  # only the plain view of a picture that does not hold the class
-            key = (source, name, None, 0)
+        if view:
+            # A picture without the class is seen in a view of a class that it holds: were it always plain, that alone
+            # would say that the class is absent.
+            shown = class_id if (source, name, class_id, view) in self._known else self._shown[source, name]
+            kept = self._store.get((source, name, shown, view))
+            assert kept.mask is not None
+            return kept.maps, kept.mask if shown == class_id else kept.mask.masked_fill(kept.mask == 1, 0)
+        key: _Key = (source, name, None, 0)
+        kept = self._store.get(key)
         if (key, class_id) not in self._masks:
             mask = self.sources[source].dataset.mask(name, class_id)
             self._masks[key, class_id] = square_mask(mask, self.size).byte()
-        return self._maps[key], self._masks[key, class_id]
+        return kept.maps, self._masks[key, class_id]
 
 
-def map_batches(episodes: TrainingEpisodes, cache: MapCache, *, start: int, batch: int) -> Iterator[EpisodeMaps]:
-    """The batches from step `start` on, as `data.training_batches` gives them, views aside."""
-    for first in range(start * batch, len(episodes) - batch + 1, batch):
-        drawn = []
-        for item in range(first, first + batch):
-            epoch, place = divmod(item, episodes.per_epoch)
-            source, episode = episodes.epoch(epoch)[place]
-            drawn.append(cache.episode(source, episode, np.random.default_rng([episodes.seed, epoch, 2, place])))
-        yield _stacked(drawn)
+def map_batches(episodes: TrainingEpisodes, cache: MapCache, items: Iterable[int], batch: int) -> Iterator[EpisodeMaps]:
+    """Batches of so many of the items after one another, as `data.training_batches` gives them, views aside."""
+    drawn = []
+    for item in items:
+        source, episode = episodes.episode(item)
+        epoch, place = divmod(item, episodes.per_epoch)
+        drawn.append(cache.episode(source, episode, np.random.default_rng([episodes.seed, epoch, 2, place])))
+        if len(drawn) == batch:
+            yield _stacked(drawn)
+            drawn = []
 
 
 def _stacked(episodes: Sequence[Sequence[tuple[tuple[Tensor, ...], Tensor]]]) -> EpisodeMaps:

@@ -10,31 +10,43 @@ import torch
 from fewseg.episodes.tensors import collate, episode_tensors
 from fewseg.methods import FewShotMethod
 from fewseg.metrics.presence import choose_threshold, presence_scores
+from fewseg.processes import ALONE, Processes
 from fewseg.training.data import ValidationSet
 from fewseg.types import Episode
 
 
 @torch.no_grad()
 def calibrate_presence(
-    method: FewShotMethod, sets: Sequence[ValidationSet], *, size: int, seed: int, amp: bool = False
+    method: FewShotMethod,
+    sets: Sequence[ValidationSet],
+    *,
+    size: int,
+    seed: int,
+    amp: bool = False,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """The presence threshold with the best balanced accuracy, that accuracy, and the area under the ROC curve.
 
     Every validation episode is asked twice: as it is, and with a picture of another validation class that does not hold
-    its class as the query. Empty where no such picture is.
+    its class as the query. Empty where no such picture is. The episodes are divided among the processes.
     """
     method.eval()
-    here: list[float] = []
-    away: list[float] = []
+    asked: list[tuple[ValidationSet, Episode, Episode]] = []
     for number, part in enumerate(sets):
         rng = np.random.default_rng([seed, 6, number])
         for episode in part.episodes:
             without = _without(part, episode)
             if without:
                 other = Episode(without[int(rng.integers(len(without)))], episode.support, episode.class_id)
-                here.append(_score(method, part, episode, size, amp))
-                away.append(_score(method, part, other, size, amp))
-    return choose_threshold(np.array(here), np.array(away)) if here else {}
+                asked.append((part, episode, other))
+    if not asked:
+        return {}
+    scores = torch.zeros(len(asked), 2, dtype=torch.float64)  # here, away; each row filled by one process
+    for row in processes.share(range(len(asked))):
+        part, *pair = asked[row]
+        scores[row] = torch.tensor([_score(method, part, episode, size, amp) for episode in pair], dtype=torch.float64)
+    here, away = processes.total(scores).numpy().T
+    return choose_threshold(here, away)
 
 
 def _without(part: ValidationSet, episode: Episode) -> list[str]:

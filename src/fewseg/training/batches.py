@@ -1,0 +1,142 @@
+"""What a step is given: a batch of episodes as pictures or as backbone maps, or a part of one."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fewseg.episodes.tensors import EpisodeTensors
+from fewseg.errors import InvalidOption
+from fewseg.methods import FewShotMethod
+from fewseg.ops.resize import map_size
+from fewseg.processes import Processes
+from fewseg.training.config import TrainConfig
+from fewseg.types import QueryFeatures, SupportSet
+
+
+@dataclass(frozen=True)
+class EpisodePictures:
+    """A batch of episodes as its distinct pictures: the backbone never sees one twice."""
+
+    pictures: Tensor
+    """(U, 3, s, s), ImageNet-normalised."""
+    query: tuple[int, ...]
+    """Which of the pictures are the B queries."""
+    support: tuple[int, ...]
+    """Which are the B * n supports."""
+    query_mask: Tensor
+    """(B, s, s), int64: 0, 1, 255 for pixels that do not count."""
+    masks: Tensor
+    """(B, n, s, s), float32: 1 foreground, 0 anything else."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodePictures:
+        """A copy on `device`."""
+        moved = (t.to(device, non_blocking=non_blocking) for t in (self.pictures, self.query_mask, self.masks))
+        return self._with(*moved)
+
+    def pin_memory(self) -> EpisodePictures:
+        """In page-locked memory; what a DataLoader calls."""
+        return self._with(*(t.pin_memory() for t in (self.pictures, self.query_mask, self.masks)))
+
+    def _with(self, pictures: Tensor, query_mask: Tensor, masks: Tensor) -> EpisodePictures:
+        return replace(self, pictures=pictures, query_mask=query_mask, masks=masks)
+
+
+@dataclass(frozen=True)
+class EpisodeMaps:
+    """A batch of episodes as backbone maps."""
+
+    query: list[Tensor]
+    """Every block's map (B, C, h, w) of the queries."""
+    query_mask: Tensor
+    """(B, s, s), int64: 0, 1, 255 for pixels that do not count."""
+    support: list[Tensor]
+    """Every block's map (B * n, C, h, w) of the supports."""
+    masks: Tensor
+    """(B, n, s, s), float32: 1 foreground, 0 anything else."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodeMaps:
+        """A copy on `device`."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        query, support = ([move(m) for m in maps] for maps in (self.query, self.support))
+        return EpisodeMaps(query, move(self.query_mask), support, move(self.masks))
+
+
+Batch = EpisodePictures | EpisodeMaps
+"""Either kind."""
+
+
+def gather(episodes: Sequence[EpisodeTensors], keys: Sequence[Sequence[Hashable]]) -> EpisodePictures:
+    """A batch of episodes with the same number of shots.
+
+    Args:
+        episodes: what was read.
+        keys: of every episode, what its query and each of its supports is called; equal names, equal pictures.
+    """
+    rows: dict[Hashable, int] = {}
+    pictures: list[Tensor] = []
+
+    def row(key: Hashable, picture: Tensor) -> int:
+        if key not in rows:
+            rows[key] = len(pictures)
+            pictures.append(picture)
+        return rows[key]
+
+    pairs = list(zip(episodes, keys, strict=True))
+    query = tuple(row(names[0], episode.query) for episode, names in pairs)
+    support = tuple(row(k, p) for episode, names in pairs for k, p in zip(names[1:], episode.images, strict=True))
+    return EpisodePictures(
+        pictures=torch.stack(pictures),
+        query=query,
+        support=support,
+        query_mask=torch.stack([episode.query_mask for episode in episodes]),
+        masks=torch.stack([episode.masks for episode in episodes]),
+    )
+
+
+def encode(method: FewShotMethod, batch: Batch) -> tuple[QueryFeatures, SupportSet]:
+    """What the method makes of the queries and of the supports."""
+    if isinstance(batch, EpisodePictures):
+        maps = method.backbone(batch.pictures.to(method.dtype))
+        query, support = ([_take(m, rows) for m in maps] for rows in (batch.query, batch.support))
+    else:
+        # Channels last where the weights are: bfloat16 convolutions of a CPU, and a GPU's, are quickest so.
+        last = any(p.ndim == 4 and not p.is_contiguous() for p in method.parameters())
+        layout = torch.channels_last if last else torch.contiguous_format
+        query, support = (
+            [m.to(method.dtype, memory_format=layout) for m in maps] for maps in (batch.query, batch.support)
+        )
+    return method.query_from_maps(query, map_size(batch.query_mask)), method.support_from_maps(support, batch.masks)
+
+
+def _take(maps: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """Rows in that order, without a copy where they lie together."""
+    first = rows[0]
+    if rows == tuple(range(first, first + len(rows))):
+        return maps[first : first + len(rows)]
+    return maps[torch.tensor(rows, device=maps.device)]
+
+
+def part_size(config: TrainConfig, processes: Processes) -> int:
+    """Episodes that a process computes at a time; raises `InvalidOption` where the batch cannot be divided so."""
+    parts = processes.count * config.accumulate
+    if config.batch % parts:
+        raise InvalidOption(
+            f"batch {config.batch} cannot be divided among {processes.count} processes of {config.accumulate} parts "
+            f"each: give a multiple of {parts}"
+        )
+    return config.batch // parts
+
+
+def share_of_items(config: TrainConfig, processes: Processes, start: int) -> Iterator[int]:
+    """Numbers of the episodes that a process computes from step `start` on: of every batch its share, in order."""
+    share = config.batch // processes.count
+    for step in range(start, config.steps):
+        first = step * config.batch + processes.rank * share
+        yield from range(first, first + share)

@@ -1,0 +1,176 @@
+"""Settings of the papers by name: `dcama-pascal5i-resnet50` is DCAMA's on PASCAL-5i over a ResNet-50.
+
+What a paper states is as it states it, the total batch included, however many processes divide it. What it leaves open
+is ours, and `Recipe.ours` keeps the two apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fewseg.errors import InvalidOption, unknown
+from fewseg.training.config import TrainConfig
+
+_Fields = Mapping[str, Any]
+
+PASCAL_LISTS: Final = (2286, 3425, 5883, 2086)
+"""Pairs of the published train lists of PASCAL-5i; a fold is trained on those of the other three."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Named settings of one method on one benchmark over one backbone."""
+
+    name: str
+    source: str
+    """The paper."""
+    benchmark: str
+    """What the word of the data begins with: `pascal5i:ROOT`."""
+    published: _Fields
+    """Fields of `TrainConfig` as the paper has them."""
+    ours: _Fields
+    """Fields that it leaves open."""
+    episodes: tuple[int, ...]
+    """Of an epoch, for every fold; ours too."""
+
+    def fields(self, fold: int = 0) -> dict[str, Any]:
+        """All fields of `TrainConfig` that the recipe sets for a fold; raises `InvalidOption` where there is none."""
+        if not 0 <= fold < len(self.episodes):
+            raise InvalidOption(
+                f"fold {fold} of recipe {self.name}: {self.benchmark} has 0 to {len(self.episodes) - 1}"
+            )
+        return {**self.published, **self.ours, "episodes": self.episodes[fold]}
+
+
+_FROZEN: Final[_Fields] = {"pretrained": True, "train_backbone": False, "shots": (1,), "momentum": 0.9}
+_DCAMA: Final[_Fields] = {
+    **_FROZEN,
+    "method": "dcama",
+    "image_size": 384,
+    "augment": "none",
+    "loss": "ce",
+    "optimiser": "sgd",
+    "lr": 1e-3,
+    "weight_decay": 1e-4,
+    "schedule": "constant",
+}
+_SCCAN: Final[_Fields] = {
+    **_FROZEN,
+    "method": "sccan",
+    "image_size": 473,
+    "selection": "sccan",
+    "loss": "dice",
+    "optimiser": "sgd+adamw",
+    "lr": 5e-3,
+    "attention_lr": 6e-5,
+    "weight_decay": 1e-4,
+    "schedule": "poly",
+    "batch": 8,
+}
+_HSNET: Final[_Fields] = {
+    "pretrained": True,
+    "train_backbone": False,
+    "shots": (1,),
+    "method": "hsnet",
+    "image_size": 400,
+    "loss": "ce",
+    "optimiser": "adam",
+    "lr": 1e-3,
+}
+_HSNET_OURS: Final[_Fields] = {"augment": "none", "weight_decay": 0.0, "schedule": "constant"}
+_VALIDATION: Final[_Fields] = {"validation_episodes": 400}
+
+# One pass over the training pairs of PASCAL-5i, and over the training pictures of FSS-1000; of COCO-20i, where a pass
+# would be about 80,000 pictures for most of a fold's classes, half of it.
+_EPISODES: Final = {
+    "pascal5i": tuple(sum(PASCAL_LISTS) - own for own in PASCAL_LISTS),
+    "coco20i": (40_000,) * 4,
+    "fss1000": (5_200,),
+}
+_DCAMA_BATCH: Final = {"pascal5i": 48, "coco20i": 48, "fss1000": 40}
+_COCO_EPOCHS: Final = {"dcama": 90, "hsnet": 355}
+"""Of DCAMA's Table S2, which is over Swin-B."""
+
+
+def _dcama(benchmark: str, backbone: str) -> Recipe:
+    published, ours = _with_epochs("dcama", benchmark, backbone, 100)
+    batch = {"batch": _DCAMA_BATCH[benchmark]}
+    source = "Shi et al., ECCV 2022"
+    return _made(source, benchmark, backbone, {**_DCAMA, **batch, **published}, {**_VALIDATION, **ours})
+
+
+def _hsnet(benchmark: str, backbone: str) -> Recipe:
+    published, ours = _with_epochs("hsnet", benchmark, backbone, 200)
+    (published if benchmark == "pascal5i" else ours)["batch"] = 20
+    source = "Min et al., ICCV 2021"
+    return _made(source, benchmark, backbone, {**_HSNET, **published}, {**_HSNET_OURS, **_VALIDATION, **ours})
+
+
+def _sccan(benchmark: str, backbone: str, shots: int) -> Recipe:
+    views = {"pascal5i": "sccan", "coco20i": "sccan-coco"}[benchmark]
+    published = {"augment": views, "epochs": {"pascal5i": 200, "coco20i": 50}[benchmark], "shots": (shots,)}
+    source = "Xu et al., ICCV 2023"
+    return _made(source, benchmark, backbone, {**_SCCAN, **published}, dict(_VALIDATION))
+
+
+def _with_epochs(method: str, benchmark: str, backbone: str, otherwise: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Epochs as a published and as one of our own fields; the other is empty."""
+    if benchmark != "coco20i":
+        return {}, {"epochs": otherwise}
+    epochs = {"epochs": _COCO_EPOCHS[method]}
+    return (epochs, {}) if backbone == "swin_b" else ({}, epochs)
+
+
+def _made(source: str, benchmark: str, backbone: str, published: _Fields, ours: _Fields) -> Recipe:
+    (shots,) = published["shots"]
+    name = f"{published['method']}-{benchmark}-{backbone}" + (f"-{shots}shot" if shots > 1 else "")
+    return Recipe(name, source, benchmark, {**published, "backbone": backbone}, ours, _EPISODES[benchmark])
+
+
+def _all() -> Iterator[Recipe]:
+    for benchmark in ("pascal5i", "coco20i", "fss1000"):
+        for backbone in ("resnet50", "resnet101", "swin_b"):
+            yield _dcama(benchmark, backbone)
+            yield _hsnet(benchmark, backbone)
+            if benchmark != "fss1000" and backbone != "swin_b":
+                yield from (_sccan(benchmark, backbone, shots) for shots in (1, 5))
+
+
+RECIPES: Final[dict[str, Recipe]] = {recipe.name: recipe for recipe in _all()}
+"""Recipes by name."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name; raises `InvalidOption` with the nearest known names."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]
+
+
+def as_python(config: TrainConfig, recipe: Recipe | None = None) -> str:
+    """The whole config as Python that makes it again; comments say where it is not the recipe's paper's."""
+    lines = ["from fewseg.training.config import TrainConfig\n"]
+    if recipe is not None:
+        lines.append(
+            f"# {recipe.name}: {recipe.source}. # ours: the paper leaves it open. # changed: an option was given."
+        )
+    lines.append("config = TrainConfig(")
+    for field in dataclasses.fields(TrainConfig):
+        value = getattr(config, field.name)
+        lines.append(f"    {field.name}={value!r},{_remark(field.name, value, recipe)}")
+    return "\n".join([*lines, ")"])
+
+
+def _remark(name: str, value: Any, recipe: Recipe | None) -> str:
+    if recipe is None:
+        return ""
+    if name == "episodes":
+        return "  # ours" if value in recipe.episodes else "  # changed"
+    if name in recipe.published:
+        return "" if value == recipe.published[name] else f"  # changed, the recipe: {recipe.published[name]!r}"
+    if name in recipe.ours:
+        return "  # ours" if value == recipe.ours[name] else "  # changed"
+    return ""

@@ -1,0 +1,93 @@
+"""One step's gradient, from however many parts its batch is computed in, by however many processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewseg.methods import FewShotMethod
+from fewseg.processes import Processes
+from fewseg.training.batches import Batch, encode
+from fewseg.training.config import TrainConfig
+from fewseg.training.losses import Whole, choose_loss
+from fewseg.types import IGNORE
+
+
+def step_seed(seed: int, step: int, part: int = 0) -> int:
+    """Seed of the dropout of a step's part: with it, nothing of a generator's state has to be saved."""
+    return int(np.random.SeedSequence([seed, step, part] if part else [seed, step]).generate_state(1)[0])
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Computes the gradient of a step's loss.
+
+    Loss and gradient are those of the whole batch at once, whatever the number of parts and processes, but for rounding
+    and for what dropout draws: every part has a seed of its own. Two processes of one part give what one process of two
+    parts gives, dropout included.
+    """
+
+    method: FewShotMethod
+    config: TrainConfig
+    processes: Processes
+
+    def __call__(self, parts: Sequence[Batch], step: int) -> tuple[float, float]:
+        """Leaves the gradient, clipped, in the method's parameters; returns the loss and the norm before clipping.
+
+        Args:
+            parts: of this process, all with the same number of episodes.
+            step: number of the step, from 0.
+        """
+        self.method.train()
+        parameters = list(self.method.trainable_parameters())
+        for parameter in parameters:
+            parameter.grad = None
+        whole = self._whole(parts)
+        loss = torch.zeros((), device=self.method.device)
+        for number, part in enumerate(parts):
+            torch.manual_seed(step_seed(self.config.seed, step, self.processes.rank * len(parts) + number))
+            share = self._loss(part.to(self.method.device, non_blocking=True), whole)
+            share.backward()
+            loss += share.detach()
+        if self.processes.count > 1:
+            loss = _add_up(parameters, loss, self.processes)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf)
+        value, size = torch.stack([loss, norm]).tolist()
+        return float(value), float(size)
+
+    def _whole(self, parts: Sequence[Batch]) -> Whole:
+        pixels = sum(int((part.query_mask != IGNORE).sum()) for part in parts)
+        total = int(self.processes.total(torch.tensor(pixels)))
+        return Whole(total, self.processes.count * sum(len(part.query_mask) for part in parts))
+
+    def _loss(self, part: Batch, whole: Whole) -> Tensor:
+        """What the part adds to the loss of the whole batch."""
+        method, config = self.method, self.config
+        with torch.autocast(method.device.type, torch.bfloat16, enabled=config.amp):
+            query, support = encode(method, part)
+            logits = method.segment(query, support)
+            extra = method.regulariser(query, support, logits)
+        loss = choose_loss(config.loss)(logits, part.query_mask, whole)
+        # The hook's term is a mean over episodes.
+        return loss if extra is None else loss + extra * (len(part.query_mask) / whole.episodes)
+
+
+def _add_up(parameters: Sequence[Tensor], loss: Tensor, processes: Processes) -> Tensor:
+    """Sum the gradients over all processes, in one message with the loss, which is returned.
+
+    A parameter that no process used keeps no gradient, so that weight decay leaves it alone as in one process.
+    """
+    used = torch.tensor([float(p.grad is not None) for p in parameters], device=loss.device)
+    own = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+    message = processes.total(torch.cat([loss.reshape(1), used, *own]))
+    head, rest = message[: 1 + len(parameters)], message[1 + len(parameters) :]
+    for parameter, users, values in zip(
+        parameters, head[1:].tolist(), rest.split([p.numel() for p in parameters]), strict=True
+    ):
+        parameter.grad = values.view_as(parameter) if users else None
+    return head[0]
