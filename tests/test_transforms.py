@@ -8,7 +8,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fewseg.episodes.transforms import Augmentation, augment, denormalise, normalise, square_image, square_mask
+from fewseg.episodes.transforms import (
+    Augmentation,
+    augment,
+    denormalise,
+    normalise,
+    padded_image,
+    padded_mask,
+    square_image,
+    square_mask,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "preprocess.npz"
 
@@ -19,6 +28,28 @@ def test_square_matches_golden_vectors() -> None:
         for picture, key in ((photo, "square64"), (photo.transpose(Image.Transpose.TRANSPOSE), "square64_tall")):
             assert torch.allclose(square_image(picture, 64), torch.from_numpy(golden[key]), atol=1e-6)
         assert torch.equal(square_mask(golden["mask"], 64), torch.from_numpy(golden["square64_mask"]))
+
+
+def test_padded_matches_golden_vectors() -> None:
+    with np.load(GOLDEN) as golden:
+        photo, mask = Image.fromarray(golden["photo"]), golden["mask"]
+        tall = photo.transpose(Image.Transpose.TRANSPOSE)
+        for picture, labels, key in ((photo, mask, "padded121"), (tall, mask.T, "padded121_tall")):
+            assert torch.allclose(padded_image(picture, 121), torch.from_numpy(golden[key]), atol=2e-6)
+            expected = torch.from_numpy(golden[f"{key}_mask"]).float()
+            assert torch.equal(padded_mask(np.ascontiguousarray(labels), 121), expected)
+
+
+def test_padding_is_black_and_ignored() -> None:
+    """At least one step of 8 pixels is left of a thin picture; the longest side never fills a side of 473."""
+    picture, mask = (
+        padded_image(Image.new("RGB", (900, 5), "white"), 473),
+        padded_mask(np.ones((5, 900), np.uint8), 473),
+    )
+    assert (denormalise(picture)[0, :8, :472] > 0.99).all()
+    assert torch.equal(mask == 1, denormalise(picture)[0] > 0.5)
+    assert torch.equal(picture[:, 8:], normalise(torch.zeros(3, 465, 473)))
+    assert set(mask.unique().tolist()) == {1.0, 255.0}
 
 
 def test_mask_keeps_ignored_pixels() -> None:

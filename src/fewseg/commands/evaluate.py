@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
-from collections import Counter
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +14,22 @@ import tyro
 
 from fewseg.checkpoints import fingerprint, load_method, load_official
 from fewseg.commands.common import ProgressCallback, progress_bar
-from fewseg.datasets.base import Dataset
-from fewseg.devices import choose_device, choose_dtype
-from fewseg.draw import contact_sheet, overlay
-from fewseg.episodes.draw import MIN_IMAGES, draw_test_episodes, list_dataset, load_episodes, save_episodes
-from fewseg.episodes.sources import OpenSource, open_source
-from fewseg.errors import InvalidDataset, InvalidOption
-from fewseg.evaluation.evaluate import EpisodeScore, EvaluationResult, Scoring, evaluate, segment_episode
+from fewseg.commands.evaluation_sheets import draw_sheets
+from fewseg.devices import choose_dtype
+from fewseg.episodes.draw import save_episodes
+from fewseg.episodes.sources import BENCHMARKS
+from fewseg.episodes.transforms import Resize
+from fewseg.errors import InvalidOption
+from fewseg.evaluation.evaluate import EvaluationResult, Scoring, evaluate
 from fewseg.evaluation.fusion import Fusion
-from fewseg.evaluation.report import class_table, markdown_table, write_results
-from fewseg.files import make_folder, replacing
+from fewseg.evaluation.plan import Trial, draw_trials, open_targets, read_trials
+from fewseg.evaluation.protocols import Protocol, choose_protocol
+from fewseg.evaluation.published import paper_backbone
+from fewseg.evaluation.report import class_table, markdown_table, published_tables, write_results, write_times
+from fewseg.files import make_folder, write_text
 from fewseg.method_options import method_options
 from fewseg.methods import FewShotMethod, create_method
-from fewseg.types import Episode
+from fewseg.processes import Processes, join_processes
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,16 @@ class Options:
     """Score a model on the novel classes of datasets, and print a table.
 
     A dataset is a folder of class folders (CLASS/name.jpg with its mask CLASS/name.png), a folder with images/, masks/
-    (one value a class) and classes.txt, or the word `synthetic`. The episodes that are drawn are saved beside the
-    results: give them again with --episodes to measure another model on the same.
+    (one value a class) and classes.txt, the word `synthetic`, or a benchmark that `fewseg prepare` has read:
+    pascal5i:FOLDER, coco20i:FOLDER, coco20i-panet:FOLDER, fss1000:FOLDER. The episodes that are drawn are saved beside
+    the results: give them again with --episodes to measure another model on the same. A run that was killed goes on
+    when the same command is given again; `torchrun --nproc-per-node N -m fewseg.cli evaluate ...` shares it among N
+    processes, with the same numbers.
     """
 
     data: tuple[str, ...]
-    """Datasets. ROOT@1/4 tests fold 1 of 4 (interleaved classes), ROOT@cat,dog these classes, ROOT@all all."""
+    """Datasets. ROOT@1/4 tests fold 1 of 4 (interleaved classes), ROOT@cat,dog these classes, ROOT@all all;
+    pascal5i:FOLDER@1 its fold 1."""
     out: Path
     """Where results.json, the episode lists and pictures go."""
     checkpoint: str = "default"
@@ -58,28 +64,39 @@ class Options:
     """Weights of that backbone; downloaded through timm if not given."""
     image_size: int | None = None
     """Input side in pixels; the model's own if not given."""
-    fold: int | None = None
-    """Fold to test, for datasets without @; all classes are tested if not given."""
+    protocol: str | None = None
+    """How it is measured: hsnet (also DCAMA's), sccan, sccan-square, pfenet or folder. If not given: folder, but where
+    all data are benchmarks hsnet, or sccan with --method sccan."""
+    fold: tuple[int, ...] = ()
+    """Folds to test, for datasets without @; if not given, all folds of a benchmark, all classes of another dataset."""
     folds: int = 4
-    """Number of folds."""
+    """Number of folds of a dataset that is no benchmark."""
     shots: tuple[int, ...] = (1, 5)
     """Numbers of support pictures to measure, all on the same queries."""
-    per_class: int = 15
-    """Episodes of every class."""
-    seed: int = 0
-    """Of the episodes."""
+    count: int | None = None
+    """Episodes of a fold, for every protocol but folder; the protocol's if not given."""
+    per_class: int | None = None
+    """Episodes of every class, for the protocol folder; 15 if not given."""
+    seed: tuple[int, ...] = ()
+    """Seeds of the episodes, each a list of its own; the protocol's if not given."""
     min_area: float = 0.02
-    """Share of a picture that a class must cover to be used."""
+    """Share of a picture that a class must cover to be used; benchmarks have rules of their own."""
     episodes: tuple[Path, ...] = ()
     """Episode lists to use instead of drawing some."""
-    scoring: Scoring = "original"
-    """Compare at the query's original size, or at the model's input size."""
+    scoring: Scoring | None = None
+    """Compare at the query's original size, or at the model's input size; the protocol's if not given."""
+    resize: Resize | None = None
+    """Squash pictures to the input's square, or pad them; the protocol's if not given."""
     fusion: Fusion = "one-pass"
     """How several shots become one prediction. one-pass: the method's own way. The others fuse one-shot predictions:
     vote (majority of the masks), average (of the probabilities), hsnet-vote (half of the picture's largest number of
     votes), guided (average weighted by how well each shot segments the support pictures, as in SCL)."""
     pictures: int = 4
     """Best and worst episodes to draw, of each list; 0 for none."""
+    batch: int = 1
+    """Episodes that are segmented together."""
+    workers: int | None = None
+    """Threads that read pictures ahead; if not given, 4 for a GPU, and 0 for a CPU, whose times they would blur."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
     precision: str = "float32"
@@ -88,21 +105,44 @@ class Options:
     """Log what is done."""
 
 
-@dataclass(frozen=True)
-class _Test:
-    dataset: Dataset
-    episodes: list[Episode]
-
-
 def run(options: Options) -> int:
-    """Evaluate, write, print the table."""
+    """Evaluate, write, print the tables."""
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    _check(options)
+    protocol = _protocol(options)
+    targets = open_targets(options.data, protocol, fold=options.fold, folds=options.folds, min_area=options.min_area)
+    if options.episodes:
+        trials = read_trials(options.episodes, targets)
+        protocol = dataclasses.replace(protocol, changed=(*protocol.changed, "saved episodes"))
+    else:
+        trials = draw_trials(targets, protocol, options.shots)
+    method = _method(options)
+    about = {**_about(method, options), "protocol": protocol.to_json(), "batch": options.batch}
+    with join_processes(options.device) as processes:
+        method.to(processes.device, choose_dtype(options.precision, processes.device))
+        about |= {"device": method.device.type, "dtype": str(method.dtype).removeprefix("torch.")}
+        make_folder(options.out)
+        if processes.main:
+            _save_lists(options, trials, protocol)
+            with progress_bar("evaluating") as advance:
+                results = _evaluate(method, trials, protocol, options, processes, advance)
+            _report(method, trials, results, protocol, options, about, processes)
+        else:
+            _evaluate(method, trials, protocol, options, processes, lambda *_: None)
+    return 0
+
+
+def _check(options: Options) -> None:
     if not options.data or not options.shots:
         raise InvalidOption("nothing to evaluate: give at least one dataset and one number of shots")
     if options.options and options.method is None:
         raise InvalidOption("a checkpoint brings its method's options: leave out --options, or give --method")
-    if options.per_class < 1 or options.pictures < 0 or options.seed < 0:
-        raise InvalidOption("per_class must be 1 or more, pictures and seed 0 or more")
+    numbers = (options.per_class, options.count, options.batch)
+    if (
+        any(n is not None and n < 1 for n in numbers)
+        or min(options.pictures, options.workers or 0, *options.seed, 0) < 0
+    ):
+        raise InvalidOption("per_class, count and batch must be 1 or more, pictures, workers and seed 0 or more")
     if options.method is not None and options.official is None and options.checkpoint != "default":
         raise InvalidOption(
             f"--checkpoint {options.checkpoint} and --method {options.method}: a checkpoint brings its method; "
@@ -110,62 +150,22 @@ def run(options: Options) -> int:
         )
     if options.backbone_weights is not None and (options.method is None or options.official is not None):
         raise InvalidOption("a checkpoint brings its backbone: leave out --backbone-weights, or give --method alone")
-    tests = _tests(options)
-    method = _method(options)
-    about = _about(method, options)
-    device = choose_device(options.device)
-    method.to(device, choose_dtype(options.precision, device))
-    make_folder(options.out)
-    _save_lists(options, tests)
-    with progress_bar("evaluating") as advance:
-        results = _evaluate(method, tests, options, advance)
-    write_results(options.out / "results.json", results, {**about, **_placed(method)})
-    names: Counter[str] = Counter()
-    for test, result in zip(tests, results, strict=True):
-        _draw(method, test.dataset, result, options, _numbered(names, test))
-    print(markdown_table(results))
-    print()
-    print(class_table(results))
-    return 0
 
 
-def _tests(options: Options) -> list[_Test]:
-    opened = [open_source(t, fold=options.fold, folds=options.folds, min_area=options.min_area) for t in options.data]
-    _check_names([source.dataset for source in opened])
-    if options.episodes:
-        return [_from_list(path, opened) for path in options.episodes]
-    # The most shots decide which classes have enough pictures, so that all numbers of shots test the same.
-    least = max(MIN_IMAGES, max(options.shots) + 1)
-    tests = []
-    for source in opened:
-        for shots in options.shots:
-            episodes = draw_test_episodes(
-                source.dataset, source.novel, shots, options.per_class, options.seed, min_images=least
-            )
-            if not episodes:
-                raise InvalidDataset(
-                    f"{source.dataset.name}: no novel class has {least} usable pictures: lower --min-area or --shots"
-                )
-            tests.append(_Test(source.dataset, episodes))
-    return tests
-
-
-def _check_names(datasets: Sequence[Dataset]) -> None:
-    """Raise `InvalidDataset` where two would share their lines in the tables and their files."""
-    seen: dict[str, str] = {}
-    for dataset in datasets:
-        if (stem := _stem(dataset)) in seen:
-            both = f"{seen[stem]} and {dataset.name}"
-            raise InvalidDataset(f"two datasets would write the same files ({both}): evaluate each into its own --out")
-        seen[stem] = dataset.name
-
-
-def _from_list(path: Path, opened: Sequence[OpenSource]) -> _Test:
-    name = list_dataset(path)
-    for source in opened:
-        if source.dataset.name == name:
-            return _Test(source.dataset, load_episodes(path, source.dataset))
-    raise InvalidDataset(f"{path} was drawn from a dataset named {name}: give its folder with --data")
+def _protocol(options: Options) -> Protocol:
+    benchmarks = all(text.partition(":")[0] in BENCHMARKS for text in options.data)
+    name = options.protocol or ("folder" if not benchmarks else "sccan" if options.method == "sccan" else "hsnet")
+    by_class = name == "folder"
+    if (options.count if by_class else options.per_class) is not None:
+        wrong, right = ("--count", "--per-class") if by_class else ("--per-class", "--count")
+        raise InvalidOption(f"{wrong} does not go with protocol {name}: give {right}")
+    return choose_protocol(
+        name,
+        count=options.per_class if by_class else options.count,
+        seeds=options.seed,
+        resize=options.resize,
+        scoring=options.scoring,
+    )
 
 
 def _method(options: Options) -> FewShotMethod:
@@ -189,48 +189,44 @@ def _method(options: Options) -> FewShotMethod:
 
 
 def _evaluate(
-    method: FewShotMethod, tests: Sequence[_Test], options: Options, advance: ProgressCallback
+    method: FewShotMethod,
+    trials: Sequence[Trial],
+    protocol: Protocol,
+    options: Options,
+    processes: Processes,
+    advance: ProgressCallback,
 ) -> list[EvaluationResult]:
-    total, before, results = sum(len(test.episodes) for test in tests), 0, []
-    for test in tests:
-        word = f"{test.dataset.name}, {len(test.episodes[0].support)}-shot"
+    total, before, results = sum(len(trial.episodes) for trial in trials), 0, []
+    for trial in trials:
+        word = f"{trial.target.dataset.name}, {trial.shots}-shot"
 
         def moved(done: int, _: int, before: int = before, word: str = word) -> None:
             advance(before + done, total, word)
 
-        results.append(
-            evaluate(
-                method,
-                test.dataset,
-                test.episodes,
-                scoring=options.scoring,
-                fusion=options.fusion,
-                progress=moved,
-            )
+        result = evaluate(
+            method,
+            trial.target.dataset,
+            trial.episodes,
+            scoring=protocol.scoring,
+            resize=protocol.resize,
+            fusion=options.fusion,
+            batch=options.batch,
+            workers=4 * (method.device.type == "cuda") if options.workers is None else options.workers,
+            journal=options.out / "journal",
+            processes=processes,
+            progress=moved,
         )
-        before += len(test.episodes)
+        target = trial.target
+        results.append(dataclasses.replace(result, benchmark=target.benchmark, fold=target.fold, seed=trial.seed))
+        before += len(trial.episodes)
     return results
 
 
-def _stem(dataset: Dataset) -> str:
-    """The dataset's name as part of a file's."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", dataset.name)
-
-
-def _numbered(seen: Counter[str], test: _Test) -> str:
-    """File name part of a test; the second of the same dataset and shots (from --episodes) is numbered."""
-    name = f"{_stem(test.dataset)}_{len(test.episodes[0].support)}shot"
-    seen[name] += 1
-    return name if seen[name] == 1 else f"{name}_{seen[name]}"
-
-
-def _save_lists(options: Options, tests: Sequence[_Test]) -> None:
+def _save_lists(options: Options, trials: Sequence[Trial], protocol: Protocol) -> None:
     folder = make_folder(options.out / "episodes")
-    for test in tests:
-        if not options.episodes:
-            shots = len(test.episodes[0].support)
-            about = {"shots": shots, "seed": options.seed, "min_area": options.min_area}
-            save_episodes(folder / f"{_stem(test.dataset)}_{shots}shot.json", test.episodes, test.dataset, **about)
+    for trial in trials if not options.episodes else ():
+        about = {"shots": trial.shots, "seed": trial.seed, "protocol": protocol.name, "min_area": options.min_area}
+        save_episodes(folder / f"{trial.stem}.json", trial.episodes, trial.target.dataset, **about)
 
 
 def _about(method: FewShotMethod, options: Options) -> dict[str, Any]:
@@ -242,40 +238,32 @@ def _about(method: FewShotMethod, options: Options) -> dict[str, Any]:
         "fingerprint": fingerprint(method),
         "config": dataclasses.asdict(method.config),
         "image_size": method.config.image_size,
-        "seed": options.seed,
         "min_area": options.min_area,
     }
 
 
-def _placed(method: FewShotMethod) -> dict[str, str]:
-    return {"device": str(method.device), "dtype": str(method.dtype).removeprefix("torch.")}
-
-
-def _draw(method: FewShotMethod, dataset: Dataset, result: EvaluationResult, options: Options, name: str) -> None:
-    """A sheet of the best and one of the worst episodes: first support, truth, prediction."""
-    ranked = sorted(result.scores, key=lambda score: score.iou)
-    for word, chosen in (("worst", ranked[: options.pictures]), ("best", ranked[::-1][: options.pictures])):
-        if chosen:
-            pictures, titles = [], []
-            for score in chosen:
-                pictures += _row(method, dataset, score.episode, result.fusion)
-                titles += _titles(dataset, score)
-            sheet = contact_sheet(pictures, titles, columns=3, side=240)
-            path = options.out / f"{word}_{name}.jpg"
-            with replacing(path) as temporary:
-                sheet.save(temporary, "JPEG", quality=88)
-
-
-def _titles(dataset: Dataset, score: EpisodeScore) -> list[str]:
-    return [dataset.classes[score.episode.class_id], "truth", f"IoU {score.iou:.2f}"]
-
-
-def _row(method: FewShotMethod, dataset: Dataset, episode: Episode, fusion: Fusion) -> list[Any]:
-    found, truth, _ = segment_episode(method, dataset, episode, "original", fusion)
-    first, query = episode.support[0], dataset.image(episode.query)
-    shown = (
-        (dataset.image(first), dataset.mask(first, episode.class_id) == 1),
-        (query, truth == 1),
-        (query, found == 1),
-    )
-    return [overlay(picture, {"": mask}, legend=False) for picture, mask in shown]
+def _report(
+    method: FewShotMethod,
+    trials: Sequence[Trial],
+    results: Sequence[EvaluationResult],
+    protocol: Protocol,
+    options: Options,
+    about: dict[str, Any],
+    processes: Processes,
+) -> None:
+    """Write everything, print the tables, and forget the finished episodes: the results hold them."""
+    write_results(options.out / "results.json", results, about)
+    spent = {"device": str(method.device), "dtype": about["dtype"], "processes": processes.count}
+    write_times(options.out / "times.json", results, {**spent, "batch": options.batch})
+    tables = [
+        markdown_table(results),
+        published_tables(results, method.name, paper_backbone(method)),
+        class_table(results),
+        protocol.describe(),
+    ]
+    text = "\n\n".join(table for table in tables if table)
+    write_text(options.out / "results.md", text + "\n")
+    for trial, result in zip(trials, results, strict=True):
+        draw_sheets(method, trial, result, options.out, options.pictures)
+    shutil.rmtree(options.out / "journal", ignore_errors=True)
+    print(text)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewseg.datasets.base import Dataset
 from fewseg.episodes.draw import draw_training_episodes
-from fewseg.episodes.transforms import square_image, square_mask
+from fewseg.episodes.transforms import Resize, padded_image, padded_mask, square_image, square_mask
 from fewseg.episodes.views import Views
 from fewseg.errors import InvalidDataset
 from fewseg.types import Episode
@@ -44,17 +44,19 @@ def episode_tensors(
     episode: Episode,
     size: int,
     *,
+    resize: Resize = "square",
     augmentation: Views | None = None,
     rng: np.random.Generator | None = None,
 ) -> EpisodeTensors:
-    """Read an episode's pictures and masks, squashed to `size`; augmented, each on its own, with `rng`."""
+    """Read an episode's pictures and masks, brought to `size` by `resize`; augmented, each on its own, with `rng`."""
     pairs = []
+    to_image, to_mask = (square_image, square_mask) if resize == "square" else (padded_image, padded_mask)
     for name in (episode.query, *episode.support):
         image, mask = dataset.image(name), dataset.mask(name, episode.class_id)
         if augmentation is not None and rng is not None:
             pairs.append(augmentation.view(image, mask, size, rng))
         else:
-            pairs.append((square_image(image, size), square_mask(mask, size)))
+            pairs.append((to_image(image, size), to_mask(mask, size)))
     (query, query_mask), support = pairs[0], pairs[1:]
     images = torch.stack([image for image, _ in support])
     masks = torch.stack([(mask == 1).float() for _, mask in support])

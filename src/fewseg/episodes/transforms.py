@@ -1,14 +1,14 @@
 """Pictures and masks to the square tensors a method takes, and the augmentation of training pairs.
 
 `square_image` and `square_mask` are DCAMA's and HSNet's preprocessing exactly: Pillow's antialiased bilinear for the
-picture, torch's `nearest` from the original for the mask.
+picture, torch's `nearest` from the original for the mask. `padded_image` and `padded_mask` are SCCAN's.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -25,12 +25,18 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "Augmentation",
+    "Resize",
     "augment",
     "denormalise",
     "normalise",
+    "padded_image",
+    "padded_mask",
     "square_image",
     "square_mask",
 ]
+
+Resize = Literal["square", "padded"]
+"""How a picture comes to the model's square input: squashed, or with its shape kept and the rest left empty."""
 
 _FILL: Final = tuple(round(255 * value) for value in IMAGENET_MEAN)
 _ATTEMPTS: Final = 8
@@ -59,6 +65,34 @@ def square_mask(mask: NDArray[np.uint8], size: int) -> Tensor:
     # Cached masks are read-only, which torch warns about: nothing here writes to them, but a copy is cheap.
     whole = torch.from_numpy(np.array(mask, dtype=np.uint8))
     return F.interpolate(whole[None, None], (size, size), mode="nearest")[0, 0].float()
+
+
+def padded_image(image: Image.Image, size: int) -> Tensor:
+    """A Pillow RGB picture at the top left of a black (3, size, size), float32, ImageNet-normalised.
+
+    OpenCV's `INTER_LINEAR` on float pixels: bilinear between pixel centres, no antialiasing.
+    """
+    # OpenCV computes coordinates in double precision; in float32 they would be off by 1e-5 of a pixel.
+    pixels = tv.pil_to_tensor(image).double()[None]
+    inside = F.interpolate(pixels, _padded_size(image.height, image.width, size), mode="bilinear", align_corners=False)
+    canvas = torch.zeros(3, size, size)
+    canvas[:, : inside.shape[-2], : inside.shape[-1]] = inside[0].float() / 255
+    return normalise(canvas)
+
+
+def padded_mask(mask: NDArray[np.uint8], size: int) -> Tensor:
+    """A mask (H, W) of 0, 1 and 255 as `padded_image` places its picture, 255 outside; (size, size), float32."""
+    whole = torch.from_numpy(np.array(mask, dtype=np.uint8))
+    inside = F.interpolate(whole[None, None], _padded_size(*mask.shape, size), mode="nearest")[0, 0]
+    canvas = torch.full((size, size), float(IGNORE))
+    canvas[: inside.shape[0], : inside.shape[1]] = inside
+    return canvas
+
+
+def _padded_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """The longest side becomes `size`, then both sides are rounded down to multiples of 8."""
+    factor = size / max(height, width)
+    return max(8, int(height * factor) // 8 * 8), max(8, int(width * factor) // 8 * 8)
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

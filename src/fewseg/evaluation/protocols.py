@@ -1,0 +1,99 @@
+"""How a benchmark is measured, as data: named protocols that are printed with every result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal
+
+from fewseg.datasets.benchmark import Selection
+from fewseg.episodes.transforms import Resize
+from fewseg.errors import InvalidOption, unknown
+from fewseg.evaluation.scoring import Scoring
+
+Draw = Literal["class-by-class", "hsnet", "walk"]
+"""`class-by-class`: as many episodes of every class, queries in turn. `hsnet`: as HSNet's and DCAMA's code draws them.
+`walk`: the query walks the pictures, as SCCAN does."""
+
+ANY: Final = "*"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What has to be the same for two numbers to be compared."""
+
+    name: str
+    draw: Draw
+    """How episodes are drawn."""
+    episodes: Mapping[str, int | None]
+    """Episodes of a fold (`class-by-class`: of a class) by benchmark, `*` for any other; None: every test picture."""
+    seeds: tuple[int, ...] = (0,)
+    """Each draws a list of its own; scores are their mean."""
+    resize: Resize = "square"
+    """How pictures come to the model's input size."""
+    scoring: Scoring = "model"
+    """At which size prediction and truth are compared."""
+    selection: Selection = "hsnet"
+    """Whose rule which pictures of a benchmark show a class: `sccan` wants 2048 pixels."""
+    changed: tuple[str, ...] = ()
+    """What was set otherwise than the name says."""
+
+    def count(self, benchmark: str | None) -> int | None:
+        """Episodes of a fold or class, see `episodes`."""
+        return self.episodes.get(benchmark or ANY, self.episodes[ANY])
+
+    def to_json(self) -> dict[str, Any]:
+        """For `results.json`."""
+        return {**asdict(self), "episodes": dict(self.episodes)}
+
+    def describe(self) -> str:
+        """One line for a person."""
+        counts = sorted({"every picture once" if n is None else str(n) for n in self.episodes.values()})
+        of = "class" if self.draw == "class-by-class" else "fold"
+        changed = f" (changed: {', '.join(self.changed)})" if self.changed else ""
+        return (
+            f"protocol {self.name}{changed}: drawn {self.draw}, {' or '.join(counts)} episodes a {of}, "
+            f"seed{'s' * (len(self.seeds) > 1)} {' '.join(map(str, self.seeds))}, {self.resize} resize, "
+            f"compared at the size of the {'query' if self.scoring == 'original' else 'input'}"
+        )
+
+
+_WALK: Final = {"pascal5i": 1000, "coco20i": 4000, "coco20i-panet": 4000, ANY: 1000}
+
+PROTOCOLS: Final[dict[str, Protocol]] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("hsnet", "hsnet", {"fss1000": None, ANY: 1000}),
+        Protocol("sccan", "walk", _WALK, tuple(range(5)), "padded", "original", "sccan"),
+        Protocol("sccan-square", "walk", _WALK, tuple(range(5)), "square", "original", "sccan"),
+        Protocol("pfenet", "walk", {ANY: 1000}, (0,), "padded", "original", "sccan"),
+        Protocol("folder", "class-by-class", {ANY: 15}, scoring="original"),
+    )
+}
+"""`hsnet`: DCAMA's and HSNet's. `sccan`: SCCAN's; `sccan-square` its second published row. `pfenet`: SCCAN's with 1000
+episodes of one seed. `folder`: this project's own, for datasets of one's own."""
+
+
+def choose_protocol(
+    name: str,
+    *,
+    count: int | None = None,
+    seeds: tuple[int, ...] = (),
+    resize: Resize | None = None,
+    scoring: Scoring | None = None,
+) -> Protocol:
+    """A protocol by name, with what is given set otherwise.
+
+    Raises:
+        InvalidOption: no such protocol, or a count or seed that means nothing.
+    """
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    if (count is not None and count < 1) or any(seed < 0 for seed in seeds) or len(set(seeds)) != len(seeds):
+        raise InvalidOption(f"{count} episodes, seeds {list(seeds)}: give 1 or more, and different seeds of 0 or more")
+    given: dict[str, Any] = {"seeds": seeds or None, "resize": resize, "scoring": scoring}
+    if count is not None:
+        given["episodes"] = {ANY: count}
+    kept = PROTOCOLS[name]
+    changes = {key: value for key, value in given.items() if value is not None and value != getattr(kept, key)}
+    return replace(kept, **changes, changed=tuple(changes))

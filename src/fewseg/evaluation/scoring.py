@@ -1,0 +1,76 @@
+"""Segment the queries of a batch of episodes and count, at the original size or at the model's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fewseg.datasets.base import Dataset
+from fewseg.episodes.tensors import EpisodeTensors, collate, episode_tensors
+from fewseg.episodes.transforms import Resize
+from fewseg.evaluation.fusion import Fusion, fused_support, segment_fused
+from fewseg.methods import FewShotMethod
+from fewseg.metrics.iou import intersection_and_union
+from fewseg.metrics.regions import region_overlaps, rom_rum
+from fewseg.ops.resize import resize as resize_map
+from fewseg.types import Episode
+
+Scoring = Literal["original", "model"]
+"""Where prediction and truth are compared: at the query's own size, or at the model's input size."""
+
+COUNTS: Final = 7
+"""What is known of a scored episode: intersections and unions of background and foreground, ROM, RUM, seconds."""
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """Episodes as a method takes them, and the true masks to compare with."""
+
+    tensors: EpisodeTensors
+    truths: tuple[NDArray[Any], ...]
+    """(H, W) of 0, 1, 255, each of its own size."""
+
+
+def read_batch(
+    dataset: Dataset, episodes: Sequence[Episode], size: int, *, scoring: Scoring, resize: Resize
+) -> EpisodeBatch:
+    """Read pictures and masks of episodes with the same number of shots."""
+    tensors = collate([episode_tensors(dataset, episode, size, resize=resize) for episode in episodes])
+    if scoring == "model":
+        return EpisodeBatch(tensors, tuple(tensors.query_mask.numpy()))
+    return EpisodeBatch(tensors, tuple(dataset.mask(episode.query, episode.class_id) for episode in episodes))
+
+
+def segment_batch(
+    method: FewShotMethod, batch: EpisodeBatch, *, scoring: Scoring, resize: Resize, fusion: Fusion
+) -> tuple[list[NDArray[Any]], float]:
+    """Predicted masks, each of its truth's size, and the seconds that one query took with the support encoded."""
+    with torch.inference_mode():
+        support = fused_support(method, batch.tensors.images, batch.tensors.masks, fusion)
+        if method.device.type == "cuda":
+            torch.cuda.synchronize(method.device)  # the support is still on its way: not the query's time
+        started = time.perf_counter()
+        logits = segment_fused(method, batch.tensors.query, support).cpu()  # copying waits for a GPU to finish
+        spent = time.perf_counter() - started
+        padded = resize == "padded" and scoring == "original"
+        masks = [_at_size(one, truth.shape, padded) for one, truth in zip(logits.split(1), batch.truths, strict=True)]
+    return masks, spent / len(masks)
+
+
+def _at_size(logits: Tensor, size: tuple[int, ...], padded: bool) -> NDArray[Any]:
+    """Logits (1, 2, s, s) to a mask (H, W); of a padded input, the part of a square of the longest side."""
+    whole = (max(size), max(size)) if padded else (size[0], size[1])
+    return resize_map(logits, whole).argmax(1)[0, : size[0], : size[1]].numpy()
+
+
+def count(prediction: NDArray[Any], truth: NDArray[Any], seconds: float) -> NDArray[np.float64]:
+    """`COUNTS` numbers of one episode; whole numbers of pixels are exact."""
+    both, either = intersection_and_union(prediction, truth)
+    return np.array([*both, *either, *rom_rum(region_overlaps(prediction, truth)), seconds], np.float64)
