@@ -193,7 +193,8 @@ def training_episodes(sources: Sequence[TrainingSource], config: TrainConfig, si
 
 def _loader(
     sources: Sequence[TrainingSource], config: TrainConfig, size: int, sampler: _Share, batch: int, pin: bool
-) -> DataLoader[EpisodePictures | FewsegError]:
+) -> DataLoader[Any]:
+    """Of what `_collate` makes."""
     episodes = training_episodes(sources, config, size)
     for source in sources:  # read the index once, before the workers copy it
         source.dataset.names(source.classes[0])

@@ -80,7 +80,9 @@ class Gradient:
 def _add_up(parameters: Sequence[Tensor], loss: Tensor, processes: Processes) -> Tensor:
     """Sum the gradients over all processes, in one message with the loss, which is returned.
 
-    A parameter that no process used keeps no gradient, so that weight decay leaves it alone as in one process.
+    By hand instead of by `DistributedDataParallel`, which takes means over processes and one backward pass a step;
+    beside a frozen backbone there is little to send. A parameter that no process used keeps no gradient, so that weight
+    decay leaves it alone as in one process.
     """
     used = torch.tensor([float(p.grad is not None) for p in parameters], device=loss.device)
     own = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]

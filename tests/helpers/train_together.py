@@ -1,0 +1,88 @@
+"""Trainings that `torchrun` starts as several processes, and a test as one: `python train_together.py FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fewseg.datasets.synthetic import SyntheticDataset
+from fewseg.episodes.sources import open_source
+from fewseg.methods import METHODS, FewShotMethod, create_method
+from fewseg.processes import Processes, join_processes
+from fewseg.training.config import TrainConfig
+from fewseg.training.data import divide
+from fewseg.training.loop import fit
+from fewseg.training.state import read_state
+from helpers.toy_method import Toy, ToyConfig, toy
+
+CONFIG = TrainConfig(
+    data=("synthetic@0/4",),
+    backbone="tiny",
+    random_backbone=True,
+    image_size=32,
+    batch=4,
+    episodes=12,
+    epochs=2,
+    lr=1e-3,
+    optimiser="adamw",
+    workers=0,
+    validation_episodes=6,
+    validation_classes=(2,),
+    checkpoint_every=2,
+    tensorboard=False,
+    device="cpu",
+)
+"""Two epochs of three steps."""
+
+
+def toy_without_dropout() -> FewShotMethod:
+    method = toy()
+    method.config = ToyConfig(method.config.image_size, dropout=0.0)
+    return method
+
+
+def aligned() -> FewShotMethod:
+    """A method with a regulariser."""
+    torch.manual_seed(0)
+    return create_method("prototype", backbone="tiny", image_size=32, learned=True)
+
+
+RUNS: dict[str, tuple[TrainConfig, Callable[[], FewShotMethod]]] = {
+    # Augmented pictures have borders that do not count, not equally many in every part of a batch.
+    "plain": (replace(CONFIG, augment="sccan", loss="ce+dice", shots=(1, 2), clip=0.05), toy_without_dropout),
+    "dropout": (replace(CONFIG, average=0.9), toy),
+    "regulariser": (replace(CONFIG, epochs=1), aligned),
+    "resumed": (replace(CONFIG, cache_views=2, augment="strong"), toy_without_dropout),
+}
+"""Config and method by name; `resumed` stops after its first epoch and goes on."""
+
+
+def run(name: str, folder: Path, processes: Processes, **changes: object) -> None:
+    """One of `RUNS` into FOLDER/NAME."""
+    config, make = RUNS[name]
+    config = replace(config, **changes)  # type: ignore[arg-type]
+    if config.cache_views:
+        config = replace(config, cache_folder=str(folder / "maps"))
+    opened = open_source("synthetic@0/4")
+    data = divide([replace(opened, dataset=SyntheticDataset(per_class=6, size=48))], (1.0,), config)
+    out = folder / name
+    if name == "resumed":
+        fit(make(), data, replace(config, epochs=1), out, processes=processes)
+        processes.wait()
+    fit(make(), data, config, out, state=read_state(out), processes=processes)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    METHODS[Toy.name] = Toy
+    with join_processes("cpu") as processes:
+        for name in RUNS:
+            run(name, Path(sys.argv[1]), processes)
+
+
+if __name__ == "__main__":
+    main()
