@@ -204,6 +204,8 @@ def test_validation_on_the_test_classes_is_said(tmp_path: Path, caplog: pytest.L
     run(tmp_path / "base", replace(CONFIG, epochs=1))
     about = load_method(tmp_path / "base" / "best.safetensors").extra["trained"]
     assert about["validated_on"] == "base classes kept from training"
+    with pytest.raises(InvalidDataset, match="no class to validate on has 5 usable pictures"):
+        divide([OpenSource(DATA, (0, 1, 2), (3,))], (1.0,), config)
     everything = OpenSource(opened.dataset, (0, 1, 2), (0, 1, 2))
     with pytest.raises(InvalidDataset, match="no novel classes apart"):
         divide([everything], (1.0,), config)

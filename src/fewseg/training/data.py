@@ -65,7 +65,8 @@ def divide(opened: Sequence[OpenSource], weights: Sequence[float], config: Train
 
     With `validate_on` novel, as in the papers' code, all base classes are trained on, and novel ones validated on.
     """
-    sources, validation = [], []
+    sources: list[TrainingSource] = []
+    validation: list[ValidationSet] = []
     for number, (source, weight) in enumerate(zip(opened, weights, strict=True)):
         novel = config.validate_on == "novel"
         held = _novel_classes(source) if novel else validation_classes(source, config, number)
@@ -77,14 +78,23 @@ def divide(opened: Sequence[OpenSource], weights: Sequence[float], config: Train
             )
         LOG.info("%s: training on %d classes, validating on %d", source.dataset.name, len(base), len(held))
         sources.append(TrainingSource(CachedDataset(source.dataset, config.cache_megabytes), base, weight))
-        if held and config.validation_episodes:
-            per_class = -(-config.validation_episodes // len(held))
-            for shots in sorted({min(config.shots), max(config.shots)}):
-                drawn = draw_test_episodes(source.dataset, held, shots, per_class, config.seed)
-                # One of each class after the other: cutting the list leaves every class its share.
-                mixed = [drawn[i] for k in range(per_class) for i in range(k, len(drawn), per_class)]
-                validation.append(ValidationSet(source.dataset, tuple(mixed[: config.validation_episodes])))
+        validation += _validation_sets(source.dataset, held, config)
     return TrainingData(tuple(sources), tuple(validation))
+
+
+def _validation_sets(dataset: Dataset, held: Sequence[int], config: TrainConfig) -> Iterator[ValidationSet]:
+    """One of the least and one of the largest number of shots."""
+    if not held or not config.validation_episodes:
+        return
+    per_class = -(-config.validation_episodes // len(held))
+    for shots in sorted({min(config.shots), max(config.shots)}):
+        drawn = draw_test_episodes(dataset, held, shots, per_class, config.seed)
+        if not drawn:
+            least = max(MIN_IMAGES, shots + 1)
+            raise InvalidDataset(f"{dataset.name}: no class to validate on has {least} usable pictures")
+        # One of each class after the other: cutting the list leaves every class its share.
+        mixed = [drawn[i] for k in range(per_class) for i in range(k, len(drawn), per_class)]
+        yield ValidationSet(dataset, tuple(mixed[: config.validation_episodes]))
 
 
 def validation_classes(source: OpenSource, config: TrainConfig, number: int) -> tuple[int, ...]:
