@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from fewseg.cli import main
+from fewseg.commands import evaluate as report_of_run
 from fewseg.datasets.benchmark import Index, write_index
 from fewseg.datasets.pascal5i import VOC_CLASSES
 from fewseg.datasets.synthetic import SyntheticDataset
@@ -31,6 +32,7 @@ from fewseg.methods import FewShotMethod
 from fewseg.metrics.iou import IoUMeter
 from fewseg.metrics.regions import RegionMeter
 from helpers.colour_method import ColourMethod
+from helpers.tiny_benchmarks import make_fss1000
 
 DATA = SyntheticDataset(per_class=6, size=72)
 EPISODES = draw_test_episodes(DATA, (0, 5, 9), 2, 5, 0)
@@ -123,10 +125,9 @@ def _stop() -> None:
     raise KeyboardInterrupt
 
 
-COMMAND = [
-    *("evaluate --data synthetic --fold 0 3 --folds 16 --per-class 2 --seed 0 1 --shots 1 2".split()),
-    *("--image-size 64 --batch 3 --pictures 1 --device cpu".split()),
-]
+WORDS = """evaluate --data synthetic --fold 0 3 --folds 16 --per-class 2 --seed 0 1 --shots 1 2 --image-size 64
+--batch 3 --pictures 1 --device cpu"""
+COMMAND = WORDS.split()
 
 
 def test_two_processes_finish_what_one_began(
@@ -198,6 +199,30 @@ def test_folds_of_a_benchmark(pascal: Path) -> None:
     assert {VOC_CLASSES[e.class_id] for e in chosen} == {"cat", "dog"}
     with pytest.raises(InvalidDataset, match="the same files"):
         open_targets([f"pascal5i:{pascal}"] * 2, protocol, fold=(1,))
+
+
+def test_a_benchmark_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prepared, every test picture the query once; the papers' numbers below, as for the method that they measured."""
+    root = make_fss1000(tmp_path / "fss", classes=(4, 2, 3))
+    assert main(["prepare", "fss1000", "--root", str(root)]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(report_of_run, "paper_backbone", lambda _: "swin_b")
+    words = "--shots 1 --image-size 32 --batch 8 --pictures 0 --device cpu"
+    assert main(["evaluate", "--data", f"fss1000:{root}", "--out", str(tmp_path / "out"), *words.split()]) == 0
+    said = capsys.readouterr().out
+    assert "| DCAMA paper, Table 2 | 90.1 |" in said
+    assert "protocol hsnet: drawn hsnet" in said
+    results = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+    assert results["results"][0]["episodes"] == 30
+    assert results["results"][0]["benchmark"] == "fss1000"
+    queries = [score["query"].split("/")[1] for score in results["results"][0]["scores"][:10]]
+    assert queries == sorted(queries)
+    assert queries[1] == "10.jpg"
+    wrong = ["evaluate", "--data", f"fss1000:{root}", "--out", str(tmp_path), "--per-class", "3"]
+    assert main(wrong) == 2
+    assert "--per-class does not go with protocol hsnet: give --count" in capsys.readouterr().err
 
 
 def test_walks(pascal: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 from fewseg.checkpoints import fingerprint, load_method, load_official
@@ -119,7 +120,8 @@ def run(options: Options) -> int:
     method = _method(options)
     about = {**_about(method, options), "protocol": protocol.to_json(), "batch": options.batch}
     with join_processes(options.device) as processes:
-        method.to(processes.device, choose_dtype(options.precision, processes.device))
+        device = torch.device(processes.device)
+        method.to(device, choose_dtype(options.precision, device))
         about |= {"device": method.device.type, "dtype": str(method.dtype).removeprefix("torch.")}
         make_folder(options.out)
         if processes.main:

@@ -83,7 +83,7 @@ def padded_image(image: Image.Image, size: int) -> Tensor:
 def padded_mask(mask: NDArray[np.uint8], size: int) -> Tensor:
     """A mask (H, W) of 0, 1 and 255 as `padded_image` places its picture, 255 outside; (size, size), float32."""
     whole = torch.from_numpy(np.array(mask, dtype=np.uint8))
-    inside = F.interpolate(whole[None, None], _padded_size(*mask.shape, size), mode="nearest")[0, 0]
+    inside = F.interpolate(whole[None, None], _padded_size(mask.shape[0], mask.shape[1], size), mode="nearest")[0, 0]
     canvas = torch.full((size, size), float(IGNORE))
     canvas[: inside.shape[0], : inside.shape[1]] = inside
     return canvas

@@ -172,7 +172,7 @@ def _known(
     holders = processes.total(torch.from_numpy(holders)).numpy()
     # Processes that share a folder read the same files: each row is taken from the first that has it.
     rows[holders.argmax(0) != processes.rank] = 0
-    return processes.total(torch.from_numpy(rows)).numpy(), holders.any(0)
+    return processes.total(torch.from_numpy(rows)).numpy(), np.asarray(holders.any(0))
 
 
 def _read_ahead(read: Callable[[range], EpisodeBatch], groups: Sequence[range], workers: int) -> Iterator[EpisodeBatch]:

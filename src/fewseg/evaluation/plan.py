@@ -64,7 +64,7 @@ def open_targets(
         kind = BENCHMARKS.get(name)
         place = word if kind is None else rest
         divided = "@" in place and not Path(place).exists()
-        numbers = list(fold) or ([None] if kind is None else list(range(kind.folds)))
+        numbers: Sequence[int | None] = fold or ((None,) if kind is None else range(kind.folds))
         first = open_source(word, fold=numbers[0], folds=folds, min_area=min_area, selection=protocol.selection)
         own = first.dataset.fold if isinstance(first.dataset, Benchmark) else None if divided else numbers[0]
         targets.append(Target(first.dataset, first.novel, own))

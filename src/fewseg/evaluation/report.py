@@ -42,7 +42,7 @@ def write_times(path: str | os.PathLike[str], results: Sequence[EvaluationResult
 
 def markdown_table(results: Sequence[EvaluationResult]) -> str:
     """One line a result; numbers in per cent, time of a query whose support is encoded already."""
-    columns = {
+    columns: dict[str, list[str]] = {
         "dataset": [r.dataset for r in results],
         "fold": ["" if r.fold is None else str(r.fold) for r in results],
         "shots": [str(r.shots) for r in results],

@@ -59,7 +59,7 @@ def _summary(dataset: str, shots: int, fusion: Fusion, results: list[EvaluationR
     seeds = sorted({result.seed for result in results if result.seed is not None})
     folds = sorted({result.fold for result in results if result.fold is not None})
     # Whatever there is of a seed: one result for each fold.
-    runs = [[r for r in results if r.seed == seed] for seed in seeds or [None]]
+    runs = [[r for r in results if r.seed == seed] for seed in seeds] or [results]
     means = [float(np.mean([r.miou for r in run])) for run in runs]
 
     def mean(values: Sequence[float | None]) -> float:
