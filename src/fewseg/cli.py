@@ -30,6 +30,8 @@ COMMANDS: Final[dict[str, str]] = {
     "prepare": "Check and index a benchmark: PASCAL-5i, COCO-20i, FSS-1000.",
     "train": "Train a method on folders of labelled pictures.",
     "evaluate": "Score a model on the novel classes of datasets.",
+    "ablate": "Run an experiment of the DCAMA paper beside its numbers.",
+    "explain": "Draw what a model attends to, votes for and separates.",
 }
 """Every command, in the order of the help, with its one-line description."""
 

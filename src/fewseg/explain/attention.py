@@ -33,7 +33,7 @@ class BlockAttention:
 
     @property
     def votes(self) -> Tensor:
-        """(P,): the mask values that the attention sums up to; equation 3 at these points."""
+        """(P,): the mask values that the attention sums up to; equation 3 at these points, before `balance`."""
         return (self.weights * self.values).sum((1, 2, 3))
 
 

@@ -26,11 +26,20 @@ from fewseg.ops.resize import resize
 FORMATS: Final = ("png", "pdf", "svg")
 WIDTH: Final = 7.0
 """Inches: the width of a page's text."""
+TALLEST, NARROWEST = 2.5, 3.4
+"""Inches: the most that a row of pictures takes, and what a title needs."""
 SIDE: Final = 480
 """Pictures are shrunk to this many pixels: enough for print at their size, small files."""
 TRUTH, FOUND = "#e69f00", "#56b4e9"
 """Outlines of true and of predicted masks."""
-_STYLE: Final = {"font.size": 8, "pdf.fonttype": 42, "svg.fonttype": "none", "axes.titlesize": 8, "figure.titlesize": 8, "legend.title_fontsize": 8}
+_STYLE: Final[dict[Any, Any]] = {
+    "font.size": 8,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "axes.titlesize": 8,
+    "figure.titlesize": 8,
+    "legend.title_fontsize": 8,
+}
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 160) -> None:
@@ -70,6 +79,7 @@ def attention_figure(
             _outline(axes[row][1 + shot], mask == 1, TRUTH)
         bar = figure.colorbar(drawn, ax=axes[row][-1], fraction=0.05, pad=0.03, shrink=0.9)
         bar.ax.tick_params(labelsize=6)
+        bar.set_label("times even attention", fontsize=7)
         axes[row][0].set_ylabel(f"point {row + 1}: vote {votes[row]:.2f}")
     axes[0][0].set_title("query (blue: prediction)")
     for shot in range(shots):
@@ -104,7 +114,7 @@ def masks_figure(explained: Explained) -> Figure:
         axes[0][column].set_title(title)
         _show(axes[1][column], case.query)
         _outline(axes[1][column], cut.numpy(), FOUND, fill=True)
-        word = "prediction" if column == len(columns) else "Otsu"
+        word = "at a half" if column == len(columns) else "Otsu"
         axes[1][column].set_xlabel(word + _iou_word(cut.numpy(), case.truth))
     return figure
 
@@ -137,10 +147,11 @@ def features_figure(cloud: FeatureCloud, planes: tuple[NDArray[np.float32], NDAr
 
 
 def _grid(rows: int, columns: int, pictures: Sequence[Image.Image], *, bar: bool = False) -> tuple[Figure, Any]:
-    """A figure of axes without ticks, columns as wide as their pictures ask."""
+    """A figure of axes without ticks, columns as wide as their pictures ask; narrower for tall pictures."""
     shares = [p.width / p.height for p in pictures]
-    height = rows * WIDTH / (sum(shares) + (0.35 if bar else 0)) + 0.25 * rows + 0.2
-    figure = Figure((WIDTH, height), layout="constrained")
+    beside = sum(shares) + (0.35 if bar else 0)
+    row = min(WIDTH / beside, TALLEST)
+    figure = Figure((max(row * beside, NARROWEST), rows * (row + 0.25) + 0.2), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, width_ratios=shares)
     for axis in axes.flat:
         axis.set_xticks([])
@@ -211,4 +222,4 @@ def _iou_word(found: NDArray[np.bool_], truth: NDArray[np.uint8] | None) -> str:
 
 def _blocks_word(blocks: Sequence[BlockAttention]) -> str:
     scales = ", ".join(f"1/{s}" for s in sorted({b.scale for b in blocks}))
-    return f"attention, mean over heads and {len(blocks)} blocks ({scales}); 1 is even attention"
+    return f"attention, mean of heads and {len(blocks)} blocks ({scales})"

@@ -1,0 +1,129 @@
+"""From a model and episodes to the numbers of an experiment's rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewseg.ablations.costs import multiply_adds, peak_megabytes, seconds
+from fewseg.ablations.experiments import Variant
+from fewseg.errors import InvalidOption
+from fewseg.evaluation.evaluate import evaluate
+from fewseg.evaluation.plan import Trial
+from fewseg.evaluation.protocols import Protocol
+from fewseg.evaluation.scoring import read_batch
+from fewseg.evaluation.summary import summarise
+from fewseg.explain.intermediate import binarised, scale_masks
+from fewseg.methods import FewShotMethod
+from fewseg.metrics.iou import IoUMeter
+from fewseg.ops.resize import resize
+
+Row = dict[str, Any]
+"""`title`, and numbers by column."""
+
+Moved = Callable[[int, int], None]
+"""Called with how much is done, of how much."""
+
+
+def score_rows(
+    variant: Variant, method: FewShotMethod, trials: Sequence[Trial], protocol: Protocol, batch: int, moved: Moved
+) -> list[Row]:
+    """Mean IoU, FB-IoU, ROM and RUM over the trials; a row for each number of shots."""
+    results = []
+    for number, trial in enumerate(trials):
+        result = evaluate(
+            method,
+            trial.target.dataset,
+            trial.episodes,
+            scoring=protocol.scoring,
+            resize=protocol.resize,
+            fusion=variant.fusion,
+            batch=batch,
+            progress=_within(moved, number, trials),
+        )
+        target = trial.target
+        results.append(dataclasses.replace(result, benchmark=target.benchmark, fold=target.fold, seed=trial.seed))
+    rows = []
+    for summary in summarise(results):
+        several = len({r.shots for r in results}) > 1
+        interval = [r.miou_interval for r in results if r.shots == summary.shots]
+        rows.append(
+            {
+                "title": f"{variant.title}, {summary.shots}-shot" if several else variant.title,
+                "miou": summary.miou,
+                "fb_iou": summary.fb_iou,
+                "rom": summary.rom,
+                "rum": summary.rum,
+                "shots": summary.shots,
+                # Over episodes; only where a single list was run, else the spread is that of folds and seeds.
+                **({"miou_low": interval[0][0], "miou_high": interval[0][1]} if len(interval) == 1 else {}),
+            }
+        )
+    return rows
+
+
+@torch.inference_mode()
+def mask_rows(method: FewShotMethod, trials: Sequence[Trial], protocol: Protocol, moved: Moved) -> list[Row]:
+    """IoU of each scale's intermediate mask, cut at Otsu's threshold, and of the prediction; means over the trials.
+
+    Raises `InvalidOption` for a protocol that pads pictures: masks are of the squashed ones here.
+    """
+    if protocol.resize != "square":
+        raise InvalidOption(f"protocol {protocol.name} pads pictures: intermediate masks are scored with square ones")
+    found: dict[str, list[tuple[float, float]]] = {}
+    for number, trial in enumerate(trials):
+        for title, meter in _count_masks(method, trial, protocol, _within(moved, number, trials)).items():
+            scores = meter.scores()
+            found.setdefault(title, []).append((scores.miou, scores.fb_iou))
+    means = {title: np.mean(values, 0) for title, values in found.items()}
+    return [{"title": title, "miou": float(miou), "fb_iou": float(fb)} for title, (miou, fb) in means.items()]
+
+
+def _count_masks(method: FewShotMethod, trial: Trial, protocol: Protocol, moved: Moved) -> dict[str, IoUMeter]:
+    meters: dict[str, IoUMeter] = {}
+    side = method.config.image_size
+    for number, episode in enumerate(trial.episodes):
+        one = read_batch(trial.target.dataset, [episode], side, scoring=protocol.scoring, resize=protocol.resize)
+        query = method.encode_query(one.tensors.query)
+        support = method.encode_support(one.tensors.images, one.tensors.masks)
+        truth = one.truths[0]
+        size = truth.shape[0], truth.shape[1]
+        masks = scale_masks(method, query, support)
+        cuts = {f"1/{scale}, Otsu": binarised(mask[0], size).numpy() for scale, mask in masks.items()}
+        logits = method.segment(query, support).float().cpu()
+        cuts["prediction"] = resize(logits, size).argmax(1)[0].numpy()
+        for title, cut in cuts.items():
+            meters.setdefault(title, IoUMeter()).add(episode.class_id, cut, truth)
+        moved(number + 1, len(trial.episodes))
+    return meters
+
+
+def cost_rows(variant: Variant, method: FewShotMethod, repeats: int, epochs: float | None) -> list[Row]:
+    """Operations and time of one shot; `epochs` to the best checkpoint, where it was trained."""
+    whole, backbone = multiply_adds(method)
+    both, query = seconds(method, 1, variant.fusion, repeats)
+    row = {"title": variant.title, "gmacs": whole, "backbone_gmacs": backbone, "seconds": both, "query_seconds": query}
+    return [row if epochs is None else {**row, "epochs": epochs}]
+
+
+def shot_rows(variant: Variant, method: FewShotMethod, shots: Sequence[int], repeats: int, moved: Moved) -> list[Row]:
+    """Memory and time for each number of shots."""
+    rows = []
+    for done, number in enumerate(shots, 1):
+        both, query = seconds(method, number, variant.fusion, repeats)
+        megabytes = peak_megabytes(method, number, variant.fusion)
+        row = {"title": variant.title, "shots": number, "megabytes": megabytes}
+        rows.append({**row, "seconds": both, "query_seconds": query})
+        moved(done, len(shots))
+    return rows
+
+
+def _within(moved: Moved, number: int, trials: Sequence[Trial]) -> Moved:
+    """Progress of one trial as progress of all."""
+    before = sum(len(trial.episodes) for trial in trials[:number])
+    total = sum(len(trial.episodes) for trial in trials)
+    return lambda done, _: moved(before + done, total)

@@ -1,0 +1,230 @@
+"""The paper's experiments: complete as data, each runs end to end, is resumed, and prints the paper's numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fewseg import cli
+from fewseg.ablations import EXPERIMENTS, Settings, run, run_experiment
+from fewseg.ablations.costs import LiveTensors, multiply_adds, peak_megabytes
+from fewseg.ablations.report import table
+from fewseg.checkpoints import save_method
+from fewseg.errors import InvalidDataset, InvalidOption
+from fewseg.evaluation.published import paper_results
+from fewseg.method_options import method_options
+from fewseg.methods import create_method
+
+SETTINGS = Settings(
+    data=("synthetic@plain disc,checked star",),
+    backbone="tiny",
+    random_backbone=True,
+    image_size=32,
+    options=("heads=2",),
+    epochs=1,
+    episodes=2,
+    batch=2,
+    train=("validation_classes=(0,)", "workers=0", "tensorboard=False"),
+    count=1,
+    repeats=1,
+    device="cpu",
+)
+
+
+def test_the_paper_is_complete() -> None:
+    """Every table has an experiment, every carried number a variant, and every variant's options are understood."""
+    sources = {e.source for e in EXPERIMENTS.values()}
+    assert sources == {"Figure 6", "Figure S1", *(f"Table {n}" for n in ("3", "4", "S1", "S2", "S3", "S4", "S5"))}
+    carried = {(key, row) for key, entry in paper_results()["ablations"].items() for row in entry["rows"]}
+    assert {(e.key, v.row) for e in EXPERIMENTS.values() for v in e.variants if v.row} == carried
+    for experiment in EXPERIMENTS.values():
+        if experiment.key:
+            assert experiment.source == f"Table {paper_results()['ablations'][experiment.key]['table']}"
+        for variant in experiment.variants:
+            create_method(variant.method, backbone="tiny", **method_options(variant.method, variant.options))
+
+
+def test_papers_numbers_by_column() -> None:
+    background, regions = EXPERIMENTS["background"], EXPERIMENTS["regions"]
+    assert background.paper(background.variants[1]) == {"miou": 67.3, "fb_iou": 76.2}
+    assert regions.paper(regions.variants[1], "fss1000") == {"rom": 0.15, "rum": 0.02}
+    assert EXPERIMENTS["cost"].paper(EXPERIMENTS["cost"].variants[0])["gflops"] == 103.8
+    assert EXPERIMENTS["shots"].paper(EXPERIMENTS["shots"].variants[0]) == {}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ablations")
+
+
+@pytest.mark.parametrize("name", ["background", "skip-scales", "attention-scales", "support-pixels", "regions"])
+def test_trained_experiments(out: Path, name: str) -> None:
+    outcome = run_experiment(EXPERIMENTS[name], SETTINGS, out)
+    assert [row["variant"] for row in outcome.rows] == [v.title for v in EXPERIMENTS[name].variants]
+    assert all(0 <= row["miou"] <= 100 and 0 <= row["rom"] < 1 for row in outcome.rows)
+    text = table(outcome)
+    assert "protocol folder" in text
+    assert EXPERIMENTS[name].about in text
+    columns = text.splitlines()[6].split("|")
+    paper = [value for v in EXPERIMENTS[name].variants[:1] for value in EXPERIMENTS[name].paper(v).values()]
+    assert all(f"{value:g}" in text for value in paper)
+    assert columns.count("") <= 2
+
+
+def test_experiments_share_models(out: Path) -> None:
+    """The published DCAMA was trained once for all the experiments above."""
+    names = sorted(p.name for p in (out / "models").iterdir())
+    assert sum("heads" in name for name in names) == len(names) - 1  # all but HSNet's, which has no heads
+    assert len(names) == 1 + 1 + 1 + 3 + 2 + 2  # DCAMA, HSNet, Table 3, S3, S4, S5
+
+
+def test_finished_variants_are_not_run_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = EXPERIMENTS["background"]
+    first = run_experiment(experiment, SETTINGS, out)
+    (out / "background" / "without-background.json").unlink()  # as if killed before
+    again = run_experiment(experiment, dataclasses.replace(SETTINGS, repeats=2), out)
+    assert again.skipped == 1
+    assert again.rows == first.rows
+    monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert run_experiment(experiment, SETTINGS, out).skipped == 2
+    with pytest.raises(InvalidOption, match="measured with epochs 1, not 2"):
+        run_experiment(experiment, dataclasses.replace(SETTINGS, epochs=2), out)
+    (out / "background" / "without-background.json").write_text('{"about":')
+    with pytest.raises(InvalidOption, match=r"without-background\.json is damaged"):
+        run_experiment(experiment, SETTINGS, out)
+
+
+def test_folds_are_averaged(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, data=("synthetic",), fold=(0, 9), folds=16)
+    experiment = EXPERIMENTS["background"]
+    experiment = dataclasses.replace(experiment, variants=experiment.variants[:1])
+    both = run_experiment(experiment, settings, tmp_path)
+    apart = [run_experiment(experiment, dataclasses.replace(settings, fold=(f,)), tmp_path) for f in (0, 9)]
+    assert [one.skipped for one in apart] == [1, 1]
+    assert both.rows[0]["miou"] == pytest.approx(sum(one.rows[0]["miou"] for one in apart) / 2)
+    assert "miou_low" in apart[0].rows[0]
+    assert "miou_low" not in both.rows[0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(out: Path) -> str:
+    torch.manual_seed(0)
+    save_method(create_method("dcama", backbone="tiny", image_size=32, heads=2), out / "given.safetensors")
+    return str(out / "given.safetensors")
+
+
+def test_experiments_with_a_given_model(out: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("trained though a model was given"))
+    settings = dataclasses.replace(SETTINGS, checkpoint=checkpoint)
+    fusion = run_experiment(EXPERIMENTS["fusion"], dataclasses.replace(settings, shots=(2,)), out)
+    assert [row["shots"] for row in fusion.rows] == [2] * 5
+    assert "| paper" not in table(fusion)  # the paper's are 5-shot
+    masks = run_experiment(EXPERIMENTS["intermediate-masks"], settings, out)
+    assert [row["title"] for row in masks.rows] == ["1/8, Otsu", "1/16, Otsu", "1/32, Otsu", "prediction"]
+    same = dataclasses.replace(EXPERIMENTS["fusion"], name="plain", variants=EXPERIMENTS["fusion"].variants[-1:])
+    scored = run_experiment(same, dataclasses.replace(settings, shots=(1,)), out)
+    assert masks.rows[-1]["miou"] == pytest.approx(scored.rows[0]["miou"])
+    with pytest.raises(InvalidOption, match="weights of its own: leave out --checkpoint"):
+        run_experiment(EXPERIMENTS["background"], settings, out)
+
+
+def test_cost_experiments(out: Path) -> None:
+    cost = run_experiment(EXPERIMENTS["cost"], SETTINGS, out)
+    assert [row["epochs"] for row in cost.rows] == [1, 1]
+    assert all(0 < row["backbone_gmacs"] < row["gmacs"] for row in cost.rows)
+    assert "| 103.8 |" in table(cost).replace("  ", " ")
+    shots = run_experiment(EXPERIMENTS["shots"], dataclasses.replace(SETTINGS, data=(), shots=(1, 3)), out)
+    assert [row["shots"] for row in shots.rows] == [1, 3] * 3
+    assert shots.rows[1]["megabytes"] > shots.rows[0]["megabytes"]
+
+
+def test_multiply_adds_of_the_backbone() -> None:
+    """Against the sum over convolutions of outputs times inputs of one output."""
+    method = create_method("dcama", backbone="tiny", image_size=64)
+    counted = []
+
+    def count(layer: nn.Conv2d, _: object, output: torch.Tensor) -> None:
+        counted.append(output.numel() * layer.weight[0].numel())
+
+    for layer in method.backbone.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        method.backbone(torch.zeros(1, 3, 64, 64))
+    expected = sum(counted) / 1e9
+    assert multiply_adds(method)[1] == pytest.approx(2 * expected)
+    assert method.config.implementation == "auto"
+
+
+def test_live_tensors() -> None:
+    ones = torch.ones(256, 1024)  # 1 MiB, made before: not counted
+    with LiveTensors() as watch:
+        double = ones + ones
+        view = double[:10].T
+        triple = double + ones
+        del double
+        assert watch.live == 2 * 2**20  # the view keeps the first alive
+        del view
+        assert watch.live == 2**20
+        _ = triple.add_(1)
+    assert (watch.live, watch.peak) == (2**20, 2 * 2**20)
+
+
+def test_peak_grows_with_the_shots() -> None:
+    method = create_method("dcama", backbone="tiny", image_size=64)
+    one, two, four = (peak_megabytes(method, shots) for shots in (1, 2, 4))
+    assert 0 < one < two < four
+
+
+def test_command(out: Path, checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ablate", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"{name} ({e.source};" in listed for name, e in EXPERIMENTS.items())
+    assert "miou 58.7" in listed
+    words = ["--data", *SETTINGS.data, "--checkpoint", checkpoint, "--count", "1", "--device", "cpu"]
+    assert cli.main(["ablate", "intermediate-masks", *words, "--out", str(out / "cli")]) == 0
+    printed = capsys.readouterr().out
+    assert (out / "cli" / "intermediate-masks" / "table.md").read_text().strip() == printed.strip()
+    content = json.loads((out / "cli" / "intermediate-masks" / "results.json").read_text())
+    assert [row["title"] for row in content["rows"]][-1] == "prediction"
+    assert content["protocol"]["name"] == "folder"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no experiment named"),
+        (["skip-scale", "--out", "o"], "unknown experiment 'skip-scale'; did you mean 'skip-scales'"),
+        (["fusion"], "missing --out"),
+        (["fusion", "--out", "o"], "fusion needs pictures"),
+        (["background", "--out", "o", "--data", "synthetic"], "backbone resnet50 would be random"),
+    ],
+)
+def test_command_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["ablate", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert "\n" not in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("rl=0.1", "did you mean 'lr'"), ("lr", "KEY=VALUE"), ("epochs=2", "apart"), ("loss=3", "value like 'ce'")],
+)
+def test_training_settings_that_mean_nothing(tmp_path: Path, word: str, said: str) -> None:
+    with pytest.raises(InvalidOption, match=said):
+        run_experiment(EXPERIMENTS["background"], dataclasses.replace(SETTINGS, train=(word,)), tmp_path)
+
+
+def test_pictures_are_needed(tmp_path: Path) -> None:
+    with pytest.raises(InvalidDataset, match="--data"):
+        run_experiment(EXPERIMENTS["regions"], dataclasses.replace(SETTINGS, data=()), tmp_path)
