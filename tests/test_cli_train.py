@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from fewseg.checkpoints import fingerprint, load_method
 from fewseg.cli import main
 from fewseg.datasets.synthetic import SyntheticDataset
 from fewseg.evaluation.evaluate import EvaluationResult
 from fewseg.evaluation.report import class_table, markdown_table
-from fewseg.methods import METHODS
+from fewseg.methods import METHODS, create_method
 from golden_models import released_state
 from helpers.toy_method import Toy
 
@@ -182,3 +183,15 @@ def test_evaluate_a_release_and_another_size(data: Path, tmp_path: Path) -> None
     about = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("official", "default")]
     assert [(a["method"], a["image_size"]) for a in about] == [("hsnet", 64), ("dcama", 64)]
     assert about[0]["checkpoint"] == str(release)
+
+
+def test_a_method_that_was_not_trained_is_not_scored(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "tiny.safetensors"
+    save_file(create_method("prototype", backbone="tiny").backbone.net.state_dict(), weights)
+    evaluate = ["evaluate", "--data", f"{data}@plain_disc", "--per-class", "1", "--shots", "1", "--pictures", "0"]
+    evaluate += ["--backbone", "tiny", "--backbone-weights", str(weights), "--image-size", "64", "--device", "cpu"]
+    assert main([*evaluate, "--method", "dcama", "--out", str(tmp_path / "no")]) == 2
+    assert "dcama has to be trained" in capsys.readouterr().err
+    assert main([*evaluate, "--method", "prototype", "--out", str(tmp_path / "yes")]) == 0

@@ -187,6 +187,8 @@ def _method(options: Options) -> FewShotMethod:
             **size,
             **method_options(options.method, options.options),
         )
+        if any(True for _ in method.trainable_parameters()):
+            raise InvalidOption(f"{options.method} has to be trained: give what `fewseg train` made with --checkpoint")
     return method.eval()
 
 
