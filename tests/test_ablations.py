@@ -138,6 +138,9 @@ def test_cost_experiments(out: Path) -> None:
     assert [row["epochs"] for row in cost.rows] == [1, 1]
     assert all(0 < row["backbone_gmacs"] < row["gmacs"] for row in cost.rows)
     assert "| 103.8 |" in table(cost).replace("  ", " ")
+    untrained = run_experiment(EXPERIMENTS["cost"], dataclasses.replace(SETTINGS, data=()), out / "untrained")
+    assert [row["gmacs"] for row in untrained.rows] == [row["gmacs"] for row in cost.rows]
+    assert "epochs to the best" not in table(untrained)
     shots = run_experiment(EXPERIMENTS["shots"], dataclasses.replace(SETTINGS, data=(), shots=(1, 3)), out)
     assert [row["shots"] for row in shots.rows] == [1, 3] * 3
     assert shots.rows[1]["megabytes"] > shots.rows[0]["megabytes"]

@@ -71,7 +71,7 @@ def run_experiment(
 
 
 def _check(experiment: Experiment, settings: Settings) -> None:
-    trains = experiment.trains == "each" or (experiment.trains == "once" and settings.checkpoint is None)
+    trains = not _as_made(experiment, settings) and (experiment.trains == "each" or settings.checkpoint is None)
     if not settings.data and (trains or experiment.reads_pictures):
         raise InvalidDataset(f"{experiment.name} needs pictures: give a dataset with --data")
     if settings.checkpoint and experiment.trains == "each":
@@ -83,6 +83,11 @@ def _check(experiment: Experiment, settings: Settings) -> None:
     if trains:
         for variant in experiment.variants:
             train_config(variant, settings, None)  # what does not work is said before anything is trained
+
+
+def _as_made(experiment: Experiment, settings: Settings) -> bool:
+    """Whether models are measured as they are made, untrained: their cost is the same."""
+    return experiment.trains == "never" or (experiment.measure == "cost" and not settings.data)
 
 
 def _protocol(settings: Settings) -> Protocol:
@@ -158,7 +163,7 @@ class _Part:
         given = self.settings
         if given.checkpoint is not None and self.variant.method == "dcama":
             return load_method(given.checkpoint), None
-        if self.experiment.trains == "never":
+        if _as_made(self.experiment, given):
             options = method_options(self.variant.method, variant_options(self.variant, given))
             options["image_size"] = given.image_size
             return create_method(self.variant.method, backbone=given.backbone, **options), None
