@@ -12,7 +12,7 @@ from torch import nn
 from fewseg.errors import InvalidOption
 from fewseg.training.config import TrainConfig
 from fewseg.training.losses import choose_loss, cross_entropy, dice
-from fewseg.training.optim import learning_rate, make_optimiser, set_learning_rate
+from fewseg.training.optim import learning_rate, make_optimiser
 
 GOLDEN = Path(__file__).parent / "golden" / "sccan_dice_loss.npz"
 
@@ -68,15 +68,16 @@ class _Model(nn.Module):
 def test_optimisers() -> None:
     model = _Model()
     model.backbone.requires_grad_(False)
-    frozen = make_optimiser(model, _config())
+    (frozen,) = make_optimiser(model, _config()).parts
     assert isinstance(frozen, torch.optim.SGD)
     assert len(frozen.param_groups) == 1
     assert frozen.param_groups[0]["nesterov"]
     assert frozen.param_groups[0]["momentum"] == 0.9
     model.backbone.requires_grad_(True)
     both = make_optimiser(model, _config(optimiser="adamw", backbone_lr_factor=0.1))
-    set_learning_rate(both, 0.5)
-    assert [group["lr"] for group in both.param_groups] == [0.5, 0.05]
+    both.set_learning_rate(0.5)
+    assert [group["lr"] for group in both.parts[0].param_groups] == [0.5, 0.05]
+    assert isinstance(make_optimiser(model, _config(optimiser="adam")).parts[0], torch.optim.Adam)
     model.requires_grad_(False)
     with pytest.raises(InvalidOption, match="nothing to train"):
         make_optimiser(model, _config())
@@ -85,7 +86,7 @@ def test_optimisers() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimiser": "adam"}, "did you mean 'adamw'"),
+        ({"optimiser": "adamm"}, "did you mean 'adam'"),
         ({"batch": 0}, "batch is 0"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"data": ()}, "no data"),

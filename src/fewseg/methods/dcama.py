@@ -351,7 +351,8 @@ def _balanced(shares: Tensor, sides: Tensor) -> Tensor:
     tokens, the sums of `sides` (b, M, 2). Returns (B, N).
     """
     ahead, behind = (shares.float() / (sides.float().sum(1, keepdim=True) + 1e-4)).unbind(-1)
-    return (ahead / (ahead + behind)).to(shares.dtype)
+    # Both are zero where dropout has left a token no attention at all.
+    return (ahead / (ahead + behind).clamp(min=torch.finfo(torch.float32).tiny)).to(shares.dtype)
 
 
 def _check(config: DCAMAConfig) -> None:
