@@ -343,6 +343,10 @@ class DCAMA(FewShotMethod):
         return share
 
 
+_NEITHER = 1e-8
+"""Added to both shares of a balanced vote; small against one token's among thousands."""
+
+
 def _balanced(shares: Tensor, sides: Tensor) -> Tensor:
     """What a vote would be if foreground and background had equally many support tokens.
 
@@ -351,8 +355,8 @@ def _balanced(shares: Tensor, sides: Tensor) -> Tensor:
     tokens, the sums of `sides` (b, M, 2). Returns (B, N).
     """
     ahead, behind = (shares.float() / (sides.float().sum(1, keepdim=True) + 1e-4)).unbind(-1)
-    # Both are zero where dropout has left a token no attention at all.
-    return (ahead / (ahead + behind).clamp(min=torch.finfo(torch.float32).tiny)).to(shares.dtype)
+    # Both are zero where dropout has left a token no attention at all: it then votes for neither side.
+    return ((ahead + _NEITHER) / (ahead + behind + 2 * _NEITHER)).to(shares.dtype)
 
 
 def _check(config: DCAMAConfig) -> None:
