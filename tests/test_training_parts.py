@@ -112,6 +112,15 @@ def test_average_follows_the_weights() -> None:
     torch.testing.assert_close(average.method.out.bias, start + 1 - 1 / 11)
 
 
+def test_buffers_are_taken_over_as_they_are() -> None:
+    model = toy()
+    model.register_buffer("seen", torch.tensor(0.0))
+    average = WeightAverage(model, 0.9)
+    model.get_buffer("seen").fill_(5)
+    average.update(3)
+    assert average.method.get_buffer("seen").item() == 5
+
+
 def test_attention_has_an_optimiser_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(CONFIG, optimiser="sgd+adamw", lr=0.005, attention_lr=6e-5)
     with pytest.raises(InvalidOption, match="no attention blocks"):
@@ -161,7 +170,12 @@ def test_config_refuses_what_cannot_work() -> None:
         ({"shots": ()}, "shots"),
         ({"absent": 1.0}, "absent"),
         ({"validation_classes": (1, 2)}, "validation_classes"),
-        ({"cache_views": 1, "train_backbone": True}, "cache_views"),
+        ({"augment": "none", "cache_views": 1, "train_backbone": True}, "cache_views"),
+        ({"augment": "strong", "cache_views": 1}, "2 or more"),
+        ({"augment": "none", "cache_views": 4}, "all alike"),
+        ({"seed": -1}, "seed -1"),
+        ({"weights": (float("nan"),)}, "weights"),
+        ({"data": (), "validation_classes": ()}, "no data"),
         ({"augment": "strnog"}, "strong"),
     ):
         with pytest.raises(InvalidOption, match=word):

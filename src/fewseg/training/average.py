@@ -22,9 +22,13 @@ class WeightAverage:
         self._decay = decay
         averaged = dict(self.method.named_parameters())
         self._pairs = [(averaged[name], p) for name, p in method.named_parameters() if p.requires_grad]
+        kept = dict(self.method.named_buffers())
+        self._buffers = [(kept[name], b) for name, b in method.named_buffers()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after step number `step`, counted from 1."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_([mean for mean, _ in self._pairs], [new for _, new in self._pairs], 1 - decay)
+        for old, new in self._buffers:  # statistics of a batch norm and the like: as they are now
+            old.copy_(new)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, get_args
 
@@ -168,6 +169,8 @@ class TrainConfig:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more, below 1")
         if not self.shots or min(self.shots) < 1:
             raise InvalidOption(f"shots {' '.join(map(str, self.shots))}: give at least 1")
+        if not self.data:
+            raise InvalidOption("no data to train on: give at least one dataset folder")
         if len(self.validation_classes) not in (1, len(self.data)) or min(self.validation_classes) < 0:
             raise InvalidOption(
                 f"validation_classes {' '.join(map(str, self.validation_classes))}: "
@@ -175,13 +178,19 @@ class TrainConfig:
             )
         if self.cache_views and self.train_backbone:
             raise InvalidOption("maps of a backbone that is trained cannot be kept: leave out cache_views")
+        if self.augment != "none" and self.cache_views == 1:
+            raise InvalidOption(f"augment {self.augment} with one kept view, the plain one: give cache_views 2 or more")
+        if self.augment == "none" and self.cache_views > 1:
+            raise InvalidOption(f"{self.cache_views} kept views, all alike: give augment, or cache_views 1")
+        if self.seed < 0 or not self.cache_megabytes >= 0:
+            raise InvalidOption(f"seed {self.seed}, cache_megabytes {self.cache_megabytes}: give 0 or more")
         if self.cache_folder and not self.cache_views:
             raise InvalidOption("cache_folder without maps to keep there: give cache_views, 1 for the plain pictures")
         if self.patience and not self.validates:
             raise InvalidOption("patience without validation: give validation_episodes and validation_classes")
-        if not self.data:
-            raise InvalidOption("no data to train on: give at least one dataset folder")
-        if self.weights and (len(self.weights) != len(self.data) or min(self.weights) < 0 or not sum(self.weights)):
+        if self.weights and (
+            len(self.weights) != len(self.data) or not min(self.weights) >= 0 or not 0 < sum(self.weights) < math.inf
+        ):
             raise InvalidOption(f"{len(self.weights)} weights for {len(self.data)} datasets: give one each, not all 0")
         if self.options and self.init_from:
             raise InvalidOption("a checkpoint brings its method's options: leave out options, or init_from")
