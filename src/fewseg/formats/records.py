@@ -1,0 +1,109 @@
+"""What is exported: masks of pictures, and the choices that all formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewseg.errors import InvalidMask, InvalidOption, unknown
+
+FORMATS: Final[dict[str, str]] = {
+    "png": "masks/LABEL/NAME.png (0 and 255) and labels/NAME.png (index map with palette)",
+    "coco": "coco.json, polygons",
+    "coco-rle": "coco_rle.json, run lengths: exact",
+    "yolo": "yolo/: data.yaml, images/, labels/NAME.txt with normalised polygons",
+    "labelme": "labelme/NAME.json",
+    "geojson": "geojson/NAME.geojson, polygons in pixels",
+    "overlays": "overlays/NAME.jpg, masks on the picture",
+    "sheet": "sheet.jpg (sheet-2.jpg ...), many overlays on one page",
+}
+"""Name of each output format with what it writes."""
+
+
+@dataclass(frozen=True)
+class MaskRecord:
+    """Masks of one picture, on their way into files.
+
+    Give them lazily, from a generator: an export holds one at a time.
+    """
+
+    name: str
+    """Name of the picture's files, without ending; different for every picture of an export."""
+    size: tuple[int, int]
+    """(width, height) of the picture, upright (after EXIF rotation)."""
+    masks: Mapping[str, NDArray[np.bool_]]
+    """Label to mask (height, width), True where the label is."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Label to how sure we are that it is there, in [0, 1]; labels without one (made by hand) count as 1."""
+    present: Mapping[str, bool] = field(default_factory=dict)
+    """Label to whether it is in the picture at all; labels without one are."""
+    picture: Path | None = None
+    """The picture itself: overlays, sheets and copies need it."""
+    file_name: str = ""
+    """What data sets call the picture, a relative path with `/`; the picture's own name, or NAME.jpg, if empty."""
+
+    def __post_init__(self) -> None:
+        width, height = self.size
+        for label, mask in self.masks.items():
+            if mask.shape != (height, width):
+                raise InvalidMask(
+                    f"the mask of {label!r} in {self.name} is {mask.shape[-1]}x{mask.shape[0]}, the picture "
+                    f"{width}x{height}: give masks at the picture's size"
+                )
+
+    @property
+    def known_as(self) -> str:
+        """`file_name`, or what stands for it."""
+        return self.file_name or (self.picture.name if self.picture is not None else f"{self.name}.jpg")
+
+    def score(self, label: str) -> float:
+        """Of a label; 1 for one made by hand."""
+        return float(self.scores.get(label, 1.0))
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Choices of `export_masks`, for the formats that they concern."""
+
+    tolerance: float = 1.0
+    """Polygons leave the mask's edge by at most so many pixels, and change a region by at most 1 % of its area; 0 keeps
+    every corner of every pixel."""
+    min_area: float = 0.0
+    """Regions, and holes, with fewer pixels than this are left out of polygons and of coco-rle."""
+    split: bool = False
+    """COCO, GeoJSON: an annotation for every separate region, not one a label and picture."""
+    absent: bool = False
+    """Also export masks of labels that are probably not in the picture (score below the threshold)."""
+    copy_pictures: Literal["needed", "always", "never"] = "needed"
+    """Copy pictures beside their annotations: where a format needs it (YOLO), also for labelme, or never."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance <= 1000:
+            raise InvalidOption(f"tolerance {self.tolerance:g}: give pixels, 0 for exact polygons, at most 1000")
+        if not self.min_area >= 0:
+            raise InvalidOption(f"smallest area {self.min_area:g}: give a number of pixels, 0 keeps all")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote."""
+
+    pictures: int
+    files: int
+    annotations: int
+    """Masks of labels in pictures that were written: empty ones, and absent labels, are not."""
+
+
+def check_formats(formats: tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    """The formats, each once; raises `InvalidOption` for an unknown one or none."""
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown("format", name, FORMATS)
+    if not formats:
+        raise InvalidOption(f"no formats to write: choose from {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(formats))
