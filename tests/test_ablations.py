@@ -14,11 +14,12 @@ from fewseg import cli
 from fewseg.ablations import EXPERIMENTS, Settings, run, run_experiment
 from fewseg.ablations.costs import LiveTensors, multiply_adds, peak_megabytes
 from fewseg.ablations.report import table
-from fewseg.checkpoints import save_method
+from fewseg.checkpoints import fingerprint, load_method, save_method
 from fewseg.errors import InvalidDataset, InvalidOption
 from fewseg.evaluation.published import paper_results
 from fewseg.method_options import method_options
 from fewseg.methods import create_method
+from helpers.colour_method import write_support
 
 SETTINGS = Settings(
     data=("synthetic@plain disc,checked star",),
@@ -109,6 +110,37 @@ def test_folds_are_averaged(tmp_path: Path) -> None:
     assert both.rows[0]["miou"] == pytest.approx(sum(one.rows[0]["miou"] for one in apart) / 2)
     assert "miou_low" in apart[0].rows[0]
     assert "miou_low" not in both.rows[0]
+
+
+def test_seeds_are_averaged(tmp_path: Path) -> None:
+    experiment = EXPERIMENTS["background"]
+    experiment = dataclasses.replace(experiment, variants=experiment.variants[:1])
+    run_experiment(experiment, dataclasses.replace(SETTINGS, seed=(0, 1)), tmp_path)
+    for number, miou in enumerate((20.0, 30.0)):  # what so short a training really gives is 0
+        part = tmp_path / "background" / f"with-background{'_seed1' if number else ''}.json"
+        content = json.loads(part.read_text())
+        content["rows"][0]["miou"] = miou
+        part.write_text(json.dumps(content))
+    models = [load_method(next((tmp_path / "models").glob(f"*{end}")) / "last.safetensors") for end in ("2", "seed1")]
+    assert fingerprint(models[0]) != fingerprint(models[1])
+    outcome = run_experiment(experiment, dataclasses.replace(SETTINGS, seed=(0, 1)), tmp_path)
+    half = 12.7062 * 10 / 2  # Student's t for one degree of freedom, times deviation / sqrt(2)
+    row = outcome.rows[0]
+    assert (outcome.skipped, row["seeds"], row["miou"]) == (2, [0, 1], 25.0)
+    assert (row["miou_low"], row["miou_high"]) == pytest.approx((25 - half, 25 + half), rel=1e-4)
+    with pytest.raises(InvalidOption, match="give each once"):
+        run_experiment(experiment, dataclasses.replace(SETTINGS, seed=(1, 1)), tmp_path)
+
+
+def test_datasets_are_told_apart(tmp_path: Path, checkpoint: str) -> None:
+    data = ("synthetic@plain disc,checked star", f"{write_support(tmp_path / 'photos', 'red', 'blue', shots=6)}@0/2")
+    settings = dataclasses.replace(SETTINGS, data=data, checkpoint=checkpoint)
+    masks = run_experiment(EXPERIMENTS["intermediate-masks"], settings, tmp_path / "out").rows
+    assert {row["title"].rpartition(", ")[2] for row in masks} == {"synthetic", "photos"}
+    fusion = run_experiment(EXPERIMENTS["fusion"], dataclasses.replace(settings, shots=(1, 2)), tmp_path / "out").rows
+    assert [row["title"] for row in fusion[:4]] == [
+        f"vote, {dataset}, {shots}-shot" for dataset in ("synthetic", "photos") for shots in (1, 2)
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ Moved = Callable[[int, int], None]
 def score_rows(
     variant: Variant, method: FewShotMethod, trials: Sequence[Trial], protocol: Protocol, batch: int, moved: Moved
 ) -> list[Row]:
-    """Mean IoU, FB-IoU, ROM and RUM over the trials; a row for each number of shots."""
+    """Mean IoU, FB-IoU, ROM and RUM over the trials; a row for each dataset and number of shots."""
     results = []
     for number, trial in enumerate(trials):
         result = evaluate(
@@ -48,12 +48,15 @@ def score_rows(
         target = trial.target
         results.append(dataclasses.replace(result, benchmark=target.benchmark, fold=target.fold, seed=trial.seed))
     rows = []
-    for summary in summarise(results):
-        several = len({r.shots for r in results}) > 1
-        interval = [r.miou_interval for r in results if r.shots == summary.shots]
+    summaries = summarise(results)
+    datasets, shots = {s.dataset for s in summaries}, {s.shots for s in summaries}
+    for summary in summaries:
+        of_dataset = [r for r in results if (r.benchmark or r.dataset) == summary.dataset]
+        interval = [r.miou_interval for r in of_dataset if r.shots == summary.shots]
+        words = [variant.title, *([summary.dataset] * (len(datasets) > 1))]
         rows.append(
             {
-                "title": f"{variant.title}, {summary.shots}-shot" if several else variant.title,
+                "title": ", ".join(words + [f"{summary.shots}-shot"] * (len(shots) > 1)),
                 "miou": summary.miou,
                 "fb_iou": summary.fb_iou,
                 "rom": summary.rom,
@@ -68,17 +71,19 @@ def score_rows(
 
 @torch.inference_mode()
 def mask_rows(method: FewShotMethod, trials: Sequence[Trial], protocol: Protocol, moved: Moved) -> list[Row]:
-    """IoU of each scale's intermediate mask, cut at Otsu's threshold, and of the prediction; means over the trials.
+    """IoU of each scale's intermediate mask, cut at Otsu's threshold, and the prediction; means of a dataset's trials.
 
     Raises `InvalidOption` for a protocol that pads pictures: masks are of the squashed ones here.
     """
     if protocol.resize != "square":
         raise InvalidOption(f"protocol {protocol.name} pads pictures: intermediate masks are scored with square ones")
     found: dict[str, list[tuple[float, float]]] = {}
-    for number, trial in enumerate(trials):
+    datasets = [trial.target.benchmark or trial.target.dataset.name for trial in trials]
+    for number, (trial, dataset) in enumerate(zip(trials, datasets, strict=True)):
         for title, meter in _count_masks(method, trial, protocol, _within(moved, number, trials)).items():
             scores = meter.scores()
-            found.setdefault(title, []).append((scores.miou, scores.fb_iou))
+            named = f"{title}, {dataset}" if len(set(datasets)) > 1 else title
+            found.setdefault(named, []).append((scores.miou, scores.fb_iou))
     means = {title: np.mean(values, 0) for title, values in found.items()}
     return [{"title": title, "miou": float(miou), "fb_iou": float(fb)} for title, (miou, fb) in means.items()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from fewseg.episodes.sources import BENCHMARKS
 from fewseg.errors import InvalidDataset, InvalidOption
 from fewseg.evaluation.plan import Trial, draw_trials, open_targets
 from fewseg.evaluation.protocols import Protocol, choose_protocol
+from fewseg.evaluation.summary import mean_interval
 from fewseg.files import make_folder, write_text
 from fewseg.method_options import method_options
 from fewseg.methods import FewShotMethod, create_method
@@ -60,12 +62,13 @@ def run_experiment(
     found: dict[str, list[Row]] = {}
     skipped = 0
     for variant in experiment.variants:
-        for fold in settings.fold or (None,):
-            part = _Part(experiment, variant, fold, settings, protocol, out, progress or (lambda *_: None))
+        for fold, seed in itertools.product(settings.fold or (None,), _seeds(experiment, settings)):
+            part = _Part(experiment, variant, fold, seed, settings, protocol, out, progress or (lambda *_: None))
             rows, finished = part.rows()
             skipped += finished
             for row in rows:
-                found.setdefault(f"{row['title']} {row.get('shots', '')}", []).append({**row, "variant": variant.title})
+                told = {**row, "variant": variant.title, "seed": seed}
+                found.setdefault(f"{row['title']} {row.get('shots', '')}", []).append(told)
     means = tuple(_mean(rows) for rows in found.values())
     return Outcome(experiment, means, _benchmark(settings), protocol, skipped)
 
@@ -78,16 +81,26 @@ def _check(experiment: Experiment, settings: Settings) -> None:
         raise InvalidOption(f"every variant of {experiment.name} has weights of its own: leave out --checkpoint")
     if settings.shots and min(settings.shots) < 1:
         raise InvalidOption(f"shots {' '.join(map(str, settings.shots))}: give at least 1")
+    if not settings.seed or len(set(settings.seed)) < len(settings.seed):
+        raise InvalidOption(f"seeds {' '.join(map(str, settings.seed)) or 'missing'}: give each once")
     if settings.repeats < 1 or settings.measure_batch < 1:
         raise InvalidOption(f"repeats {settings.repeats}, measure_batch {settings.measure_batch}: give at least 1")
     if trains:
         for variant in experiment.variants:
-            train_config(variant, settings, None)  # what does not work is said before anything is trained
+            train_config(
+                variant, settings, None, settings.seed[0]
+            )  # what does not work is said before anything is trained
 
 
 def _as_made(experiment: Experiment, settings: Settings) -> bool:
     """Whether models are measured as they are made, untrained: their cost is the same."""
     return experiment.trains == "never" or (experiment.measure == "cost" and not settings.data)
+
+
+def _seeds(experiment: Experiment, settings: Settings) -> tuple[int, ...]:
+    """The seeds to train with; models that are not trained are the same for all."""
+    trains = experiment.trains == "each" or settings.checkpoint is None
+    return settings.seed if trains and not _as_made(experiment, settings) else settings.seed[:1]
 
 
 def _protocol(settings: Settings) -> Protocol:
@@ -103,11 +116,12 @@ def _benchmark(settings: Settings) -> str | None:
 
 @dataclass(frozen=True)
 class _Part:
-    """One variant on one fold."""
+    """One variant on one fold, trained with one seed."""
 
     experiment: Experiment
     variant: Variant
     fold: int | None
+    seed: int
     settings: Settings
     protocol: Protocol | None
     out: Path
@@ -125,17 +139,18 @@ class _Part:
 
     @property
     def _end(self) -> str:
-        return "" if self.fold is None else f"_fold{self.fold}"
+        return ("" if self.fold is None else f"_fold{self.fold}") + (f"_seed{self.seed}" if self.seed else "")
 
     def _about(self) -> dict[str, Any]:
         """What decides the numbers; not where and how fast they are computed."""
-        left_out = ("device", "cache_folder", "repeats", "fold", "measure_batch")
+        left_out = ("device", "cache_folder", "repeats", "fold", "seed", "measure_batch")
         settings = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in left_out}
         if self.settings.checkpoint:
             settings["checkpoint"] = fingerprint(load_method(self.settings.checkpoint))
         protocol = self.protocol.to_json() if self.protocol else None
         variant = dataclasses.asdict(self.variant)
-        return {"variant": variant, "fold": self.fold, "settings": settings, "protocol": protocol}
+        about = {"variant": variant, "fold": self.fold, "seed": self.seed}
+        return {**about, "settings": settings, "protocol": protocol}
 
     def _measure(self) -> list[Row]:
         trials = self._trials()  # before the training: what is missing is said at once
@@ -167,7 +182,7 @@ class _Part:
             options = method_options(self.variant.method, variant_options(self.variant, given))
             options["image_size"] = given.image_size
             return create_method(self.variant.method, backbone=given.backbone, **options), None
-        config = train_config(self.variant, given, self.fold)
+        config = train_config(self.variant, given, self.fold, self.seed)
         words = "_".join([config.method, *config.options])
         folder = self.out / "models" / f"{_slug(words)}{self._end}"
         report = train(
@@ -195,7 +210,7 @@ def _read(path: Path, about: dict[str, Any]) -> list[Row]:
         before, rows = content["about"], list(content["rows"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidOption(f"{path} is damaged ({type(error).__name__}): remove it to measure again") from error
-    for key in ("format", "variant", "settings", "protocol"):
+    for key in ("format", "variant", "seed", "settings", "protocol"):
         if before.get(key) != about[key]:
             differs = _difference(before.get(key), about[key], key)
             raise InvalidOption(
@@ -218,9 +233,15 @@ def _slug(words: str) -> str:
 
 
 def _mean(rows: list[Row]) -> Row:
-    """One row of several folds'; an interval over episodes belongs to one fold alone."""
+    """One row of several folds' and seeds'; the interval is of the mean over the seeds, and without them none."""
     if len(rows) == 1:
         return rows[0]
-    numbers = [k for k in rows[0] if k not in ("title", "variant", "miou_low", "miou_high")]
-    means = {k: sum(row[k] for row in rows) / len(rows) for k in numbers}
-    return {"title": rows[0]["title"], "variant": rows[0]["variant"], **means}
+    numbers = [k for k in rows[0] if k not in ("title", "variant", "seed", "miou_low", "miou_high")]
+    means: Row = {k: sum(row[k] for row in rows) / len(rows) for k in numbers}
+    by_seed: dict[int, list[float]] = {}
+    for row in rows:
+        by_seed.setdefault(row["seed"], []).append(row.get("miou", 0.0))
+    interval = mean_interval([sum(values) / len(values) for values in by_seed.values()])
+    if "miou" in means and interval:
+        means["miou_low"], means["miou_high"] = interval
+    return {"title": rows[0]["title"], "variant": rows[0]["variant"], "seeds": sorted(by_seed), **means}
