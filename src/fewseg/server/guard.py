@@ -1,0 +1,202 @@
+"""What stands before every route: who may ask, from where, and how much may arrive.
+
+Order: the name the request was sent to, the site it comes from, the token, then its size and time while it arrives.
+
+- **Names.** A page on the internet can give its own name our address ("DNS rebinding") and then talk to a server on
+  localhost as if it were its own. So only IP addresses, `localhost` and the names that were allowed are answered.
+- **Sites.** Browsers say where a request comes from (`Origin`, `Sec-Fetch-Site`); other sites, and other ports of the
+  same host, are refused. Programs send neither and pass.
+- **Token.** `Authorization: Bearer T`, `Authorization: Basic` with the password T (Label Studio), or the cookie that
+  `GET /?token=T` sets; compared in constant time. Only `/health` is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import ipaddress
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fewseg.server.limits import Limits
+from fewseg.server.problems import INTERNAL, Problem, error_response
+
+log = logging.getLogger(__name__)
+
+COOKIE: Final = "fewseg_token"
+_OPEN: Final = frozenset({"/health"})
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",  # the first address holds the token
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+}
+
+
+class Guard:
+    """The ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp, *, limits: Limits, token: str | None = None, names: Sequence[str] = ()) -> None:
+        self.app, self.limits, self.token = app, limits, token
+        self.names = {"localhost", *(name.lower().rstrip(".") for name in names)}
+        self.receiving = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return  # no websockets here: unanswered, which closes them
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            if not await self._let_in(scope, receive, sending):
+                await self._bounded(scope, receive, sending)
+        except Problem as problem:
+            if not started:
+                await error_response(problem.status_code, problem.detail, problem.headers)(scope, receive, sending)
+        except Exception:  # whatever it was, the client gets one line and the log the rest
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if not started:
+                await error_response(500, INTERNAL)(scope, receive, sending)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Raise `Problem` unless the request may pass; True where it has been answered here."""
+        headers = Headers(scope=scope)
+        self._check_name(headers.get("host", ""))
+        _check_site(headers, scope)
+        if self.token is None or scope["path"] in _OPEN:
+            return False
+        asked = parse_qs(scope["query_string"].decode("latin-1")).get("token") if scope["path"] == "/" else None
+        if asked:
+            self._check_token(asked)
+            answer = RedirectResponse("/", 303)
+            answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", path="/")
+            await answer(scope, receive, send)
+            return True
+        self._check_token(_offered(headers))
+        return False
+
+    def _check_name(self, host: str) -> None:
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        except ValueError:
+            name = ""
+        if name in self.names:
+            return
+        try:
+            ipaddress.ip_address(name.split("%")[0])
+        except ValueError:
+            raise Problem(
+                403, f"this server does not answer to the name {name[:100]!r}: allow it with --allow-host"
+            ) from None
+
+    def _check_token(self, offered: Iterable[str]) -> None:
+        expected = (self.token or "").encode()
+        given = list(offered)
+        if not any(hmac.compare_digest(value.encode("utf-8", "surrogateescape"), expected) for value in given):
+            what = "the token is wrong" if given else "a token is needed"
+            raise Problem(
+                401, f"{what}: open the address that fewseg serve printed, or send "Authorization: Bearer TOKEN""
+            )
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on a request whose body is counted while it arrives."""
+        headers = Headers(scope=scope)
+        if not ("transfer-encoding" in headers or headers.get("content-length", "0") != "0"):
+            await self.app(scope, receive, send)
+            return
+        self._check_length(headers.get("content-length"))
+        if self.receiving >= self.limits.uploads:
+            raise Problem(503, f"{self.receiving} requests are arriving already: try again in a moment", retry_after=1)
+        self.receiving += 1
+        try:
+            await self.app(scope, self._counting(receive), send)
+        finally:
+            self.receiving -= 1
+
+    def _check_length(self, length: str | None) -> None:
+        if length is not None and not (length.isascii() and length.isdigit()):
+            raise Problem(400, f"Content-Length is {length[:30]!r}: send a number")
+        if length is not None and int(length) > self.limits.request_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> Problem:
+        return Problem(413, f"the request has more than {self.limits.request_mb} MB: send smaller or fewer pictures")
+
+    def _counting(self, receive: Receive) -> Receive:
+        arrived, complete = 0, False
+        end = asyncio.get_running_loop().time() + self.limits.seconds
+
+        async def counting() -> Message:
+            nonlocal arrived, complete
+            if complete:  # what is left to hear is that the client goes
+                return await receive()
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                raise Problem(408, f"the request took more than {self.limits.seconds:g} s to arrive") from None
+            if message["type"] == "http.request":
+                arrived += len(message.get("body", b""))
+                complete = not message.get("more_body", False)
+                if arrived > self.limits.request_bytes:
+                    raise self._too_large()
+            return message
+
+        return counting
+
+
+def _offered(headers: Headers) -> list[str]:
+    """The tokens that a request brings."""
+    found = []
+    kind, _, value = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        found.append(value.strip())
+    elif kind.lower() == "basic":
+        try:
+            found.append(base64.b64decode(value, validate=True).decode().partition(":")[2])
+        except (binascii.Error, UnicodeDecodeError):
+            found.append("")
+    if cookie := cookie_parser(headers.get("cookie", "")).get(COOKIE):
+        found.append(cookie)
+    return found
+
+
+def _check_site(headers: Headers, scope: Scope) -> None:
+    origin, host = headers.get("origin"), headers.get("host", "")
+    foreign = origin is not None and _authority(origin) != _authority(f"{scope.get('scheme', 'http')}://{host}")
+    navigation = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
+    fetched = headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not navigation
+    if foreign or fetched:
+        raise Problem(403, "the request comes from another site: open fewseg's own page, or ask from a program")
+
+
+def _authority(origin: str) -> tuple[str | None, int | None]:
+    """Host and port, where a port that goes without saying is filled in."""
+    try:
+        parts = urlsplit(origin)
+        return parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None, None

@@ -1,0 +1,62 @@
+"""How much a server gives to its clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+from fewseg.errors import InvalidOption
+
+MEGABYTE: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much the server gives to its clients, all together unless it says otherwise."""
+
+    request_mb: int = 64
+    """Megabytes of one request; larger ones are cut off while they arrive."""
+    megapixels: int = 64
+    """Megapixels of one picture; larger ones are refused before they are decoded."""
+    seconds: float = 120.0
+    """Seconds that a request may take to arrive, and again to be answered once it has arrived."""
+    running: int = 1
+    """Requests that compute at the same time."""
+    waiting: int = 16
+    """Requests that wait for those; further ones are told to come again."""
+    uploads: int = 32
+    """Requests with a body that are received at the same time."""
+    sessions: int = 32
+    """Sessions of the API that are kept."""
+    idle_minutes: float = 60.0
+    """Minutes after which a session that nobody asks for is forgotten."""
+    labels: int = 50
+    """Labels of one session."""
+    shots: int = 200
+    """Examples of one session."""
+    taught_mb: int = 2048
+    """Megabytes of encoded examples, in all sessions."""
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidOption` for a limit that would let nothing through."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name == "waiting" else 1e-9
+            if not value >= least:
+                raise InvalidOption(f"limit {field.name.replace('_', '-')} is {value}: give a positive number")
+
+    @property
+    def request_bytes(self) -> int:
+        return self.request_mb * MEGABYTE
+
+    @property
+    def pixels(self) -> int:
+        return self.megapixels * 1_000_000
+
+    @property
+    def taught_bytes(self) -> int:
+        return self.taught_mb * MEGABYTE
+
+    @property
+    def idle_seconds(self) -> float:
+        return self.idle_minutes * 60

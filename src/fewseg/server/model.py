@@ -1,0 +1,115 @@
+"""One model in memory, shared by all that is taught to it."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from fewseg import taught
+from fewseg.errors import InvalidCheckpoint
+from fewseg.images import ImageLike
+from fewseg.masks import MaskValue
+from fewseg.segmenter import Segmenter
+from fewseg.taught import LabelSupport
+
+SegmenterFactory = Callable[[], Segmenter]
+"""Makes segmenters that were taught nothing."""
+
+Supports = Mapping[str, LabelSupport]
+"""What was taught: labels to their encoded examples. A value: it is replaced, never changed."""
+
+
+def shared(segmenter: Segmenter) -> SegmenterFactory:
+    """Untaught segmenters over the same weights as `segmenter`, in no more memory."""
+    return ServedModel(segmenter).segmenter
+
+
+class ServedModel:
+    """A model that serves any number of sessions; safe to use from several threads."""
+
+    def __init__(self, base: Segmenter) -> None:
+        self._base = base
+
+    def segmenter(self, supports: Supports | None = None) -> Segmenter:
+        """A segmenter of its own, over the same weights, that knows `supports`."""
+        view = copy.copy(self._base)
+        view._supports = dict(supports or {})
+        return view
+
+    @property
+    def name(self) -> str:
+        """What it is called, without the folders of a path."""
+        source = self._base.source
+        name = Path(source["name"]).name if source else self._base.method.name
+        return f"{name} ({self._base.method.encoder})"
+
+    @property
+    def version(self) -> str:
+        """Changes with the weights."""
+        return f"{self._base.method.name}-{self._base.model_fingerprint}"
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that pictures are resized to."""
+        return int(self._base.method.config.image_size)
+
+    def encode(self, label: str, image: ImageLike, mask: ImageLike, value: MaskValue | None = None) -> LabelSupport:
+        """One example; raises as `Segmenter.teach` does."""
+        view = self.segmenter()
+        view.teach(label, image, mask, value=value)
+        return view._supports[label]
+
+    def save(self, supports: Supports, path: str | os.PathLike[str]) -> None:
+        """Write what `Segmenter.load` reads."""
+        self.segmenter(supports).save(path)
+
+    def load(self, path: str | os.PathLike[str]) -> dict[str, LabelSupport]:
+        """What was taught to this very model, from a file of unknown origin.
+
+        Nothing that the file names is opened, and every tensor is checked against what this model makes. Raises
+        `InvalidCheckpoint` for anything else than a whole file of this model's.
+        """
+        try:
+            supports, about = taught.load(path)
+        except InvalidCheckpoint as error:
+            raise InvalidCheckpoint(str(error).replace(os.fspath(path), "the file")) from None
+        base = self._base
+        if about["fingerprint"] != base.model_fingerprint or tuple(about["scales"]) != base.scales:
+            theirs = f"{about['method']}, fingerprint {about['fingerprint'][:32]}"
+            ours = f"{base.method.name}, fingerprint {base.model_fingerprint}"
+            raise InvalidCheckpoint(
+                f"the file was taught with another model ({theirs}) than the one served ({ours}): start the server with it"
+            )
+        for label, support in supports.items():
+            self._check(label, support)
+        return {label: s.to(base.method.device, base.method.dtype) for label, s in supports.items()}
+
+    def _check(self, label: str, support: LabelSupport) -> None:
+        for encoded, expected in zip(support.sets, self._pattern.sets, strict=True):
+            fits = (encoded.encoder, encoded.image_size) == (expected.encoder, expected.image_size)
+            fits = fits and encoded.tensors.keys() == expected.tensors.keys()
+            fits = fits and all(
+                t.shape[:1] == (1,)
+                and t.shape[2:] == expected.tensors[k].shape[2:]
+                and t.is_floating_point() == expected.tensors[k].is_floating_point()
+                and bool(torch.isfinite(t).all())
+                for k, t in encoded.tensors.items()
+            )
+            if not fits:
+                raise InvalidCheckpoint(f"the examples of {label[:100]!r} in the file are damaged: export it again")
+
+    @cached_property
+    def _pattern(self) -> LabelSupport:
+        """Any example: its shapes are those of all."""
+        side = max(self._base.input_sizes)
+        return self.encode("pattern", torch.full((3, side, side), 0.5), torch.ones(side, side))
+
+
+def memory(supports: Supports) -> int:
+    """Bytes that encoded examples take."""
+    return sum(t.nbytes for s in supports.values() for encoded in s.sets for t in encoded.tensors.values())
