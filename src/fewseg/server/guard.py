@@ -117,9 +117,8 @@ class Guard:
         given = list(offered)
         if not any(hmac.compare_digest(value.encode("utf-8", "surrogateescape"), expected) for value in given):
             what = "the token is wrong" if given else "a token is needed"
-            raise Problem(
-                401, f"{what}: open the address that fewseg serve printed, or send "Authorization: Bearer TOKEN""
-            )
+            remedy = "open the address that fewseg serve printed, or send Authorization: Bearer TOKEN"
+            raise Problem(401, f"{what}: {remedy}")
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on a request whose body is counted while it arrives."""

@@ -83,7 +83,7 @@ class ServedModel:
             theirs = f"{about['method']}, fingerprint {about['fingerprint'][:32]}"
             ours = f"{base.method.name}, fingerprint {base.model_fingerprint}"
             raise InvalidCheckpoint(
-                f"the file was taught with another model ({theirs}) than the one served ({ours}): start the server with it"
+                f"the file was taught with another model ({theirs}) than the one served ({ours}): serve that one"
             )
         for label, support in supports.items():
             self._check(label, support)
