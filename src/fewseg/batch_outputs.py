@@ -19,6 +19,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final, TypeAlias
@@ -55,12 +56,16 @@ class OutputFolder:
         self._about = _describe(segmenter)
         self._colours = [colour for rgb in label_colours(segmenter.labels).values() for colour in rgb]
         self._label_folders = _folder_names(segmenter.labels)
-        self._lock = threading.Lock()
+        self._lock: threading.Lock | None = threading.Lock()
         make_folder(self.root)
         self._records: dict[str, Record] = {record["picture"]: record for record in self._earlier()}
         self._names: dict[str, str] = {key: record["name"] for key, record in self._records.items()}
         self._taken = {name.casefold() for name in self._names.values()}
         self._append(None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: a copy that writes pictures' files, but keeps no journal and knows no earlier runs."""
+        return {**self.__dict__, "_lock": None, "_records": {}, "_names": {}, "_taken": set()}
 
     def _earlier(self) -> Iterator[Record]:
         """Entries of results.json, then those of the journal, which are newer."""
@@ -166,9 +171,14 @@ class OutputFolder:
         if drawn is not None:
             self._save(record["overlay"], drawn, "JPEG")
         record |= {"made_by": self._made_by, "source": identity}
-        self._append(record)
-        self._records[record["picture"]] = record
+        self.accept(record)
         return record
+
+    def accept(self, record: Record) -> None:
+        """Journal a picture whose files are written: by `write`, here or in another process."""
+        if self._lock is not None:
+            self._append(record)
+            self._records[record["picture"]] = record
 
     def _index_image(self, label_map: np.ndarray) -> Image.Image:
         if len(self._label_folders) > 255:
@@ -189,7 +199,7 @@ class OutputFolder:
     def _append(self, record: Record | None) -> None:
         """A line in the journal; an empty one without a record, after what a killed run may have left half written."""
         try:
-            with self._lock, self.journal.open("a", encoding="utf-8") as file:
+            with self._lock or nullcontext(), self.journal.open("a", encoding="utf-8") as file:
                 file.write(("" if record is None else json.dumps(record)) + "\n")
         except OSError as error:
             raise OutputError(
@@ -274,15 +284,16 @@ def _cut(name: str) -> str:
     return name if len(encoded) <= _LONGEST else encoded[:_LONGEST].decode("utf-8", "ignore")
 
 
+def folder_name(label: str, taken: set[str]) -> str:
+    """A name for the label's folder: without characters that some system refuses, unlike those taken; is then taken."""
+    plain = _cut(re.sub(r"[^\w\- .]", "_", label)).strip(" .") or "_"
+    name, number = plain, 2
+    while name.casefold() in taken:
+        name, number = f"{plain}_{number}", number + 1
+    taken.add(name.casefold())
+    return name
+
+
 def _folder_names(labels: Iterable[str]) -> dict[str, str]:
-    """A folder name for each label: without characters that some system refuses, no two alike."""
-    names: dict[str, str] = {}
     taken: set[str] = set()
-    for label in labels:
-        plain = _cut(re.sub(r"[^\w\- .]", "_", label)).strip(" .") or "_"
-        name, number = plain, 2
-        while name.casefold() in taken:
-            name, number = f"{plain}_{number}", number + 1
-        taken.add(name.casefold())
-        names[label] = name
-    return names
+    return {label: folder_name(label, taken) for label in labels}
