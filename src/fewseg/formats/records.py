@@ -71,7 +71,7 @@ class ExportOptions:
     """Choices of `export_masks`, for the formats that they concern."""
 
     tolerance: float = 1.0
-    """Polygons leave the mask's edge by at most so many pixels, and change a region by at most 1 % of its area; 0 keeps
+    """Polygons leave the mask's edge by at most so many pixels, and change a region by at most 2 % of its area; 0 keeps
     every corner of every pixel."""
     min_area: float = 0.0
     """Regions, and holes, with fewer pixels than this are left out of polygons and of coco-rle."""

@@ -1,0 +1,153 @@
+"""Between masks and polygons.
+
+A polygon follows the edges of the pixels: pixel (x, y) is the square from (x, y) to (x + 1, y + 1), as COCO, YOLO and
+labelme have it. Regions are 4-connected (two pixels that touch at a corner are two regions), holes are kept.
+
+Simplified polygons stay within `tolerance` pixels of the mask's edge (Douglas and Peucker), keep their holes apart and
+their outlines free of crossings, and change a region by at most `MAX_CHANGE` of its area: where more would go, the
+tolerance shrinks for that region, down to the exact outline, which small regions therefore keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import shapely
+from contourpy import FillType, contour_generator
+from numpy.typing import NDArray
+from shapely import MultiPolygon, Polygon
+
+MAX_CHANGE: Final = 0.02
+"""Share of a region's area that simplification may add and remove together."""
+
+_CUT: Final = 0.36
+"""Pixels by which a line between the middles of two edges cuts off the corner between them, at most (sqrt(1/8))."""
+_LEAST: Final = 0.1
+"""Below this tolerance the exact outline is the better choice."""
+
+Ring: TypeAlias = NDArray[np.float64]
+"""(n, 2) corners x, y in pixels; the last one is joined to the first."""
+
+
+def regions(mask: NDArray[np.bool_], *, tolerance: float = 0.0, min_area: float = 0.0) -> list[Polygon]:
+    """The connected regions of a mask (H, W) as polygons with holes, the largest first; none for an empty mask.
+
+    Regions and holes smaller than `min_area` pixels are left out. Besides what is found it needs 9 bytes for every
+    pixel of the smallest box around the mask.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return []
+    top, left = int(rows[0]), int(columns[0])
+    padded = np.zeros((rows[-1] - top + 3, columns[-1] - left + 3))
+    padded[1:-1, 1:-1] = mask[top : rows[-1] + 1, left : columns[-1] + 1]
+    # At level 0.5 all corners are halfway between two pixels, which tells on which pixel edges the outline lies.
+    generator = contour_generator(z=padded, fill_type=FillType.OuterOffset)
+    lines: Any = generator.filled(0.5, 2.0)
+    points, offsets = lines
+    found: list[Polygon] = []
+    for middles, bounds in zip(points, offsets, strict=True):
+        rings = [middles[a : b - 1] for a, b in pairwise(bounds)]
+        found += _outlined(rings, tolerance, min_area)
+    shift = np.array([left, top]) - 0.5  # to the corner of the first pixel from the centre of one outside
+    placed = [shapely.transform(region, lambda corners: corners + shift) for region in found]
+    return sorted(placed, key=lambda region: -region.area)
+
+
+def _outlined(middles: Sequence[Ring], tolerance: float, min_area: float) -> list[Polygon]:
+    """A region, simplified if that is allowed, from its outlines through the middles of pixel edges."""
+    exact = [part for part in _valid([_pixel_corners(ring) for ring in middles]) if part.area >= min_area]
+    if not exact:
+        return []
+    # Straight lines through the middles of the edges lie within `_CUT` of the exact outline, hold the same pixel
+    # centres, and lean to neither side, so they are what is simplified.
+    smooth = _without_specks(Polygon(middles[0], middles[1:]), min_area)
+    kept = [_without_specks(part, min_area) for part in exact]
+    allowed = tolerance - _CUT
+    while allowed > _LEAST:
+        simple = smooth.simplify(allowed, preserve_topology=True)
+        if isinstance(simple, Polygon) and simple.is_valid and _alike(simple, smooth, kept):
+            return [simple]
+        allowed *= 0.7
+    return kept
+
+
+def _alike(simple: Polygon, smooth: Polygon, exact: Sequence[Polygon]) -> bool:
+    """Whether simplification added and removed little, both to what was simplified and to the region itself."""
+    if simple.symmetric_difference(smooth).area > MAX_CHANGE / 2 * smooth.area:
+        return False
+    return simple.symmetric_difference(MultiPolygon(list(exact))).area <= MAX_CHANGE * simple.area
+
+
+def _pixel_corners(middles: Ring) -> Ring:
+    """The corners of pixels that an outline turns at, from the middles (n, 2) of the pixel edges that it runs along.
+
+    Two edges in a row share a corner: that between them, or where one lies across, the one that both lines hit.
+    """
+    following = np.roll(middles, -1, 0)
+    lying = middles[:, 0] % 1 == 0  # a middle above or below a pixel centre: the edge runs along x
+    turns = lying != np.roll(lying, -1)
+    # Where the outline turns, x comes from the upright edge and y from the lying one.
+    x = np.where(lying, following[:, 0], middles[:, 0])
+    y = np.where(lying, middles[:, 1], following[:, 1])
+    return np.stack([x, y], 1)[turns]
+
+
+def _valid(rings: Sequence[Ring]) -> list[Polygon]:
+    polygon = Polygon(rings[0], rings[1:])
+    if polygon.is_valid:
+        return [polygon]
+    # Pixels of a hole that touch at a corner make its outline touch itself: they become holes of their own.
+    repaired = shapely.make_valid(polygon, method="structure")
+    return [part for part in shapely.get_parts(repaired) if isinstance(part, Polygon)]
+
+
+def _without_specks(region: Polygon, min_area: float) -> Polygon:
+    if min_area <= 0 or not region.interiors:
+        return region
+    return Polygon(region.exterior, [hole for hole in region.interiors if Polygon(hole).area >= min_area])
+
+
+def one_ring(region: Polygon) -> Ring:
+    """The region as a single outline, for formats without holes: cut open to every hole along a line of no width.
+
+    Filled by any rule (even-odd or winding) it covers what the region covers; only what draws the outline itself also
+    draws the cut.
+    """
+    outline = _open(np.asarray(region.exterior.coords), clockwise=True)
+    # From the left: the nearest corner of what is joined so far is then never behind another hole's far side for long.
+    holes = sorted(
+        (_open(np.asarray(h.coords), clockwise=False) for h in region.interiors), key=lambda h: h[:, 0].min()
+    )
+    for hole in holes:
+        outline = _joined(outline, hole)
+    return outline
+
+
+def _open(ring: Ring, *, clockwise: bool) -> Ring:
+    ring = ring[:-1, :2]
+    return ring if (signed_area(ring) > 0) == clockwise else ring[::-1]
+
+
+def signed_area(ring: Ring) -> float:
+    """Of an outline in pixels: positive where it runs clockwise on the screen (y pointing down)."""
+    x, y = ring[:, 0], ring[:, 1]
+    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
+
+def _joined(outline: Ring, hole: Ring) -> Ring:
+    """The outline with a hole, by the shortest cut between two corners."""
+    start, best = 0, (np.inf, 0, 0)
+    while start < len(hole):  # in parts: the table of distances would be large for long outlines
+        part = hole[start : start + max(1, 2_000_000 // len(outline))]
+        distances = ((part[:, None] - outline[None]) ** 2).sum(2)
+        index = int(distances.argmin())
+        i, j = divmod(index, len(outline))
+        best = min(best, (float(distances[i, j]), start + i, j))
+        start += len(part)
+    _, i, j = best
+    around = np.concatenate([hole[i:], hole[: i + 1]])
+    return np.concatenate([outline[: j + 1], around, outline[j:]])

@@ -1,0 +1,162 @@
+"""Results as one polygon file a picture: YOLO, labelme, GeoJSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from shapely import MultiPolygon
+from shapely.geometry import mapping
+from shapely.geometry.polygon import orient
+
+from fewseg.errors import InvalidImage
+from fewseg.files import make_folder, write_text
+from fewseg.formats.polygons import one_ring
+from fewseg.formats.writer import Labels, Page, copy_picture
+
+_LABELME: Final = "5.5.0"
+"""The version of labelme whose files these are."""
+
+
+class YoloWriter:
+    """`yolo/`: a data set for YOLO's segmentation models.
+
+    data.yaml, images/NAME.jpg and labels/NAME.txt, with a line `CLASS x1 y1 x2 y2 ...` for every region, coordinates
+    as shares of width and height; holes are cut into the outline. A picture without labels has an empty file.
+    """
+
+    def __init__(self, out: Path, labels: Labels) -> None:
+        self._out, self._labels = out / "yolo", labels
+        make_folder(self._out / "labels")
+        make_folder(self._out / "images")
+
+    def add(self, page: Page) -> int:
+        """The label file, and the picture where pictures are copied."""
+        record, files = page.record, 1
+        if page.options.copy_pictures != "never":
+            source = page.needed_picture("a copy for YOLO")
+            copy_picture(source, self._out / "images" / f"{record.name}{source.suffix.lower()}")
+            files += 1
+        lines = []
+        for label in page.masks:
+            for region in page.regions(label):
+                corners = (one_ring(region) / record.size).clip(0, 1)
+                lines.append(f"{self._labels.number(label)} " + " ".join(f"{v:.7g}" for v in corners.ravel()))
+        write_text(self._out / "labels" / f"{record.name}.txt", "".join(line + "\n" for line in lines))
+        return files
+
+    def finish(self) -> int:
+        """data.yaml; names are quoted as JSON does, which YAML reads."""
+        names = "".join(f"  {i}: {json.dumps(name)}\n" for i, name in enumerate(self._labels.names))
+        text = (
+            "# Pictures and masks by fewseg: move some pictures (and their labels) to a val folder before training.\n"
+            f"path: .\ntrain: images\nval: images\nnames:{' {}' if not names else ''}\n{names}"
+        )
+        write_text(self._out / "data.yaml", text)
+        return 1
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class LabelmeWriter:
+    """`labelme/NAME.json`: a polygon for every region, holes cut into the outline; opens in labelme for correction."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = make_folder(out / "labelme")
+
+    def add(self, page: Page) -> int:
+        """The JSON file, and the picture where all pictures are copied."""
+        record, files = page.record, 1
+        path = record.known_as
+        if record.picture is not None:
+            path = _pointing_to(record.picture, self._out)
+        if page.options.copy_pictures == "always":
+            source = page.needed_picture("a copy for labelme")
+            path = f"{record.name}{source.suffix.lower()}"
+            copy_picture(source, self._out / path)
+            files += 1
+        content: dict[str, Any] = {
+            "version": _LABELME,
+            "flags": {},
+            "shapes": [
+                self._shape(label, f"score {record.score(label):.3f}", one_ring(region).round(2).tolist())
+                for label in page.masks
+                for region in page.regions(label)
+            ],
+            "imagePath": path,
+            "imageData": None,
+            "imageHeight": record.size[1],
+            "imageWidth": record.size[0],
+        }
+        write_text(self._out / f"{record.name}.json", json.dumps(content, indent=2) + "\n")
+        return files
+
+    @staticmethod
+    def _shape(label: str, description: str, points: list[list[float]]) -> dict[str, Any]:
+        return {
+            "label": label,
+            "points": points,
+            "group_id": None,
+            "description": description,
+            "shape_type": "polygon",
+            "flags": {},
+            "mask": None,
+        }
+
+    def finish(self) -> int:
+        """Nothing is left to write."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class GeoJsonWriter:
+    """`geojson/NAME.geojson`: a feature collection in pixels (x right, y down) with holes, label and score.
+
+    Like the polygons that QuPath and other viewers of large pictures exchange; the coordinates are no longitudes.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = make_folder(out / "geojson")
+
+    def add(self, page: Page) -> int:
+        """One file: a feature a label (a multi-polygon), or a region where annotations are split."""
+        features = []
+        for label in page.masks:
+            turned: list[Any] = [orient(region) for region in page.regions(label)]
+            shapes = turned if page.options.split else [MultiPolygon(turned)] if turned else []
+            about = {
+                "label": label,
+                "score": round(page.record.score(label), 4),
+                "color": list(page.labels.colours[label]),
+            }
+            features += [{"type": "Feature", "properties": about, "geometry": mapping(shape)} for shape in shapes]
+        width, height = page.record.size
+        content = {
+            "type": "FeatureCollection",
+            "features": features,
+            "picture": {"file_name": page.record.known_as, "width": width, "height": height},
+        }
+        write_text(self._out / f"{page.record.name}.geojson", json.dumps(content) + "\n")
+        return 1
+
+    def finish(self) -> int:
+        """Nothing is left to write."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _pointing_to(picture: Path, folder: Path) -> str:
+    """The path from the folder to the picture, as labelme wants it; absolute where there is none (other drives)."""
+    try:
+        return Path(os.path.relpath(picture.resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return picture.resolve().as_posix()
+    except OSError as error:
+        raise InvalidImage(f"{picture}: {error.strerror or error}; check the path of the picture") from error
