@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from fastapi import FastAPI
 
 import fewseg
-from fewseg.server import problems
+from fewseg.server import problems, session_routes
 from fewseg.server.guard import Guard
 from fewseg.server.limits import Limits
 from fewseg.server.model import SegmenterFactory, ServedModel
+from fewseg.server.schemas import Info
+from fewseg.server.sessions import Sessions
 from fewseg.server.work import Gate
 
-API = "/api/v1"
+API: Final = "/api/v1"
+_ABOUT: Final = """Teach labels with a few pictures and masks, find them in others.
+
+Start a session, teach it, segment with it. Errors are `{"error": "one line"}`. Pictures may be PNG, JPEG, WEBP, BMP,
+TIFF, GIF, PPM or JPEG 2000, and are turned upright by their EXIF orientation."""
 
 
 def create_app(
@@ -29,30 +38,60 @@ def create_app(
     """The app.
 
     Args:
-        segmenter_factory: makes untaught segmenters; called once by the API.
+        segmenter_factory: makes untaught segmenters; `fewseg.server.model.shared` makes such a factory.
         folder: pictures to label on the page; without one there is only the API.
         token: what clients must bring; none is needed if not given.
         limits: how much clients get.
         names: host names that the server answers to beside `localhost` and IP addresses.
     """
     limits = limits or Limits()
-    model = ServedModel(segmenter_factory())
-    gate = Gate(limits)
+    model, gate, sessions = ServedModel(segmenter_factory()), Gate(limits), Sessions(limits)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        forgetting = asyncio.create_task(_forget_idle(sessions))
         yield
+        forgetting.cancel()
+        with suppress(asyncio.CancelledError):
+            await forgetting
         gate.close()
 
     app = FastAPI(
         title="fewseg",
         version=fewseg.__version__,
+        description=_ABOUT,
         openapi_url=f"{API}/openapi.json",
         docs_url=None,  # those pages come from elsewhere
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.model, app.state.gate, app.state.limits = model, gate, limits
+    app.state.model, app.state.gate, app.state.limits, app.state.sessions = model, gate, limits, sessions
     problems.install(app)
     app.add_middleware(Guard, limits=limits, token=token, names=names)
+    _add_info(app, model, limits, folder)
+    app.include_router(session_routes.router(model, sessions, gate, limits), prefix=API)
     return app
+
+
+async def _forget_idle(sessions: Sessions) -> None:
+    while True:
+        await asyncio.sleep(30)
+        sessions.drop_idle()
+
+
+def _add_info(app: FastAPI, model: ServedModel, limits: Limits, folder: Path | None) -> None:
+    @app.get("/health", tags=["server"])
+    async def health() -> dict[str, str]:
+        """Whether the server is up; needs no token."""
+        return {"status": "UP"}
+
+    @app.get(f"{API}/info", tags=["server"], responses=problems.error_responses())
+    async def info() -> Info:
+        """The server's version, model and limits."""
+        return Info(
+            version=fewseg.__version__,
+            model=model.name,
+            image_size=model.image_size,
+            folder=folder.resolve().name if folder else None,
+            limits=dataclasses.asdict(limits),
+        )

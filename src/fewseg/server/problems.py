@@ -84,7 +84,10 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return error_response(422, describe_invalid(error.errors()))
+    found = error.errors()
+    if found and found[0].get("type") == "json_invalid":
+        return error_response(400, f"the JSON cannot be read: {found[0].get('ctx', {}).get('error', 'it is cut off')}")
+    return error_response(422, describe_invalid(found))
 
 
 def describe_invalid(errors: Sequence[Any]) -> str:

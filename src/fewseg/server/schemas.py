@@ -1,0 +1,116 @@
+"""What the API takes and gives, as OpenAPI documents it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+MAX_NAME: Final = 100
+
+
+def _printable(name: str) -> str:
+    name = name.strip()
+    if not name or not name.isprintable():
+        raise ValueError("give a name of printable characters")
+    return name
+
+
+Name = Annotated[
+    str,
+    AfterValidator(_printable),
+    Field(min_length=1, max_length=MAX_NAME, pattern=r"\S", description="Printable characters.", examples=["cat"]),
+]
+
+
+def _example(**values: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [values]})
+
+
+_LIMITS: Final = {"request_mb": 64, "megapixels": 64, "sessions": 32, "shots": 200}
+
+
+class Info(BaseModel):
+    """About the server."""
+
+    model_config = _example(
+        version="0.1.0", model="default (dcama over tiny)", image_size=384, folder=None, limits=_LIMITS
+    )
+    version: str
+    model: str
+    image_size: int = Field(description="Side, in pixels, of the square that pictures are resized to for the model.")
+    folder: str | None = Field(description="Name of the folder that the page labels, if there is one.")
+    limits: dict[str, int | float] = Field(description="How much the server gives to its clients.")
+
+
+class NewSession(BaseModel):
+    """How to start a session."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "pets"}]})
+    name: Name | None = Field(None, description="What to call it, for people.")
+
+
+_LABEL: Final = {"name": "cat", "shots": ["9f0c2d8e1b7a6453"]}
+
+
+class LabelInfo(BaseModel):
+    """A label that was taught."""
+
+    model_config = _example(**_LABEL)
+    name: str
+    shots: list[str] = Field(description="Ids of its examples, in order of teaching.")
+
+
+class SessionInfo(BaseModel):
+    """What was taught in a session."""
+
+    model_config = _example(
+        id="5b0f6c1e9a3d7824", name="pets", created=1760000000.0, expires_in=3600.0, bytes=1769472, labels=[_LABEL]
+    )
+    id: str
+    name: str
+    created: float = Field(description="Seconds since 1970.")
+    expires_in: float = Field(description="Seconds until it is forgotten, if nobody asks for it before.")
+    bytes: int = Field(description="Memory that its encoded examples take.")
+    labels: list[LabelInfo]
+
+
+class Rle(BaseModel):
+    """A mask as COCO's compressed run lengths: `pycocotools.mask.decode` reads it."""
+
+    model_config = _example(size=[64, 96], counts="PPYo0")
+    size: list[int] = Field(min_length=2, max_length=2, description="Height and width.")
+    counts: str
+
+
+_FOUND: Final = {
+    "name": "cat",
+    "score": 0.93,
+    "present": True,
+    "area": 1024,
+    "box": [12, 8, 40, 44],
+    "rle": {"size": [64, 96], "counts": "PPYo0"},
+}
+
+
+class FoundLabel(BaseModel):
+    """What was found of one label."""
+
+    model_config = _example(**_FOUND)
+    name: str
+    score: float = Field(description="How sure the model is that the label is in the picture at all, from 0 to 1.")
+    present: bool = Field(description="Whether the score reaches the threshold; the mask is never emptied.")
+    area: int = Field(description="Pixels of the mask.")
+    box: list[int] | None = Field(description="x, y, width, height around the mask; null for an empty one.")
+    rle: Rle
+
+
+class Found(BaseModel):
+    """Masks of one picture, at its own size after EXIF rotation. Labels may overlap."""
+
+    model_config = _example(width=96, height=64, labels=[_FOUND], model="dcama-6f1d2c3b", seconds=0.21)
+    width: int
+    height: int
+    labels: list[FoundLabel]
+    model: str = Field(description="Changes with the model's weights.")
+    seconds: float = Field(description="Seconds of computing, without waiting.")
