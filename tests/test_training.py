@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +21,14 @@ from fewseg.checkpoints.native import load_method
 from fewseg.datasets.synthetic import SyntheticDataset
 from fewseg.episodes.sources import OpenSource, open_source
 from fewseg.errors import InvalidCheckpoint, InvalidDataset, InvalidImage, InvalidOption, OutputError
-from fewseg.methods import METHODS
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import TrainingData, divide, training_batches
 from fewseg.training.log import MetricsLog, read_metrics
 from fewseg.training.loop import TrainReport, fit, make_method
 from fewseg.training.state import read_state
-from helpers.toy_method import Toy, toy
+from helpers.toy_method import toy
+
+pytestmark = pytest.mark.usefixtures("toy_known", "one_thread")
 
 CONFIG = TrainConfig(
     data=("synthetic@0/4",),
@@ -70,23 +71,6 @@ def run(out: Path, config: TrainConfig = CONFIG, stop_at: int | None = None) -> 
 
 def losses(out: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(out) if "loss" in line]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def known_method() -> Iterator[None]:
-    """Checkpoints of the toy can be read again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, Toy.name, Toy)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Equal to the last bit needs the same number of threads everywhere; one is quickest for models this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from fewseg.episodes.sources import OpenSource, open_source
 from fewseg.episodes.tensors import EpisodeTensors, TrainingEpisodes, TrainingSource
 from fewseg.episodes.views import VIEWS
 from fewseg.errors import InvalidDataset, InvalidOption
-from fewseg.methods import METHODS
 from fewseg.processes import Processes
 from fewseg.training.batches import encode, gather
 from fewseg.training.config import TrainConfig
@@ -29,26 +27,13 @@ from fewseg.training.loop import fit
 from fewseg.training.maps import MapCache, map_batches
 from fewseg.training.recipes import PASCAL_LISTS, RECIPES, as_python, find_recipe
 from fewseg.types import IGNORE, Episode
-from helpers.toy_method import Toy, toy
+from helpers.toy_method import toy
 from test_training import CONFIG, losses, run, small_data
+
+pytestmark = pytest.mark.usefixtures("toy_known", "one_thread")
 
 DATA = SyntheticDataset(per_class=4, size=48)
 SOURCE = TrainingSource(DATA, (1, 2, 3))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def known_method() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, Toy.name, Toy)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _cache(folder: Path | None, seen: list[int], source: TrainingSource = SOURCE, **changes: Any) -> MapCache:

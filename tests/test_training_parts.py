@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from fewseg.episodes.draw import draw_training_episodes
 from fewseg.episodes.tensors import TrainingEpisodes, TrainingSource
 from fewseg.episodes.views import VIEWS, ScaledCrops
 from fewseg.errors import InvalidOption
-from fewseg.methods import METHODS
 from fewseg.metrics.presence import choose_threshold
 from fewseg.training.average import WeightAverage
 from fewseg.training.log import read_metrics
@@ -29,23 +27,10 @@ from fewseg.types import IGNORE
 from helpers.toy_method import Toy, toy
 from test_training import CONFIG, losses, run
 
+pytestmark = pytest.mark.usefixtures("toy_known", "one_thread")
+
 DATA = SyntheticDataset(per_class=4, size=48)
 SOURCE = TrainingSource(DATA, (1, 2, 3))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def known_method() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, Toy.name, Toy)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_kept_maps_give_the_same_losses(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import torch
 
 from fewseg.checkpoints.native import load_method
 from fewseg.errors import InvalidOption
-from fewseg.methods import METHODS
 from fewseg.processes import ALONE, Processes, join_processes
 from fewseg.training.batches import part_size, share_of_items
 from fewseg.training.log import read_metrics
@@ -23,23 +21,9 @@ from fewseg.training.loop import train
 from fewseg.training.losses import LOSSES, Whole
 from fewseg.types import IGNORE
 from helpers import train_together
-from helpers.toy_method import Toy
 from helpers.train_together import CONFIG, RUNS, run
 
-
-@pytest.fixture(scope="module", autouse=True)
-def known_method() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, Toy.name, Toy)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("toy_known", "one_thread")
 
 
 @pytest.fixture(scope="module")
