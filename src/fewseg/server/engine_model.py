@@ -1,0 +1,197 @@
+"""The model as the engine uses it: examples and pictures are encoded apart and kept, then put together.
+
+A correction changes one example: only that is encoded again, and pictures whose features are still in memory need
+neither be read nor go through the backbone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from fewseg.inputs import PreparedPicture
+from fewseg.ops.resize import resize
+from fewseg.segmenter import Segmenter
+from fewseg.server.model import ServedModel
+from fewseg.taught import LabelSupport
+from fewseg.types import QueryFeatures
+
+TOKENS: Final = 4
+"""Tokens along each side of a picture, for suggestions."""
+
+_REGION_STRIDE: Final = 16
+"""The coarsest map that helps to tell regions apart."""
+
+
+class Sized(Protocol):
+    """Something whose memory is counted."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+V = TypeVar("V", bound=Sized)
+
+
+class Recent(Generic[V]):
+    """What was used last, up to so many bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.bytes = limit, 0
+        self._kept: OrderedDict[str, V] = OrderedDict()
+
+    def get(self, key: str) -> V | None:
+        """The value, which counts as used now."""
+        value = self._kept.get(key)
+        if value is not None:
+            self._kept.move_to_end(key)
+        return value
+
+    def put(self, key: str, value: V) -> None:
+        """Keep it; those not used for longest go."""
+        self.drop(key)
+        self._kept[key] = value
+        self.bytes += value.nbytes
+        while self.bytes > self.limit and len(self._kept) > 1:
+            _, old = self._kept.popitem(last=False)
+            self.bytes -= old.nbytes
+
+    def drop(self, key: str) -> None:
+        """Forget it."""
+        old = self._kept.pop(key, None)
+        if old is not None:
+            self.bytes -= old.nbytes
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+@dataclass(frozen=True)
+class PictureFeatures:
+    """All that is computed of a picture alone."""
+
+    queries: tuple[QueryFeatures, ...]
+    """For every input size, and its mirrored picture where the segmenter averages with that; batch 1."""
+    regions: Tensor
+    """(c, h, w) float16 on the CPU: what tells neighbouring regions apart; colours where the model has no maps."""
+    tokens: Tensor
+    """(`TOKENS` squared, c) float16 on the CPU: what the picture shows, in few numbers."""
+
+    @property
+    def nbytes(self) -> int:
+        own = sum(t.nbytes for query in self.queries for t in query.tensors.values())
+        return own + self.regions.nbytes + self.tokens.nbytes
+
+
+class EngineModel:
+    """Belongs to one thread, except `prepare`."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+        self._served = ServedModel(segmenter)
+        method = segmenter.method
+        parts = [segmenter.model_fingerprint, str(method.dtype), segmenter.input_sizes, segmenter.flips]
+        self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        """Of all that decides the result beside the examples."""
+        self.batch = 1 if method.device.type == "cpu" else 8
+        self.side = int(method.config.image_size)
+
+    def prepare(self, path: Path) -> PreparedPicture:
+        """Read a picture; raises `InvalidImage`."""
+        return self.segmenter.prepare(path)
+
+    def shot(self, path: Path, mask: NDArray[np.bool_]) -> LabelSupport:
+        """One encoded example; raises `InvalidImage` and `InvalidMask`."""
+        return self._served.encode("label", path, mask)
+
+    @torch.no_grad()
+    def features(self, pictures: Sequence[PreparedPicture]) -> list[PictureFeatures]:
+        """What each picture is in itself, computed together."""
+        method, made = self.segmenter.method, []
+        maps: list[Tensor] = []
+
+        def capture(module: Any, inputs: Any, output: Any) -> None:
+            if not maps and isinstance(output, (list, tuple)) and all(isinstance(m, Tensor) for m in output):
+                maps.extend(output)
+
+        handle = method.backbone.register_forward_hook(capture)
+        try:
+            for index in range(len(self.segmenter.input_sizes)):
+                batch = torch.stack([p.inputs[index] for p in pictures]).to(method.device)
+                for mirrored in (False, True) if self.segmenter.flips else (False,):
+                    made.append(method.encode_query(batch.flip(-1) if mirrored else batch))
+        finally:
+            handle.remove()
+        inputs = torch.stack([p.inputs[0] for p in pictures])
+        regions, tokens = _regions(maps, inputs), _tokens(maps, inputs)
+        return [
+            PictureFeatures(
+                tuple(
+                    QueryFeatures(q.image_size, {k: t[i : i + 1].clone() for k, t in q.tensors.items()}) for q in made
+                ),
+                regions[i],
+                tokens[i],
+            )
+            for i in range(len(pictures))
+        ]
+
+    @torch.no_grad()
+    def coarse(self, features: Sequence[PictureFeatures], support: LabelSupport) -> NDArray[np.uint8]:
+        """Foreground probabilities (pictures, s, s) in 256 steps.
+
+        v stands for v / 255, and 128 and above is what reaches one half.
+        """
+        method, sizes = self.segmenter.method, self.segmenter.input_sizes
+        views = 2 if self.segmenter.flips else 1
+        total = torch.zeros(len(features), self.side, self.side, device=method.device)
+        for place in range(len(sizes) * views):
+            parts = [f.queries[place] for f in features]
+            query = parts[0] if len(parts) == 1 else _joined(parts)
+            logits = method.segment(query, support.sets[place // views]).float()
+            foreground = resize(F.softmax(logits, 1)[:, 1:], (self.side, self.side))[:, 0]
+            total += foreground.flip(-1) if place % views else foreground
+        steps = (total / (len(sizes) * views) * 256).floor().clamp(0, 255)
+        values: NDArray[np.uint8] = steps.to(torch.uint8).cpu().numpy()
+        return values
+
+
+def probabilities(coarse: NDArray[np.uint8]) -> Tensor:
+    """The probabilities that `EngineModel.coarse` gave in steps."""
+    return torch.from_numpy(coarse).float() / 255
+
+
+def _joined(parts: Sequence[QueryFeatures]) -> QueryFeatures:
+    tensors = {k: torch.cat([p.tensors[k] for p in parts]) for k in parts[0].tensors}
+    return QueryFeatures(parts[0].image_size, tensors)
+
+
+def _regions(maps: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    """Unit vectors (B, c, h, w): of each resolution up to `_REGION_STRIDE` the last map, at the size of 1/8."""
+    side = inputs.shape[-1]
+    last = {m.shape[-1]: m for m in maps if m.ndim == 4 and side / _REGION_STRIDE <= m.shape[-1] <= side / 6}
+    if not last:
+        last = {m.shape[-1]: m for m in maps[-1:] if m.ndim == 4}
+    if not last:
+        return F.interpolate(inputs, (max(1, side // 8),) * 2, mode="area").half()
+    size = (max(last),) * 2
+    same = [
+        F.interpolate(F.normalize(m.float(), dim=1), size, mode="bilinear", align_corners=False) for m in last.values()
+    ]
+    return F.normalize(torch.cat(same, 1), dim=1).half().cpu()
+
+
+def _tokens(maps: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    """The coarsest map (or the colours), averaged over `TOKENS` x `TOKENS` parts, (B, `TOKENS` squared, c)."""
+    coarsest = maps[-1] if maps and maps[-1].ndim == 4 else inputs
+    return F.adaptive_avg_pool2d(coarsest.float(), TOKENS).flatten(2).transpose(1, 2).half().cpu()

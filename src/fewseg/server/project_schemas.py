@@ -1,0 +1,128 @@
+"""What the annotation page sends and gets, as OpenAPI documents it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+Count = Annotated[int, Field(ge=0)]
+LabelId = Annotated[int, Field(ge=0, le=2**31)]
+Coordinate = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
+
+
+class LabelBody(BaseModel):
+    """A label."""
+
+    id: int
+    name: str
+    colour: str = Field(description="#rrggbb")
+    shots: int = Field(description="Pictures in which it is marked by hand.")
+
+
+class PictureBody(BaseModel):
+    """A picture, and what was found in it."""
+
+    id: str
+    name: str
+    width: int
+    height: int
+    state: Literal["waiting", "working", "done", "failed", "untaught"]
+    error: str | None = Field(description="Why it failed, or why its hand-made mask cannot be used as an example.")
+    supports: list[int] = Field(description="Labels that are marked by hand.")
+    scores: dict[str, float] = Field(description="Label id to how sure it is that the label is there at all.")
+    present: dict[str, bool] = Field(description="Label id to whether the score reaches the threshold.")
+    confidence: float | None = Field(description="Overlap that the least sure mask is expected to have with the truth.")
+    masks: dict[str, int] = Field(description="Label id to a number that changes with the mask.")
+    checked: bool = Field(description="Whether somebody found the masks right.")
+
+
+class ProgressBody(BaseModel):
+    """How far the work in the background is."""
+
+    done: int
+    total: int
+    seconds_left: float | None
+
+
+class ProjectBody(BaseModel):
+    """The whole project."""
+
+    revision: int
+    labels: list[LabelBody]
+    pictures: list[PictureBody]
+    progress: ProgressBody
+    can_undo: bool
+    undo_text: str | None
+    can_redo: bool
+    redo_text: str | None
+    notices: list[str] = Field(description="What a person should know about the project's files.")
+
+
+class SuggestionBody(BaseModel):
+    """A picture to label next."""
+
+    id: str
+    score: float
+    reason: str
+
+
+class ExportBody(BaseModel):
+    """What was exported."""
+
+    folder: str = Field(description="Name of the new folder, beside the pictures.")
+    files: int
+    pictures: int
+    left_out: int = Field(description="Pictures whose masks are not all found yet, or cannot be.")
+
+
+class _Sent(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewLabel(_Sent):
+    """A label to add."""
+
+    name: Annotated[str, Field(max_length=1000)]
+    colour: Annotated[str, Field(max_length=40, examples=["#0072b2"])] | None = None
+
+
+class LabelChange(_Sent):
+    """What to change of a label."""
+
+    name: Annotated[str, Field(max_length=1000)] | None = None
+    colour: Annotated[str, Field(max_length=40)] | None = None
+
+
+class Visible(_Sent):
+    """Pictures on screen, in order."""
+
+    ids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=10_000)]
+
+
+class Checked(_Sent):
+    """Whether somebody found the masks right."""
+
+    checked: bool
+
+
+class Assist(_Sent):
+    """Where a person pointed, in pixels of the upright picture."""
+
+    label: LabelId | None = None
+    points: Annotated[list[tuple[Coordinate, Coordinate, Literal[0, 1]]], Field(max_length=1000)] = []
+    """x, y, and 1 for inside or 0 for outside."""
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate] | None = None
+    """x0, y0, x1, y1."""
+    scribble: Annotated[list[tuple[Coordinate, Coordinate]], Field(max_length=20_000)] | None = None
+    mode: Literal["superpixel", "grow"] = "grow"
+    size: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.5
+    """From the smallest region to the largest."""
+
+
+class Export(_Sent):
+    """What to export."""
+
+    formats: Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=40)] = ["png"]
+    which: Literal["all", "checked"] = "all"
+    """All pictures, or those that somebody marked by hand or found right."""
