@@ -1,6 +1,17 @@
 """Other tools' formats: supports read from them, results written to them."""
 
+from fewseg.formats.examples import SupportExample, Supports
 from fewseg.formats.export import export_masks
 from fewseg.formats.records import FORMATS, ExportOptions, ExportReport, MaskRecord
+from fewseg.formats.supports import read_supports
 
-__all__ = ["FORMATS", "ExportOptions", "ExportReport", "MaskRecord", "export_masks"]
+__all__ = [
+    "FORMATS",
+    "ExportOptions",
+    "ExportReport",
+    "MaskRecord",
+    "SupportExample",
+    "Supports",
+    "export_masks",
+    "read_supports",
+]

@@ -1,0 +1,123 @@
+"""Labelled examples on their way from files to a segmenter."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewseg.decoding import ImageLike
+from fewseg.errors import FewsegError, InvalidSupport, did_you_mean
+from fewseg.images import open_picture, read_mask
+from fewseg.masks import MaskValue
+from fewseg.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
+
+GOOD_SHARE: Final = 0.02
+"""Where examples are chosen, those whose label covers this share of the picture come first."""
+
+_MANY: Final = 50
+
+
+@dataclass(frozen=True)
+class SupportExample:
+    """One label in one picture; nothing is decoded before it is asked for."""
+
+    label: str
+    picture: Path | Image.Image
+    load_mask: Callable[[], ImageLike]
+    """Gives what `fewseg.masks.read_mask` reads."""
+    value: MaskValue | None = None
+    """Which value of the mask is the label."""
+    mask_file: Path | None = None
+    """The mask, where it is a picture of its own: no query, should it lie among them."""
+    share: float | None = None
+    """Of the picture that the label covers, where the file tells it."""
+
+    def mask(self) -> NDArray[np.uint8]:
+        """(H, W) of 0 background, 1 label, 255 ignored, for the upright picture; raises `InvalidMask`."""
+        picture = open_picture(self.picture)
+        return read_mask(self.load_mask(), value=self.value, size=picture.size, orientation=picture.orientation)
+
+    def covered(self) -> float:
+        """The share of the picture that the label covers; reads the mask where nothing else tells."""
+        return self.share if self.share is not None else float((self.mask() == 1).mean())
+
+
+@dataclass(frozen=True)
+class Supports:
+    """All examples that a path holds."""
+
+    kind: str
+    """What they were read from: mask folders, COCO, labelme or VOC."""
+    examples: tuple[SupportExample, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """In order of their first example."""
+        return tuple(dict.fromkeys(example.label for example in self.examples))
+
+    @property
+    def mask_files(self) -> list[Path]:
+        """Masks that are files of their own."""
+        return [example.mask_file for example in self.examples if example.mask_file is not None]
+
+    def teach(self, segmenter: Segmenter) -> None:
+        """Teach every example, in order; errors say which label and file."""
+        for label, count in Counter(example.label for example in self.examples).items():
+            if count > _MANY:
+                log.warning("%d examples of %r: more than a few dozen are slow; choose some with shots", count, label)
+        for example in self.examples:
+            try:
+                segmenter.teach(example.label, example.picture, example.load_mask(), value=example.value)
+            except FewsegError as error:
+                raise type(error)(f"support of {example.label!r}: {error}") from error
+
+
+def chosen(
+    examples: Iterable[SupportExample], known: Iterable[str], wanted: tuple[str, ...], shots: int
+) -> tuple[SupportExample, ...]:
+    """The examples of the wanted labels (all if empty), at most `shots` of each (all if 0), grouped by label.
+
+    Chosen are the first that cover at least `GOOD_SHARE` of their picture, then those that cover most. Reading stops
+    when enough of every label were found. Raises `InvalidSupport` for a wanted label that is not there, and for none.
+    """
+    names = tuple(dict.fromkeys(known))
+    for label in wanted:
+        if label not in names:
+            hint = did_you_mean(label, names) or f"there are: {', '.join(map(repr, names[:20]))}"
+            raise InvalidSupport(f"no label {label!r} among the examples; {hint}")
+    groups: dict[str, list[SupportExample]] = {label: [] for label in wanted or names}
+    small: dict[str, list[tuple[float, SupportExample]]] = {label: [] for label in groups}
+    for example in _until_full(examples, groups, shots):
+        share = example.covered() if shots else 1.0
+        if share >= GOOD_SHARE:
+            groups[example.label].append(example)
+        else:
+            small[example.label].append((share, example))
+    for label, group in groups.items():
+        rest = sorted(small[label], key=lambda pair: -pair[0])
+        group += [example for _, example in rest[: max(0, shots - len(group))]]
+        if not group and wanted:
+            raise InvalidSupport(f"no example of {label!r}: its pictures have no mask of it")
+    return tuple(example for group in groups.values() for example in group)
+
+
+def _until_full(
+    examples: Iterable[SupportExample], groups: dict[str, list[SupportExample]], shots: int
+) -> Iterator[SupportExample]:
+    for example in examples:
+        group = groups.get(example.label)
+        if group is None or (shots and len(group) >= shots):
+            if shots and all(len(g) >= shots for g in groups.values()):
+                return
+            continue
+        yield example

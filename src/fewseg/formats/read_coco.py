@@ -1,0 +1,113 @@
+"""Examples from COCO JSON.
+
+A label is a category; all its annotations in a picture (instances and crowds; polygons and run lengths, compressed or
+not) make one mask. Pictures are looked for by their `file_name`, and by its last part, in the folder given, beside the
+JSON, in `images/` beside it and one folder up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewseg.decoding import ImageLike
+from fewseg.errors import InvalidSupport
+from fewseg.formats.examples import SupportExample, Supports, chosen
+from fewseg.formats.raster import check_size, fill_polygons, fill_run_lengths
+from fewseg.images import picture_size
+
+
+@dataclass(frozen=True)
+class _Picture:
+    file_name: str
+    size: tuple[int, int] | None
+
+
+def is_coco(content: Any) -> bool:
+    """Whether parsed JSON looks like a COCO data set."""
+    return isinstance(content, dict) and all(isinstance(content.get(k), list) for k in ("images", "annotations"))
+
+
+def read_coco(path: Path, content: Any, images: Path | None, labels: tuple[str, ...] = (), shots: int = 0) -> Supports:
+    """The examples in parsed COCO JSON from `path`; raises `InvalidSupport` for what is not as documented."""
+    names = {_key(c, "id", path): str(_key(c, "name", path)) for c in content.get("categories", [])}
+    if not names:
+        raise InvalidSupport(f"{path} has no categories: a COCO file names its labels there")
+    pictures = {_key(i, "id", path): _picture(i, path) for i in content["images"]}
+    groups: dict[tuple[Any, str], list[Any]] = {}
+    for annotation in content["annotations"]:
+        place, category = _key(annotation, "image_id", path), _key(annotation, "category_id", path)
+        about = f"annotation {annotation.get('id', '?')} of {path}"
+        if place not in pictures or category not in names:
+            missing = f"picture {place!r}" if place not in pictures else f"category {category!r}"
+            raise InvalidSupport(f"{about} is of {missing}, which the file does not list: export it again")
+        if annotation.get("segmentation"):
+            groups.setdefault((place, names[category]), []).append(annotation)
+    if not groups:
+        raise InvalidSupport(f"{path} has no segmentations (boxes alone are not enough): draw polygons or masks")
+    # Labels in the order of their categories, pictures in the order of the file.
+    order = {label: i for i, label in enumerate(names.values())}
+    places = {place: i for i, place in enumerate(pictures)}
+    keys = sorted(groups, key=lambda key: (order[key[1]], places[key[0]]))
+    found = _examples(path, images, pictures, {key: groups[key] for key in keys})
+    return Supports("COCO JSON", chosen(found, (label for _, label in keys), labels, shots))
+
+
+def _examples(
+    path: Path, images: Path | None, pictures: dict[Any, _Picture], groups: dict[tuple[Any, str], list[Any]]
+) -> Iterator[SupportExample]:
+    for (place, label), group in groups.items():
+        picture = pictures[place]
+        file = find_picture(picture.file_name, path, images)
+        load = partial(_mask, group, picture, file, path)
+        share = None
+        if picture.size is not None and all(isinstance(a.get("area"), (int, float)) for a in group):
+            share = sum(a["area"] for a in group) / (picture.size[0] * picture.size[1])
+        yield SupportExample(label, file, load, value=1, share=share)
+
+
+def _mask(group: list[Any], picture: _Picture, file: Path, path: Path) -> ImageLike:
+    """All annotations of a label in a picture as one mask."""
+    size = picture.size or picture_size(file)
+    mask: NDArray[np.bool_] = np.zeros(size[::-1], np.bool_)
+    for annotation in group:
+        where, shape = f"annotation {annotation.get('id', '?')} of {path}", annotation["segmentation"]
+        if isinstance(shape, dict):
+            mask |= fill_run_lengths(shape, size, where)
+        elif isinstance(shape, list):
+            flat = shape and not isinstance(shape[0], (list, dict))  # one polygon that was not put into a list
+            mask |= fill_polygons([shape] if flat else shape, size, where)
+        else:
+            raise InvalidSupport(f"{where} has a segmentation that is neither polygons nor run lengths: {shape!r:.60}")
+    return mask.astype(np.uint8)
+
+
+def _picture(entry: Any, path: Path) -> _Picture:
+    name = _key(entry, "file_name", path)
+    size = (entry["width"], entry["height"]) if entry.get("width") and entry.get("height") else None
+    return _Picture(str(name), None if size is None else check_size(size, f"picture {name} in {path}"))
+
+
+def _key(entry: Any, key: str, path: Path) -> Any:
+    if not isinstance(entry, dict) or not isinstance(entry.get(key), (int, str)):
+        raise InvalidSupport(f"{path} has an entry without {key}: {entry!r:.80}; export it again as COCO JSON")
+    return entry[key]
+
+
+def find_picture(name: str, path: Path, images: Path | None) -> Path:
+    """The picture that a JSON file at `path` calls `name`; raises `InvalidSupport` saying where it was looked for."""
+    parts = PurePosixPath(name.replace("\\", "/"))
+    beside = path.parent
+    folders = [images] if images is not None else [beside, beside / "images", beside.parent, beside.parent / "images"]
+    for folder in folders:
+        for candidate in (folder / parts, folder / parts.name):
+            if candidate.is_file():
+                return candidate
+    looked = str(images) if images is not None else f"{beside} and its images/, and one folder up"
+    raise InvalidSupport(f"picture {name} of {path} is not in {looked}: give its folder with --images")

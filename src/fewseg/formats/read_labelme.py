@@ -1,0 +1,144 @@
+"""Examples from labelme's JSON files, one a picture.
+
+Shapes that cover an area count (polygon, rectangle, oriented rectangle, circle, mask); lines and points are left out
+with a warning. All shapes of a label make one mask; `__ignore__` marks pixels that are ignored. The picture is the
+embedded `imageData`, or else the file `imagePath`, relative to the JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewseg import decoding
+from fewseg.decoding import ImageLike
+from fewseg.errors import InvalidImage, InvalidSupport
+from fewseg.formats.examples import SupportExample, Supports, chosen
+from fewseg.formats.raster import check_size, fill_circle, fill_polygons
+from fewseg.formats.read_coco import find_picture
+from fewseg.images import picture_size
+from fewseg.types import IGNORE
+
+log = logging.getLogger(__name__)
+
+_IGNORED: Final = "__ignore__"
+_BACKGROUND: Final = "_background_"
+_AREAS: Final = ("polygon", "rectangle", "oriented_rectangle", "circle", "mask")
+
+
+def is_labelme(content: Any) -> bool:
+    """Whether parsed JSON looks like a file of labelme."""
+    return isinstance(content, dict) and isinstance(content.get("shapes"), list) and "imagePath" in content
+
+
+def read_labelme(
+    files: Sequence[tuple[Path, Any]], images: Path | None, labels: tuple[str, ...] = (), shots: int = 0
+) -> Supports:
+    """The examples in parsed labelme files with their paths; raises `InvalidSupport`."""
+    shapes = [(path, content, _by_label(path, content)) for path, content in files]
+    known = sorted({label for _, _, groups in shapes for label in groups} - {_IGNORED, _BACKGROUND})
+    if not known:
+        raise InvalidSupport(
+            f"{files[0][0].parent if len(files) > 1 else files[0][0]} has no shapes that cover an area"
+        )
+    found = (example for label in known for example in _examples(label, shapes, images))
+    return Supports("labelme", chosen(found, known, labels, shots))
+
+
+def _examples(
+    label: str, files: Sequence[tuple[Path, Any, dict[str, list[Any]]]], images: Path | None
+) -> Iterator[SupportExample]:
+    for path, content, groups in files:
+        if label in groups:
+            picture = _picture(path, content, images)
+            load = partial(_mask, path, content, groups[label], groups.get(_IGNORED, []), picture)
+            yield SupportExample(label, picture, load, value=1)
+
+
+def _by_label(path: Path, content: Any) -> dict[str, list[Any]]:
+    groups: dict[str, list[Any]] = {}
+    for shape in content["shapes"]:
+        if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
+            raise InvalidSupport(f"{path} has a shape without label: {shape!r:.80}")
+        if shape.get("shape_type", "polygon") in _AREAS:
+            groups.setdefault(shape["label"], []).append(shape)
+        else:
+            log.warning("%s: a %s covers no area and is left out", path, shape.get("shape_type"))
+    return groups
+
+
+def _picture(path: Path, content: Any, images: Path | None) -> Path | Image.Image:
+    data = content.get("imageData")
+    if not data:
+        return find_picture(str(content["imagePath"]), path, images)
+    try:
+        image: Image.Image = Image.open(io.BytesIO(base64.b64decode(data)))
+        decoding.check_pixels(image.size, f"the picture in {path}", InvalidImage)
+    except (ValueError, TypeError, OSError, Image.DecompressionBombError) as error:
+        raise InvalidSupport(f"{path} has a damaged imageData ({error}): save it again in labelme") from error
+    return image
+
+
+def _mask(path: Path, content: Any, shapes: list[Any], ignored: list[Any], picture: Path | Image.Image) -> ImageLike:
+    """0, 1 for the label, 255 for `__ignore__` where the label is not."""
+    if content.get("imageWidth") and content.get("imageHeight"):
+        size = check_size((content["imageWidth"], content["imageHeight"]), str(path))
+    else:
+        size = picture.size if isinstance(picture, Image.Image) else picture_size(picture)
+    mask = np.zeros(size[::-1], np.uint8)
+    for shape in ignored:
+        mask[_filled(shape, size, path)] = IGNORE
+    for shape in shapes:
+        mask[_filled(shape, size, path)] = 1
+    return mask
+
+
+def _filled(shape: Any, size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
+    kind = shape.get("shape_type", "polygon")
+    where = f"a {kind} of {shape['label']!r} in {path}"
+    try:
+        points = np.asarray(shape["points"], np.float64)
+    except (KeyError, TypeError, ValueError):
+        points = np.zeros(0)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise InvalidSupport(f"{where} has points that are no pairs x, y: {shape.get('points')!r:.60}")
+    if kind in ("rectangle", "circle", "mask") and len(points) != 2:
+        raise InvalidSupport(f"{where} has {len(points)} points: expected 2")
+    if kind == "rectangle":
+        (a, b), (c, d) = points
+        points = np.array([(a, b), (c, b), (c, d), (a, d)])
+    if kind == "circle":
+        return fill_circle(points[0], points[1], size, where)
+    if kind == "mask":
+        return _placed(shape.get("mask"), points, size, where)
+    return fill_polygons([points], size, where)
+
+
+def _placed(data: Any, points: NDArray[np.float64], size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """A mask that is a PNG of the box from the first to the second point, both in it."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            decoding.check_pixels(image.size, where, InvalidImage)
+            part = np.asarray(image.convert("L")) > 0
+    except (ValueError, TypeError, OSError, Image.DecompressionBombError) as error:
+        raise InvalidSupport(f"{where} has a damaged mask ({error}): save it again in labelme") from error
+    width, height = size
+    mask = np.zeros((height, width), np.bool_)
+    if not np.isfinite(points).all():
+        raise InvalidSupport(f"{where} has points that are no numbers")
+    left, top = (round(float(value)) for value in points.min(0))
+    if left < 0 or top < 0 or left + part.shape[1] > width or top + part.shape[0] > height:
+        raise InvalidSupport(
+            f"{where} is {part.shape[1]}x{part.shape[0]} at ({left}, {top}), outside its picture of {width}x{height}"
+        )
+    mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return mask
