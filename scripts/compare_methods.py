@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 
-from distill import NOVEL_CALTECH  # the script beside this one
 from fewseg.checkpoints import load_method, save_method
 from fewseg.episodes.draw import draw_test_episodes
 from fewseg.episodes.sources import OpenSource, open_source
@@ -34,9 +33,9 @@ from fewseg.methods import create_method
 from fewseg.training.config import TrainConfig
 from fewseg.training.log import read_metrics
 from fewseg.training.loop import train
+from split import MIN_AREA, sources, training  # the script beside this one
 
 LOG = logging.getLogger("compare_methods")
-MIN_AREA = 0.02
 
 
 @dataclass(frozen=True)
@@ -69,37 +68,17 @@ ROWS = (
 HEAD = "| Backbone | Method | COCO 1 | COCO 5 | Caltech 1 | Caltech 5 | Parameters | ms a query | Peak MB | Best at |"
 
 
-def sources(data: Path) -> tuple[str, str]:
-    """Both collections, novel classes named."""
-    return f"{data / 'coco_mini'}@0/4", f"{data / 'caltech101_24'}@{','.join(sorted(NOVEL_CALTECH))}"
-
-
 def recipe(row: Row, backbone: str, weights: Path, args: argparse.Namespace) -> TrainConfig:
     """The same for every method but for its options."""
-    return TrainConfig(
-        data=sources(args.data),
-        weights=(0.6, 0.4),
-        min_area=MIN_AREA,
+    return training(
+        args.data,
+        backbone,
+        weights,
         method=row.method,
         options=row.options,
-        backbone=backbone,
-        backbone_weights=str(weights),
         image_size=args.size,
-        batch=12,
         epochs=args.epochs,
-        episodes=504,
-        cache_views=1,
-        optimiser="adamw",
         lr=5e-4,
-        weight_decay=0.01,
-        schedule="cosine",
-        warmup=25,
-        clip=1.0,
-        loss="ce+dice",
-        amp=True,
-        average=0.98,
-        validation_classes=(8, 4),
-        validation_episodes=40,
         log_every=10,
         device="cpu",
         workers=0,

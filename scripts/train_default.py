@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from distill import NOVEL_CALTECH  # the script beside this one
 from fewseg.checkpoints import load_method, save_method
 from fewseg.training.config import TrainConfig
 from fewseg.training.loop import train
+from split import training  # the script beside this one
 
 LOG = logging.getLogger("train_default")
 HEAD = (
@@ -39,32 +39,8 @@ SIZE = 320
 
 def recipe(data: Path, backbone_weights: Path, epochs: int, seed: int) -> TrainConfig:
     """The head's training, for `fewseg.training`."""
-    return TrainConfig(
-        data=(f"{data / 'coco_mini'}@0/4", f"{data / 'caltech101_24'}@{','.join(sorted(NOVEL_CALTECH))}"),
-        weights=(0.6, 0.4),
-        min_area=0.02,
-        backbone="tiny",
-        backbone_weights=str(backbone_weights),
-        options=HEAD,
-        image_size=256,
-        shots=(1, 1, 5),
-        batch=12,
-        epochs=epochs,
-        episodes=504,
-        cache_views=1,
-        optimiser="adamw",
-        lr=7e-4,
-        weight_decay=0.01,
-        schedule="cosine",
-        warmup=25,
-        clip=1.0,
-        loss="ce+dice",
-        amp=True,
-        average=0.98,
-        validation_classes=(8, 4),
-        validation_episodes=40,
-        seed=seed,
-    )
+    changes = {"options": HEAD, "shots": (1, 1, 5), "lr": 7e-4, "epochs": epochs, "seed": seed}
+    return training(data, "tiny", backbone_weights, **changes)
 
 
 def main() -> None:
