@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -77,7 +77,7 @@ class ResultCache:
         Image.fromarray(coarse).save(encoded, "PNG", compress_level=1, pnginfo=about)
         with self._lock:
             self._found[key] = found
-            self._maps.put(key, coarse)
+        self._maps.put(key, coarse)
         self._write(f"{key}.png", encoded.getvalue())
         return found
 
@@ -97,8 +97,7 @@ class ResultCache:
 
     def coarse(self, key: str) -> NDArray[np.uint8] | None:
         """The map (s, s) of a result, None where it is gone or damaged; then the result is no longer known."""
-        with self._lock:
-            kept = self._maps.get(key)
+        kept = self._maps.get(key)
         if kept is not None:
             return kept
         try:
@@ -109,9 +108,14 @@ class ResultCache:
         except (OSError, ValueError, SyntaxError):
             self._forget(key)
             return None
-        with self._lock:
-            self._maps.put(key, values)
+        self._maps.put(key, values)
         return values
+
+    def trim(self, keys: Set[str]) -> None:
+        """Forget the numbers of other results than these, where there are many; their files keep them."""
+        if len(self._found) > 4 * len(keys) + 10_000:
+            with self._lock:
+                self._found = {key: found for key, found in self._found.items() if key in keys}
 
     def _forget(self, key: str) -> None:
         with self._lock:

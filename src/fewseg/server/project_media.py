@@ -20,13 +20,13 @@ from fewseg.server.project_pictures import PictureFile
 SIDES: Final = (16, 8192)
 """Shortest and longest side of a picture that is sent."""
 
-_RENDERING = threading.BoundedSemaphore(2)
-"""Decoded pictures are large: two at a time."""
+RENDERING = threading.BoundedSemaphore(2)
+"""Decoded pictures and masks are large: two at a time."""
 
 
 def jpeg(picture: PictureFile, side: int) -> bytes:
     """The picture, upright, its longest side at most `side`; raises `InvalidImage`."""
-    with _RENDERING:
+    with RENDERING:
         image = _decoded(picture, side)
         small = fitted(image, side, enlarge=False)
         encoded = io.BytesIO()

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -38,7 +39,7 @@ class PictureFile:
     error: str | None = None
     """Why it cannot be read."""
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Changes with the file, and with its place."""
         return hashlib.sha256(f"{self.name}\0{self.bytes}\0{self.mtime_ns}".encode("utf-8", "replace")).hexdigest()[:24]
@@ -84,6 +85,10 @@ def scan(folder: Path, known: Mapping[str, KnownPicture], before: Iterable[Pictu
         identifier = ids.get(name) or _new_id(name, size, changed, known)
         found.append(PictureFile(identifier, name, folder / name, size, changed))
 
+    def known_size(picture: PictureFile) -> bool:
+        same = earlier.get((picture.name, picture.bytes, picture.mtime_ns))
+        return same is not None and same.error is None
+
     def measured(picture: PictureFile) -> PictureFile:
         same = earlier.get((picture.name, picture.bytes, picture.mtime_ns))
         if same is not None and same.error is None:
@@ -94,8 +99,9 @@ def scan(folder: Path, known: Mapping[str, KnownPicture], before: Iterable[Pictu
             return replace(picture, error=str(error).replace(str(picture.path), picture.shown_name))
         return replace(picture, width=width, height=height)
 
-    with ThreadPoolExecutor(4) as pool:
-        pictures = tuple(pool.map(measured, found))
+    with ThreadPoolExecutor(4) as pool:  # mostly waits for the disk
+        new = {p.name: p for p in pool.map(measured, [p for p in found if not known_size(p)])}
+    pictures = tuple(new.get(p.name) or measured(p) for p in found)
     here = {p.id: p for p in pictures}
     moved = {
         i: replace(k, path=here[i].name, bytes=here[i].bytes, mtime_ns=here[i].mtime_ns) if i in here else k

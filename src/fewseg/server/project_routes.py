@@ -17,7 +17,7 @@ from fewseg.server.assist import Assistant
 from fewseg.server.engine import Engine
 from fewseg.server.problems import Problem, error_responses
 from fewseg.server.project import Project
-from fewseg.server.project_media import SIDES, jpeg, png, received_mask
+from fewseg.server.project_media import RENDERING, SIDES, jpeg, png, received_mask
 from fewseg.server.project_schemas import (
     Assist,
     Checked,
@@ -152,7 +152,9 @@ def _add_pictures(routes: APIRouter, engine: Engine, view: ProjectView) -> None:
     ) -> Response:
         """The mask that counts, 0 and 255: hand-made, else found; at the picture's size unless `side` is smaller."""
         kept = "private, no-cache" if r is None else "private, max-age=31536000, immutable"
-        return Response(png(view.mask(picture, label, side)), media_type="image/png", headers={"Cache-Control": kept})
+        with RENDERING:
+            content = png(view.mask(picture, label, side))
+        return Response(content, media_type="image/png", headers={"Cache-Control": kept})
 
     @routes.get("/pictures/{picture}/uncertainty", response_class=Response, responses=_PNG)
     def get_uncertainty(picture: PictureId) -> Response:
@@ -184,6 +186,10 @@ def _add_annotations(routes: APIRouter, project: Project, engine: Engine, view: 
         body = await request.body() if source is None else b""
 
         def keep() -> JSONResponse:
+            with RENDERING:
+                return keep_one()
+
+        def keep_one() -> JSONResponse:
             file = project.picture(picture)
             if source is None:
                 mask = received_mask(body, file.size)
@@ -213,10 +219,12 @@ def _add_assistance(
     def assist(picture: PictureId, body: Assist) -> Response:
         """The region that points, a box or a scribble mean, as a mask; nothing is kept."""
         file = project.picture(picture)
-        mask = assistant.region(
-            file, body.points, box=body.box, scribble=body.scribble or [], mode=body.mode, size=body.size
-        )
-        return Response(png(mask), media_type="image/png", headers={"Cache-Control": "no-store"})
+        scribble = body.scribble or []
+        assistant.regions(file)  # it may wait for the model
+        with RENDERING:
+            mask = assistant.region(file, body.points, box=body.box, scribble=scribble, mode=body.mode, size=body.size)
+            content = png(mask)
+        return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
 
     @routes.post("/pictures/{picture}/prepare", status_code=204)
     def prepare(picture: PictureId) -> None:

@@ -34,7 +34,7 @@ class ProjectView:
     def describe(self, kind: str, identifier: str | None = None) -> dict[str, Any] | None:
         """The value of an event: `project`, `progress`, or `picture` with its id (None where that is gone)."""
         if kind == "progress":
-            return self.engine.progress()
+            return self._progress(self.engine.left)
         if kind == "project":
             return self.whole()
         plan = self.engine.plan
@@ -45,20 +45,28 @@ class ProjectView:
         """The whole project."""
         plan = self.engine.plan
         state = plan.state
+        pictures = [self.picture(picture, plan) for picture in plan.pictures.values()]
+        left = sum(p["state"] in ("waiting", "working") for p in pictures)
         return {
             "revision": state.revision,
             "labels": [
                 {"id": v.id, "name": v.name, "colour": v.colour, "shots": len(plan.shots.get(v.id, ()))}
                 for v in state.labels
             ],
-            "pictures": [self.picture(picture, plan) for picture in plan.pictures.values()],
-            "progress": self.engine.progress(),
+            "pictures": pictures,
+            "progress": self._progress(left),
             "can_undo": bool(state.undo),
             "undo_text": state.undo[-1].text if state.undo else None,
             "can_redo": bool(state.redo),
             "redo_text": state.redo[-1].text if state.redo else None,
             "notices": list(self.project.notices),
         }
+
+    def _progress(self, left: int) -> dict[str, Any]:
+        plan = self.engine.plan
+        total = sum(p.error is None for p in plan.pictures.values()) if plan.fingerprints else 0
+        left = min(left, total)
+        return {"done": total - left, "total": total, "seconds_left": self.engine.seconds_left(left)}
 
     def label(self, identifier: int) -> dict[str, Any]:
         """A label; raises `NotFound`."""
@@ -74,7 +82,7 @@ class ProjectView:
         state, error = self._state(picture, plan)
         if error is None:
             marks = (plan.state.annotations[picture.id, label.id] for label in by_hand)
-            said = (engine.unusable.get(Shot(picture, mark).key) for mark in marks)
+            said = (engine.finder.unusable.get(Shot(picture, mark).key) for mark in marks)
             error = next((text for text in said if text), None)
         masks = {str(label.id): plan.state.annotations[picture.id, label.id].revision for label in by_hand}
         return {
@@ -102,10 +110,10 @@ class ProjectView:
         if picture.id in engine.working:
             return "working", None
         wanted = plan.wanted(picture)
-        shown = {label: engine.shown.get((picture.id, label)) for label in wanted}
+        shown = {label: engine.finder.shown.get((picture.id, label)) for label in wanted}
         if all(v is not None and v.key == wanted[k] for k, v in shown.items()):
             return "done", None
-        failure = engine.failed.get(picture.id)
+        failure = engine.finder.failed.get(picture.id)
         if failure is not None and failure[0] == picture.identity:
             return "failed", failure[1]
         return "waiting", None
@@ -114,7 +122,7 @@ class ProjectView:
         """What the model found, by label; results that are about to be replaced included, hand-made masks not."""
         found = {}
         for label in plan.wanted(picture):
-            shown = self.engine.shown.get((picture.id, label))
+            shown = self.engine.finder.shown.get((picture.id, label))
             if shown is not None and shown.key.startswith(picture.identity):
                 found[label] = shown
         return found
@@ -145,7 +153,7 @@ class ProjectView:
         return made.masks["it"]
 
     def _coarse(self, picture: PictureFile, label: int) -> NDArray[np.uint8] | None:
-        shown = self.engine.shown.get((picture.id, label))
+        shown = self.engine.finder.shown.get((picture.id, label))
         if shown is None or not shown.key.startswith(picture.identity):
             return None
         coarse = self.engine.cache.coarse(shown.key)
