@@ -1,0 +1,122 @@
+/** The server's interface: one function per request. Errors are one line that a person can act on. */
+
+const ROOT = new URL("../api/v1/", import.meta.url);
+const PATIENCE = 60_000; // milliseconds that a request may take before the server counts as lost
+
+/** What went wrong with a request; `offline` when no answer came at all. */
+export class ApiError extends Error {
+  /** @param {string} message @param {number} status 0 without an answer */
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+
+  /** Whether trying again later may help, with nothing changed. */
+  get temporary() {
+    return this.status === 0 || this.status === 429 || this.status >= 500;
+  }
+}
+
+/** @param {string} path @param {Record<string, any>} [query] @returns {string} */
+export function address(path, query = {}) {
+  const url = new URL(path, ROOT);
+  for (const [name, value] of Object.entries(query)) if (value !== undefined && value !== null) url.searchParams.set(name, String(value));
+  return url.href;
+}
+
+/** @param {Response} response @returns {Promise<string>} the line that the server gave, or one that says as much */
+async function reason(response) {
+  if (response.status === 401 || response.status === 403) {
+    return "The server wants its token: open the address that fewseg serve printed.";
+  }
+  try {
+    const { error } = await response.json();
+    if (typeof error === "string") return error;
+  } catch {
+    // not JSON: something between the page and the server answered
+  }
+  return `The server answered ${response.status} ${response.statusText}: its terminal says more.`;
+}
+
+/**
+ * @param {string} method
+ * @param {string} path
+ * @param {{json?: any, blob?: Blob, query?: Record<string, any>, signal?: AbortSignal, keepalive?: boolean}} [options]
+ * @returns {Promise<Response>}
+ */
+async function request(method, path, { json, blob, query, signal, keepalive } = {}) {
+  const patience = AbortSignal.timeout(PATIENCE);
+  /** @type {RequestInit} */
+  const init = { method, signal: signal ? AbortSignal.any([signal, patience]) : patience, keepalive };
+  if (json !== undefined) {
+    init.body = JSON.stringify(json);
+    init.headers = { "Content-Type": "application/json" };
+  } else if (blob) {
+    init.body = blob;
+    init.headers = { "Content-Type": blob.type };
+  }
+  let response;
+  try {
+    response = await fetch(address(path, query), init);
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new ApiError("The server does not answer: is fewseg serve still running?", 0);
+  }
+  if (!response.ok) throw new ApiError(await reason(response), response.status);
+  return response;
+}
+
+/** @param {string} method @param {string} path @param {Parameters<typeof request>[2]} [options] @returns {Promise<any>} */
+async function answer(method, path, options) {
+  const text = await (await request(method, path, options)).text();
+  return text ? JSON.parse(text) : null;
+}
+
+/** @param {string} id */
+const picture = (id) => `pictures/${encodeURIComponent(id)}`;
+
+export const api = {
+  /** @returns {Promise<import("./types.js").Info>} */
+  info: () => answer("GET", "info"),
+  /** @returns {Promise<import("./types.js").Project>} */
+  project: () => answer("GET", "project"),
+  /** @param {{name: string, colour?: string}} label @returns {Promise<import("./types.js").Label>} */
+  addLabel: (label) => answer("POST", "labels", { json: label }),
+  /** @param {number} id @param {{name?: string, colour?: string}} change */
+  changeLabel: (id, change) => answer("PATCH", `labels/${id}`, { json: change }),
+  /** @param {number} id */
+  deleteLabel: (id) => answer("DELETE", `labels/${id}`),
+  /** @param {string} id @param {number} side longest side, pixels */
+  imageAddress: (id, side) => address(`${picture(id)}/image`, { side }),
+  /** @param {string} id @param {number} label @param {number} revision @param {number} side longest side, pixels */
+  maskAddress: (id, label, revision, side) => address(`${picture(id)}/masks/${label}`, { r: revision, side }),
+  /** @param {string} id @param {number} revision */
+  uncertaintyAddress: (id, revision) => address(`${picture(id)}/uncertainty`, { r: revision }),
+  /** @param {string} id @param {number} label @param {Blob} mask @param {boolean} [keepalive] outlives the page; up to 64 KiB */
+  annotate: (id, label, mask, keepalive) => answer("PUT", `${picture(id)}/annotations/${label}`, { blob: mask, keepalive }),
+  /** @param {string} id @param {number} label */
+  promote: (id, label) => answer("PUT", `${picture(id)}/annotations/${label}`, { query: { from: "prediction" } }),
+  /** @param {string} id @param {number} label */
+  withdraw: (id, label) => answer("DELETE", `${picture(id)}/annotations/${label}`),
+  /** @param {string} id @param {boolean} checked whether somebody found the masks right @returns {Promise<import("./types.js").Picture>} */
+  check: (id, checked) => answer("PUT", `${picture(id)}/checked`, { json: { checked } }),
+  /** Lets the server get ready for `assist`. @param {string} id */
+  prepare: (id) => answer("POST", `${picture(id)}/prepare`),
+  /** @param {string} id @param {Object} ask @param {AbortSignal} signal @returns {Promise<Blob>} */
+  assist: async (id, ask, signal) => (await request("POST", `${picture(id)}/assist`, { json: ask, signal })).blob(),
+  /** @param {string[]} ids */
+  visible: (ids) => answer("POST", "visible", { json: { ids } }),
+  /** @returns {Promise<import("./types.js").Project>} */
+  undo: () => answer("POST", "undo"),
+  /** @returns {Promise<import("./types.js").Project>} */
+  redo: () => answer("POST", "redo"),
+  /** Looks for new pictures, and tries again what failed. @returns {Promise<import("./types.js").Project>} */
+  rescan: () => answer("POST", "rescan"),
+  /** @param {number} n @returns {Promise<import("./types.js").Suggestion[]>} */
+  suggestions: (n) => answer("GET", "suggestions", { query: { n } }),
+  /** @param {{formats: string[], which: string}} what @returns {Promise<{folder: string, files: number, pictures: number, left_out: number}>} */
+  export: (what) => answer("POST", "export", { json: what }),
+  /** @param {{formats: string[], which: string}} what */
+  exportAddress: ({ formats, which }) => address("export.zip", { formats: formats.join(","), which }),
+  eventsAddress: () => address("events"),
+};

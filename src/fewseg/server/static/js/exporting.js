@@ -1,0 +1,67 @@
+/** The export dialog: which masks, which formats, into the folder or as a download. */
+
+import { api } from "./api.js";
+import { openDialog } from "./dialogs.js";
+import { h } from "./dom.js";
+import { icon } from "./icons.js";
+import { attempt, notice } from "./notices.js";
+
+/** @type {[string, string, string, boolean][]} id, name, what it is, chosen at first */
+const FORMATS = [
+  ["png", "PNG masks", "One black and white picture per label", true],
+  ["index", "Index PNG", "One picture, the label's number in every pixel", false],
+  ["coco", "COCO JSON", "Polygons and RLE in one file, the common tongue of tools", true],
+  ["yolo", "YOLO", "One text file of polygons per picture", false],
+  ["labelme", "labelme", "One JSON file per picture", false],
+  ["geojson", "GeoJSON", "Polygons in pixels", false],
+  ["overlays", "Overlays", "Pictures with their masks painted on, to look at", false],
+];
+
+/** @param {import("./store.js").Store} store @param {import("./saver.js").Saver} saver */
+export function exportDialog(store, saver) {
+  const checked = [...store.pictures.values()].filter((picture) => picture.supports.length || picture.checked).length;
+  const boxes = FORMATS.map(([id, name, what, on]) =>
+    h("label", { class: "option" }, h("input", { type: "checkbox", name: "format", value: id, checked: on }), h("span", {}, h("b", {}, name), h("small", {}, what))),
+  );
+  const which = [
+    ["all", `All ${store.pictures.size} pictures`, "Found masks and examples"],
+    ["checked", `Only the ${checked} checked`, "What you painted, accepted or marked as checked"],
+  ].map(([value, name, what]) =>
+    h("label", { class: "option" }, h("input", { type: "radio", name: "which", value, checked: value === "all" }), h("span", {}, h("b", {}, name), h("small", {}, what))),
+  );
+  const wanted = () => ({
+    formats: [...form.querySelectorAll("[name=format]:checked")].map((box) => box.value),
+    which: form.querySelector("[name=which]:checked").value,
+  });
+  const ready = () => {
+    const none = wanted().formats.length === 0;
+    form.querySelectorAll("footer button").forEach((/** @type {HTMLButtonElement} */ button) => (button.disabled = none));
+  };
+  const write = async (/** @type {SubmitEvent} */ event) => {
+    event.preventDefault();
+    const button = /** @type {HTMLButtonElement} */ (event.submitter ?? form.querySelector(".primary"));
+    button.disabled = true;
+    await saver.flush();
+    const done = await attempt(() => api.export(wanted()));
+    button.disabled = false;
+    if (!done) return;
+    dialog.close();
+    const left = done.left_out ? ` ${done.left_out} left out: their masks are not there yet.` : "";
+    notice(`Wrote ${done.files} file${done.files === 1 ? "" : "s"} into ${done.folder}.${left}`);
+  };
+  const download = async () => {
+    await saver.flush();
+    const link = h("a", { href: api.exportAddress(wanted()), download: "" });
+    link.click();
+    dialog.close();
+  };
+  const form = h(
+    "form",
+    { class: "form", onsubmit: write, onchange: () => ready() },
+    h("fieldset", {}, h("legend", {}, "Which"), h("div", { class: "options" }, ...which)),
+    h("fieldset", {}, h("legend", {}, "Formats"), h("div", { class: "options" }, ...boxes)),
+    store.progress.done < store.progress.total && h("p", { class: "hint" }, icon("clock"), "Masks are still being found: those that are missing will not be exported."),
+    h("footer", {}, h("button", { type: "button", onclick: download }, "Download .zip"), h("button", { type: "submit", class: "primary" }, icon("export"), "Write into the folder")),
+  );
+  const dialog = openDialog("Export", [form], { wide: true });
+}

@@ -1,0 +1,144 @@
+/** One label's mask of the open picture: a canvas in the label's colour whose alpha is the mask. */
+
+import { canvas } from "./masks.js";
+
+/** @typedef {import("./types.js").Point} Point */
+/** @typedef {{layer: MaskLayer, x: number, y: number, before: HTMLCanvasElement, after: HTMLCanvasElement}} Change */
+
+export class MaskLayer {
+  visible = true;
+  /** The label was judged absent: its mask is not shown, and painting begins with an empty one. */
+  absent = false;
+  /** A person asked to see it all the same. */
+  shownAnyway = false;
+  /** The canvas was sent; the revision that the server gives it is not known yet. */
+  own = false;
+  /** The revision that is on its way, 0 when none is. */
+  loading = 0;
+  /** The revision that was loaded or saved last; -1: nothing yet, 0: known to be empty. */
+  revision = -1;
+  /** @type {{left: number, top: number, right: number, bottom: number}|null} what the edit in progress touched */
+  #touched = null;
+  /** @type {HTMLCanvasElement|null} the mask before the edit in progress */
+  #before = null;
+
+  /** @param {number} label @param {string} colour @param {number} width @param {number} height @param {number} scale layer pixels a picture pixel */
+  constructor(label, colour, width, height, scale) {
+    this.label = label;
+    this.colour = colour;
+    this.scale = scale;
+    this.canvas = canvas(width, height);
+    this.context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
+  }
+
+  get editing() {
+    return this.#before !== null;
+  }
+
+  /** @param {CanvasImageSource|null} mask replaces everything */
+  replace(mask) {
+    this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    if (mask) this.context.drawImage(mask, 0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  /** @param {string} colour */
+  recolour(colour) {
+    this.colour = colour;
+    this.context.globalCompositeOperation = "source-in";
+    this.context.fillStyle = colour;
+    this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+    this.context.globalCompositeOperation = "source-over";
+  }
+
+  begin() {
+    this.#before = canvas(this.canvas.width, this.canvas.height);
+    this.#before.getContext("2d")?.drawImage(this.canvas, 0, 0);
+    this.#touched = null;
+  }
+
+  /** @param {Point[]} points picture pixels @param {number} width picture pixels @param {boolean} erase */
+  stroke(points, width, erase) {
+    this.#draw(erase, (context) => {
+      context.lineWidth = width * this.scale;
+      context.lineCap = context.lineJoin = "round";
+      context.strokeStyle = this.colour;
+      context.beginPath();
+      for (const { x, y } of points) context.lineTo(x * this.scale, y * this.scale);
+      if (points.length === 1) context.lineTo(points[0].x * this.scale + 0.01, points[0].y * this.scale);
+      context.stroke();
+    });
+    this.#touch(points, width / 2);
+  }
+
+  /** @param {Point[]} corners picture pixels @param {boolean} erase */
+  fill(corners, erase) {
+    this.#draw(erase, (context) => {
+      context.fillStyle = this.colour;
+      context.beginPath();
+      for (const { x, y } of corners) context.lineTo(x * this.scale, y * this.scale);
+      context.fill();
+    });
+    this.#touch(corners, 1);
+  }
+
+  /** @param {CanvasImageSource} mask in the layer's colour @param {boolean} erase */
+  blend(mask, erase) {
+    this.#draw(erase, (context) => context.drawImage(mask, 0, 0, this.canvas.width, this.canvas.height));
+    const { width, height } = this.canvas;
+    this.#touch([{ x: 0, y: 0 }, { x: width / this.scale, y: height / this.scale }], 0);
+  }
+
+  /** Ends the edit. @returns {Change|null} what it changed, for the history */
+  end() {
+    const before = this.#before;
+    const touched = this.#touched;
+    this.#before = null;
+    if (!before || !touched) return null;
+    const x = Math.max(0, Math.floor(touched.left));
+    const y = Math.max(0, Math.floor(touched.top));
+    const width = Math.min(this.canvas.width, Math.ceil(touched.right)) - x;
+    const height = Math.min(this.canvas.height, Math.ceil(touched.bottom)) - y;
+    if (width <= 0 || height <= 0) return null;
+    const piece = (/** @type {HTMLCanvasElement} */ source) => {
+      const made = canvas(width, height);
+      made.getContext("2d")?.drawImage(source, -x, -y);
+      return made;
+    };
+    return { layer: this, x, y, before: piece(before), after: piece(this.canvas) };
+  }
+
+  /** Takes the edit in progress back. */
+  cancel() {
+    if (this.#before) this.replace(this.#before);
+    this.#before = null;
+  }
+
+  /** @param {Change} change @param {"before"|"after"} which */
+  restore(change, which) {
+    const piece = change[which];
+    this.context.clearRect(change.x, change.y, piece.width, piece.height);
+    this.context.drawImage(piece, change.x, change.y);
+    this.recolour(this.colour); // the piece may be older than the colour
+  }
+
+  /** @param {boolean} erase @param {(context: CanvasRenderingContext2D) => void} action */
+  #draw(erase, action) {
+    this.context.globalCompositeOperation = erase ? "destination-out" : "source-over";
+    action(this.context);
+    this.context.globalCompositeOperation = "source-over";
+  }
+
+  /** @param {Point[]} points picture pixels @param {number} reach picture pixels around them */
+  #touch(points, reach) {
+    const edge = reach * this.scale + 2;
+    for (const point of points) {
+      const x = point.x * this.scale;
+      const y = point.y * this.scale;
+      const t = (this.#touched ??= { left: x, top: y, right: x, bottom: y });
+      t.left = Math.min(t.left, x - edge);
+      t.top = Math.min(t.top, y - edge);
+      t.right = Math.max(t.right, x + edge);
+      t.bottom = Math.max(t.bottom, y + edge);
+    }
+  }
+}

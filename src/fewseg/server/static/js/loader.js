@@ -1,0 +1,184 @@
+/** Loads what the desk shows: the picture's pixels, sharper as one zooms in, and a mask for every label. */
+
+import { api } from "./api.js";
+import { MaskLayer } from "./layer.js";
+import { fitted, paintedMask } from "./masks.js";
+
+/** @typedef {import("./types.js").Picture} Picture */
+
+const FIRST_SIDE = 1600; // pixels of the picture that opens
+const SHARP_SIDE = 6000; // and of the one that is fetched when one zooms in
+const MASK_SIDE = 2560; // pixels of the canvases that are painted on; larger pictures' masks are enlarged when sent
+const UNSURE_COLOUR = "#e64980";
+
+export class Loader {
+  /** @type {Map<number, MaskLayer>} by label */
+  layers = new Map();
+  /** @type {HTMLImageElement|null} */
+  image = null;
+  /** @type {ImageBitmap|null} */
+  uncertainty = null;
+  #uncertaintyOf = "";
+  #side = 0;
+  /** @type {Picture|null} */
+  #picture = null;
+
+  /** @param {import("./desk.js").Desk} desk */
+  constructor(desk) {
+    this.desk = desk;
+    const { store, saver } = desk;
+    store.on("labels", () => this.sync());
+    store.on("picture", (id) => id === this.#picture?.id && this.sync());
+    store.on("pictures", () => this.sync());
+    store.on("view", (change) => "uncertainty" in change && this.#loadUncertainty());
+    saver.addEventListener("saved", (event) => this.#saved(/** @type {CustomEvent} */ (event).detail));
+  }
+
+  /** @param {Picture} picture */
+  open(picture) {
+    this.#picture = picture;
+    this.#fetchImage(Math.min(FIRST_SIDE, Math.max(picture.width, picture.height)));
+    this.sync();
+  }
+
+  close() {
+    this.#picture = null;
+    this.layers.clear();
+    this.image = this.uncertainty = null;
+    this.#uncertaintyOf = "";
+    this.#side = 0;
+  }
+
+  /** Fetches the picture larger where the screen shows more than what is there. */
+  sharpen() {
+    if (!this.#picture || !this.image) return;
+    const whole = Math.max(this.#picture.width, this.#picture.height);
+    const wanted = whole * this.desk.view.scale * (this.desk.scene.density ?? 1);
+    if (wanted > this.#side * 1.3 && this.#side < Math.min(whole, SHARP_SIDE)) this.#fetchImage(Math.min(whole, SHARP_SIDE));
+  }
+
+  /** The layer is about to be painted on: what was judged absent begins empty. @param {MaskLayer} layer */
+  claim(layer) {
+    layer.visible = true;
+    if (!layer.absent) return;
+    layer.absent = false;
+    layer.replace(null);
+  }
+
+  /** Brings the layers in step with what the store says of the picture. */
+  sync() {
+    const { store, saver } = this.desk;
+    const picture = this.#picture && store.pictures.get(this.#picture.id);
+    if (!picture) return;
+    this.#picture = this.desk.picture = picture;
+    for (const id of [...this.layers.keys()]) if (!store.label(id)) this.layers.delete(id);
+    for (const label of store.labels) {
+      const layer = this.#layer(picture, label);
+      if (layer.colour !== label.colour) layer.recolour(label.colour);
+      if (saver.pending(picture, label.id)) {
+        if (layer.revision === -1) this.#loadDraft(picture, layer);
+      } else if (!layer.editing) this.#refresh(picture, layer);
+    }
+    this.#loadUncertainty();
+    this.desk.say("layers");
+    this.desk.redraw();
+  }
+
+  /** @param {Picture} picture @param {import("./types.js").Label} label */
+  #layer(picture, label) {
+    let layer = this.layers.get(label.id);
+    if (!layer) {
+      const { width, height } = fitted(picture.width, picture.height, MASK_SIDE);
+      layer = new MaskLayer(label.id, label.colour, width, height, width / picture.width);
+      this.layers.set(label.id, layer);
+    }
+    return layer;
+  }
+
+  /** @param {Picture} picture @param {MaskLayer} layer */
+  #refresh(picture, layer) {
+    const revision = picture.masks[layer.label] ?? 0;
+    const painted = picture.supports.includes(layer.label);
+    if (!layer.shownAnyway) layer.absent = !painted && picture.present[layer.label] === false;
+    if (layer.revision === revision) return;
+    const own = layer.own && painted; // the server's copy of what is on the canvas already
+    layer.own = false;
+    if (own) layer.revision = revision;
+    else if (revision) this.#loadMask(picture, layer, revision);
+    else {
+      layer.revision = 0;
+      layer.replace(null);
+    }
+  }
+
+  /** @param {Picture} picture @param {MaskLayer} layer @param {number} revision */
+  async #loadMask(picture, layer, revision) {
+    if (layer.loading === revision) return;
+    layer.loading = revision;
+    const { width, height } = layer.canvas;
+    const url = api.maskAddress(picture.id, layer.label, revision, Math.max(width, height));
+    const bitmap = await paintedMask({ url }, width, height, layer.colour).catch(() => null);
+    if (layer.loading !== revision) return;
+    layer.loading = 0;
+    const kept = !bitmap || this.layers.get(layer.label) !== layer || layer.editing || this.desk.saver.pending(picture, layer.label);
+    if (kept) return; // the next event brings the mask again, or what was painted meanwhile wins
+    layer.revision = revision;
+    layer.replace(bitmap);
+    this.desk.history.drop(layer);
+    this.desk.say("history");
+    this.desk.redraw();
+  }
+
+  /** @param {Picture} picture @param {MaskLayer} layer */
+  async #loadDraft(picture, layer) {
+    layer.revision = -2;
+    const draft = this.desk.saver.draft(picture, layer.label);
+    if (!draft) return;
+    const bitmap = await paintedMask({ blob: draft.mask }, layer.canvas.width, layer.canvas.height, layer.colour);
+    if (layer.revision !== -2 || layer.editing) return;
+    layer.replace(bitmap);
+    this.desk.redraw();
+  }
+
+  /** @param {{job: import("./saver.js").Job, picture: Picture|null}} detail */
+  #saved({ job, picture }) {
+    const layer = this.layers.get(job.label);
+    if (!layer || job.picture.id !== this.#picture?.id) return;
+    if (!job.draft?.count) layer.revision = -1; // an empty mask was not kept: show what the server shows
+    else {
+      const revision = picture?.masks[job.label];
+      layer.own = revision === undefined;
+      layer.revision = revision ?? layer.revision;
+    }
+    this.sync();
+  }
+
+  /** @param {number} side longest side, pixels */
+  async #fetchImage(side) {
+    const picture = /** @type {Picture} */ (this.#picture);
+    this.#side = side;
+    const image = new Image();
+    image.src = api.imageAddress(picture.id, side);
+    await image.decode().catch(() => {});
+    if (this.#picture?.id !== picture.id || this.#side !== side || !image.naturalWidth) return;
+    this.image = image;
+    this.sharpen();
+    this.desk.redraw();
+    this.desk.say("image");
+  }
+
+  async #loadUncertainty() {
+    const picture = this.#picture;
+    if (!picture || !this.desk.store.view.uncertainty) return;
+    const revision = Math.max(0, ...Object.values(picture.masks));
+    const of = `${picture.id} ${revision}`;
+    if (of === this.#uncertaintyOf) return;
+    this.#uncertaintyOf = of;
+    const { width, height } = fitted(picture.width, picture.height, FIRST_SIDE);
+    const source = { url: api.uncertaintyAddress(picture.id, revision) };
+    const bitmap = await paintedMask(source, width, height, UNSURE_COLOUR).catch(() => null);
+    if (of !== this.#uncertaintyOf) return;
+    this.uncertainty = bitmap;
+    this.desk.redraw();
+  }
+}

@@ -1,0 +1,51 @@
+/** One-line messages: passing ones at the bottom, lasting ones in a banner at the top. */
+
+import { find, h } from "./dom.js";
+import { icon } from "./icons.js";
+
+const SECONDS = { info: 5, error: 12 };
+
+/**
+ * @param {string} text one line
+ * @param {"info"|"error"} [kind]
+ * @param {{text: string, action: () => void}} [offer] a button beside the text
+ */
+export function notice(text, kind = "info", offer) {
+  const host = find("#notices");
+  for (const same of host.children) if (same.dataset.text === text) same.remove();
+  const close = () => line.remove();
+  const line = h(
+    "div",
+    { class: `notice ${kind}`, "data-text": text, role: kind === "error" ? "alert" : "status" },
+    kind === "error" && icon("warning"),
+    h("span", {}, text),
+    offer && h("button", { class: "quiet", onclick: () => (close(), offer.action()) }, offer.text),
+    h("button", { class: "bare", "aria-label": "Dismiss", onclick: close }, icon("close")),
+  );
+  host.append(line);
+  while (host.children.length > 3) host.firstElementChild.remove();
+  setTimeout(close, 1000 * SECONDS[kind]);
+}
+
+/** @param {unknown} error shown as a notice */
+export function complain(error) {
+  notice(error instanceof Error ? error.message : String(error), "error");
+}
+
+/** @param {string|null} text null takes the banner away */
+export function banner(text) {
+  const host = find("#banner");
+  if (host.textContent === (text ?? "")) return;
+  host.hidden = text === null;
+  host.replaceChildren(...(text === null ? [] : [icon("warning"), h("span", {}, text)]));
+}
+
+/** Runs what may fail and says so when it does. @template T @param {() => Promise<T>} action @returns {Promise<T|undefined>} */
+export async function attempt(action) {
+  try {
+    return await action();
+  } catch (error) {
+    complain(error);
+    return undefined;
+  }
+}
