@@ -31,6 +31,8 @@ COMMANDS: Final[dict[str, str]] = {
     "train": "Train a method on folders of labelled pictures.",
     "evaluate": "Score a model on the novel classes of datasets.",
     "ablate": "Run an experiment of the DCAMA paper beside its numbers.",
+    "serve": "Label a folder on a page in the browser; an HTTP API.",
+    "bench": "Measure speed and memory on this machine.",
     "explain": "Draw what a model attends to, votes for and separates.",
 }
 """Every command, in the order of the help, with its one-line description."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
 
 import fewseg
+from fewseg.segmenter import Segmenter
 from fewseg.server import problems, session_routes
 from fewseg.server.guard import Guard
 from fewseg.server.limits import Limits
@@ -46,15 +49,17 @@ def create_app(
     """
     limits = limits or Limits()
     model, gate, sessions = ServedModel(segmenter_factory()), Gate(limits), Sessions(limits)
+    closing: list[Callable[[], None]] = [gate.close]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         forgetting = asyncio.create_task(_forget_idle(sessions))
-        yield
-        forgetting.cancel()
-        with suppress(asyncio.CancelledError):
-            await forgetting
-        gate.close()
+        try:
+            yield
+        finally:
+            forgetting.cancel()
+            for close in closing:
+                close()
 
     app = FastAPI(
         title="fewseg",
@@ -70,7 +75,24 @@ def create_app(
     app.add_middleware(Guard, limits=limits, token=token, names=names)
     _add_info(app, model, limits, folder)
     app.include_router(session_routes.router(model, sessions, gate, limits), prefix=API)
+    if folder is not None:
+        _add_project(app, folder, model.segmenter(), closing)
     return app
+
+
+def _add_project(app: FastAPI, folder: Path, segmenter: Segmenter, closing: list[Callable[[], None]]) -> None:
+    """The folder's routes and the page; the work behind them ends with the functions added to `closing`."""
+    from fewseg.server.engine import Engine
+    from fewseg.server.project import Project
+    from fewseg.server.project_routes import router
+
+    project = Project(folder)
+    engine = Engine(project, segmenter)
+    engine.start()
+    closing[:0] = [engine.close, project.close]
+    app.include_router(router(project, engine), prefix=API)
+    static = resources.files("fewseg.server") / "static"
+    app.mount("/", StaticFiles(directory=str(static), html=True), name="page")
 
 
 async def _forget_idle(sessions: Sessions) -> None:

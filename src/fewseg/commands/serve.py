@@ -1,0 +1,223 @@
+"""`fewseg serve`: the page to paint and correct, the HTTP API and the back ends of labelling tools."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import tyro
+
+from fewseg.errors import InvalidImage, InvalidOption
+from fewseg.segmenter import Segmenter
+from fewseg.server.limits import Limits
+
+if TYPE_CHECKING:
+    import uvicorn
+
+TOKEN_VARIABLE: Final = "FEWSEG_TOKEN"
+"""Environment variable that holds the token, where it should not stand in a list of processes."""
+_NEEDED: Final = ("fastapi", "uvicorn", "python_multipart")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Label a folder of pictures on a page, and serve the HTTP API.
+
+    Prints the address of the page. What is painted is saved beside the pictures at once; stop with Ctrl-C. Without a
+    folder there is only the API (/api/v1/openapi.json) and the back end for Label Studio (/label-studio).
+    """
+
+    folder: Annotated[Path | None, tyro.conf.Positional] = None
+    """The pictures to label."""
+    host: str = "127.0.0.1"
+    """The address to listen at; 0.0.0.0 is every one that this machine has, reachable by others."""
+    port: int = 8000
+    """The port to listen at; 0 takes a free one."""
+    token: str | None = None
+    """What clients must bring. `auto` makes one up, as does listening where others can reach it; environment variable
+    FEWSEG_TOKEN gives one, too."""
+    allow_host: tuple[str, ...] = ()
+    """Names of this machine that clients use, beside localhost and IP addresses."""
+    open: bool = False
+    """Open the page in the browser."""
+    label_studio_url: str | None = None
+    """Label Studio's own address, e.g. http://localhost:8080, to get tasks' pictures from."""
+    picture_hosts: tuple[str, ...] = ()
+    """Further hosts that pictures of labelling tasks may be fetched from, e.g. images.example.org:443."""
+    checkpoint: str = "default"
+    """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
+    official: str | None = None
+    """The checkpoint is the authors' release for this backbone: resnet50, resnet101 or swin_b."""
+    method: str = "dcama"
+    """Whose release that is: dcama, sccan or hsnet. Other checkpoints say it themselves."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
+    precision: str = "auto"
+    """auto, float32, bfloat16 or float16."""
+    flips: bool = False
+    """Average with the mirrored picture: slower, a little better."""
+    scales: tuple[float, ...] = (1.0,)
+    """Average over input sizes, as factors of the model's own, e.g. 1 1.25."""
+    threshold: float | None = None
+    """Score from which a label counts as present; the model's own if not given."""
+    limits: Limits = field(default_factory=Limits)
+    """How much clients get."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Log every request."""
+
+
+def run(options: Options) -> int:
+    """Serve until Ctrl-C; 0."""
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    _require_extra()
+    if options.folder is not None and not options.folder.is_dir():
+        raise InvalidImage(f"{options.folder} is not a folder: give the folder with the pictures to label")
+    token = _token(options)
+    with _listening(options.host, options.port) as listener:  # before the model is loaded: a busy port shows at once
+        server = _server(_app(options, token), options)
+        address = _address(options.host, listener.getsockname()[1])
+        page = f"{address}/?token={token}" if token else f"{address}/"
+        _announce(options, address, page, token)
+        if options.open:
+            _open_when_ready(server, page)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+    if not server.started:
+        raise InvalidOption("the server did not start; run again with --verbose for the reason")
+    print("fewseg: stopped", file=sys.stderr)
+    return 0
+
+
+def _require_extra() -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InvalidOption(f"fewseg serve needs {', '.join(missing)}: pip install 'fewseg[serve]'")
+
+
+def _token(options: Options) -> str | None:
+    """The token to ask for; one is made up where other machines can reach the server."""
+    token = options.token or os.environ.get(TOKEN_VARIABLE)
+    if token is None and _is_local(options.host):
+        return None
+    if token is None or token == "auto":
+        return secrets.token_urlsafe(18)
+    if not (token.isascii() and token.isprintable() and len(token) >= 8 and " " not in token and ";" not in token):
+        raise InvalidOption("the token has fewer than 8 characters, or others than ASCII letters, digits and - . _ ~")
+    return token
+
+
+def _is_local(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens; raises `InvalidOption` where it cannot."""
+    if not 0 <= port <= 65535:
+        raise InvalidOption(f"port {port}: choose one from 1 to 65535, or 0 for a free one")
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise InvalidOption(f"host {host!r}: {error.strerror or error}; give an address of this machine") from error
+    with listener:
+        if os.name == "posix":  # elsewhere it would let two servers share the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(where)
+            listener.listen(128)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            remedy = "stop what listens there, or choose another with --port (0 takes a free one)"
+            raise InvalidOption(f"cannot listen at {host} port {port} ({reason}): {remedy}") from error
+        yield listener
+
+
+def _app(options: Options, token: str | None) -> Any:
+    from fewseg.server.app import create_app
+    from fewseg.server.model import shared
+
+    return create_app(
+        shared(_segmenter(options)),
+        folder=options.folder,
+        token=token,
+        limits=options.limits,
+        names=[*options.allow_host, options.host, socket.gethostname()],
+    )
+
+
+def _segmenter(options: Options) -> Segmenter:
+    """The untaught segmenter that the options describe."""
+    chosen: dict[str, Any] = {
+        "device": options.device,
+        "precision": options.precision,
+        "flips": options.flips,
+        "scales": options.scales,
+        "presence_threshold": options.threshold,
+    }
+    if options.official is None:
+        return Segmenter.from_pretrained(options.checkpoint, **chosen)
+    return Segmenter.from_official(options.checkpoint, options.official, options.method, **chosen)
+
+
+def _server(app: Any, options: Options) -> uvicorn.Server:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="info" if options.verbose else "warning",
+        access_log=options.verbose,
+        server_header=False,
+        timeout_graceful_shutdown=3,  # pages hold a stream of events open
+        timeout_keep_alive=30,
+    )
+    return uvicorn.Server(config)
+
+
+def _address(host: str, port: int) -> str:
+    """Where a browser on this machine finds the server."""
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "localhost" if address.version == 4 else "[::1]"
+        elif address.version == 6:
+            host = f"[{host}]"
+    return f"http://{host}:{port}"
+
+
+def _announce(options: Options, address: str, page: str, token: str | None) -> None:
+    what = f"label {options.folder} at" if options.folder is not None else "API at"
+    print(f"fewseg: {what} {page}", flush=True)
+    print(f"  API: {address}/api/v1 (OpenAPI: /api/v1/openapi.json)  Label Studio: {address}/label-studio", flush=True)
+    if not _is_local(options.host):
+        print(
+            f"  reachable by other machines, as http://{socket.gethostname()}:{address.rpartition(':')[2]}", flush=True
+        )
+    if token:
+        print(f"  token: {token} (Authorization: Bearer TOKEN)", flush=True)
+    print("  stop with Ctrl-C", flush=True)
+
+
+def _open_when_ready(server: uvicorn.Server, page: str) -> None:
+    def wait() -> None:
+        pause = threading.Event()
+        while not server.started and not server.should_exit:
+            pause.wait(0.05)
+        if server.started:
+            webbrowser.open(page)
+
+    threading.Thread(target=wait, name="fewseg-open", daemon=True).start()
