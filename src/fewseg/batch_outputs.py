@@ -18,7 +18,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import NoneType
@@ -42,18 +42,26 @@ _FORMAT: Final = "fewseg.results.v1"
 _LONGEST: Final = 200
 """Bytes of a picture's or label's name that are kept."""
 
-_FOLDERS: Final = ("labels", "masks", "overlays")
+FOLDERS: Final = ("labels", "masks", "overlays")
 
 
 class OutputFolder:
     """The output folder of one run, which knows what earlier runs left there."""
 
-    def __init__(self, root: str | os.PathLike[str], segmenter: Segmenter) -> None:
-        """Make or open the folder; raises `OutputError` where that fails or it belongs to something else."""
+    def __init__(
+        self, root: str | os.PathLike[str], segmenter: Segmenter, variant: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make or open the folder; raises `OutputError` where that fails or it belongs to something else.
+
+        `variant` are further choices (JSON values) that results depend on, beside the segmenter's.
+        """
         self.root = Path(root)
         self.results, self.journal = self.root / "results.json", self.root / "journal.jsonl"
         self._made_by = segmenter.fingerprint
         self._about = _describe(segmenter)
+        if variant:
+            self._made_by += "+" + json.dumps(variant, sort_keys=True)
+            self._about["options"] |= variant
         self._colours = [colour for rgb in label_colours(segmenter.labels).values() for colour in rgb]
         self._label_folders = _folder_names(segmenter.labels)
         self._lock: threading.Lock | None = threading.Lock()
@@ -65,7 +73,8 @@ class OutputFolder:
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: a copy that writes pictures' files, but keeps no journal and knows no earlier runs."""
-        return {**self.__dict__, "_lock": None, "_records": {}, "_names": {}, "_taken": set()}
+        here = {"root": self.root.absolute(), "journal": self.journal.absolute(), "results": self.results.absolute()}
+        return {**self.__dict__, **here, "_lock": None, "_records": {}, "_names": {}, "_taken": set()}
 
     def _earlier(self) -> Iterator[Record]:
         """Entries of results.json, then those of the journal, which are newer."""
@@ -74,7 +83,7 @@ class OutputFolder:
             ours = True
             yield from _whole(self._listed(), self.results)
         if not ours:
-            foreign = [name for name in _FOLDERS if (self.root / name).is_dir() and any((self.root / name).iterdir())]
+            foreign = [name for name in FOLDERS if (self.root / name).is_dir() and any((self.root / name).iterdir())]
             if foreign:
                 raise OutputError(
                     f"{self.root / foreign[0]} holds files that are not ours: choose another output folder"

@@ -3,6 +3,7 @@
 from fewseg.formats.examples import SupportExample, Supports
 from fewseg.formats.export import export_masks
 from fewseg.formats.records import FORMATS, ExportOptions, ExportReport, MaskRecord
+from fewseg.formats.results import write_results
 from fewseg.formats.supports import read_supports
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "Supports",
     "export_masks",
     "read_supports",
+    "write_results",
 ]

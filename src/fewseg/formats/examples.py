@@ -18,6 +18,7 @@ from fewseg.errors import FewsegError, InvalidSupport, did_you_mean
 from fewseg.images import open_picture, read_mask
 from fewseg.masks import MaskValue
 from fewseg.segmenter import Segmenter
+from fewseg.tiles import Tile, teach_tiled
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +71,18 @@ class Supports:
         """Masks that are files of their own."""
         return [example.mask_file for example in self.examples if example.mask_file is not None]
 
-    def teach(self, segmenter: Segmenter) -> None:
-        """Teach every example, in order; errors say which label and file."""
+    def teach(self, segmenter: Segmenter, tile: Tile | None = None) -> None:
+        """Teach every example, in order, at the scale of tiles if some are given; errors say which label and file."""
         for label, count in Counter(example.label for example in self.examples).items():
             if count > _MANY:
                 log.warning("%d examples of %r: more than a few dozen are slow; choose some with shots", count, label)
         for example in self.examples:
             try:
-                segmenter.teach(example.label, example.picture, example.load_mask(), value=example.value)
+                mask, value = example.load_mask(), example.value
+                if tile is None:
+                    segmenter.teach(example.label, example.picture, mask, value=value)
+                else:
+                    teach_tiled(segmenter, example.label, example.picture, mask, tile=tile, value=value)
             except FewsegError as error:
                 raise type(error)(f"support of {example.label!r}: {error}") from error
 
