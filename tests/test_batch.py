@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewseg import batch, batch_outputs
+from fewseg import batch_outputs
 from fewseg.batch import BatchOptions, BatchReport, find_pictures, segment_files
+from fewseg.bulk import pictures as work
 from fewseg.errors import FewsegError, InvalidImage, InvalidMask, InvalidOption, InvalidSupport, OutputError
 from fewseg.images import picture_size
 from fewseg.segmenter import Segmenter
@@ -155,6 +156,7 @@ def test_what_is_written(tmp_path: Path) -> None:
         "overlays/a.jpg",
         "overlays/b.jpg",
         "results.json",
+        "times.json",
     ]
     found = segmenter().segment(photos / "a.jpg")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/labels/a.png")), found.label_map)
@@ -377,7 +379,7 @@ def test_unexpected_errors_of_a_picture_do_not_stop_the_rest(tmp_path: Path, mon
             raise ValueError("image has\nwrong mode")
         return picture_size(path)
 
-    monkeypatch.setattr(batch, "picture_size", size_of)
+    monkeypatch.setattr(work, "picture_size", size_of)
     report = run(segmenter(), photos, tmp_path / "out")
     assert report.done == 2
     bad = str(photos / "b.png")
@@ -475,8 +477,8 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_large_pictures_pass_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "LARGE", 1)
-    monkeypatch.setattr(batch, "OVERLAY_SIDE", 40)
+    monkeypatch.setattr(work, "BUDGET", 1)
+    monkeypatch.setattr(work, "OVERLAY_SIDE", 40)
     photos = pictures(tmp_path / "photos", *(f"{i}.png" for i in range(5)))
     assert run(segmenter(), photos, tmp_path / "out", workers=3).done == 5
     assert max(Image.open(tmp_path / "out/overlays/0.jpg").size) == 40

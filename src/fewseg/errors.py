@@ -38,6 +38,10 @@ class OutputError(FewsegError):
     """A result cannot be written."""
 
 
+class WorkerError(FewsegError):
+    """Processes that share the work cannot be started or used."""
+
+
 def unknown(kind: str, got: str, known: Iterable[str]) -> InvalidOption:
     """An `InvalidOption` that suggests the nearest known names.
 

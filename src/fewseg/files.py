@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from fewseg.errors import OutputError
+
+_TEMPORARY: Final = re.compile(r"\.[0-9]+\.tmp$")
+"""Ends the names that `replacing` gives."""
 
 
 @contextmanager
@@ -38,6 +43,21 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a binary file atomically; raises `OutputError`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+    """Remove the temporary files that processes left below a folder when they were killed.
+
+    Nobody else may be writing there. Returns how many; those that cannot be removed stay.
+    """
+    removed = 0
+    for root, _, files in os.walk(folder):
+        for name in files:
+            if _TEMPORARY.search(name):
+                with suppress(OSError):
+                    os.unlink(os.path.join(root, name))
+                    removed += 1
+    return removed
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

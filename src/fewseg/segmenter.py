@@ -242,6 +242,17 @@ class Segmenter:
 
     # ------------------------------------------------------------------------------------------------- keeping
 
+    def on(self, device: str | torch.device) -> Segmenter:
+        """A copy on another device, with all that was taught: the same results up to rounding, the same fingerprint.
+
+        Raises `InvalidOption` for a device that is not there.
+        """
+        other = copy.copy(self)
+        other._device = choose_device(device)
+        other.method = copy.deepcopy(self.method).to(other._device)
+        other._supports = {k: s.to(other._device, self.method.dtype) for k, s in self._supports.items()}
+        return other
+
     @property
     def fingerprint(self) -> str:
         """A short hash of all that decides the result: model, examples, options. Not the device."""
