@@ -128,18 +128,24 @@ class OutputFolder:
 
     def is_complete(self, source: Path, overlays: bool) -> bool:
         """Whether an earlier run, with what would be used now, finished this very picture and all is still there."""
-        record = self._records.get(str(source))
-        if record is None or record["made_by"] != self._made_by:
-            return False
         try:
-            if record["source"] != picture_identity(source):
-                return False
+            record = self.finished(source, picture_identity(source))
         except InvalidImage:
             return False
+        return record is not None and (
+            not overlays or (record["overlay"] is not None and (self.root / record["overlay"]).is_file())
+        )
+
+    def finished(self, source: Path, identity: list[int]) -> Record | None:
+        """The entry of a picture that an earlier run finished, with what would be used now; None if its masks are gone.
+
+        `identity` is that of the picture's file, which for a frame is its clip's.
+        """
+        record = self._records.get(str(source))
+        if record is None or record["made_by"] != self._made_by or record["source"] != identity:
+            return None
         files = [record["label_map"], *(label["mask"] for label in record["labels"].values())]
-        if overlays:
-            files.append(record["overlay"])
-        return all(file is not None and (self.root / file).is_file() for file in files)
+        return record if all((self.root / file).is_file() for file in files) else None
 
     def name_for(self, source: Path) -> str:
         """The picture's name in this folder: the same in every run, different from all others."""
@@ -151,18 +157,34 @@ class OutputFolder:
             self._taken.add(name.casefold())
         return self._names[key]
 
+    def name_for_clip(self, clip: Path) -> str:
+        """The beginning of the names of a clip's frames, which end in `-NUMBER`: the same in every run."""
+        known = {picture.rpartition("#")[0]: name.rpartition("-")[0] for picture, name in self._names.items()}
+        if str(clip) in known:
+            return known[str(clip)]
+        taken = {name.casefold() for name in known.values()}
+        return next(name for name in _candidates(clip) if name.casefold() not in taken)
+
     def write(
-        self, source: Path, name: str, identity: list[int], found: Prediction, drawn: Image.Image | None
+        self,
+        source: Path,
+        name: str,
+        identity: list[int],
+        found: Prediction,
+        drawn: Image.Image | None,
+        more: Mapping[str, Any] | None = None,
     ) -> Record:
         """Write a picture's files, then its journal entry; may be called from several threads.
 
-        `identity` is the picture's when it was read. Raises `OutputError` where writing fails.
+        `identity` is the picture's when it was read; `more` goes into the entry. Raises `OutputError` where writing
+        fails.
         """
         height, width = found.label_map.shape
         record: Record = {
             "picture": str(source),
             "name": name,
             "size": [width, height],
+            **(more or {}),
             "label_map": f"labels/{name}.png",
             "overlay": None if drawn is None else f"overlays/{name}.jpg",
             "labels": {},

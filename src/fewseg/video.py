@@ -1,0 +1,341 @@
+"""Segmenting video files: masks of every frame, and the clip with the masks drawn on it.
+
+    results.json               an entry a frame: number, seconds, scores, areas
+    labels/CLIP-000012.png     label map of frame 12 (the first is 0)
+    masks/LABEL/CLIP-000012.png
+    overlays/CLIP.mp4          the masks on the clip
+
+Frames are decoded one after the other and a handful is in memory at a time, however long the clip. Every finished
+frame is in the journal: a run that was killed goes on behind it, decoding but not segmenting what is finished. Every
+frame is segmented for itself, from the same examples.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from fewseg import decoding
+from fewseg.batch import BatchReport, Progress
+from fewseg.batch_outputs import OutputFolder, Record, picture_identity
+from fewseg.decoding import one_line
+from fewseg.draw import fitted
+from fewseg.errors import InvalidImage, InvalidMask, InvalidOption, OutputError
+from fewseg.files import make_folder, replacing
+from fewseg.large import overlay_of
+from fewseg.segmenter import Segmenter
+from fewseg.types import Prediction
+
+VIDEO_SUFFIXES: Final = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv"})
+"""Endings of files that are taken for videos."""
+
+_SIDE: Final = 1280
+"""Longest side of the clip with the masks on it."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture of a clip."""
+
+    number: int
+    """Counted from 0."""
+    seconds: float
+    """Since the beginning."""
+    image: Image.Image
+    """Upright, RGB."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a video file says of itself."""
+
+    path: Path
+    size: tuple[int, int]
+    """(width, height), upright."""
+    rate: Fraction
+    """Frames a second, on average."""
+    frames: int
+    """How many, about: what the file says, or its length times the rate; 0 if it says nothing."""
+
+
+def is_video(path: str | os.PathLike[str]) -> bool:
+    """Whether the file's ending is that of a video."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError:
+        raise InvalidOption("video files need PyAV: pip install 'fewseg[video]'") from None
+    av.logging.set_level(None)
+    return av
+
+
+def _open(path: Path, stack: ExitStack) -> tuple[Any, Any]:
+    """The container and its first video stream; raises `InvalidImage`."""
+    av = _av()
+    try:
+        container = stack.enter_context(av.open(os.fspath(path)))
+    except (OSError, ValueError, av.FFmpegError) as error:
+        raise InvalidImage(f"{path} is no video that can be read ({one_line(error)}): check the path") from error
+    if not container.streams.video:
+        raise InvalidImage(f"{path} has no pictures, only sound: give a video")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    return container, stream
+
+
+def open_clip(path: str | os.PathLike[str]) -> Clip:
+    """What the file says of itself; raises `InvalidImage` if it is no video, `InvalidOption` without PyAV."""
+    file = Path(path)
+    with ExitStack() as stack:
+        container, stream = _open(file, stack)
+        rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        count = stream.frames
+        if not count and container.duration:
+            count = round(container.duration / 1_000_000 * rate)
+    first = next(read_frames(file), None)
+    if first is None:
+        raise InvalidImage(f"{file} has no frames that can be decoded: get the whole file again")
+    return Clip(file, first.image.size, rate, int(count))
+
+
+def read_frames(path: str | os.PathLike[str]) -> Iterator[Frame]:
+    """The frames of a video in order, upright; of a file that is cut off those before the damage.
+
+    Raises `InvalidImage` where it is no video.
+    """
+    av, file = _av(), Path(path)
+    with ExitStack() as stack:
+        container, stream = _open(file, stack)
+        number = 0
+        frames = container.decode(stream)
+        while True:
+            try:
+                frame = next(frames, None)
+            except av.FFmpegError as error:
+                if number == 0:
+                    raise InvalidImage(f"{file} is damaged ({one_line(error)}): get the whole file again") from error
+                return
+            if frame is None:
+                return
+            pixels = np.asarray(frame.to_ndarray(format="rgb24"))
+            turned = np.rot90(pixels, getattr(frame, "rotation", 0) // 90)
+            yield Frame(number, float(frame.time or 0.0), Image.fromarray(np.ascontiguousarray(turned)))
+            number += 1
+
+
+def read_frame(path: str | os.PathLike[str], number: int) -> Image.Image:
+    """One frame, counted from 0; raises `InvalidImage`, and `InvalidOption` for one that is not there."""
+    if number < 0:
+        raise InvalidOption(f"frame {number}: frames are counted from 0")
+    last = -1
+    for frame in read_frames(path):
+        last = frame.number
+        if last == number:
+            return frame.image
+    raise InvalidOption(f"{path} has no frame {number}: it has {last + 1}, counted from 0")
+
+
+def segment_video(
+    segmenter: Segmenter,
+    clip: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    every: int = 1,
+    overlays: bool = True,
+    overwrite: bool = False,
+    batch_size: int = 0,
+    progress: Progress | None = None,
+) -> BatchReport:
+    """Segment the frames of a video file into `out`; see the top of this module for what is written there.
+
+    Frames that an earlier run finished with the same clip, model, examples and options are skipped.
+
+    Args:
+        segmenter: taught with at least one label.
+        clip: the video file.
+        out: the output folder, made if missing.
+        every: segment every so many-th frame only; the clip with the masks has only those.
+        overlays: also write the clip with the masks on it.
+        overwrite: do frames again that are finished already.
+        batch_size: frames that go through the model together; 0 chooses: 8 on a GPU, 1 else.
+        progress: called after every frame with (done, total, name).
+
+    Raises:
+        InvalidSupport: nothing was taught. InvalidImage: the clip cannot be read. InvalidOption: an impossible option,
+        or PyAV is not installed. OutputError: results cannot be written.
+    """
+    if every < 1 or batch_size < 0:
+        raise InvalidOption(f"every {every}, batch size {batch_size}: give at least 1 (batch size 0 chooses)")
+    segmenter.require_labels()
+    about = open_clip(Path(os.path.abspath(clip)))
+    run = _Run(segmenter, about, out, every, overlays, overwrite, batch_size)
+    return run.all(progress)
+
+
+class _Run:
+    """One call of `segment_video`."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        clip: Clip,
+        out: str | os.PathLike[str],
+        every: int,
+        overlays: bool,
+        overwrite: bool,
+        batch_size: int,
+    ) -> None:
+        self.segmenter, self.clip, self.every, self.overlays = segmenter, clip, every, overlays
+        self.overwrite = overwrite
+        self.batch_size = batch_size or (1 if segmenter.method.device.type == "cpu" else 8)
+        self.folder = OutputFolder(out, segmenter)
+        self.identity = picture_identity(clip.path)
+        self.name = self.folder.name_for_clip(clip.path)
+        self.report = BatchReport(self.folder.results)
+        self.sources: list[Path] = []
+        # What the clip with the masks was made from: kept in it, so that it is known to be up to date.
+        self.made_from = f"fewseg {segmenter.fingerprint} {self.identity} {every}"
+        self.target = self.folder.root / "overlays" / f"{self.name}.mp4"
+
+    def all(self, progress: Progress | None) -> BatchReport:
+        total = -(-self.clip.frames // self.every)
+        start = time.monotonic()
+        with ExitStack() as stack:
+            stack.callback(lambda: self.folder.finish(self.sources, self.report.errors))
+            if self.overlays and not self.overwrite and (frames := self._up_to_date()):
+                self.sources = frames
+                self.report.skipped = len(frames)
+                return self.report
+            video = None
+            if self.overlays:
+                make_folder(self.target.parent)
+                temporary = stack.enter_context(replacing(self.target))
+                video = stack.enter_context(_Encoder(temporary, self.clip, self.every, self.made_from))
+            for frame, found in self._found():
+                if video is not None:
+                    video.add(overlay_of(frame.image, found, _SIDE))
+                self.report.seconds = time.monotonic() - start
+                if progress is not None:
+                    done = self.report.done + self.report.skipped
+                    progress(done, max(total, done), f"{self.name}-{frame.number:06d}")
+        return self.report
+
+    def _up_to_date(self) -> list[Path]:
+        """All frames, if all are finished and so is the clip with the masks; else none."""
+        if not self.target.is_file():
+            return []
+        av = _av()
+        try:
+            with av.open(os.fspath(self.target)) as container:
+                made_from, count = container.metadata.get("comment"), container.streams.video[0].frames
+        except (OSError, ValueError, IndexError, av.FFmpegError):
+            return []
+        frames = [self._source(number * self.every) for number in range(count)]
+        whole = made_from == self.made_from and all(self.folder.finished(f, self.identity) for f in frames)
+        return frames if whole else []
+
+    def _found(self) -> Iterator[tuple[Frame, Prediction]]:
+        """Every frame that is wanted with its result, found now or earlier."""
+        batch: list[Frame] = []
+        for frame in read_frames(self.clip.path):
+            if frame.number % self.every:
+                continue
+            source = self._source(frame.number)
+            self.sources.append(source)
+            record = None if self.overwrite else self.folder.finished(source, self.identity)
+            if record is None:
+                batch.append(frame)
+                if len(batch) == self.batch_size:
+                    yield from self._segment(batch)
+                    batch = []
+                continue
+            yield from self._segment(batch)  # in order
+            batch = []
+            self.report.skipped += 1
+            yield frame, self._earlier(record)
+        yield from self._segment(batch)
+
+    def _source(self, number: int) -> Path:
+        return Path(f"{self.clip.path}#{number}")
+
+    def _segment(self, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Prediction]]:
+        if not frames:
+            return
+        found = self.segmenter.segment_batch(
+            [frame.image for frame in frames], batch_size=self.batch_size, probabilities=False
+        )
+        for frame, prediction in zip(frames, found, strict=True):
+            self.folder.write(
+                self._source(frame.number),
+                f"{self.name}-{frame.number:06d}",
+                self.identity,
+                prediction,
+                None,
+                {"frame": frame.number, "seconds": round(frame.seconds, 4)},
+            )
+            self.report.done += 1
+            yield frame, prediction
+
+    def _earlier(self, record: Record) -> Prediction:
+        """What an earlier run found, as far as drawing needs it."""
+        path = self.folder.root / record["label_map"]
+        with decoding.open_file(path, "mask", InvalidMask) as image:
+            label_map = np.asarray(decoding.decode(image, str(path), InvalidMask)).astype(np.uint16)
+        labels = record["labels"]
+        masks = {label: label_map == i for i, label in enumerate(labels, 1)}
+        scores = {label: float(about["score"]) for label, about in labels.items()}
+        return Prediction(masks, {}, label_map, scores, {k: bool(about["present"]) for k, about in labels.items()})
+
+
+class _Encoder:
+    """Writes pictures of one size as an H.264 clip."""
+
+    def __init__(self, path: Path, clip: Clip, every: int, comment: str) -> None:
+        av = _av()
+        self._path, self._av = path, av
+        small = fitted(Image.new("1", clip.size), _SIDE, enlarge=False).size
+        self._size = (max(2, small[0] // 2 * 2), max(2, small[1] // 2 * 2))  # of half the colours, so even
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        try:
+            self._container = av.open(os.fspath(path), "w", format="mp4", options={"movflags": "faststart"})
+            self._container.metadata["comment"] = comment
+            self._stream = self._container.add_stream(codec, rate=(clip.rate / every).limit_denominator(60_000))
+            self._stream.width, self._stream.height = self._size
+            self._stream.pix_fmt = "yuv420p"
+        except (OSError, ValueError, av.FFmpegError) as error:
+            raise OutputError(f"cannot write {path.parent}: {one_line(error)}; choose another folder") from error
+
+    def __enter__(self) -> _Encoder:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        try:
+            if failure[0] is None:
+                self._container.mux(self._stream.encode())
+        finally:
+            self._container.close()
+
+    def add(self, picture: Image.Image) -> None:
+        """The next picture."""
+        if picture.size != self._size:  # by an odd column or row, or a clip whose size changes on the way
+            picture = (
+                picture.resize(self._size)
+                if abs(picture.width - self._size[0]) > 1
+                else picture.crop((0, 0, *self._size))
+            )
+        try:
+            self._container.mux(self._stream.encode(self._av.VideoFrame.from_image(picture)))
+        except (OSError, self._av.FFmpegError) as error:
+            raise OutputError(f"cannot write {self._path.parent}: {one_line(error)}; free space") from error

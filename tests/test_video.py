@@ -1,0 +1,143 @@
+"""Video files: made with PyAV, segmented, resumed, read back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewseg.batch_outputs import OutputFolder
+from fewseg.errors import InvalidImage, InvalidOption
+from fewseg.segmenter import Segmenter
+from fewseg.video import is_video, open_clip, read_frame, read_frames, segment_video
+from helpers.colour_method import ColourMethod, blob, iou
+
+av = pytest.importorskip("av")
+
+FRAMES = 9
+
+
+def scene(number: int) -> tuple[Image.Image, np.ndarray]:
+    """A red disc that moves to the right."""
+    return blob("red", size=(98, 66), place=0.3 + 0.05 * number)
+
+
+def clip(path: Path, frames: int = FRAMES) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 98, 66, "yuv420p"
+        stream.options = {"crf": "4"}
+        for number in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_image(scene(number)[0])))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def segmenter() -> Segmenter:
+    made = Segmenter(ColourMethod(), device="cpu")
+    made.teach("red", *scene(0))
+    return made
+
+
+def mask_of(out: Path, name: str) -> np.ndarray:
+    return np.asarray(Image.open(out / "masks" / "red" / f"{name}.png"))
+
+
+def test_reads_frames(tmp_path: Path) -> None:
+    path = clip(tmp_path / "a.mp4")
+    about = open_clip(path)
+    assert (about.size, about.rate, about.frames) == ((98, 66), 10, FRAMES)
+    frames = list(read_frames(path))
+    assert [f.number for f in frames] == list(range(FRAMES))
+    assert [f.seconds for f in frames] == pytest.approx(np.arange(FRAMES) / 10)
+    for number in (0, 4, 8):
+        truth = np.asarray(scene(number)[0], float)
+        assert np.abs(np.asarray(read_frame(path, number), float) - truth).mean() < 4
+    with pytest.raises(InvalidOption, match="no frame 9: it has 9"):
+        read_frame(path, 9)
+    with pytest.raises(InvalidOption, match="counted from 0"):
+        read_frame(path, -1)
+
+
+def test_segments_every_frame(tmp_path: Path, segmenter: Segmenter) -> None:
+    path, out, seen = clip(tmp_path / "a.mp4"), tmp_path / "out", []
+    report = segment_video(segmenter, path, out, batch_size=4, progress=lambda *a: seen.append(a))
+    assert (report.done, report.skipped) == (FRAMES, 0)
+    assert seen[-1] == (FRAMES, FRAMES, "a-000008")
+    for number in range(FRAMES):
+        assert iou(mask_of(out, f"a-{number:06d}"), scene(number)[1]) > 0.9
+    content = json.loads((out / "results.json").read_text())
+    assert [(p["frame"], p["name"]) for p in content["pictures"]] == [(i, f"a-{i:06d}") for i in range(FRAMES)]
+    drawn = open_clip(out / "overlays" / "a.mp4")
+    assert (drawn.size, drawn.frames, drawn.rate) == ((98, 66), FRAMES, 10)
+    assert not list(out.rglob("*.tmp"))
+    assert not (out / "journal.jsonl").exists()
+
+
+def test_resumes_after_a_killed_run(tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = clip(tmp_path / "a.mp4"), tmp_path / "out"
+    whole = tmp_path / "whole"
+    segment_video(segmenter, path, whole)
+
+    def killed(done: int, total: int, name: str) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OutputFolder, "finish", lambda *a: None)  # as if killed without a word
+        with pytest.raises(KeyboardInterrupt):
+            segment_video(segmenter, path, out, progress=killed)
+    assert (out / "journal.jsonl").exists()
+    assert not (out / "overlays" / "a.mp4").exists()
+    report = segment_video(segmenter, path, out)
+    assert (report.done, report.skipped) == (FRAMES - 4, 4)
+    for file in sorted((whole / "labels").iterdir()):
+        assert (out / "labels" / file.name).read_bytes() == file.read_bytes()
+    for one, other in zip(
+        read_frames(out / "overlays" / "a.mp4"), read_frames(whole / "overlays" / "a.mp4"), strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(one.image), np.asarray(other.image))
+    before = (out / "overlays" / "a.mp4").stat().st_mtime_ns
+    report = segment_video(segmenter, path, out)
+    assert (report.done, report.skipped) == (0, FRAMES)
+    assert (out / "overlays" / "a.mp4").stat().st_mtime_ns == before  # nothing was done again
+    segmenter.teach("red", *scene(3))
+    assert segment_video(segmenter, path, out).done == FRAMES
+    assert (out / "overlays" / "a.mp4").stat().st_mtime_ns > before
+
+
+def test_every_other_frame_and_no_overlay(tmp_path: Path, segmenter: Segmenter) -> None:
+    out = tmp_path / "out"
+    assert segment_video(segmenter, clip(tmp_path / "a.mp4"), out, every=4, overlays=False).done == 3
+    assert sorted(p.name for p in (out / "labels").iterdir()) == [f"a-{i:06d}.png" for i in (0, 4, 8)]
+    assert not (out / "overlays").exists()
+
+
+def test_clips_of_one_name_are_kept_apart(tmp_path: Path, segmenter: Segmenter) -> None:
+    one, two, out = clip(tmp_path / "x" / "a.mp4", 2), clip(tmp_path / "y" / "a.mp4", 3), tmp_path / "out"
+    for _ in range(2):
+        segment_video(segmenter, one, out)
+        segment_video(segmenter, two, out)
+    names = [p["name"] for p in json.loads((out / "results.json").read_text())["pictures"]]
+    assert sorted(names) == ["a-000000", "a-000001", "y_a-000000", "y_a-000001", "y_a-000002"]
+
+
+def test_bad_videos(tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_video("a.MP4")
+    assert not is_video("a.jpg")
+    (tmp_path / "no.mp4").write_bytes(b"no video at all")
+    for name in ("no.mp4", "missing.mp4"):
+        with pytest.raises(InvalidImage, match="no video that can be read"):
+            segment_video(segmenter, tmp_path / name, tmp_path / "out")
+    path = clip(tmp_path / "a.mp4")
+    with pytest.raises(InvalidOption, match="every 0"):
+        segment_video(segmenter, path, tmp_path / "out", every=0)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InvalidOption, match=r"pip install 'fewseg\[video\]'"):
+        segment_video(segmenter, path, tmp_path / "out")
