@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
@@ -25,8 +25,16 @@ SIDE: Final = 448
 COUNT: Final = 600
 """Superpixels, about."""
 
+BAND: Final = 1.0
+"""Distance, in medians between neighbours, at which likeness falls to 1/e."""
+
 _COMPACTNESS: Final = 12.0
 _ROUNDS: Final = 6
+
+Window: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right and bottom in shares of the picture."""
+
+WHOLE: Final[Window] = (0.0, 0.0, 1.0, 1.0)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -85,12 +93,24 @@ class Regions:
         squares = (self.look**2).sum(1)
         return np.sqrt(np.maximum(squares[:, None] + squares[to] - 2 * self.look @ self.look[to].T, 0))
 
-    def nearest(self, to: Ints, k: int) -> Floats:
-        """(n,): mean distance of every superpixel to the `k` nearest of those named, itself left out."""
-        found = self.distances(to)
-        found[to, np.arange(len(to))] = np.inf
-        near = np.sort(found, 1)[:, : max(1, min(k, len(to) - 1))]
-        return np.where(np.isfinite(near), near, 1.0).mean(1)
+    def likeness(self, to: Ints) -> Floats:
+        """(n,): logarithm of the mean likeness to those named, by area, each left out of its own."""
+        return self._mean_likeness(to)
+
+    @cached_property
+    def usual(self) -> Floats:
+        """(n,): `likeness` to the whole picture."""
+        return self._mean_likeness(np.arange(self.count))
+
+    def _mean_likeness(self, to: Ints) -> Floats:
+        exponents = -self.distances(to) / BAND + np.log(self.shares[to])
+        if len(to) > 1:
+            exponents[to, np.arange(len(to))] = -np.inf
+        weights = np.full(self.count, self.shares[to].sum())
+        if len(to) > 1:
+            weights[to] -= self.shares[to]
+        top = exponents.max(1)
+        return np.asarray(np.log(np.exp(exponents - top[:, None]).sum(1)) + top - np.log(weights))
 
     def border(self) -> Ints:
         """The superpixels along the picture's edge."""
@@ -139,14 +159,23 @@ class Regions:
         return result
 
 
-def cut(path: Path, features: Tensor) -> Regions:
-    """The regions of a picture; `features` (c, h, w) are unit vectors. Raises `InvalidImage`."""
+def cut(path: Path, features: Tensor, window: Window = WHOLE) -> Regions:
+    """The regions of a picture, or of a window of it; `features` (c, h, w) are the whole picture's, unit vectors.
+
+    Raises `InvalidImage`.
+    """
     try:
         from skimage.color import rgb2lab
         from skimage.segmentation import slic
     except ImportError:
         raise InvalidOption("clicks and boxes need scikit-image: pip install 'fewseg[serve]'") from None
-    picture = fitted(open_picture(path, at_least=2 * SIDE).image, SIDE, enlarge=False)
+    share = max(window[2] - window[0], window[3] - window[1])
+    picture = open_picture(path, at_least=round(2 * SIDE / share)).image
+    if window != WHOLE:
+        sides = np.array([*picture.size, *picture.size])
+        left, top, right, bottom = (int(v) for v in np.round(np.array(window) * sides))
+        picture = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    picture = fitted(picture, SIDE, enlarge=window != WHOLE)
     lab = rgb2lab(np.asarray(picture)).astype(np.float32)
     if min(picture.size) < 2:
         labels = np.arange(lab.shape[0] * lab.shape[1], dtype=np.int64).reshape(lab.shape[:2])
@@ -159,7 +188,7 @@ def cut(path: Path, features: Tensor) -> Regions:
     centres = _centres(labels, sizes)
     colours = np.stack([np.bincount(labels.ravel(), lab[..., c].ravel()) / sizes for c in range(3)], 1)
     pairs, borders = _neighbours(labels)
-    look = _look(colours, _sampled(features, centres), pairs)
+    look = _look(colours, _sampled(features, _in_picture(centres, window)), pairs)
     parents, heights, areas, order, runs = _tree(look, pairs, borders, sizes)
     return Regions(labels, look, centres, pairs, borders, parents, heights, areas / labels.size, order, runs)
 
@@ -170,6 +199,12 @@ def _centres(labels: Ints, sizes: Floats) -> Floats:
     flat = labels.ravel()
     across, down = (np.bincount(flat, (v.ravel() + 0.5)) / sizes for v in (x, y))
     return np.stack([across / width, down / height], 1)
+
+
+def _in_picture(centres: Floats, window: Window) -> Floats:
+    """Shares of the window as shares of the picture."""
+    low, high = np.array(window[:2]), np.array(window[2:])
+    return low + centres * (high - low)
 
 
 def _sampled(features: Tensor, centres: Floats) -> Floats:
