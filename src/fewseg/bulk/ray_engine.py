@@ -13,6 +13,7 @@ import importlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, Final
 import torch
 
 from fewseg.batch_outputs import Record
+from fewseg.bulk.attempts import Attempts
 from fewseg.bulk.options import BatchOptions
 from fewseg.bulk.pictures import Outcome, PictureWork, Task
 from fewseg.bulk.ray_worker import FAILED, FATAL, FOUND, RayWorker, WorkerState
@@ -30,8 +32,8 @@ from fewseg.errors import InvalidImage, InvalidOption, OutputError, WorkerError
 
 log = logging.getLogger(__name__)
 
-_RETRIES: Final = 3
-"""How often a part is given to another worker when the one that had it died: a bad picture cannot go on killing."""
+_ATTEMPTS: Final = ".attempts"
+"""Folder in the output folder, while a run is under way."""
 
 _PART: Final = {"cpu": 32, "cuda": 256}
 """Pictures that a worker gets at a time: what it still does when the last are left, and what is lost when it dies."""
@@ -41,6 +43,7 @@ def require_ray() -> Any:
     """The ray module, quiet; raises `InvalidOption` where it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 is Ray's own: on a busy machine workers would starve
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a warning about a later version's default
     try:
         importlib.import_module("ray.data")
@@ -56,6 +59,7 @@ class RayEngine:
 
     def __init__(self, work: PictureWork, options: BatchOptions) -> None:
         self.work, self.options = work, options
+        self.attempts = Attempts(work.folder.root.absolute() / _ATTEMPTS)
         on_gpu = work.segmenter.method.device.type == "cuda"
         self.gpus = options.ray_gpus if options.ray_gpus >= 0 else float(on_gpu)
         self.cpus = options.ray_cpus or (4 if self.gpus else torch.get_num_threads())
@@ -75,18 +79,21 @@ class RayEngine:
             ray.data.exceptions.UserCodeException,
             ray.data.exceptions.SystemException,
         )
-        with _started(ray, self.options, self.cpus, self.gpus):
+        with _started(ray, self.options, self.cpus):
             try:
                 for row in self._rows(ray, tasks):
                     yield self._outcome(tasks[row["place"]].source, row)
             except failures as error:
-                raise WorkerError(_what_failed(ray, error)) from error
+                raise WorkerError(_what_failed(error)) from error
+            finally:
+                self.attempts.clear()
 
     def _rows(self, ray: Any, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
         """What the workers say of each picture, as the parts come in."""
         now, workers = self._workers(ray)
         largest = _PART["cuda" if self.gpus else "cpu"]
         part = max(1, self.options.batch_size, min(largest, -(-len(tasks) // (4 * workers))))
+        self.attempts.clear()  # of a run that was killed
         state = ray.put(self._state())
         with _quiet_data(ray):
             # As JSON: names need not be valid Unicode, which Arrow's strings must be.
@@ -95,15 +102,13 @@ class RayEngine:
             parts = ray.data.from_items([{"task": item} for item in items], override_num_blocks=count)
             found = parts.map_batches(
                 RayWorker,
-                fn_constructor_args=(state,),
+                fn_constructor_args=(state, sys.path),
                 batch_size=None,
                 batch_format="numpy",
                 compute=ray.data.ActorPoolStrategy(min_size=min(now, count), max_size=min(workers, count)),
                 num_cpus=self.cpus,
                 num_gpus=self.gpus,
-                max_restarts=-1,
-                max_task_retries=_RETRIES,
-            )
+            )  # Ray Data starts workers that died again, and gives their parts to others, as often as it takes
             for batch in found.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
                 for row in batch["row"]:
                     yield json.loads(row)
@@ -113,7 +118,7 @@ class RayEngine:
         device = "cuda" if self.gpus else "cpu"
         plan = ThreadPlan.of(self.options, torch.device(device), cores=self.cpus)
         segmenter = self.work.segmenter.on("cpu")
-        return WorkerState(segmenter, self.work.folder, self.work.overlays, plan, device)
+        return WorkerState(segmenter, self.work.folder, self.attempts, self.work.overlays, plan, device)
 
     def _workers(self, ray: Any) -> tuple[int, int]:
         """How many workers to begin with, and how many to grow to."""
@@ -140,7 +145,7 @@ class RayEngine:
 
 
 @contextmanager
-def _started(ray: Any, options: BatchOptions, cpus: int, gpus: float) -> Iterator[None]:
+def _started(ray: Any, options: BatchOptions, cpus: int) -> Iterator[None]:
     """Ray connected, for as long as needed; one that runs in this process already is used and left running."""
     if ray.is_initialized():
         yield
@@ -152,7 +157,8 @@ def _started(ray: Any, options: BatchOptions, cpus: int, gpus: float) -> Iterato
         cores = max(os.cpu_count() or 1, options.ray_workers * cpus, cpus)
         settings |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": 512 << 20}
     try:
-        ray.init(**settings)
+        with _nothing_on_stderr():
+            ray.init(**settings)
     except Exception as error:  # whatever Ray raises: sockets, processes, versions, file systems
         where = "start on this machine" if address == "local" else f"connect to the cluster at {address}"
         raise WorkerError(f"Ray cannot {where} ({one_line(error)}): mend that, or use the threads engine") from error
@@ -160,6 +166,19 @@ def _started(ray: Any, options: BatchOptions, cpus: int, gpus: float) -> Iterato
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _nothing_on_stderr() -> Iterator[None]:
+    """Ray's own C++ tells on stderr, which Python cannot filter, that it has been told to be quiet."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager
@@ -176,18 +195,15 @@ def _quiet_data(ray: Any) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _what_failed(ray: Any, error: BaseException) -> str:
-    """One line about an error of Ray, whose own messages are pages long."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    inner = getattr(cause, "cause", None)
-    cause = inner if isinstance(inner, BaseException) else cause
-    died = isinstance(cause, (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError))
-    if died or isinstance(cause, ray.exceptions.OutOfMemoryError):
-        return (
-            f"Ray workers died {_RETRIES + 1} times over the same pictures: where memory is short use fewer "
-            "--ray-workers; what is finished is kept: run the same command again to resume"
-        )
-    first = str(cause).strip().splitlines()
-    return f"a Ray worker failed ({type(cause).__name__}: {first[-1] if first else 'no message'}): run with --verbose"
+def _what_failed(error: BaseException) -> str:
+    """One line about an error of Ray, whose own messages are pages long with the reason at the end."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    lines = [(type(link).__name__, str(link).strip().splitlines()) for link in chain]
+    name, text = next(
+        ((name, text[-1]) for name, text in reversed(lines) if text), (type(error).__name__, "no message")
+    )
+    return f"Ray failed ({name}: {text.strip()}): what is finished is kept; run the same command again to resume"

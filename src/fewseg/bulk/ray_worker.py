@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
 import socket
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewseg.batch_outputs import OutputFolder
-from fewseg.bulk.pictures import PictureWork, Task
+from fewseg.bulk.attempts import Attempts
+from fewseg.bulk.pictures import Outcome, PictureWork, Task
 from fewseg.bulk.threads import ThreadPlan, ThreadsEngine
-from fewseg.errors import FewsegError, OutputError
+from fewseg.decoding import one_line
+from fewseg.errors import FewsegError, InvalidImage, OutputError, WorkerError
 from fewseg.segmenter import Segmenter
-
-log = logging.getLogger(__name__)
 
 FOUND: Final = "found"
 """A row with a picture's record."""
@@ -27,6 +28,11 @@ FAILED: Final = "failed"
 """A row with what is wrong with a picture."""
 FATAL: Final = "fatal"
 """A row with an error that ends the whole run."""
+
+TOGETHER: Final = 2
+"""How often the pictures of a part are tried together, before each is tried alone to find the one that kills."""
+ALONE: Final = 2
+"""How often a picture is tried alone before it counts as one that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class WorkerState:
     segmenter: Segmenter
     """Taught; on the CPU."""
     folder: OutputFolder
+    attempts: Attempts
     overlays: bool
     plan: ThreadPlan
     device: str
@@ -45,43 +52,72 @@ class WorkerState:
 class RayWorker:
     """A stateful actor of Ray Data: made once, then given parts of the list of pictures."""
 
-    def __init__(self, state: Any) -> None:
-        """`state` is a `WorkerState`, or Ray's reference to one."""
-        import ray
+    def __init__(self, state: Any, paths: Sequence[str] = ()) -> None:
+        """`state` is Ray's reference to a `WorkerState`; `paths` are where the modules of its classes are found.
 
-        got = ray.get(state) if isinstance(state, ray.ObjectRef) else state
-        assert isinstance(got, WorkerState)
-        self.folder = got.folder
-        work = PictureWork(got.segmenter.on(got.device), got.folder, got.overlays)
-        self.engine = ThreadsEngine(work, got.plan)
-
-    def __call__(self, part: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Segment the pictures of a part: column `task` holds JSON of place, path and name; column `row`, outcomes."""
-        places, tasks = [], []
-        for text in part["task"]:
-            place, source, name = json.loads(text)
-            places.append(place)
-            tasks.append(Task(Path(source), name))
-        return {"row": np.array([json.dumps(row) for row in self._rows(places, tasks)], dtype=object)}
-
-    def _rows(self, places: Sequence[int], tasks: Sequence[Task]) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        place_of = {task.source: place for place, task in zip(places, tasks, strict=True)}
+        What goes wrong here is told with the first part: an actor that fails to start is started again and again.
+        """
+        self.problem: FewsegError | None = None
         try:
-            self._require_folder()
-            for source, outcome in self.engine.run(tasks):
-                if isinstance(outcome, FewsegError):
-                    rows.append({"place": place_of[source], "kind": FAILED, "error": str(outcome)})
-                else:
-                    rows.append({"place": place_of[source], "kind": FOUND, "record": outcome})
-        except FewsegError as error:
-            rows.append({"place": places[0], "kind": FATAL, "type": type(error).__name__, "error": str(error)})
-        return rows
+            import ray
 
-    def _require_folder(self) -> None:
-        """Raise `OutputError` unless this machine sees the output folder that the run was started with."""
+            sys.path += [path for path in paths if path not in sys.path and os.path.isdir(path)]
+            self._set_up(ray.get(state))
+        except FewsegError as error:
+            self.problem = error
+        except Exception as error:
+            last = one_line(error).split(" traceback: ")[0]
+            self.problem = WorkerError(
+                f"a Ray worker cannot start on {socket.gethostname()} ({last}): "
+                "install the same fewseg, and your own modules, on all machines"
+            )
+
+    def _set_up(self, state: WorkerState) -> None:
+        self.folder, self.attempts = state.folder, state.attempts
         if not self.folder.journal.exists():
             raise OutputError(
-                f"{self.folder.root} is not the run's folder on the Ray worker {socket.gethostname()}: "
-                "give an absolute path that all machines share"
+                f"{self.folder.root} is not this run's folder on the Ray worker {socket.gethostname()}: "
+                "give a path that all machines share"
+            )
+        work = PictureWork(state.segmenter.on(state.device), state.folder, state.overlays)
+        self.engine = ThreadsEngine(work, state.plan)
+
+    def __call__(self, part: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Segment a part: column `task` holds JSON of place, path and name; column `row` then JSON of outcomes."""
+        given = [json.loads(text) for text in part["task"]]
+        places = {source: place for place, source, _ in given}
+        tasks = [Task(Path(source), name) for _, source, name in given]
+        rows: list[dict[str, Any]] = []
+        try:
+            if self.problem is not None:
+                raise self.problem
+            for source, outcome in self._outcomes(f"part-{given[0][0]}", tasks):
+                row: dict[str, Any] = {"kind": FOUND, "record": outcome}
+                if isinstance(outcome, FewsegError):
+                    row = {"kind": FAILED, "error": str(outcome)}
+                rows.append({"place": places[str(source)], **row})
+        except FewsegError as error:
+            rows.append({"place": given[0][0], "kind": FATAL, "type": type(error).__name__, "error": str(error)})
+        return {"row": np.array([json.dumps(row) for row in rows], dtype=object)}
+
+    def _outcomes(self, part: str, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """What became of each picture; one that kills the process again and again is found out and left out."""
+        if self.attempts.begin(part) <= TOGETHER:
+            yield from self.engine.run(tasks)
+        else:
+            for number, task in enumerate(tasks):
+                yield from self._alone(f"{part}-{number}", task)
+        self.attempts.end(part)
+
+    def _alone(self, name: str, task: Task) -> Iterator[Outcome]:
+        if self.attempts.begin(name) <= ALONE:
+            yield from self.engine.run([task])
+            self.attempts.end(name)
+        else:
+            yield (
+                task.source,
+                InvalidImage(
+                    f"{task.source} ended the process that segmented it, {ALONE} times: make it smaller, or save it "
+                    "again as PNG"
+                ),
             )

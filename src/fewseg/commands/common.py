@@ -6,21 +6,44 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 ProgressCallback = Callable[[int, int, str], None]
 """Called with how much is done, of how much, and a word on what was done last."""
 
 
+class _Rate(ProgressColumn):
+    """How many a second, lately; what was done before the start does not count."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.3g} {self.unit}" if speed else "")
+
+
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[ProgressCallback]:
-    """A progress bar with the time left on stderr, as the callback that moves it."""
+def progress_bar(title: str, rate: str = "") -> Iterator[ProgressCallback]:
+    """A progress bar with the time left on stderr, as the callback that moves it; with the rate in a unit so named."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        *([_Rate(rate)] if rate else []),
         TextColumn("{task.fields[last]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
