@@ -71,13 +71,13 @@ def test_maps_are_not_overwritten_later(name: str) -> None:
 def test_resnet_maps_are_before_the_last_relu() -> None:
     """Against timm's own blocks, their residual sums recomputed outside the pyramid."""
     torch.manual_seed(0)
-    pyramid = create_backbone("resnet50")
+    pyramid = create_backbone("resnet50").double()
     for module in pyramid.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5)  # timm starts the last of each block from zero
-    net = timm.create_model("resnet50", pretrained=False, num_classes=0).eval()
+    net = timm.create_model("resnet50", pretrained=False, num_classes=0).eval().double()
     net.load_state_dict(pyramid.net.state_dict())
-    x = torch.randn(1, 3, 64, 64)
+    x = torch.randn(1, 3, 64, 64, dtype=torch.double)
     y = net.maxpool(torch.relu(net.bn1(net.conv1(x))))
     expected = []
     for block in [b for s in (net.layer1, net.layer2, net.layer3, net.layer4) for b in s]:
@@ -88,7 +88,7 @@ def test_resnet_maps_are_before_the_last_relu() -> None:
         expected.append(z)
         y = torch.relu(z)
     for ours, wanted in zip(pyramid(x), expected, strict=True):
-        torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours, wanted, atol=1e-9, rtol=1e-9)
         assert (ours < 0).any()
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fewseg.backbones.folding import FoldedNet
+from fewseg.ops.layout import convolution_order
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -55,6 +59,9 @@ class FeaturePyramid(nn.Module):
 
     Subclasses set `blocks` and implement `features`. `freeze(False)` lets gradients through for fine-tuning; batch norm
     statistics stay as they are even then.
+
+    While it is frozen, batch norms are folded into the convolutions, in a copy that follows every change of the weights
+    (`fewseg.backbones.folding`); `net` and the state dict never change. What is traced or exported is `net` itself.
     """
 
     blocks: tuple[BlockInfo, ...]
@@ -72,6 +79,8 @@ class FeaturePyramid(nn.Module):
         self.register_buffer("gain", gain.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.view(1, 3, 1, 1), persistent=False)
         self.frozen = True
+        self._folded = FoldedNet()
+        self._own_hooks = 0
 
     @property
     def name(self) -> str:
@@ -93,12 +102,35 @@ class FeaturePyramid(nn.Module):
         if self.fixed_size is not None and tuple(images.shape[-2:]) != (self.fixed_size, self.fixed_size):
             images = F.interpolate(images, (self.fixed_size,) * 2, mode="bilinear", align_corners=False)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.features(images)
+            return self.fast_self().features(convolution_order(images))
+
+    def fast_self(self) -> FeaturePyramid:
+        """This pyramid with batch norms folded into the convolutions; itself where that cannot be, or must not."""
+        if not self.frozen or torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined]
+            return self
+        if sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in self.net.modules()) != self._own_hooks:
+            return self  # somebody is watching the modules: let them run
+        net = self._folded.get(self.net, self._probe_run)
+        if net is None:
+            return self
+        fast = copy.copy(self)
+        fast.__dict__["_modules"] = {**self._modules, "net": net}
+        return fast
+
+    def _probe_run(self) -> list[Tensor]:
+        weight = next(self.net.parameters())
+        side = self.fixed_size or 64
+        return self.features(torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype))
 
     def freeze(self, frozen: bool = True) -> Self:
         """Stop (or let through) gradients to the backbone's weights."""
         self.frozen = frozen
+        self._folded.drop()
         return self.requires_grad_(not frozen)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._folded.drop()  # moved or converted: its memory is given back now, not at the next picture
+        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode."""

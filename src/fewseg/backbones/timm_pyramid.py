@@ -106,6 +106,7 @@ class HookedPyramid(FeaturePyramid):
         self._taps = tuple(name for name in taps if name in shapes and 1 < shapes[name][-1] < size)
         for name in set(taps) - set(self._taps):
             handles[name].remove()
+        self._own_hooks = len(self._taps)
         self.blocks = tuple(BlockInfo(shapes[name][1], size / shapes[name][-1]) for name in self._taps)
         self.freeze().eval()
 

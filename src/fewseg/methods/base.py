@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -67,6 +67,21 @@ class FewShotMethod(nn.Module):
         """
         if isinstance(query, Tensor):
             query = self.encode_query(query)
+        return self._segment(query, self._fitting(query, support))
+
+    def segment_labels(self, query: Tensor | QueryFeatures, supports: Sequence[SupportSet]) -> Tensor:
+        """Logits (B, L, 2, H, W) of several labels, each taught by a support set of its own.
+
+        What `segment` gives for each of them, to rounding; methods share among the labels what they can.
+        """
+        if not supports:
+            raise InvalidSupport("no support sets to segment with: give one for every label")
+        if isinstance(query, Tensor):
+            query = self.encode_query(query)
+        return self._segment_labels(query, [self._fitting(query, support) for support in supports])
+
+    def _fitting(self, query: QueryFeatures, support: SupportSet) -> SupportSet:
+        """The support set on this method's device, in its dtype; raises `InvalidSupport` where it does not fit."""
         if support.encoder and support.encoder != self.encoder:
             raise InvalidSupport(
                 f"the support was encoded by {support.encoder}, this is {self.encoder}: encode it again"
@@ -75,11 +90,15 @@ class FewShotMethod(nn.Module):
             support = support.to(self.device, self.dtype)
         if support.batch not in (1, query.batch):
             raise InvalidSupport(f"{support.batch} support episodes for {query.batch} queries: give one, or one each")
-        return self._segment(query, support)
+        return support
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
         """`segment` for a support set that fits."""
         raise NotImplementedError
+
+    def _segment_labels(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> Tensor:
+        """`segment_labels` for support sets that fit; for methods that share work among labels to override."""
+        return torch.stack([self._segment(query, support) for support in supports], 1)
 
     def regulariser(self, query: QueryFeatures, support: SupportSet, logits: Tensor) -> Tensor | None:
         """A term that training adds to the loss of the logits; None for none."""

@@ -10,7 +10,7 @@ convolutional decoder merges the blocks' masks with the backbone's maps.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast, get_args
 
@@ -21,6 +21,9 @@ from torch.nn import functional as F
 from fewseg.backbones import FeaturePyramid
 from fewseg.errors import InvalidOption, unknown
 from fewseg.methods.base import FewShotMethod
+from fewseg.methods.dcama_attention import ScaleAttention, balanced
+from fewseg.methods.dcama_decoder import Decoder
+from fewseg.methods.shared_pictures import same_pictures
 from fewseg.ops.mask_aggregation import Implementation, aggregate_masks
 from fewseg.ops.position import position_encoding
 from fewseg.ops.resize import map_size, resize
@@ -61,151 +64,11 @@ class DCAMAConfig:
     """How masks are aggregated: `reference` materialises the scores, `streaming` never does."""
 
 
-COSINE_TEMPERATURE = 10.0
-"""Start value of the learnt factor on cosines: dot products of unit vectors need one to make a peaked softmax."""
+LABELS_AT_ONCE = 8
+"""Labels, times pictures, that go through the decoder together: bounds its memory."""
 
 SCALES = (2, 4, 8, 16, 32, 64)
 """Scales that a pyramid can have."""
-
-KERNELS = {32: (3, 3, 3), 16: (5, 3, 3), 8: (5, 5, 3)}
-"""Kernel sizes of the convolutions over the stacked masks; other scales take those of 1/8."""
-
-WIDTHS = (16, 64, 128)
-"""Channels of these convolutions; the last is the decoder's width."""
-
-
-class ScaleAttention(nn.Module):
-    """The two projections of one scale, shared by its blocks; blocks of different widths have their own pair."""
-
-    def __init__(self, widths: set[int], config: DCAMAConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.query = nn.ModuleDict({str(w): self._projection(w, config) for w in sorted(widths)})
-        self.support = nn.ModuleDict({str(w): self._projection(w, config) for w in sorted(widths)})
-        self.temperature: nn.Parameter | None = None
-        if config.attention == "cosine":
-            self.temperature = nn.Parameter(torch.full((config.heads,), math.log(COSINE_TEMPERATURE)))
-
-    def _projection(self, width: int, config: DCAMAConfig) -> nn.Linear:
-        # Widths that the heads do not divide are projected to the next that they do.
-        layer = nn.Linear(width, -(-width // config.heads) * config.heads)
-        if config.identity_start:
-            nn.init.eye_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        return layer
-
-    def project_query(self, tokens: Tensor) -> Tensor:
-        """(..., N, C) to queries; with cosine attention the temperature is already in them."""
-        projected = self.query[str(tokens.shape[-1])](tokens)
-        if self.temperature is None:
-            return projected * (projected.shape[-1] // self.heads) ** -0.5
-        unit = self._unit_heads(projected)
-        return (unit * self.temperature.exp().unsqueeze(-1)).flatten(-2)
-
-    def project_support(self, tokens: Tensor) -> Tensor:
-        projected = self.support[str(tokens.shape[-1])](tokens)
-        return projected if self.temperature is None else self._unit_heads(projected).flatten(-2)
-
-    def _unit_heads(self, projected: Tensor) -> Tensor:
-        return F.normalize(projected.unflatten(-1, (self.heads, -1)), dim=-1, eps=1e-6)
-
-
-def conv_block(channels: tuple[int, ...], kernels: tuple[int, ...]) -> nn.Sequential:
-    """[convolution, GroupNorm(4), ReLU] for each pair of channels."""
-    layers: list[nn.Module] = []
-    for inputs, outputs, kernel in zip(channels, channels[1:], kernels, strict=False):
-        layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), nn.GroupNorm(4, outputs), nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-def conv_relu_conv(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, outputs, 3, padding=1), nn.ReLU()
-    )
-
-
-class Decoder(nn.Module):
-    """Merges the aggregated masks, coarse to fine, with the backbone's skip maps; gives logits.
-
-    The first convolution over the skip maps is linear: the support's share of it is computed apart (`support_share`),
-    once for any number of queries.
-    """
-
-    def __init__(self, blocks: dict[int, int], skips: dict[int, int], skip_support: bool, odds: bool = False) -> None:
-        """`blocks`: attention scale to number of masks; `skips`: skip scale to channels; `odds`: masks join mixer1."""
-        super().__init__()
-        self.odds = odds
-        width = WIDTHS[-1]
-        self.scales = sorted(blocks, reverse=True)
-        self.skip_scales = sorted(skips, reverse=True)
-        self.vote = nn.ModuleDict(
-            {str(s): conv_block((blocks[s], *WIDTHS), KERNELS.get(s, KERNELS[8])) for s in self.scales}
-        )
-        self.merge = nn.ModuleDict({str(s): conv_block((width,) * 4, (3,) * 3) for s in self.scales[1:]})
-        # Input channels of mixer1 in the released order: the votes, then (query map, support map) of each skip scale.
-        self.query_channels, start = list(range(width)), width
-        self.support_channels: list[int] = []
-        for scale in self.skip_scales:
-            channels = skips[scale]
-            self.query_channels += range(start, start + channels)
-            start += channels
-            if skip_support:
-                self.support_channels += range(start, start + channels)
-                start += channels
-        if odds:
-            self.query_channels += range(start, start + sum(blocks.values()))
-            start += sum(blocks.values())
-        self.mixer1 = conv_relu_conv(start, 128, 64)
-        self.mixer2 = conv_relu_conv(64, 64, 16)
-        self.mixer3 = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 2, 3, padding=1))
-
-    def support_share(self, skips: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
-        """The part of mixer1's first convolution that sees only the support's maps, (B, 128, *size)."""
-        stacked = self._stack(skips, size)
-        return F.conv2d(stacked, self._first.weight[:, self.support_channels], padding=1)
-
-    @property
-    def _first(self) -> nn.Conv2d:
-        return cast("nn.Conv2d", self.mixer1[0])
-
-    def _stack(self, skips: dict[int, Tensor], size: tuple[int, int], x: Tensor | None = None) -> Tensor:
-        """Skip maps, coarse to fine, each resized step by step to the next finer one's size and at last to `size`."""
-        for scale in self.skip_scales:
-            skip = skips[scale]
-            if x is None:
-                x = skip
-            elif skip.shape[-1] >= x.shape[-1]:
-                x = torch.cat([resize(x, map_size(skip)), skip], 1)
-            else:  # a skip scale coarser than the finest attention scale
-                x = torch.cat([x, resize(skip, map_size(x))], 1)
-        assert x is not None
-        return resize(x, size)
-
-    def forward(
-        self,
-        votes: dict[int, Tensor],
-        skips: dict[int, Tensor],
-        share: Tensor | None,
-        size: tuple[int, int],
-        mix: tuple[int, int],
-    ) -> Tensor:
-        """Logits (B, 2, *size) from votes (B, L, h, w) of each scale; `mix` is the size at which mixer1 works."""
-        x = self.vote[str(self.scales[0])](votes[self.scales[0]])
-        for scale in self.scales[1:]:
-            finer = self.vote[str(scale)](votes[scale])
-            x = self.merge[str(scale)](resize(x, map_size(finer)) + finer)
-        x = self._stack(skips, mix, x)
-        if self.odds:
-            x = torch.cat([x, *(resize(_log_odds(votes[scale]), mix) for scale in self.scales)], 1)
-        x = F.conv2d(x, self._first.weight[:, self.query_channels], self._first.bias, padding=1)
-        x = self.mixer1[1:](x if share is None else x + share)
-        x = self.mixer2(resize(x, (2 * mix[0], 2 * mix[1])))
-        x = self.mixer3(resize(x, (4 * mix[0], 4 * mix[1])))
-        return resize(x, size)
-
-
-def _log_odds(votes: Tensor) -> Tensor:
-    return torch.logit(votes.float(), eps=0.01).to(votes.dtype)
 
 
 class DCAMA(FewShotMethod):
@@ -222,13 +85,17 @@ class DCAMA(FewShotMethod):
         self.skip_scales = self._usable(config.skip_scales, None)
         self.attended = [(i, b.scale) for i, b in enumerate(backbone.blocks) if b.scale in scales]
         self.attention = nn.ModuleDict(
-            {str(s): ScaleAttention({b.channels for b in backbone.blocks if b.scale == s}, config) for s in scales}
+            {str(s): self._scale_attention({b.channels for b in backbone.blocks if b.scale == s}) for s in scales}
         )
         last = {b.scale: i for i, b in enumerate(backbone.blocks)}
         self.skip_blocks = {s: last[s] for s in self.skip_scales}
         counts = {s: sum(b.scale == s for b in backbone.blocks) for s in scales}
         channels = {s: backbone.blocks[i].channels for s, i in self.skip_blocks.items()}
         self.decoder = Decoder(counts, channels, config.skip_support, config.balance)
+
+    def _scale_attention(self, widths: set[int]) -> ScaleAttention:
+        config = self.config
+        return ScaleAttention(widths, config.heads, config.attention == "cosine", config.identity_start)
 
     def _usable(self, wanted: tuple[int, ...], needed_for: str | None) -> list[int]:
         usable = [s for s in sorted(set(wanted)) if s in self.backbone.scales]
@@ -281,43 +148,89 @@ class DCAMA(FewShotMethod):
         tokens = feature_map.flatten(2).transpose(1, 2)
         if self.config.position_weight:
             encoding = position_encoding(tokens.shape[1], tokens.shape[2], tokens.device, tokens.dtype)
-            tokens = tokens + self.config.position_weight * encoding
+            tokens = torch.add(tokens, encoding, alpha=self.config.position_weight)
         return F.dropout(tokens, self.config.dropout, self.training)
 
     def votes(self, query: QueryFeatures, support: SupportSet) -> list[Tensor]:
         """The aggregated mask (B, h, w) of every attended block, in the backbone's order; equation 3."""
+        return [votes.squeeze(1) for votes in self._votes(query, [support])]
+
+    def _votes(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[Tensor]:
+        """Likewise (B, L, h, w) for L labels on the same support pictures: keys once, a column of values a label."""
         dropout = self.config.dropout if self.training else 0.0
         votes = []
         for index, _ in self.attended:
             q = query.tensors[f"query.{index}"]
-            h, w = q.shape[1:3]
-            key = support.tensors[f"key.{index}"].flatten(1, 2)
-            value = support.tensors[f"value.{index}"].flatten(1, 2)
+            key = supports[0].tensors[f"key.{index}"].flatten(1, 2)
+            value = torch.stack([s.tensors[f"value.{index}"].flatten(1, 2) for s in supports], -1)
             if self.config.balance:  # the background's share apart: one minus a rounded number is not small enough
-                value = torch.stack([value, 1 - value], -1)
+                value = torch.cat([value, 1 - value], -1)
             vote = aggregate_masks(
                 q.flatten(1, 2),
                 key.expand(q.shape[0], -1, -1),
-                value.expand(q.shape[0], *value.shape[1:]),
+                value.expand(q.shape[0], -1, -1),
                 heads=self.config.heads,
                 scale=1.0,  # already in the queries
                 dropout=dropout,
                 implementation=self.config.implementation,
             )
             if self.config.balance:
-                vote = _balanced(vote, value)
-            votes.append(vote.unflatten(1, (h, w)))
+                vote = balanced(vote, value)
+            votes.append(vote.transpose(1, 2).unflatten(2, q.shape[1:3]))
         return votes
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
-        votes: dict[int, list[Tensor]] = {}
-        for (_, scale), vote in zip(self.attended, self.votes(query, support), strict=True):
-            votes.setdefault(scale, []).append(vote)
+        return self._segment_labels(query, [support]).squeeze(1)
+
+    def _segment_labels(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> Tensor:
+        """Query maps' share of the decoder once for all labels; keys once for labels on the same support pictures."""
         skips = {s: query.tensors[f"skip.{s}"] for s in self.skip_scales}
-        sizes = {scale: map_size(stacked[0]) for scale, stacked in votes.items()}
+        sizes = {scale: map_size(query.tensors[f"query.{i}"][..., 0]) for i, scale in self.attended}
         mix = self._mix_size({**sizes, **{scale: map_size(skip) for scale, skip in skips.items()}})
-        share = self._support_share(support, mix) if self._has_share else None
-        return self.decoder({s: torch.stack(v, 1) for s, v in votes.items()}, skips, share, query.image_size, mix)
+        share = None
+        if skips and len(supports) > 1:
+            share = self.decoder.query_share(skips, sizes[min(sizes)], mix)
+        at_once, logits = max(1, LABELS_AT_ONCE // query.batch), []
+        votes = self._votes_of_labels(query, supports, at_once)
+        for start in range(0, len(supports), at_once):
+            some = slice(start, start + at_once)
+            logits.append(self._decode(query, votes[some], supports[some], skips, mix, share))
+        return torch.cat(logits, 1) if len(logits) > 1 else logits[0]
+
+    def _votes_of_labels(
+        self, query: QueryFeatures, supports: Sequence[SupportSet], at_once: int
+    ) -> list[dict[int, Tensor]]:
+        """The votes (B, blocks, h, w) of every attention scale, label by label."""
+        votes: list[dict[int, Tensor]] = [{} for _ in supports]
+        for group in same_pictures(supports, "key."):
+            for start in range(0, len(group), at_once):
+                places = group[start : start + at_once]
+                stacked: dict[int, list[Tensor]] = {}
+                blocks = self._votes(query, [supports[place] for place in places])
+                for (_, scale), vote in zip(self.attended, blocks, strict=True):
+                    stacked.setdefault(scale, []).append(vote)
+                for column, place in enumerate(places):
+                    votes[place] = {s: torch.stack([v[:, column] for v in maps], 1) for s, maps in stacked.items()}
+        return votes
+
+    def _decode(
+        self,
+        query: QueryFeatures,
+        votes: Sequence[dict[int, Tensor]],
+        supports: Sequence[SupportSet],
+        skips: dict[int, Tensor],
+        mix: tuple[int, int],
+        query_share: Tensor | None,
+    ) -> Tensor:
+        """Logits (B, L, 2, H, W), the decoder batched over the labels."""
+        labels, support_share = len(supports), None
+        stacked = {scale: _batched([v[scale] for v in votes], query.batch) for scale in votes[0]}
+        if self._has_share:
+            support_share = _batched([self._support_share(support, mix) for support in supports], query.batch)
+        if query_share is not None:
+            query_share = query_share.repeat_interleave(labels, 0)
+        logits = self.decoder(stacked, skips, query.image_size, mix, support_share, query_share)
+        return logits.unflatten(0, (query.batch, labels))
 
     @property
     def _has_share(self) -> bool:
@@ -343,20 +256,11 @@ class DCAMA(FewShotMethod):
         return share
 
 
-_NEITHER = 1e-8
-"""Added to both shares of a balanced vote; small against one token's among thousands."""
-
-
-def _balanced(shares: Tensor, sides: Tensor) -> Tensor:
-    """What a vote would be if foreground and background had equally many support tokens.
-
-    With F and B the attention that a query token gives to all foreground and all background tokens, `shares`
-    (B, N, 2), the vote is F / (F + B), the balanced one (F / f) / (F / f + B / b), where f and b are the numbers of
-    tokens, the sums of `sides` (b, M, 2). Returns (B, N).
-    """
-    ahead, behind = (shares.float() / (sides.float().sum(1, keepdim=True) + 1e-4)).unbind(-1)
-    # Both are zero where dropout has left a token no attention at all: it then votes for neither side.
-    return ((ahead + _NEITHER) / (ahead + behind + 2 * _NEITHER)).to(shares.dtype)
+def _batched(labels: Sequence[Tensor], batch: int) -> Tensor:
+    """(B or 1, ...) of every label to (B * L, ...), labels innermost; one label's stays as it is."""
+    if len(labels) == 1:
+        return labels[0]
+    return torch.stack([one.expand(batch, *one.shape[1:]) for one in labels], 1).flatten(0, 1)
 
 
 def _check(config: DCAMAConfig) -> None:
