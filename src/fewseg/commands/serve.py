@@ -54,6 +54,8 @@ class Options:
     """Open the page in the browser."""
     label_studio_url: str | None = None
     """Label Studio's own address, e.g. http://localhost:8080, to get tasks' pictures from."""
+    label_studio_folder: Path | None = None
+    """Where to keep what Label Studio's annotations taught, for the next start; in memory only if not given."""
     picture_hosts: tuple[str, ...] = ()
     """Further hosts that pictures of labelling tasks may be fetched from, e.g. images.example.org:443."""
     checkpoint: str = "default"
@@ -150,13 +152,17 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 def _app(options: Options, token: str | None) -> Any:
     from fewseg.server.app import create_app
     from fewseg.server.model import shared
+    from fewseg.server.task_pictures import PictureSources
 
+    key = os.environ.get("LABEL_STUDIO_API_KEY")
     return create_app(
         shared(_segmenter(options)),
         folder=options.folder,
         token=token,
         limits=options.limits,
         names=[*options.allow_host, options.host, socket.gethostname()],
+        sources=PictureSources(options.label_studio_url, options.picture_hosts, key),
+        label_studio_folder=options.label_studio_folder,
     )
 
 

@@ -15,12 +15,14 @@ from starlette.staticfiles import StaticFiles
 
 import fewseg
 from fewseg.segmenter import Segmenter
-from fewseg.server import problems, session_routes
+from fewseg.server import label_studio, problems, session_routes
 from fewseg.server.guard import Guard
+from fewseg.server.label_studio import LabelStudio
 from fewseg.server.limits import Limits
 from fewseg.server.model import SegmenterFactory, ServedModel
 from fewseg.server.schemas import Info
 from fewseg.server.sessions import Sessions
+from fewseg.server.task_pictures import PictureSources
 from fewseg.server.work import Gate
 
 API: Final = "/api/v1"
@@ -37,6 +39,8 @@ def create_app(
     token: str | None = None,
     limits: Limits | None = None,
     names: Sequence[str] = (),
+    sources: PictureSources | None = None,
+    label_studio_folder: Path | None = None,
 ) -> FastAPI:
     """The app.
 
@@ -46,6 +50,8 @@ def create_app(
         token: what clients must bring; none is needed if not given.
         limits: how much clients get.
         names: host names that the server answers to beside `localhost` and IP addresses.
+        sources: where pictures of Label Studio's tasks may be fetched from; only `data:` addresses if not given.
+        label_studio_folder: where to keep what Label Studio's annotations taught; in memory only if not given.
     """
     limits = limits or Limits()
     model, gate, sessions = ServedModel(segmenter_factory()), Gate(limits), Sessions(limits)
@@ -75,6 +81,8 @@ def create_app(
     app.add_middleware(Guard, limits=limits, token=token, names=names)
     _add_info(app, model, limits, folder)
     app.include_router(session_routes.router(model, sessions, gate, limits), prefix=API)
+    studio = LabelStudio(model, limits, sources or PictureSources(), label_studio_folder)
+    app.include_router(label_studio.router(studio, gate), prefix="/label-studio")
     if folder is not None:
         _add_project(app, folder, model.segmenter(), closing)
     return app

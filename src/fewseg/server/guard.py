@@ -7,7 +7,7 @@ Order: the name the request was sent to, the site it comes from, the token, then
 - **Sites.** Browsers say where a request comes from (`Origin`, `Sec-Fetch-Site`); other sites, and other ports of the
   same host, are refused. Programs send neither and pass.
 - **Token.** `Authorization: Bearer T`, `Authorization: Basic` with the password T (Label Studio), or the cookie that
-  `GET /?token=T` sets; compared in constant time. Only `/health` is open.
+  `GET /?token=T` sets; compared in constant time. Only `/health` is open (also below `/label-studio`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fewseg.server.problems import INTERNAL, Problem, error_response
 log = logging.getLogger(__name__)
 
 COOKIE: Final = "fewseg_token"
-_OPEN: Final = frozenset({"/health"})
+_OPEN: Final = frozenset({"/health", "/label-studio/health"})
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",

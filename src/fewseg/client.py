@@ -1,0 +1,253 @@
+"""A client of `fewseg serve`: a small one, over the standard library.
+
+>>> from fewseg.client import Client                                   # doctest: +SKIP
+>>> with Client("http://127.0.0.1:8000").session("pets") as session:   # doctest: +SKIP
+...     session.teach("cat", "tom.jpg", "tom.png")
+...     found = session.segment("street.jpg")
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import mimetypes
+import os
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+from urllib.parse import quote, urlencode
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco
+
+from fewseg.errors import FewsegError, InvalidImage
+from fewseg.files import write_bytes
+
+Sendable: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
+"""A file, its bytes, a Pillow image, or an array that Pillow takes (uint8; bool for masks)."""
+
+
+class ServerError(FewsegError):
+    """The server refused a request, or cannot be reached."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP status; 0 where there was no answer."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the server found in one picture, at its own size after EXIF rotation."""
+
+    masks: dict[str, NDArray[np.bool_]]
+    """Label to mask (H, W)."""
+    scores: dict[str, float]
+    """Label to how sure the model is that it is in the picture."""
+    present: dict[str, bool]
+    """Label to whether its score reaches the threshold."""
+    model: str
+    """Changes with the model's weights."""
+
+
+class Client:
+    """One server; safe to use from several threads."""
+
+    def __init__(
+        self,
+        address: str = "http://127.0.0.1:8000",
+        token: str | None = None,
+        *,
+        timeout: float = 180,
+        retries: int = 8,
+    ) -> None:
+        """`timeout`: seconds for each answer; `retries`: how often to come again to a busy server."""
+        if not address.startswith(("http://", "https://")):
+            raise ServerError(0, f"address {address!r}: write it as http://127.0.0.1:8000")
+        self._address, self._token = address.rstrip("/"), token
+        self._timeout, self._retries = timeout, retries
+
+    def info(self) -> dict[str, Any]:
+        """The server's version, model and limits."""
+        return self._json("GET", "/info")
+
+    def session(self, name: str | None = None) -> Session:
+        """A new session."""
+        return Session(self, self._json("POST", "/sessions", {"name": name} if name else {})["id"])
+
+    def load(self, path: str | os.PathLike[str], name: str | None = None) -> Session:
+        """A new session with what a file holds that `Session.save` or `fewseg.Segmenter.save` wrote."""
+        fields = [("name", name)] if name else []
+        made = self._json("POST", "/sessions/load", form=_Form(fields, [("file", path)]))
+        return Session(self, made["id"])
+
+    def _json(self, method: str, path: str, content: Any = None, form: _Form | None = None) -> Any:
+        answer = self.request(method, path, content, form)
+        return json.loads(answer) if answer else None
+
+    def request(self, method: str, path: str, content: Any = None, form: _Form | None = None) -> bytes:
+        """The answer to a request below `/api/v1`, with JSON or a form; raises `ServerError`."""
+        headers, body = {"Accept": "application/json"}, None
+        if form is not None:
+            headers["Content-Type"], body = form.encoded()
+        elif content is not None:
+            headers["Content-Type"], body = "application/json", json.dumps(content).encode()
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        for attempt in range(self._retries + 1):
+            request = urllib.request.Request(f"{self._address}/api/v1{path}", body, headers, method=method)
+            try:
+                with urllib.request.urlopen(request, timeout=self._timeout) as answer:
+                    return bytes(answer.read())
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or attempt == self._retries:
+                    raise ServerError(error.code, _said(error)) from None
+                time.sleep(_pause(error.headers.get("Retry-After")))
+            except OSError as error:
+                reason = getattr(error, "reason", error)
+                raise ServerError(
+                    0, f"{self._address} cannot be reached ({reason}): is fewseg serve running?"
+                ) from error
+        raise AssertionError("unreachable")
+
+
+class Session:
+    """Labels of your own on a server; as a context manager it is deleted in the end."""
+
+    def __init__(self, client: Client, identifier: str) -> None:
+        self._client, self.id = client, identifier
+        self._path = f"/sessions/{quote(identifier, safe='')}"
+
+    def teach(
+        self,
+        label: str,
+        image: Sendable | Sequence[Sendable],
+        mask: Sendable | Sequence[Sendable],
+        *,
+        value: int | tuple[int, int, int] | None = None,
+    ) -> list[str]:
+        """Add examples; returns the ids of all that the label has. `value`: which index or colour is the label."""
+        images, masks = _listed(image), _listed(mask)
+        fields = [("label", label)]
+        if value is not None:
+            fields.append(("value", str(value) if isinstance(value, int) else ",".join(map(str, value))))
+        files = [("image", image) for image in images] + [("mask", mask) for mask in masks]
+        shots: list[str] = self._client._json("POST", f"{self._path}/shots", form=_Form(fields, files))["shots"]
+        return shots
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """Labels with the ids of their examples."""
+        return {label["name"]: label["shots"] for label in self._client._json("GET", f"{self._path}/labels")}
+
+    def segment(self, image: Sendable, labels: Sequence[str] = ()) -> Found:
+        """What was taught, found in a picture; only `labels`, if any are named."""
+        query = "?" + urlencode([("label", label) for label in labels]) if labels else ""
+        answer = self._client._json("POST", f"{self._path}/segment{query}", form=_Form([], [("image", image)]))
+        found = answer["labels"]
+        return Found(
+            masks={f["name"]: coco.decode(f["rle"]).astype(np.bool_) for f in found},
+            scores={f["name"]: f["score"] for f in found},
+            present={f["name"]: f["present"] for f in found},
+            model=answer["model"],
+        )
+
+    def forget(self, label: str, shot: str | None = None) -> None:
+        """Drop a label, or one of its examples by id."""
+        path = f"/labels/{quote(label, safe='')}" if shot is None else f"/shots/{quote(shot, safe='')}"
+        self._client.request("DELETE", self._path + path)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what was taught to a file that `Client.load` and `fewseg.Segmenter.load` read."""
+        write_bytes(path, self._client.request("GET", f"{self._path}/export"))
+
+    def delete(self) -> None:
+        """Forget the session."""
+        self._client.request("DELETE", self._path)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.delete()
+        except ServerError:
+            if error is None:
+                raise
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a form sends."""
+
+    fields: Sequence[tuple[str, str]]
+    files: Sequence[tuple[str, Sendable]]
+
+    def encoded(self) -> tuple[str, bytes]:
+        """Content type and body."""
+        boundary = uuid.uuid4().hex
+        body = io.BytesIO()
+        for name, value in self.fields:
+            body.write(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode())
+        for name, file in self.files:
+            kind, content = _bytes(file)
+            head = f'Content-Disposition: form-data; name="{name}"; filename="{name}"\r\nContent-Type: {kind}\r\n\r\n'
+            body.write(f"--{boundary}\r\n{head}".encode() + content + b"\r\n")
+        body.write(f"--{boundary}--\r\n".encode())
+        return f"multipart/form-data; boundary={boundary}", body.getvalue()
+
+
+def _bytes(file: Sendable) -> tuple[str, bytes]:
+    """Content type and content of a picture or file; raises `InvalidImage`."""
+    if isinstance(file, bytes):
+        return "application/octet-stream", file
+    if isinstance(file, (str, os.PathLike)):
+        try:
+            return mimetypes.guess_type(os.fspath(file))[0] or "application/octet-stream", Path(file).read_bytes()
+        except OSError as error:
+            raise InvalidImage(f"{os.fspath(file)} cannot be read ({error.strerror}): check the path") from error
+    picture = _picture(file) if isinstance(file, np.ndarray) else file
+    buffer = io.BytesIO()
+    try:
+        picture.save(buffer, "PNG")
+    except (OSError, ValueError) as error:
+        raise InvalidImage(f"the picture cannot be sent ({error}): save it as PNG and give the path") from error
+    return "image/png", buffer.getvalue()
+
+
+def _picture(values: NDArray[Any]) -> Image.Image:
+    try:
+        return Image.fromarray(values.astype(np.uint8) * 255 if values.dtype == np.bool_ else values)
+    except (TypeError, ValueError) as error:
+        raise InvalidImage(
+            f"an array of {values.dtype} {values.shape} is no picture: give uint8 (H, W[, 3])"
+        ) from error
+
+
+def _listed(value: Sendable | Sequence[Sendable]) -> list[Sendable]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]  # type: ignore[list-item]
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.loads(error.read())["error"])
+    except (ValueError, LookupError, TypeError, OSError):
+        return f"the server answers {error.code} {error.reason}"
+
+
+def _pause(retry_after: str | None) -> float:
+    """Seconds to wait before coming again, at most ten."""
+    try:
+        return min(10.0, max(0.1, float(retry_after or 1)))
+    except ValueError:
+        return 1.0

@@ -1,0 +1,1 @@
+"""fewseg inside other programs."""

@@ -1,0 +1,138 @@
+"""An auto-annotation function for CVAT: masks of what was taught, in every frame of a task.
+
+CVAT's command line finds it by this module's name and makes it with `create`:
+
+    cvat-cli task auto-annotate 137 --function-module fewseg.integrations.cvat -p taught=str:pets.fewseg
+
+Labels are matched by name: the task needs labels of type `mask` (or `polygon`, with --conv-mask-to-poly) called like
+those that were taught. Needs `pip install 'fewseg[cvat]'`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from fewseg.errors import InvalidOption, InvalidSupport
+from fewseg.formats.polygons import one_ring, regions
+from fewseg.segmenter import Segmenter
+from fewseg.support_folder import read_support, teach_all
+
+if TYPE_CHECKING:
+    import cvat_sdk.auto_annotation as cvataa
+    from cvat_sdk import models
+
+_TOLERANCE = 1.0
+"""Pixels by which polygons may leave the mask's edge."""
+_SPECK = 4
+"""Regions with fewer pixels than this are left out where regions are shapes of their own."""
+
+
+def create(
+    taught: str | None = None,
+    support: str | None = None,
+    checkpoint: str = "default",
+    device: str = "auto",
+    split: bool = False,
+) -> FewsegFunction:
+    """The function, as CVAT's command line makes it from `-p NAME=TYPE:VALUE`.
+
+    Args:
+        taught: a file that `Segmenter.save`, or the API's export, wrote; or give
+        support: a folder with one folder of pictures and masks a label, as `fewseg segment` has it, and
+        checkpoint: the model for it.
+        device: auto, cpu, cuda, cuda:1, mps ...
+        split: make a shape of every connected region; one of each label otherwise.
+
+    Raises:
+        InvalidOption: neither or both were given, or cvat-sdk is missing.
+        InvalidCheckpoint, InvalidSupport: they cannot be read.
+    """
+    if (taught is None) == (support is None):
+        raise InvalidOption("give what was taught: -p taught=str:FILE.fewseg, or -p support=str:FOLDER")
+    if taught is not None:
+        return FewsegFunction(Segmenter.load(taught, device=device), split=split)
+    segmenter = Segmenter.from_pretrained(checkpoint, device=device)
+    teach_all(segmenter, read_support(str(support)))
+    return FewsegFunction(segmenter, split=split)
+
+
+class FewsegFunction:
+    """A detection function of CVAT's auto-annotation protocol."""
+
+    def __init__(self, segmenter: Segmenter, *, split: bool = False) -> None:
+        """Over what `segmenter` was taught until now; raises `InvalidSupport` where that is nothing."""
+        if not segmenter.labels:
+            raise InvalidSupport("the segmenter was taught nothing: teach it labels called like those of the CVAT task")
+        self._sdk = _sdk()
+        self._segmenter, self._split = segmenter, split
+        self._labels = {label: number for number, label in enumerate(segmenter.labels)}
+
+    @property
+    def spec(self) -> cvataa.DetectionFunctionSpec:
+        """The labels that are found."""
+        made = [self._sdk.label_spec(label, number, type="mask") for label, number in self._labels.items()]
+        return self._sdk.DetectionFunctionSpec(labels=made)
+
+    def detect(
+        self, context: cvataa.DetectionFunctionContext, image: Image.Image
+    ) -> Sequence[models.LabeledShapeRequest]:
+        """Shapes of the labels that are in the image: those whose score reaches CVAT's threshold, or the model's.
+
+        `image` is taken as CVAT stores it: it turns pictures upright itself.
+        """
+        image = image.copy()
+        image.getexif().clear()  # masks must fit the frame as CVAT has it
+        found = self._segmenter.segment(image, probabilities=False)
+        shapes: list[models.LabeledShapeRequest] = []
+        for label, mask in found.masks.items():
+            threshold = context.conf_threshold
+            score = found.scores[label]
+            if found.present[label] if threshold is None else score >= threshold:
+                shapes += self._shapes(self._labels[label], mask, polygons=context.conv_mask_to_poly)
+        return shapes
+
+    def _shapes(self, number: int, mask: NDArray[np.bool_], *, polygons: bool) -> Iterator[models.LabeledShapeRequest]:
+        if polygons:
+            for region in regions(mask, tolerance=_TOLERANCE, min_area=_SPECK):
+                yield self._sdk.polygon(number, [float(v) for v in one_ring(region).ravel()])
+        else:
+            for part in _parts(mask) if self._split else [mask]:
+                if part.any():
+                    yield self._sdk.mask(number, encode_mask(part))
+
+
+def _parts(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """The connected regions, specks left out."""
+    numbered, count = ndimage.label(mask)
+    sizes = np.bincount(numbered.reshape(-1), minlength=count + 1)
+    for number in range(1, count + 1):
+        if sizes[number] >= _SPECK:
+            yield numbered == number
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> list[float]:
+    """A mask (H, W), not empty, as CVAT has it.
+
+    Lengths of runs within the box around it, row by row, zeros first (0 where it begins with ones), then the box: left,
+    top, right, bottom, the last two included.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
+    flat = mask[top : bottom + 1, left : right + 1].reshape(-1)
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
+    lengths = np.diff(ends, prepend=0).tolist()
+    return [float(v) for v in [*([0] if flat[0] else []), *lengths, left, top, right, bottom]]
+
+
+def _sdk() -> Any:
+    try:
+        import cvat_sdk.auto_annotation as sdk
+    except ImportError as error:
+        raise InvalidOption("CVAT's auto-annotation needs cvat-sdk: pip install 'fewseg[cvat]'") from error
+    return sdk
