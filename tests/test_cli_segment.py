@@ -144,9 +144,10 @@ def test_interruption_says_how_to_go_on(
         (["--versoin"], ["did you mean '--version'"]),
         (["segment", "--suport", "a", "--query", "b", "--out", "c"], ["'--suport'; did you mean '--support'"]),
         (["segment", "--support", "a", "--query", "b", "--out", "c", "--overlay"], ["--overlays"]),
-        (["segment", "--query", "b"], ["missing --support, --out", "fewseg segment --help"]),
+        (["segment", "--query", "b"], ["missing --out", "fewseg segment --help"]),
         (["segment", "--support", "a", "--query", "b", "--out", "c", "--scales", "x"], ["--scales", "x"]),
         (["segment", "--support", "a", "--out", "c", "--query"], ["no pictures to segment"]),
+        (["segment", "--query", "b", "--out", "c"], ["missing --support", "fewseg segment --help"]),
         (["segment", "a"], ["fewseg segment --help"]),
     ],
 )

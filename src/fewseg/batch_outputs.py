@@ -189,10 +189,10 @@ class OutputFolder:
             "overlay": None if drawn is None else f"overlays/{name}.jpg",
             "labels": {},
         }
-        self._save(record["label_map"], self._index_image(found.label_map), "PNG")
+        self.save(record["label_map"], self._index_image(found.label_map), "PNG")
         for label, mask in found.masks.items():
             file = f"masks/{self._label_folders[label]}/{name}.png"
-            self._save(file, Image.fromarray(mask.view(np.uint8) * np.uint8(255)), "PNG")
+            self.save(file, Image.fromarray(mask.view(np.uint8) * np.uint8(255)), "PNG")
             record["labels"][label] = {
                 "score": round(found.scores[label], 4),
                 "present": found.present[label],
@@ -200,7 +200,7 @@ class OutputFolder:
                 "mask": file,
             }
         if drawn is not None:
-            self._save(record["overlay"], drawn, "JPEG")
+            self.save(record["overlay"], drawn, "JPEG")
         record |= {"made_by": self._made_by, "source": identity}
         self.accept(record)
         return record
@@ -218,7 +218,8 @@ class OutputFolder:
         image.putpalette([0, 0, 0, *self._colours])
         return image
 
-    def _save(self, file: str, image: Image.Image, kind: str) -> None:
+    def save(self, file: str, image: Image.Image, kind: str) -> None:
+        """Save a picture as PNG or JPEG at a path in this folder, atomically; raises `OutputError`."""
         path = self.root / file
         make_folder(path.parent)
         # Through memory: Pillow's own encoders report a full disk as "encoder error -2".

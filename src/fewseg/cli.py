@@ -27,6 +27,7 @@ from fewseg.errors import FewsegError, InvalidOption, unknown
 COMMANDS: Final[dict[str, str]] = {
     "demo": "See it work: photographs that are already installed, on a page.",
     "segment": "Teach with a folder of labelled pictures, segment others.",
+    "frame": "Save a frame of a video, to paint masks on it.",
     "prepare": "Check and index a benchmark: PASCAL-5i, COCO-20i, FSS-1000.",
     "train": "Train a method on folders of labelled pictures.",
     "evaluate": "Score a model on the novel classes of datasets.",

@@ -4,6 +4,7 @@
     labels/CLIP-000012.png     label map of frame 12 (the first is 0)
     masks/LABEL/CLIP-000012.png
     overlays/CLIP.mp4          the masks on the clip
+    frames/CLIP-000012.jpg     the frame itself, where that is asked for
 
 Frames are decoded one after the other and a handful is in memory at a time, however long the clip. Every finished
 frame is in the journal: a run that was killed goes on behind it, decoding but not segmenting what is finished. Every
@@ -156,6 +157,7 @@ def segment_video(
     overlays: bool = True,
     overwrite: bool = False,
     batch_size: int = 0,
+    save_frames: bool = False,
     progress: Progress | None = None,
 ) -> BatchReport:
     """Segment the frames of a video file into `out`; see the top of this module for what is written there.
@@ -170,6 +172,7 @@ def segment_video(
         overlays: also write the clip with the masks on it.
         overwrite: do frames again that are finished already.
         batch_size: frames that go through the model together; 0 chooses: 8 on a GPU, 1 else.
+        save_frames: also save the frames, as JPEG: formats with pictures beside their annotations need them.
         progress: called after every frame with (done, total, name).
 
     Raises:
@@ -180,7 +183,7 @@ def segment_video(
         raise InvalidOption(f"every {every}, batch size {batch_size}: give at least 1 (batch size 0 chooses)")
     segmenter.require_labels()
     about = open_clip(Path(os.path.abspath(clip)))
-    run = _Run(segmenter, about, out, every, overlays, overwrite, batch_size)
+    run = _Run(segmenter, about, out, every, overlays, overwrite, batch_size, save_frames)
     return run.all(progress)
 
 
@@ -196,9 +199,10 @@ class _Run:
         overlays: bool,
         overwrite: bool,
         batch_size: int,
+        save_frames: bool,
     ) -> None:
         self.segmenter, self.clip, self.every, self.overlays = segmenter, clip, every, overlays
-        self.overwrite = overwrite
+        self.overwrite, self.save_frames = overwrite, save_frames
         self.batch_size = batch_size or (1 if segmenter.method.device.type == "cpu" else 8)
         self.folder = OutputFolder(out, segmenter)
         self.identity = picture_identity(clip.path)
@@ -243,7 +247,7 @@ class _Run:
         except (OSError, ValueError, IndexError, av.FFmpegError):
             return []
         frames = [self._source(number * self.every) for number in range(count)]
-        whole = made_from == self.made_from and all(self.folder.finished(f, self.identity) for f in frames)
+        whole = made_from == self.made_from and all(self._finished(f) for f in frames)
         return frames if whole else []
 
     def _found(self) -> Iterator[tuple[Frame, Prediction]]:
@@ -254,7 +258,7 @@ class _Run:
                 continue
             source = self._source(frame.number)
             self.sources.append(source)
-            record = None if self.overwrite else self.folder.finished(source, self.identity)
+            record = None if self.overwrite else self._finished(source)
             if record is None:
                 batch.append(frame)
                 if len(batch) == self.batch_size:
@@ -267,6 +271,12 @@ class _Run:
             yield frame, self._earlier(record)
         yield from self._segment(batch)
 
+    def _finished(self, source: Path) -> Record | None:
+        record = self.folder.finished(source, self.identity)
+        if record is None or (self.save_frames and not (self.folder.root / record.get("saved", "-")).is_file()):
+            return None
+        return record
+
     def _source(self, number: int) -> Path:
         return Path(f"{self.clip.path}#{number}")
 
@@ -277,14 +287,12 @@ class _Run:
             [frame.image for frame in frames], batch_size=self.batch_size, probabilities=False
         )
         for frame, prediction in zip(frames, found, strict=True):
-            self.folder.write(
-                self._source(frame.number),
-                f"{self.name}-{frame.number:06d}",
-                self.identity,
-                prediction,
-                None,
-                {"frame": frame.number, "seconds": round(frame.seconds, 4)},
-            )
+            name = f"{self.name}-{frame.number:06d}"
+            more: dict[str, Any] = {"frame": frame.number, "seconds": round(frame.seconds, 4)}
+            if self.save_frames:
+                more["saved"] = f"frames/{name}.jpg"
+                self.folder.save(more["saved"], frame.image, "JPEG")
+            self.folder.write(self._source(frame.number), name, self.identity, prediction, None, more)
             self.report.done += 1
             yield frame, prediction
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
-from fewseg.batch import BatchOptions, BatchReport, segment_files
-from fewseg.commands.common import progress_bar
+from fewseg.batch import BatchOptions, BatchReport
+from fewseg.bulk import Engine
+from fewseg.commands import segment_parts
 from fewseg.errors import InvalidImage, InvalidOption
+from fewseg.formats import ExportOptions
 from fewseg.segmenter import Segmenter
-from fewseg.support_folder import read_support, require_apart, teach_all
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,37 @@ class Options:
 
     The support folder holds one folder a label, each with pictures and their masks side by side: LABEL/name.jpg and
     LABEL/name.png (the mask of a picture name.png is name.mask.png or name_mask.png). A mask is as large as its
-    picture, 0 where the label is not. Run the same command again to resume: finished pictures are skipped.
+    picture, 0 where the label is not. COCO JSON, labelme JSON and VOC folders are read as well. Run the same command
+    again to resume: finished pictures are skipped.
     """
 
-    support: Path
-    """Folder with one folder of pictures and masks a label."""
     query: tuple[Path, ...]
-    """Pictures to segment, or folders of them (searched with their subfolders)."""
+    """Pictures to segment, or folders of them (searched with their subfolders), or video files."""
     out: Path
     """Where masks, overlays and results.json go."""
+    support: Path | None = None
+    """The examples: a folder with one folder of pictures and masks a label, a COCO or labelme JSON file or a folder of
+    them, or a VOC folder."""
+    images: Path | None = None
+    """Where the pictures of a JSON file are, if not beside it."""
+    labels: tuple[str, ...] = ()
+    """Teach these labels only; all if not given."""
+    shots: int = 0
+    """Teach at most so many examples a label, those that show enough of it; 0 for all."""
+    frame: int | None = None
+    """Teach with this frame of the video, counted from 0, and --mask (`fewseg frame` saves it for painting)."""
+    mask: tuple[str, ...] = ()
+    """Masks of that frame, LABEL=FILE ..."""
+    formats: tuple[str, ...] = ("png",)
+    """Also write the results as coco, coco-rle, yolo, labelme, geojson, sheet; png is always written."""
+    export: ExportOptions = field(default_factory=ExportOptions)
+    """How other formats are written."""
+    tile: Literal["auto"] | int | None = None
+    """Segment in tiles of this side in pixels, or auto (the model's input size): for pictures far larger than that."""
+    overlap: float = 0.25
+    """Share of a tile's side that neighbours have in common."""
+    every: int = 1
+    """Segment every so many-th frame of a video only."""
     checkpoint: str = "default"
     """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
     official: str | None = None
@@ -56,6 +79,18 @@ class Options:
     """Pictures that go through the model together; 0 chooses: 8 on a GPU, 1 else."""
     workers: int = 0
     """Threads that read and write pictures; 0 chooses."""
+    model_threads: int = 0
+    """Threads of one run of the model on a CPU; with 1, as many pictures as there are cores at a time. 0: all."""
+    engine: Engine = "threads"
+    """threads on this machine, or ray on one machine or many."""
+    ray_address: str | None = None
+    """A running Ray cluster: auto, host:port; starts Ray on this machine if not given."""
+    ray_workers: int = 0
+    """Worker processes of Ray, each with a model; 0: as many as the cluster holds."""
+    ray_cpus: int = 0
+    """Cores of each Ray worker; 0 chooses: all that torch uses here, or 4 beside a GPU."""
+    ray_gpus: float = -1.0
+    """GPUs of each Ray worker, e.g. 1, or 0.5 for two workers a GPU; -1 chooses: 1 if the device is a GPU, else 0."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     """Log what is done."""
 
@@ -65,15 +100,19 @@ def run(options: Options) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     if not options.query:
         raise InvalidOption("no pictures to segment: give files or folders after --query")
-    require_apart(options.support, options.out)
-    supports = read_support(options.support)  # before the model is loaded: a typing error shows at once
+    segment_parts.check(options)
+    _batch_options(options).check()
+    supports = segment_parts.read_examples(options)  # before the model is loaded: a typing error shows at once
     segmenter = make_segmenter(options)
-    teach_all(segmenter, supports)
-    batch = BatchOptions(options.overlays, options.overwrite, options.batch_size, options.workers)
-    with progress_bar("segmenting") as advance:
-        masks = [mask for pairs in supports.values() for _, mask in pairs]
-        report = segment_files(segmenter, options.query, options.out, options=batch, masks=masks, progress=advance)
+    supports.teach(segmenter, options.tile)
+    batch = _batch_options(options)
+    report = segment_parts.segment(segmenter, options, batch, supports)
+    segment_parts.export(options.out, options.formats, options)
     return conclude(report)
+
+
+def _batch_options(options: Options) -> BatchOptions:
+    return BatchOptions(**{field.name: getattr(options, field.name) for field in fields(BatchOptions)})
 
 
 def make_segmenter(options: Options) -> Segmenter:
@@ -93,6 +132,8 @@ def make_segmenter(options: Options) -> Segmenter:
 def conclude(report: BatchReport) -> int:
     """Say what was done; raise `InvalidImage` with the unreadable files, if any."""
     finished = f"{report.done} segmented, {report.skipped} already finished"
+    if report.rate:
+        finished += f", {report.rate:.3g} pictures a second"
     Console(stderr=True).print(f"{finished}: {report.results}", markup=False, highlight=False, soft_wrap=True)
     if report.errors:
         first = "; ".join(error for _, error in report.errors[:3])

@@ -70,8 +70,8 @@ def _records(root: Path, pictures: Sequence[dict[str, Any]]) -> Iterator[MaskRec
             masks={label: _mask(root / about["mask"]) for label, about in labels.items()},
             scores={label: about["score"] for label, about in labels.items()},
             present={label: about["present"] for label, about in labels.items()},
-            picture=path,
-            file_name=path.relative_to(common).as_posix(),
+            picture=root / entry["saved"] if "saved" in entry else path,
+            file_name=entry["saved"] if "saved" in entry else path.relative_to(common).as_posix(),
         )
 
 

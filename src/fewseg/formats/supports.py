@@ -57,7 +57,7 @@ def read_supports(
             return _from_folder(root, folder, wanted, shots)
     except OSError as error:
         raise InvalidSupport(f"cannot read {error.filename or root}: {error.strerror or error}") from error
-    raise InvalidSupport(f"support {root} does not exist: give {_LOOKED_FOR}")
+    raise InvalidSupport(f"support folder or file {root} does not exist: give {_LOOKED_FOR}")
 
 
 def _from_folder(root: Path, images: Path | None, labels: tuple[str, ...], shots: int) -> Supports:
