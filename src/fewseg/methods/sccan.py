@@ -23,11 +23,11 @@ from fewseg.backbones.levels import middle_levels
 from fewseg.errors import InvalidOption, unknown
 from fewseg.methods.base import FewShotMethod
 from fewseg.ops.cosine import unit
-from fewseg.ops.mask_aggregation import Implementation
 from fewseg.ops.prior import cosine_prior
 from fewseg.ops.resize import map_size, resize
 from fewseg.ops.window_attention import (
     PROTOTYPE_FLOOR,
+    WindowImplementation,
     align,
     partition,
     self_calibrated_attention,
@@ -70,7 +70,7 @@ class SCCANConfig:
     """Dropout of whole channels of the reduced features, in training."""
     head_dropout: float = 0.1
     """Dropout of whole channels before the last convolution, in training."""
-    implementation: Implementation = "auto"
+    implementation: WindowImplementation = "auto"
     """How windows attend: `reference` materialises the scores, `streaming` never does, `auto` chooses by device."""
 
 
@@ -324,8 +324,8 @@ class SCCAN(FewShotMethod):
 
 def _check(config: SCCANConfig) -> None:
     """Raise `InvalidOption` for values that mean nothing."""
-    if config.implementation not in get_args(Implementation):
-        raise unknown("implementation", str(config.implementation), get_args(Implementation))
+    if config.implementation not in get_args(WindowImplementation):
+        raise unknown("implementation", str(config.implementation), get_args(WindowImplementation))
     for name in ("image_size", "feature_size", "width", "blocks", "heads", "window"):
         value, least = getattr(config, name), 32 if name == "image_size" else 1
         if (type(value) is not int or value < least) and (name, value) != ("feature_size", None):

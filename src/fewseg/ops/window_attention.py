@@ -5,7 +5,7 @@ Maps are (B, H, W, C), channels last; windows (B, n, T, C) in row-major order, T
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from fewseg.errors import unknown
 from fewseg.ops.cosine import FLOOR, unit
-from fewseg.ops.mask_aggregation import Implementation
+
+WindowImplementation = Literal["auto", "reference", "streaming"]
 
 PROTOTYPE_FLOOR = 5e-4
 """Added to the foreground that a support prototype is divided by, as released."""
@@ -79,7 +80,7 @@ def self_calibrated_attention(
     support: tuple[Tensor, Tensor],
     *,
     cosine: bool = True,
-    implementation: Implementation = "auto",
+    implementation: WindowImplementation = "auto",
 ) -> Tensor:
     """One softmax over a query window's own tokens and those of the support window it was aligned with.
 
@@ -95,8 +96,8 @@ def self_calibrated_attention(
     Returns:
         (B, n, heads, T, d).
     """
-    if implementation not in get_args(Implementation):
-        raise unknown("attention implementation", implementation, get_args(Implementation))
+    if implementation not in get_args(WindowImplementation):
+        raise unknown("attention implementation", implementation, get_args(WindowImplementation))
     scaled = query * query.shape[-1] ** -0.5
     towards_support = unit(query, -1) if cosine else scaled
     streaming = implementation == "streaming" or (implementation == "auto" and query.is_cuda)
