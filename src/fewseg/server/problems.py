@@ -95,7 +95,9 @@ def describe_invalid(errors: Sequence[Any]) -> str:
     lines = []
     for found in errors[:3]:
         place = ".".join(str(part) for part in found.get("loc", ()) if part not in ("body", "query", "path"))
-        said = str(found.get("msg", "cannot be used"))
+        said = str(found.get("msg", "cannot be used")).removeprefix("Value error, ")
+        if "UploadFile" in said:
+            said = "send a file, with a file name"
         lines.append(f"{place[:100]}: {said}" if place else said)
     return "; ".join(lines)[:500] or "the request cannot be used"
 
