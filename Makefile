@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: help demo test check format docs bench clean
+.PHONY: help demo test check format docs bench bench-gpu bench-page clean
 
 help:  ## say what there is
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -42,8 +42,17 @@ docs: $(DOCS_STAMP)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP)  ## measure speed and memory on this machine
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/fewseg bench --out bench_output/cpu --device cpu
+	@for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-gpu: $(STAMP)  ## the same tables on a GPU, after the correctness tests of its kernels
+	$(BIN)/python -m pytest tests/test_mask_aggregation*.py tests/test_bench.py
+	$(BIN)/fewseg bench --out bench_output/gpu --device cuda
+
+bench-page: $(STAMP)  ## put what make bench and make bench-gpu measured into docs/performance.md
+	@for place in cpu gpu; do test ! -f bench_output/$$place/results.json || $(BIN)/python scripts/fill_performance.py \
+	  bench_output/$$place --place $$place || exit 1; done
 
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) build dist site demo_output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site demo_output bench_output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

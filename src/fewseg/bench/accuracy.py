@@ -1,0 +1,108 @@
+"""What precision and support-token budgets cost in accuracy: mIoU on the same episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Final
+
+from fewseg.bench.machine import synchronise
+from fewseg.bench.queries import Row
+from fewseg.bench.settings import BenchSettings
+from fewseg.checkpoints import load_method
+from fewseg.devices import PRECISIONS
+from fewseg.episodes.draw import draw_test_episodes
+from fewseg.errors import InvalidDataset, InvalidOption
+from fewseg.evaluation.evaluate import evaluate
+from fewseg.evaluation.plan import Target, open_targets
+from fewseg.evaluation.protocols import choose_protocol
+from fewseg.methods import FewShotMethod
+from fewseg.methods.dcama import DCAMA
+from fewseg.types import Episode
+
+BUDGETS: Final = (16, 32, 64, 128, 256, 600)
+"""Foreground tokens, and as many of the background, that each shot and scale is cut to; 600 is the paper's."""
+
+SEED: Final = 0
+"""Of the episodes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    precision: str = "float32"
+    budget: int | None = None
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return "all tokens" if self.budget is None else f"{self.budget} + {self.budget} tokens"
+
+
+def variants(budgets: tuple[int, ...], precisions: tuple[str, ...]) -> list[Variant]:
+    """All tokens in float32 first, which the others are compared with; then the precisions, then the budgets.
+
+    Raises `InvalidOption` for a budget below 1.
+    """
+    if wrong := [budget for budget in budgets if budget < 1]:
+        raise InvalidOption(f"budget of {wrong[0]} tokens: give at least 1")
+    others = [Variant(precision=p) for p in precisions if p != "float32"]
+    return [Variant(), *others, *(Variant(budget=b) for b in sorted(budgets))]
+
+
+def open_data(words: tuple[str, ...]) -> list[Target]:
+    """Folders as `fewseg evaluate` takes them, ROOT@cat,dog; a class has to cover 2 % of a picture."""
+    if not words:
+        raise InvalidOption("no data to measure accuracy on: give --data FOLDER@CLASSES, as fewseg evaluate takes it")
+    return open_targets(words, choose_protocol("folder"), min_area=0.02)
+
+
+def accuracy_row(
+    settings: BenchSettings,
+    target: Target,
+    checkpoint: str,
+    shots: int,
+    variant: Variant,
+    *,
+    per_class: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Row:
+    """mIoU of a variant on the novel classes of a dataset; `per_class` episodes each, the same for every variant."""
+    method = load_variant(checkpoint, variant).to(settings.torch_device, PRECISIONS[variant.precision])
+    episodes = draw(target, shots, per_class)
+    result = evaluate(method, target.dataset, episodes, progress=progress)
+    synchronise(settings.torch_device)
+    row: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "dataset": result.dataset,
+        "shots": shots,
+        "variant": variant.name,
+        "precision": variant.precision,
+        "budget": variant.budget,
+        "episodes": result.episodes,
+        "miou": result.miou,
+        "interval": list(result.miou_interval),
+        "seconds": result.seconds_per_query,
+    }
+    return row
+
+
+def load_variant(checkpoint: str, variant: Variant) -> FewShotMethod:
+    """The model with the variant's budget; raises `InvalidOption` for a method that has none."""
+    method = load_method(checkpoint)
+    if variant.budget is not None:
+        if not isinstance(method, DCAMA):
+            raise InvalidOption(f"{method.name} has no support-token budget: measure a DCAMA checkpoint")
+        method.config = dataclasses.replace(method.config, support_pixel_budget=variant.budget)
+    return method
+
+
+def draw(target: Target, shots: int, per_class: int) -> list[Episode]:
+    """The episodes of a dataset; raises `InvalidDataset` where no class has enough pictures."""
+    episodes = draw_test_episodes(target.dataset, target.novel, shots, per_class, SEED)
+    if not episodes:
+        raise InvalidDataset(
+            f"{target.dataset.name}: no class has the {shots + 1} usable pictures of a {shots}-shot test"
+        )
+    return episodes

@@ -1,0 +1,164 @@
+"""Cost curves: time and memory against the number of shots, the input's size and the number of labels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewseg.bench.cases import build, find_model
+from fewseg.bench.memory import fits, peak_mebibytes
+from fewseg.bench.peak import Pieces
+from fewseg.bench.queries import Row, memory_pieces, score_bytes
+from fewseg.bench.settings import BenchSettings
+from fewseg.bench.timing import interleaved, summary
+from fewseg.bench.ways import WAYS, prepare
+from fewseg.devices import PRECISIONS
+from fewseg.methods import FewShotMethod
+from fewseg.segmenter import Segmenter
+
+CURVES: Final[dict[str, tuple[int, ...]]] = {
+    "shots": (1, 2, 5, 10, 20, 50),
+    "size": (192, 256, 320, 384, 512, 640, 768),
+    "labels": (1, 2, 4, 8, 16),
+}
+"""Every curve with the places at which it is measured."""
+
+QUICK_CURVES: Final[dict[str, tuple[int, ...]]] = {"shots": (1, 5), "size": (64, 128), "labels": (1, 3)}
+"""The same, in a moment."""
+
+LABEL_WAYS: Final = ("reference", "ours, each label on pictures of its own", "ours, all labels on the same picture")
+"""How the labels were taught."""
+
+__all__ = ["CURVES", "LABEL_WAYS", "QUICK_CURVES", "curve_rows", "label_pieces", "memory_pieces"]
+
+
+def curve_rows(settings: BenchSettings, name: str, curve: str, place: int) -> list[Row]:
+    """All ways at one place of a curve: seconds of a query with the support cached, MiB it adds, MiB kept for it."""
+    if curve == "labels":
+        return _label_rows(settings, name, place)
+    size, shots = (place, 1) if curve == "size" else (settings.size, place)
+    method, device = build(find_model(name), size), settings.torch_device
+    works: dict[tuple[str, str], Callable[[], Tensor]] = {}
+    support: dict[tuple[str, str], int] = {}
+    for precision, dtype in settings.dtypes.items():
+        for way in WAYS:
+            if way == "ours" or fits(1.5 * score_bytes(method, shots, dtype), device):
+                prepared = prepare(method, way, shots, device, dtype)
+                works[way, precision], support[way, precision] = prepared.work["query"], prepared.support_bytes
+    seconds = _seconds(works, settings)
+    rows = []
+    for (way, precision), values in seconds.items():
+        memory: float | None = None
+        if settings.memory:
+            memory = peak_mebibytes(
+                "curves:memory_pieces",
+                device,
+                threads=settings.threads,
+                model=name,
+                size=size,
+                shots=shots,
+                way=way,
+                precision=precision,
+                levels=["query"],
+            ).get("query")
+        kept = support[way, precision] / 2**20
+        rows.append(_row(name, curve, place, way, precision, values, memory, kept))
+    return rows
+
+
+def _row(
+    name: str,
+    curve: str,
+    place: int,
+    way: str,
+    precision: str,
+    seconds: list[float],
+    memory: float | None,
+    kept: float | None,
+) -> Row:
+    about = {"model": name, "about": find_model(name).about, "curve": curve, "place": place, "way": way}
+    return {**about, "precision": precision, **summary(seconds), "memory_mib": memory, "support_mib": kept}
+
+
+def _seconds(
+    works: dict[tuple[str, str], Callable[[], Tensor]], settings: BenchSettings
+) -> dict[tuple[str, str], list[float]]:
+    contenders = {"/".join(case): work for case, work in works.items()}
+    with torch.inference_mode():
+        taken = interleaved(contenders, repeats=settings.repeats, device=settings.torch_device, clock=settings.clock)
+    return {case: taken["/".join(case)] for case in works}
+
+
+# --------------------------------------------------------------------------------------------------------------- labels
+
+
+def _label_rows(settings: BenchSettings, name: str, labels: int) -> list[Row]:
+    """A picture with so many labels, one shot each."""
+    method, device = build(find_model(name), settings.size), settings.torch_device
+    works = {}
+    for precision in settings.precisions:
+        for way in LABEL_WAYS:
+            works[way, precision] = _label_work(method, way, labels, device, precision)
+    rows = []
+    for (way, precision), values in _seconds(works, settings).items():
+        memory: float | None = None
+        if settings.memory:
+            memory = peak_mebibytes(
+                "curves:label_pieces",
+                device,
+                threads=settings.threads,
+                model=name,
+                size=settings.size,
+                labels=labels,
+                way=way,
+                precision=precision,
+            ).get("query")
+        rows.append(_row(name, "labels", labels, way, precision, values, memory, None))
+    return rows
+
+
+def label_pieces(
+    device: torch.device, *, model: str, size: int | None, labels: int, way: str, precision: str
+) -> Pieces:
+    """What `peak` measures: a picture with so many labels."""
+    work = _label_work(build(find_model(model), size), way, labels, device, precision)
+
+    def quietly() -> Tensor:
+        with torch.inference_mode():
+            return work()
+
+    yield "query", quietly
+
+
+def _label_work(
+    method: FewShotMethod, way: str, labels: int, device: torch.device, precision: str
+) -> Callable[[], Tensor]:
+    size = method.config.image_size
+    if way == LABEL_WAYS[0]:
+        with torch.inference_mode():
+            once = prepare(method, "reference", 1, device, PRECISIONS[precision]).work["query"]
+        return lambda: torch.stack([once() for _ in range(labels)])
+    segmenter = Segmenter(copy.deepcopy(method), device=device, precision=precision)
+    same = way == LABEL_WAYS[2]
+    for number in range(labels):
+        segmenter.teach(f"label {number}", _picture(size, 0 if same else number), _mask(size, number))
+    prepared = segmenter.prepare(_picture(size, labels))
+    return lambda: segmenter.coarse_probabilities([prepared])
+
+
+def _picture(size: int, seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def _mask(size: int, number: int) -> Image.Image:
+    mask = np.zeros((size, size), np.uint8)
+    left = (number * size // 7) % (size // 2)
+    mask[size // 4 : 3 * size // 4, left : left + size // 2] = 255
+    return Image.fromarray(mask)

@@ -1,0 +1,134 @@
+"""`fewseg bench`: how fast it is on this machine, beside the straightforward way and beside what the machine can do."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from fewseg.bench.accuracy import BUDGETS, open_data, variants
+from fewseg.bench.curves import QUICK_CURVES
+from fewseg.bench.plots import draw_plots
+from fewseg.bench.report import check_page, fill_page, report
+from fewseg.bench.results import Results, open_results
+from fewseg.bench.run import Plan, about, full_plan, measure
+from fewseg.bench.settings import PARTS, QUICK, BenchSettings
+from fewseg.commands.common import progress_bar
+from fewseg.errors import InvalidOption, unknown
+from fewseg.files import write_text
+
+
+@dataclass(frozen=True)
+class Options(BenchSettings):
+    """Measure time and memory: the straightforward way and fewseg's, taking turns in one run, with the same weights.
+
+    The straightforward way encodes the support again for every query and materialises all attention scores. Beside
+    both stands the machine's limit: the operations that a query needs when nothing is done twice, at the rate at which
+    this machine multiplies matrices in that precision. Nothing is downloaded: weights are random, but for the embedded
+    model's. With --out, the same command goes on where it was stopped.
+
+    Parts: queries, implementations, curves, training (these four if none is named), accuracy (needs --data).
+    """
+
+    parts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """What to measure."""
+    quick: bool = False
+    """Two small models, few rounds, in under a minute."""
+    out: Path | None = None
+    """Folder for results.json, results.md and the plots; goes on with what is there."""
+    json: Path | None = None
+    """Write the numbers to this file too."""
+    overwrite: bool = False
+    """Measure again what --out holds already."""
+    data: tuple[str, ...] = ()
+    """Folders to measure accuracy on, as `fewseg evaluate` takes them: ROOT@cat,dog."""
+    checkpoint: str = "default"
+    """Model whose accuracy is measured: `default`, a file, a folder or a hub id."""
+    budgets: tuple[int, ...] = BUDGETS
+    """Support-token budgets whose accuracy is measured."""
+    per_class: int = 15
+    """Episodes of every class, for accuracy."""
+    page: Path | None = None
+    """Put the tables into this page too, between <!-- bench PLACE NAME --> and <!-- end -->; measures nothing more
+    where --out holds all."""
+    place: str = "cpu"
+    """Which of the page's places are filled."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Log what is done."""
+
+
+def run(options: Options) -> int:
+    """Measure, print the tables, write what was asked for."""
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    parts = _parts(options)
+    settings = _settings(options)
+    plan = _plan(options, settings, parts)
+    results = open_results(options.out, about(settings), overwrite=options.overwrite)
+    with progress_bar("measuring") as advance:
+        measure(settings, plan, results, progress=advance)
+    text = report(results)
+    print(text)
+    _write(options, results, text)
+    return 0
+
+
+def _parts(options: Options) -> tuple[str, ...]:
+    """The parts that were named, or the usual ones; data that cannot be read is said before anything is measured."""
+    for part in options.parts:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+    if options.per_class < 1:
+        raise InvalidOption(f"per_class {options.per_class}: give at least 1")
+    parts = tuple(part for part in PARTS if part in options.parts)
+    if not parts:
+        parts = tuple(part for part in PARTS if part != "accuracy" or options.data)
+        if options.quick:
+            parts = tuple(part for part in parts if part not in ("implementations", "curves"))
+    if "accuracy" in parts:
+        open_data(options.data)
+        variants(options.budgets, options.precisions)
+    if options.page is not None:
+        check_page(options.page, options.place)
+    return parts
+
+
+def _settings(options: Options) -> BenchSettings:
+    """What was given, or with --quick what stands for what was left at its default."""
+    fields = [field.name for field in dataclasses.fields(BenchSettings)]
+    given = {name: getattr(options, name) for name in fields}
+    if options.quick:
+        usual = BenchSettings()
+        given = {name: getattr(QUICK, name) if v == getattr(usual, name) else v for name, v in given.items()}
+    return BenchSettings(**given)
+
+
+def _plan(options: Options, settings: BenchSettings, parts: tuple[str, ...]) -> Plan:
+    more = {"data": options.data, "checkpoint": options.checkpoint, "budgets": options.budgets}
+    plan = full_plan(parts, settings, per_class=options.per_class, **more)
+    if options.quick:
+        small = settings.models[:1]
+        return dataclasses.replace(
+            plan,
+            curves=QUICK_CURVES,
+            curve_models=small,
+            implementation_models=small,
+            training=tuple((model, 2) for model in small),
+        )
+    return plan
+
+
+def _write(options: Options, results: Results, text: str) -> None:
+    say = Console(stderr=True)
+    if options.out is not None:
+        write_text(options.out / "results.md", text)
+        plots = draw_plots(results, options.out)
+        say.print(f"written: {options.out}, {len(plots)} plots", markup=False, highlight=False, soft_wrap=True)
+    if options.json is not None:
+        results.write(options.json)
+    if options.page is not None:
+        fill_page(options.page, results, options.place)

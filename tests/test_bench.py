@@ -1,0 +1,397 @@
+"""The measurements measure what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fewseg import create_method
+from fewseg.bench import curves, floor, queries, run, training
+from fewseg.bench.accuracy import Variant, variants
+from fewseg.bench.cases import QUICK_NAME, pictures
+from fewseg.bench.floor import floor_contenders, operations_of, throughput
+from fewseg.bench.memory import available_bytes, peak_mebibytes
+from fewseg.bench.operations import attention_operations, convolution_operations, counted, dcama_decoder, needed
+from fewseg.bench.peak import peak_bytes
+from fewseg.bench.plots import draw_plots
+from fewseg.bench.queries import query_rows
+from fewseg.bench.reference import PlainDCAMA, plain_aggregation
+from fewseg.bench.report import fill, report
+from fewseg.bench.results import Results, open_results
+from fewseg.bench.run import full_plan, measure
+from fewseg.bench.settings import BenchSettings
+from fewseg.bench.timing import interleaved, summary
+from fewseg.bench.ways import prepare
+from fewseg.cli import main
+from fewseg.errors import InvalidOption
+from fewseg.methods.dcama import DCAMA
+
+CPU = torch.device("cpu")
+
+SMALL = BenchSettings(
+    models=(QUICK_NAME,), shots=(2,), precisions=("float32",), size=64, repeats=2, memory=False, clock="cpu"
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The floor is measured on matrices that take no time."""
+    monkeypatch.setitem(floor.SIDES, "cpu", (128, 256))
+
+
+# -------------------------------------------------------------------------------- operations
+
+
+def test_operations_of_attention_and_convolution_by_hand() -> None:
+    # 4 queries, 6 keys, 8 channels in 2 heads, one value: 4 * 6 * 8 products for Q K, 2 * 4 * 6 for P V.
+    assert attention_operations(4, 6, 8, 2, 1) == 2 * (4 * 6 * 8 + 2 * 4 * 6)
+    q, k, v = torch.rand(1, 4, 8), torch.rand(1, 6, 8), torch.rand(1, 6, 1)
+    assert counted(lambda: plain_aggregation(q, k, v, 2)) == attention_operations(4, 6, 8, 2, 1)
+    weight, x = torch.rand(5, 3, 3, 3), torch.rand(1, 3, 7, 6)
+    expected = 2 * 5 * 3 * 9 * 7 * 6
+    assert convolution_operations(weight.shape, (7, 6)) == expected
+    assert counted(lambda: torch.conv2d(x, weight, padding=1)) == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"balance": True, "skip_support": False, "heads": 1}, {"skip_scales": (8,)}])
+def test_closed_form_is_what_torch_counts(options: dict[str, object]) -> None:
+    """The paper's computation as it runs; and what is done once is no more than that."""
+    method = create_method("dcama", backbone="tiny", image_size=64, **options)
+    assert isinstance(method, DCAMA)
+    query, images, masks = pictures(64, 2)
+    plain = PlainDCAMA(method)
+    with torch.inference_mode():
+        maps, support = plain.maps(query), plain.maps(images[0])
+        with FlopCounterMode(display=False) as counter:
+            plain.head(maps, support, masks)
+        backbone = counted(lambda: plain.maps(query))
+    sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
+    once = needed(method, 2)
+    decoder = dcama_decoder(method, sizes)
+    projections = once.rest - decoder
+    whole = once.attention + 3 * projections + dcama_decoder(method, sizes, plain=True)  # of one query, two supports
+    assert whole == counter.get_total_flops()
+    assert backbone == once.backbone
+    assert decoder < dcama_decoder(method, sizes, plain=True)
+    assert once.at("op") < once.at("head") < once.at("query")
+
+
+@pytest.mark.parametrize("name", ["hsnet", "sccan"])
+def test_other_methods_are_counted_without_what_only_the_support_needs(name: str) -> None:
+    options = {"blocks": 2, "feature_size": 16} if name == "sccan" else {}
+    method = create_method(name, backbone="resnet18", image_size=64, **options)
+    one, two = needed(method, 1), needed(method, 2)
+    assert 0 < one.attention < one.at("head") < one.at("query")
+    assert two.backbone == one.backbone
+    if name == "hsnet":
+        assert two.attention == 2 * one.attention
+    else:
+        assert two.attention == one.attention  # shots are averaged before the attention
+
+
+def test_floor_is_positive_and_finite() -> None:
+    assert operations_of(3) == 54
+    side = min(floor_contenders(CPU, torch.float32))
+    taken = interleaved(
+        {str(side): floor_contenders(CPU, torch.float32)[side]}, repeats=1, device=CPU, clock="cpu", least=0
+    )
+    reached = throughput({side: taken[str(side)]})
+    assert math.isfinite(reached)
+    assert reached > 1e8
+    assert throughput({2: [1.0, 0.5], 4: [16.0]}) == 32.0  # the best of all
+
+
+# -------------------------------------------------------------------------------- times
+
+
+def test_contenders_take_turns() -> None:
+    calls: list[str] = []
+    contenders = {name: lambda name=name: calls.append(name) for name in "abc"}
+    taken = interleaved(contenders, repeats=4, device=CPU, least=0)
+    assert {name: len(values) for name, values in taken.items()} == {"a": 4, "b": 4, "c": 4}
+    assert "".join(calls[3:]) == "abcbcacababc"
+    assert all(value >= 0 for values in taken.values() for value in values)
+
+
+def test_quick_calls_are_repeated_and_slow_ones_are_not() -> None:
+    count = {"quick": 0, "slow": 0}
+
+    def quick() -> None:
+        count["quick"] += 1
+
+    def slow() -> None:
+        count["slow"] += 1
+        time.sleep(0.01)
+
+    taken = interleaved({"quick": quick, "slow": slow}, repeats=2, device=CPU, least=0.005)
+    assert count["slow"] == 4
+    assert count["quick"] > 100
+    assert summary(taken["slow"])["seconds"] >= 0.01 > summary(taken["quick"])["seconds"]
+
+
+def test_summary() -> None:
+    assert summary([3.0, 1.0, 2.0])["seconds"] == 2.0
+    assert summary([3.0, 1.0, 2.0])["least"] == 1.0
+    assert summary([2.0])["spread"] == 0.0
+
+
+# -------------------------------------------------------------------------------- agreement
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "options"),
+    [
+        ("dcama", "tiny", {}),
+        ("dcama", "tiny", {"attention": "cosine", "balance": True, "heads": 1, "position_weight": 0.0}),
+        ("dcama", "resnet18", {"skip_scales": (8,), "skip_support": False}),
+        ("hsnet", "resnet18", {}),
+        ("sccan", "resnet18", {"blocks": 2, "feature_size": 16}),
+    ],
+)
+def test_both_ways_give_the_same(name: str, backbone: str, options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    method = create_method(name, backbone=backbone, image_size=64, **options)
+    plain, ours = (prepare(method, way, 2, CPU, torch.float32).work for way in ("reference", "ours"))
+    with torch.inference_mode():
+        for level in ("op", "head", "query"):
+            a, b = plain[level](), ours[level]()
+            assert a.std() > 0
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(a.abs().max()), msg=f"{name}, {level}")
+
+
+def test_straightforward_way_keeps_nothing_and_folds_nothing() -> None:
+    method = create_method("dcama", backbone="resnet18", image_size=64)
+    assert isinstance(method, DCAMA)
+    plain = PlainDCAMA(method)
+    norms = [m for m in plain.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    ran = []
+    for norm in norms:
+        norm.register_forward_hook(lambda *_: ran.append(1))
+    query, images, masks = pictures(64, 1)
+    plain(query, images, masks)
+    assert len(ran) == 2 * len(norms)  # once for the query, once for the support, none folded away
+    plain(query, images, masks)
+    assert len(ran) == 4 * len(norms)
+
+
+def test_straightforward_way_has_gradients_and_dropout_in_training() -> None:
+    method = create_method("dcama", backbone="tiny", image_size=64)
+    assert isinstance(method, DCAMA)
+    plain = PlainDCAMA(method)
+    weights = plain.trainable()
+    inputs = pictures(64, 1)
+    plain(*inputs).square().mean().backward()
+    assert all(weight.grad is not None for weight in weights)
+    assert not torch.equal(plain(*inputs), plain(*inputs))
+
+
+def test_budgets_are_refused_by_the_straightforward_way() -> None:
+    method = create_method("dcama", backbone="tiny", image_size=64, support_pixel_budget=8)
+    with pytest.raises(InvalidOption, match="support_pixel_budget"):
+        PlainDCAMA(method)  # type: ignore[arg-type]
+
+
+# -------------------------------------------------------------------------------- memory
+
+
+def test_peak_counts_what_a_call_adds() -> None:
+    held = torch.zeros(2**20)
+    assert held.sum() == 0
+
+    def work() -> None:
+        torch.ones(2**23).sum()  # 32 MiB
+
+    assert 32 <= peak_bytes(work, CPU) / 2**20 < 36
+
+
+def test_peak_in_a_process_of_its_own() -> None:
+    where = {"model": QUICK_NAME, "size": 64, "shots": 4, "precision": "float32", "levels": ["op"]}
+    found = peak_mebibytes("queries:memory_pieces", CPU, way="reference", **where)
+    assert found.keys() == {"op"}
+    assert found["op"] is not None
+    assert 0 < found["op"] < 200
+    assert available_bytes(CPU) is None or available_bytes(CPU) > 0
+
+
+def test_memory_that_cannot_be_measured_is_left_out(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "false")  # the program that does nothing, unsuccessfully
+    assert peak_mebibytes("queries:nothing_of_that_name", CPU) == {}
+    assert "could not be measured" in caplog.text
+
+
+def test_what_would_not_fit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "fits", lambda *_: False)
+    rows = query_rows(dataclasses.replace(SMALL, levels=("op",)), QUICK_NAME, 1)
+    assert [row["way"] for row in rows] == ["ours"]
+    assert rows[0]["faster"] is rows[0]["difference"] is None
+    assert "did not fit" in report(Results(_about(), {"queries": {"x": rows}}))
+
+
+# -------------------------------------------------------------------------------- rows
+
+
+def test_rows_of_a_query() -> None:
+    rows = query_rows(SMALL, QUICK_NAME, 2)
+    assert [(r["level"], r["way"]) for r in rows] == [
+        (level, way) for level in ("op", "head", "query") for way in ("reference", "ours")
+    ]
+    for row in rows:
+        assert row["seconds"] > 0
+        assert 0 < row["share_of_limit"] < 10
+        assert row["difference"] <= 1e-4
+        assert row["faster"] == pytest.approx(row["faster_same_precision"])
+    ours = [row for row in rows if row["way"] == "ours"]
+    assert all(row["support_mib"] > 0 and row["teach_seconds"] > 0 for row in ours)
+
+
+def test_curves() -> None:
+    for curve, place in (("shots", 2), ("size", 96), ("labels", 2)):
+        rows = curves.curve_rows(SMALL, QUICK_NAME, curve, place)
+        assert {row["place"] for row in rows} == {place}
+        assert {row["way"] for row in rows} == set(curves.LABEL_WAYS if curve == "labels" else ("reference", "ours"))
+
+
+def test_training() -> None:
+    rows = training.training_rows(dataclasses.replace(SMALL, repeats=1), QUICK_NAME, 2)
+    assert [row["way"] for row in rows] == list(training.TRAINING_WAYS)
+    assert rows[0]["faster"] == 1.0
+    assert [row["keeping_seconds"] is None for row in rows] == [True, True, False]
+
+
+@pytest.mark.parametrize(("name", "options"), [("dcama", {}), ("sccan", {"blocks": 2, "feature_size": 16})])
+def test_both_ways_of_training_learn(name: str, options: dict[str, object]) -> None:
+    method = create_method(name, backbone="tiny", image_size=64, **options)
+    for way in training.TRAINING_WAYS:
+        step, _ = training.make_step(method, way, 2, 1, CPU)
+        losses = [float(step()) for _ in range(2)]
+        assert all(math.isfinite(loss) for loss in losses)
+        assert losses[0] == pytest.approx(math.log(2), abs=0.4)
+        assert len(set(losses)) == 2
+
+
+def test_variants_begin_with_what_they_are_compared_with() -> None:
+    found = variants((64, 16), ("float32", "bfloat16"))
+    assert found == [Variant(), Variant("bfloat16"), Variant(budget=16), Variant(budget=64)]
+    with pytest.raises(InvalidOption, match="at least 1"):
+        variants((0,), ("float32",))
+
+
+# -------------------------------------------------------------------------------- results
+
+
+def _about() -> dict[str, object]:
+    return run.about(SMALL)
+
+
+def test_results_go_there_and_back(tmp_path) -> None:
+    results = open_results(tmp_path, {**_about(), "odd": math.inf}, overwrite=False)
+    results.put("queries", "a 1", [{"x": 1.5, "y": None, "z": math.nan}])
+    text = (tmp_path / "results.json").read_text("utf-8")
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    again = Results.read(tmp_path / "results.json")
+    assert again.parts == {"queries": {"a 1": [{"x": 1.5, "y": None, "z": None}]}}
+    assert again.to_json() == json.loads(text)
+
+
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def stop(settings: BenchSettings, name: str, shots: int) -> list[dict[str, object]]:
+        if len(measured) == 1:
+            raise KeyboardInterrupt
+        measured.append(f"{name} {shots}")
+        return [{"n": shots}]
+
+    monkeypatch.setattr(run, "query_rows", stop)
+    settings = dataclasses.replace(SMALL, shots=(1, 2))
+    plan = full_plan(("queries",), settings)
+    with pytest.raises(KeyboardInterrupt):
+        measure(settings, plan, open_results(tmp_path, _about(), overwrite=False))
+    monkeypatch.setattr(run, "query_rows", lambda s, n, shots: [{"n": -shots}])
+    results = measure(settings, plan, open_results(tmp_path, _about(), overwrite=False))
+    assert results.rows("queries") == [{"n": 1}, {"n": -2}]
+
+
+def test_other_settings_do_not_mix(tmp_path) -> None:
+    open_results(tmp_path, _about(), overwrite=False).put("queries", "a", [])
+    with pytest.raises(InvalidOption, match="repeats 2, not 3"):
+        open_results(tmp_path, {**_about(), "repeats": 3}, overwrite=False)
+    assert not open_results(tmp_path, {**_about(), "repeats": 3}, overwrite=True).has("queries", "a")
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(InvalidOption, match="no results of fewseg bench"):
+        open_results(tmp_path, _about(), overwrite=False)
+
+
+def test_page_is_filled() -> None:
+    rows = query_rows(dataclasses.replace(SMALL, levels=("op",)), QUICK_NAME, 1)
+    results = Results(_about(), {"queries": {"x": rows}})
+    page = "# A\n<!-- bench cpu queries -->old<!-- end -->\n<!-- bench gpu queries -->kept<!-- end -->\n"
+    page += "<!-- bench cpu training -->stays<!-- end -->"
+    filled = fill(page, results, "cpu")
+    assert "old" not in filled
+    assert "DCAMA, small backbone" in filled
+    assert "kept" in filled
+    assert "stays" in filled
+    assert fill(filled, results, "cpu") == filled
+    with pytest.raises(InvalidOption, match="no table 'nothing'"):
+        fill("<!-- bench cpu nothing --><!-- end -->", results, "cpu")
+
+
+def test_plots(tmp_path) -> None:
+    point = {"model": "m", "about": "M", "curve": "shots", "precision": "float32", "support_mib": 1.0}
+    rows = [
+        {**point, "way": way, "place": n, "seconds": n * s, "memory_mib": None if way == "reference" else 2.0 * n}
+        for way, s in (("reference", 2.0), ("ours", 1.0))
+        for n in (1, 5, 50)
+    ]
+    (path,) = draw_plots(Results({}, {"curves": {"x": rows}}), tmp_path)
+    assert path.name == "curve-m-shots.png"
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    assert path.with_suffix(".pdf").read_bytes()[:4] == b"%PDF"
+
+
+# -------------------------------------------------------------------------------- command line
+
+
+def test_command(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench cpu queries --><!-- end -->\n")
+    command = ["bench", "queries", "--quick", "--models", QUICK_NAME, "--size", "64", "--shots", "1", "--no-memory"]
+    command += ["--levels", "query", "--repeats", "1", "--precisions", "float32", "--out", str(tmp_path / "out")]
+    assert main([*command, "--json", str(tmp_path / "all.json"), "--page", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert "| DCAMA, small backbone | 64 | 1 | whole query | float32 |" in printed
+    assert (tmp_path / "out/results.md").read_text("utf-8") == printed.removesuffix("\n")
+    assert json.loads((tmp_path / "all.json").read_text()) == json.loads((tmp_path / "out/results.json").read_text())
+    assert "DCAMA, small backbone" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["qeries"], "unknown part 'qeries'; did you mean 'queries'"),
+        (["--models", "dcama-resnet5"], "did you mean 'dcama-resnet50'"),
+        (["--shots", "0"], "shots 0"),
+        (["--precisions", "float8"], "unknown precision"),
+        (["--size", "100"], "multiple of 32"),
+        (["--device", "cuda:99"], "not available here"),
+        (["accuracy"], "--data"),
+        (["accuracy", "--data", "nowhere"], "nowhere"),
+        (["queries", "--page", "nowhere.md"], "nowhere.md"),
+        (["accuracy", "--data", "synthetic", "--budgets", "0"], "at least 1"),
+    ],
+)
+def test_bad_input_is_one_line(options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *options]) == 2
+    said = capsys.readouterr().err.strip()
+    assert complaint in said
+    assert len(said.splitlines()) == 1
