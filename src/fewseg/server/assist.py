@@ -2,7 +2,7 @@
 
 A picture is cut into some 600 superpixels (SLIC, Achanta et al. 2012, on colours); for a box, a window around it is.
 Each has a mean colour and, read off at its centre, the backbone's features at strides 8 and 16. Two superpixels are as
-far apart as colours and features together say, both in units of the median between neighbours, so neither needs a scale.
+far apart as colours and features together say, both in medians between neighbours, so neither needs a scale.
 
 - `superpixel` merges neighbours, the nearest first, into a tree of ever larger regions; a click takes the region around
   it whose size is near the one asked for and which differs most from what it would be merged with.
@@ -142,14 +142,14 @@ def _pixels(box: Box, size: tuple[int, int]) -> _Pixels:
     right, bottom = (min(max(round(v), 0), n) for v, n in zip(box[2:], size, strict=True))
     if not (box[0] < box[2] and box[1] < box[3] and box[0] < size[0] and box[1] < size[1] and right > 0 and bottom > 0):
         raise InvalidOption(
-            f"box {[round(v) for v in box]} in a picture of {size[0]}x{size[1]}: give x0, y0, x1, y1 within it, x0 < x1, "
-            "y0 < y1"
+            f"box {[round(v) for v in box]} in a picture of {size[0]}x{size[1]}: give x0, y0, x1, y1 within it, "
+            "x0 < x1 and y0 < y1"
         )
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
 def _around(frame: _Pixels, size: tuple[int, int]) -> _Pixels:
-    """A window with as much on each side of the frame as half of it: small things are cut up as finely as large ones."""
+    """A window with room on each side of the frame: small things are cut up as finely as large ones."""
     across, down = (max(8, round(_MARGIN * (frame[i + 2] - frame[i]))) for i in (0, 1))
     return (
         max(0, frame[0] - across),
@@ -167,10 +167,9 @@ def _shares(frame: _Pixels, window: _Pixels) -> Box:
 
 def _places(regions: Regions, points: Sequence[tuple[float, float]], window: _Pixels) -> NDArray[np.int64]:
     """The superpixels under those points that lie within the window."""
-    here = [
-        (x - window[0], y - window[1]) for x, y in points if window[0] <= x < window[2] and window[1] <= y < window[3]
-    ]
-    return regions.places(here, (window[2] - window[0], window[3] - window[1]))
+    left, top, right, bottom = window
+    here = [(x - left, y - top) for x, y in points if left <= x < right and top <= y < bottom]
+    return regions.places(here, (right - left, bottom - top))
 
 
 def merged(regions: Regions, within: NDArray[np.int64], without: NDArray[np.int64], size: float) -> NDArray[np.bool_]:

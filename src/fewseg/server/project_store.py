@@ -84,7 +84,11 @@ class ProjectStore:
             ) from None
         if not self.file.exists():
             return state, []
-        kept = self.file.with_name(f"project.damaged-{time.strftime('%Y%m%d-%H%M%S')}.json")
+        now, number = time.strftime("%Y%m%d-%H%M%S"), 1
+        kept = self.file.with_name(f"project.damaged-{now}.json")
+        while kept.exists():
+            number += 1
+            kept = self.file.with_name(f"project.damaged-{now}-{number}.json")
         with contextlib.suppress(OSError):
             shutil.copyfile(self.file, kept)
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.backup.stat().st_mtime))
