@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch.nn import functional as F
 
 from fewseg.errors import InvalidImage, InvalidMask
 from fewseg.images import ImageLike, read_image
@@ -71,17 +69,22 @@ def overlay(
     masks: Mapping[str, NDArray[Any]]
     masks = _resolved(found) if isinstance(found, Prediction) else found
     chosen = {**label_colours(tuple(masks)), **(colours or {})}
-    pixels = np.array(picture, np.float32)
     thickness = max(1, round(max(picture.size) / 320))
     for label, mask in masks.items():
-        if mask.shape != pixels.shape[:2]:
+        if mask.shape != (picture.height, picture.width):
             raise InvalidMask(
                 f"the mask of {label!r} is {mask.shape[-1]}x{mask.shape[0]}, the picture {picture.width}x"
                 f"{picture.height}: give masks at the picture's size"
             )
-        filled = opacity if prediction is None or prediction.present[label] else 0.0
-        _paint(pixels, mask > 0, chosen[label], filled, thickness)
-    result = Image.fromarray((pixels + 0.5).astype(np.uint8))
+    result = picture.copy()
+    rows, columns = _around(masks.values(), (picture.height, picture.width), 2 * thickness)
+    if rows.stop and columns.stop:
+        box = (columns.start, rows.start, columns.stop, rows.stop)
+        pixels = np.array(picture.crop(box), np.float32)
+        for label, mask in masks.items():
+            filled = opacity if prediction is None or prediction.present[label] else 0.0
+            _paint(pixels, mask[rows, columns] > 0, chosen[label], filled, thickness)
+        result.paste(Image.fromarray((pixels + 0.5).astype(np.uint8)), box)
     if legend and min(picture.size) >= _LEGEND_SIDE:
         _draw_legend(result, _legend_lines(tuple(masks), prediction), [chosen[label] for label in masks])
     return result
@@ -92,22 +95,53 @@ def _resolved(found: Prediction) -> dict[str, NDArray[np.bool_]]:
     return {label: found.label_map == i for i, label in enumerate(found.labels, 1)}
 
 
+def _around(masks: Iterable[NDArray[Any]], shape: tuple[int, int], margin: int) -> tuple[slice, slice]:
+    """Rows and columns that hold all the masks (H, W) with a margin; empty ones where no mask has anything."""
+    rows, columns = np.zeros(shape[0], np.bool_), np.zeros(shape[1], np.bool_)
+    for mask in masks:
+        rows |= mask.any(1)
+        columns |= mask.any(0)
+    spans = []
+    for filled in (rows, columns):
+        places = np.flatnonzero(filled)
+        first, last = (int(places[0]), int(places[-1])) if len(places) else (margin, -margin - 1)
+        spans.append(slice(max(0, first - margin), min(len(filled), last + margin + 1)))
+    return spans[0], spans[1]
+
+
 def _paint(pixels: NDArray[np.float32], mask: NDArray[np.bool_], colour: Colour, opacity: float, thick: int) -> None:
     """Blend one mask into `pixels` (H, W, 3), in place: filling, a soft dark rim outside, the outline inside."""
     paint = np.asarray(colour, np.float32)
     inner = ~grown(~mask, thick)
     rim = grown(mask, max(1, thick // 2)) & ~mask
-    pixels[inner] += (paint - pixels[inner]) * np.float32(opacity)
+    if opacity:
+        kept = pixels[inner]
+        kept += (paint - kept) * np.float32(opacity)
+        pixels[inner] = kept
     pixels[rim] *= np.float32(0.6)
     pixels[mask & ~inner] = paint
 
 
 def grown(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     """The mask (H, W) grown by `radius` pixels in every direction, corners included."""
-    side = 2 * radius + 1
-    values = torch.from_numpy(np.ascontiguousarray(mask))[None, None].float()
-    values = F.max_pool2d(values, (side, 1), 1, (radius, 0))  # one direction after the other: the same, and faster
-    result: NDArray[np.bool_] = (F.max_pool2d(values, (1, side), 1, (0, radius))[0, 0] > 0).numpy()
+    result = np.ascontiguousarray(mask)
+    for axis in (0, 1):
+        result = _grown_along(result, radius, axis)
+    return result
+
+
+def _grown_along(mask: NDArray[np.bool_], radius: int, axis: int) -> NDArray[np.bool_]:
+    """Grown both ways along one axis: steps of 1, 2, 4 ... reach as far as all of them one by one."""
+    result, reach = mask.copy(), 0
+    while reach < radius:
+        step = min(reach + 1, radius - reach)
+        before, length = result.copy(), mask.shape[axis]
+        if step < length:
+            towards, away = [slice(None)] * 2, [slice(None)] * 2
+            towards[axis], away[axis] = slice(step, None), slice(length - step)
+            result[tuple(towards)] |= before[tuple(away)]
+            result[tuple(away)] |= before[tuple(towards)]
+        reach += step
     return result
 
 

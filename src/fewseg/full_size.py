@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fewseg.metrics.presence import presence_scores
@@ -39,15 +40,26 @@ def full_size_prediction(
     kept = {label: np.empty(shape, np.float32) for label in labels} if probabilities else {}
     label_map = np.empty(shape, np.uint16)
     for rows, strip in _strips(coarse, height, width):
-        best, first = strip.max(0)
-        label_map[rows] = torch.where(best >= MASK_THRESHOLD, first + 1, 0).numpy().astype(np.uint16)
-        for label, values in zip(labels, strip.numpy(), strict=True):
-            np.greater_equal(values, MASK_THRESHOLD, out=masks[label][rows])
+        values = strip.numpy()
+        for label, probable in zip(labels, values, strict=True):
+            np.greater_equal(probable, MASK_THRESHOLD, out=masks[label][rows])
             if probabilities:
-                kept[label][rows] = values
+                kept[label][rows] = probable
+        label_map[rows] = _first_best(values, [masks[label][rows] for label in labels])
     scores = dict(zip(labels, presence_scores(coarse), strict=True))
     present = {label: score >= threshold for label, score in scores.items()}
     return Prediction(masks, kept, label_map, scores, present)
+
+
+def _first_best(values: NDArray[np.float32], inside: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint16]:
+    """1 + the place of the largest of `values` (labels, h, w), the first of equals, where it is `inside`; else 0."""
+    chosen = inside[0].astype(np.uint16)
+    best = values[0]
+    for place in range(1, len(values)):
+        better = values[place] > best
+        best = np.maximum(best, values[place])
+        np.copyto(chosen, np.uint16(place + 1), where=better & inside[place])
+    return chosen
 
 
 def _strips(coarse: Tensor, height: int, width: int) -> Iterator[tuple[slice, Tensor]]:
