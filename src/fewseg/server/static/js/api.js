@@ -78,8 +78,6 @@ const picture = (id) => `pictures/${encodeURIComponent(id)}`;
 export const api = {
   /** @returns {Promise<import("./types.js").Info>} */
   info: () => answer("GET", "info"),
-  /** @returns {Promise<import("./types.js").Project>} */
-  project: () => answer("GET", "project"),
   /** @param {{name: string, colour?: string}} label @returns {Promise<import("./types.js").Label>} */
   addLabel: (label) => answer("POST", "labels", { json: label }),
   /** @param {number} id @param {{name?: string, colour?: string}} change */

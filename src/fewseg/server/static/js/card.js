@@ -25,7 +25,7 @@ export class Card {
     this.foot = h("span", { class: "card-foot" });
     this.element = h(
       "a",
-      { class: "card", href: `#/picture/${encodeURIComponent(picture.id)}`, "data-id": picture.id, draggable: "false", style: `--aspect: ${picture.width ? picture.width / picture.height : 4 / 3}` },
+      { class: "card", href: `#/picture/${encodeURIComponent(picture.id)}`, "data-id": picture.id, draggable: "false", style: `--aspect: ${picture.width ? picture.width / picture.height : 1}` },
       this.image,
       this.foot,
     );

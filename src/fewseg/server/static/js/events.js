@@ -22,15 +22,17 @@ export class Connection {
     addEventListener("online", () => this.open());
   }
 
-  /** Fetch everything, then listen. The stream is opened first, so that nothing falls between the two. */
+  /** The stream begins with the whole project; all changes come through it too, so that they come in their order. */
   open() {
     clearTimeout(this.#timer);
     this.#source?.close();
     const source = new EventSource(api.eventsAddress());
     this.#source = source;
-    source.addEventListener("open", () => this.#refresh(source));
     source.addEventListener("error", () => this.#lost(source));
-    this.#hear(source, "project", (project) => this.store.setProject(project));
+    this.#hear(source, "project", (project) => {
+      this.store.setProject(project);
+      if (this.store.connection !== "open") this.#found(source);
+    });
     this.#hear(source, "picture", (picture) => this.store.setPicture(picture));
     this.#hear(source, "progress", (progress) => this.store.setProgress(progress));
   }
@@ -41,16 +43,21 @@ export class Connection {
   }
 
   /** @param {EventSource} source */
-  async #refresh(source) {
+  async #found(source) {
     try {
       this.store.info = await api.info();
-      this.store.setProject(await api.project());
+      if (source !== this.#source) return;
       this.#wait = FIRST_WAIT;
       this.store.setConnection("open");
-    } catch (error) {
-      if (error instanceof ApiError && !error.temporary) this.refused(error);
+    } catch {
       this.#lost(source);
     }
+  }
+
+  /** A stream that fails does not say why: another request does. */
+  async #ask() {
+    const error = await api.info().then(() => null, (/** @type {unknown} */ reason) => reason);
+    if (error instanceof ApiError && !error.temporary) this.refused(error);
   }
 
   /** @param {EventSource} source */
@@ -58,6 +65,7 @@ export class Connection {
     if (source !== this.#source) return;
     source.close();
     this.store.setConnection("lost");
+    this.#ask();
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.open(), this.#wait);
     this.#wait = Math.min(2 * this.#wait, LONGEST_WAIT);

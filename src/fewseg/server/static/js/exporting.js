@@ -7,14 +7,15 @@ import { icon } from "./icons.js";
 import { attempt, notice } from "./notices.js";
 
 /** @type {[string, string, string, boolean][]} id, name, what it is, chosen at first */
-const FORMATS = [
-  ["png", "PNG masks", "One black and white picture per label", true],
-  ["index", "Index PNG", "One picture, the label's number in every pixel", false],
-  ["coco", "COCO JSON", "Polygons and RLE in one file, the common tongue of tools", true],
-  ["yolo", "YOLO", "One text file of polygons per picture", false],
-  ["labelme", "labelme", "One JSON file per picture", false],
-  ["geojson", "GeoJSON", "Polygons in pixels", false],
+export const FORMATS = [
+  ["png", "PNG masks", "A black and white picture per label, and one with the label's number in every pixel", true],
+  ["coco", "COCO JSON", "Polygons in one file, the common tongue of tools", true],
+  ["coco-rle", "COCO JSON, RLE", "The same, exact to the pixel", false],
+  ["yolo", "YOLO", "A text file of polygons per picture", false],
+  ["labelme", "labelme", "A JSON file per picture", false],
+  ["geojson", "GeoJSON", "A file of polygons per picture, in pixels", false],
   ["overlays", "Overlays", "Pictures with their masks painted on, to look at", false],
+  ["sheet", "Contact sheet", "All pictures with their masks on one sheet", false],
 ];
 
 /** @param {import("./store.js").Store} store @param {import("./saver.js").Saver} saver */

@@ -22,9 +22,7 @@ function freeColour(store) {
 export async function addLabel(store, { name, colour }) {
   const label = await attempt(() => api.addLabel({ name, colour: colour ?? freeColour(store) }));
   if (!label) return undefined;
-  const project = await attempt(() => api.project());
-  if (project) store.setProject(project);
-  store.setActive(label.id);
+  store.addLabel(label);
   return label;
 }
 
@@ -45,8 +43,6 @@ export function labelDialog(store, label, added) {
     if (!wanted.name) return;
     if (label) {
       if ((await attempt(() => api.changeLabel(label.id, wanted))) === undefined) return;
-      const project = await attempt(() => api.project());
-      if (project) store.setProject(project);
     } else if (!(await addLabel(store, wanted))) return;
     dialog.close();
     if (!label) added?.();
@@ -57,8 +53,6 @@ export function labelDialog(store, label, added) {
       ? `Its ${label.shots} example${label.shots === 1 ? "" : "s"} and every mask of it go too. Undo brings them back.`
       : "No picture is an example of it.";
     if (label && (await confirmed(`Delete “${label.name}”?`, text, "Delete label"))) await attempt(() => api.deleteLabel(label.id));
-    const project = await attempt(() => api.project());
-    if (project) store.setProject(project);
   };
   const dialog = openDialog(label ? "Change label" : "New label", [
     h(

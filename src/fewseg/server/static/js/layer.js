@@ -11,8 +11,8 @@ export class MaskLayer {
   absent = false;
   /** A person asked to see it all the same. */
   shownAnyway = false;
-  /** The canvas was sent; the revision that the server gives it is not known yet. */
-  own = false;
+  /** The revision of a mask that was sent from here, until the store has heard of it; 0 when there is none. */
+  awaited = 0;
   /** The revision that is on its way, 0 when none is. */
   loading = 0;
   /** The revision that was loaded or saved last; -1: nothing yet, 0: known to be empty. */

@@ -9,6 +9,7 @@ import { fitted, paintedMask } from "./masks.js";
 const FIRST_SIDE = 1600; // pixels of the picture that opens
 const SHARP_SIDE = 6000; // and of the one that is fetched when one zooms in
 const MASK_SIDE = 2560; // pixels of the canvases that are painted on; larger pictures' masks are enlarged when sent
+const AWAITED = 4000; // milliseconds that the event of an own save may take
 const UNSURE_COLOUR = "#e64980";
 
 export class Loader {
@@ -100,11 +101,9 @@ export class Loader {
     const revision = picture.masks[layer.label] ?? 0;
     const painted = picture.supports.includes(layer.label);
     if (!layer.shownAnyway) layer.absent = !painted && picture.present[layer.label] === false;
-    if (layer.revision === revision) return;
-    const own = layer.own && painted; // the server's copy of what is on the canvas already
-    layer.own = false;
-    if (own) layer.revision = revision;
-    else if (revision) this.#loadMask(picture, layer, revision);
+    if (layer.awaited === revision) layer.awaited = 0;
+    if (layer.revision === revision || layer.awaited) return;
+    if (revision) this.#loadMask(picture, layer, revision);
     else {
       layer.revision = 0;
       layer.replace(null);
@@ -144,13 +143,22 @@ export class Loader {
   #saved({ job, picture }) {
     const layer = this.layers.get(job.label);
     if (!layer || job.picture.id !== this.#picture?.id) return;
-    if (!job.draft?.count) layer.revision = -1; // an empty mask was not kept: show what the server shows
-    else {
-      const revision = picture?.masks[job.label];
-      layer.own = revision === undefined;
-      layer.revision = revision ?? layer.revision;
+    if (job.draft?.count) {
+      this.#await(layer, picture?.masks[job.label] ?? 0);
+    } else {
+      layer.revision = -1; // an empty mask was not kept: show what the server shows
+      this.sync();
     }
-    this.sync();
+  }
+
+  /** The server has what is on the canvas: events of before are not to bring older masks back. @param {MaskLayer} layer @param {number} revision */
+  #await(layer, revision) {
+    layer.revision = layer.awaited = revision;
+    setTimeout(() => {
+      if (layer.awaited !== revision) return;
+      layer.awaited = 0;
+      this.sync();
+    }, AWAITED);
   }
 
   /** @param {number} side longest side, pixels */

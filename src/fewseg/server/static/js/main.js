@@ -46,9 +46,7 @@ async function stepProject(which) {
   if (which === "undo" ? !store.canUndo : !store.canRedo) return;
   await saver.flush();
   const what = store.undoText;
-  const project = await attempt(() => api[which]());
-  if (!project) return;
-  store.setProject(project);
+  if ((await attempt(() => api[which]())) === undefined) return;
   if (which === "undo") notice(`Taken back: ${what}.`, "info", { text: "Redo", action: () => stepProject("redo") });
 }
 

@@ -185,7 +185,6 @@ export class Saver extends EventTarget {
     if (job.version === draft.version) this.#jobs.delete(job.key);
     else this.#later(job, REST);
     this.dispatchEvent(new CustomEvent("saved", { detail: { job, picture: picture?.id ? picture : null } }));
-    if (picture?.id) this.store.setPicture(picture);
   }
 
   /** @param {Job} job @param {unknown} error */

@@ -68,6 +68,12 @@ export class Store extends EventTarget {
     this.say("progress");
   }
 
+  /** A label that was just made; the next event of the project brings it too. @param {import("./types.js").Label} label */
+  addLabel(label) {
+    if (!this.label(label.id)) this.#setLabels([...this.labels, label]);
+    this.setActive(label.id);
+  }
+
   /** @param {number|null} id */
   setActive(id) {
     if (id === this.active) return;

@@ -1,0 +1,203 @@
+"""The annotation page in a real browser: the whole loop, nothing lost, keys only, a phone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from helpers.colour_method import iou
+from helpers.page import CARD, Page, PageServer, wait_until
+from helpers.page_fixtures import SIZE, cover, opened, page, server, truth
+
+_ = (opened, page, server)  # fixtures
+
+
+def test_the_whole_loop(opened: Page, server: PageServer) -> None:
+    page = opened
+    # An empty project says what to do; the first label is named there.
+    assert page.find("#guide").is_displayed()
+    page.find("#guide input").send_keys("red\n")
+    page.until("document.querySelector('.chip .text')?.textContent === 'red'", "the label is there")
+
+    # Painted once, saved by itself, at the picture's size.
+    page.go("red-1.png")
+    page.brush(56)
+    cover(page, "red-1.png")
+    page.saved()
+    assert server.picture("red-1.png")["supports"] == [1]
+    painted = server.mask("red-1.png")
+    assert painted.shape == (SIZE[1], SIZE[0])
+    assert iou(painted, truth("red-1.png")) > 0.9
+
+    # Masks of all pictures arrive without a word; the one without red is flagged.
+    page.go(None)
+    page.until("document.querySelector('#progress').classList.contains('done')", "all pictures are segmented")
+    page.until("document.querySelectorAll('#grid [data-masks=\"1\"]').length === 3", "three pictures show a mask")
+    assert "Absent?" in page.js(f"return {CARD}.textContent", "green")
+    assert not page.find("#guide").is_displayed()
+    assert iou(server.mask("red-2.png"), truth("red-2.png")) > 0.8
+
+    # A found mask is corrected, which makes it an example; another is promoted as it is.
+    page.go("red-2.png")
+    page.until("document.querySelector('#promote')", "promotion is offered")
+    before = server.mask("red-2.png")
+    page.keys("e")
+    row = int(np.nonzero(before)[0].mean())
+    page.drag([(10, row), (470, row)], SIZE)
+    page.saved()
+    corrected = server.mask("red-2.png")
+    assert corrected.sum() < before.sum()
+    assert not (corrected & ~before).any()
+    page.go("red-3.png")
+    page.until("document.querySelector('#promote')", "promotion is offered")
+    page.until("document.querySelector('#progress').classList.contains('done')", "all pictures are segmented")
+    found = server.mask("red-3.png")
+    page.click("#promote")
+    page.until("document.querySelector('.is-example')", "the picture is an example")
+    assert np.array_equal(server.mask("red-3.png"), found)
+    assert server.get("project")["labels"][0]["shots"] == 3
+
+    # The project's last change is taken back.
+    page.go(None)
+    page.click("#undo")
+    page.until("document.querySelectorAll('#grid .badge.example').length === 2", "one example less")
+
+    # Exported into the folder.
+    page.until("document.querySelector('#progress').classList.contains('done')", "all pictures are segmented")
+    page.click("#export")
+    page.click("dialog [value=labelme]")
+    page.click("dialog footer .primary")
+    page.until("document.querySelector('.notice')?.textContent.startsWith('Wrote')", "it is exported")
+    written = {path.suffix for path in (server.folder / "fewseg-export").rglob("*") if path.is_file()}
+    assert {".png", ".json"} <= written
+    coco = next((server.folder / "fewseg-export").rglob("coco*.json"))
+    assert {c["name"] for c in json.loads(coco.read_text())["categories"]} == {"red"}
+
+
+def test_nothing_is_lost_with_the_server_gone_and_the_page_killed(server: PageServer, tmp_path: Path) -> None:
+    server.add_label()
+    page = Page(server.address, tmp_path / "profile")
+    page.open()
+    page.go("red-1.png")
+    page.brush(50)
+    server.stop()
+    page.until("!document.querySelector('#banner').hidden", "the banner says that the server is gone")
+    cover(page, "red-1.png")
+    page.until("document.querySelector('#saved').dataset.state === 'kept'", "the browser keeps it")
+    kept = (
+        "const done = arguments[0]; const open = indexedDB.open('fewseg', 1); open.onsuccess = () => {"
+        "const ask = open.result.transaction('drafts').objectStore('drafts').count();"
+        "ask.onsuccess = () => { open.result.close(); done(ask.result); } }"
+    )
+    wait_until(lambda: page.browser.execute_async_script(kept) == 1, "the stroke is in the browser's store")
+    page.kill()
+    server.start()
+    assert server.picture("red-1.png")["supports"] == []
+
+    page = Page(server.address, tmp_path / "profile")
+    try:
+        page.open()
+        wait_until(lambda: server.picture("red-1.png")["supports"] == [1], "the kept stroke arrives")
+        assert iou(server.mask("red-1.png"), truth("red-1.png")) > 0.9
+        page.saved()
+        assert page.browser.execute_async_script(kept) == 0
+        assert page.errors() == []
+
+        # A server that comes back finds the page again, and the page's strokes reach it.
+        page.go("red-2.png")
+        server.stop()
+        page.until("!document.querySelector('#banner').hidden", "the banner says that the server is gone")
+        cover(page, "red-2.png")
+        server.start()
+        page.until("document.querySelector('#banner').hidden", "the page finds the server again")
+        page.saved()
+        assert server.picture("red-2.png")["supports"] == [1]
+    finally:
+        page.quit()
+
+
+def test_keys_alone_suffice(opened: Page, server: PageServer) -> None:
+    page = opened
+    enter, tab, escape = "\ue007", "\ue004", "\ue00c"
+
+    def tab_to(selector: str) -> None:
+        for _ in range(60):
+            if page.js("return document.activeElement.matches(arguments[0])", selector):
+                return
+            page.keys(tab)
+        raise AssertionError(f"Tab does not reach {selector}")
+
+    tab_to("#guide input")
+    page.keys("red", enter)
+    page.until("document.querySelector('.chip .text')?.textContent === 'red'", "the label is there")
+    tab_to("#grid .card")
+    page.keys("\ue014")  # right: green.png comes first
+    assert "red-1" in page.js("return document.activeElement.textContent")
+    page.keys(enter)
+    page.until("!document.querySelector('#editor').hidden", "the picture opens")
+    page.keys("]", "]", "]")
+    tab_to("#stage")
+    page.keys("\ue012")  # the cross appears in the middle
+    page.keys(enter, *["\ue012"] * 4, *["\ue015"] * 4, enter)
+    page.saved()
+    stroke = server.mask("red-1.png")
+    assert stroke[SIZE[1] // 2, SIZE[0] // 2]
+    assert stroke.sum() > 500
+    page.chord("\ue009", "z")  # Control
+    page.until("document.querySelector('#undo-stroke').disabled", "the stroke is undone")
+    page.chord("\ue009", "\ue008", "z")
+    page.saved()
+    assert np.array_equal(server.mask("red-1.png"), stroke)
+    page.keys(escape, escape)
+    page.until("document.querySelector('#editor').hidden", "Escape leads back")
+    page.keys("?")
+    page.until("document.querySelector('dialog[open] kbd')", "the sheet of keys opens")
+    page.keys(escape)
+    page.until("!document.querySelector('dialog')", "the sheet closes")
+
+
+def test_a_phone(opened: Page, server: PageServer) -> None:
+    page = opened
+    label = server.add_label()
+    page.resize((390, 844), phone=True)
+    page.open()
+    widest = (
+        "return Math.max(...['html', 'body', '#gallery', '#editor'].map((s) => document.querySelector(s).scrollWidth))"
+    )
+    assert page.js(widest) <= 390
+    page.go("red-1.png")
+    assert page.js(widest) <= 390
+    small = (
+        "return [...document.querySelectorAll('#editor button, #bar button')].filter((b) => b.checkVisibility())"
+        ".map((b) => [b.getBoundingClientRect(), b.outerHTML]).filter(([r]) => Math.min(r.width, r.height) < 28)"
+    )
+    assert page.js(small) == []  # a finger hits every button
+    # One finger paints, two zoom: a stroke that a second finger interrupts leaves nothing.
+    x, y = page.place((240, 160), SIZE)
+    page.touch("touchStart", (x, y))
+    page.touch("touchMove", (x + 40, y))
+    page.touch("touchEnd")
+    page.saved()
+    painted = server.mask("red-1.png", label)
+    assert painted[160, 240]
+    fitted = page.js("return document.querySelector('#zoom-percent').textContent")
+    page.touch("touchStart", (x - 40, y + 60))
+    page.touch("touchStart", (x - 40, y + 60), (x + 40, y + 60))
+    page.touch("touchMove", (x - 80, y + 60), (x + 80, y + 60))
+    page.touch("touchEnd")
+    assert page.js("return document.querySelector('#zoom-percent').textContent") != fitted
+    assert page.find("#undo-stroke").is_enabled()
+    page.js("document.querySelector('#undo-stroke').click()")
+    page.until("document.querySelector('#undo-stroke').disabled", "there was one stroke only")
+    for opener in ("#help", "#export", "#add-label"):
+        page.click(opener)
+        page.until("document.querySelector('dialog[open]')", "the dialog opens")
+        fits = (
+            "const d = document.querySelector('dialog'); return d.scrollWidth <= d.clientWidth && d.clientWidth <= 390"
+        )
+        assert page.js(fits)
+        page.keys("\ue00c")
+        page.until("!document.querySelector('dialog')", "the dialog closes")
+    page.saved()

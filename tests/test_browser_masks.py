@@ -1,0 +1,105 @@
+"""Masks in a real browser: strokes, regions, large pictures, files; names of controls."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from helpers.page import Page, PageServer, discs
+from helpers.page_fixtures import SIZE, middle, opened, page, server
+
+_ = (opened, page, server)  # fixtures
+
+
+def test_strokes_are_undone_exactly_and_regions_are_looked_at_first(opened: Page, server: PageServer) -> None:
+    page = opened
+    server.add_label()
+    page.go("red-1.png")
+    page.until("document.querySelector('.label-row')", "the label arrives by itself")
+    page.brush(30)
+    page.drag([(100, 100), (200, 150)], SIZE)
+    page.saved()
+    first = server.mask("red-1.png")
+    page.drag([(300, 60), (320, 200)], SIZE)
+    page.saved()
+    assert server.mask("red-1.png").sum() > first.sum()
+    page.click("#undo-stroke")
+    page.saved()
+    assert np.array_equal(server.mask("red-1.png"), first)
+    page.click("#redo-stroke")
+    page.saved()
+    both = server.mask("red-1.png")
+    assert both.sum() > first.sum()
+
+    x, y = middle("red-1.png")
+    page.keys("g")
+    page.drag([(x, y)], SIZE)
+    page.until("!document.querySelector('#offer .primary').hidden", "a region is offered")
+    page.keys("\ue00c")  # Escape
+    page.until("document.querySelector('#offer').hidden", "the offer is gone")
+    assert np.array_equal(server.mask("red-1.png"), both)
+    page.drag([(x, y)], SIZE)
+    page.until("!document.querySelector('#offer .primary').hidden", "a region is offered")
+    page.keys("\ue007")  # Enter
+    page.saved()
+    assert server.mask("red-1.png")[y, x]
+    assert server.mask("red-1.png").sum() > both.sum()
+
+    page.keys("p")
+    for corner in ((20, 20), (90, 20), (90, 70), (20, 70)):
+        page.drag([corner], SIZE)
+    page.keys("\ue007")
+    page.saved()
+    assert server.mask("red-1.png")[25:65, 25:85].all()
+
+
+def test_masks_are_sent_at_the_size_of_large_pictures(opened: Page, server: PageServer) -> None:
+    page = opened
+    size = (3600, 2400)
+    discs("red", 3, size)[0].save(server.folder / "large.jpg", quality=80)
+    server.add_label()
+    server.get("rescan", method="POST")
+    page.go("large.jpg")
+    page.brush(360)
+    page.drag([(900, 1200), (2700, 1200)], size)
+    page.saved()
+    painted = server.mask("large.jpg")
+    assert painted.shape == (2400, 3600)
+    rows, columns = np.nonzero(painted)
+    assert abs(rows.mean() - 1200) < 8
+    assert abs(np.ptp(rows) - 360) < 16
+    assert abs(np.ptp(columns) - 2160) < 24
+    assert set(np.unique(server.get(f"pictures/{server.picture('large.jpg')['id']}/masks/1"))) == {0, 255}
+
+
+def test_the_browser_writes_grey_png_files_that_others_read(opened: Page) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (37, 53), dtype=np.uint8)
+    script = (
+        "const [values, width, height, done] = arguments;"
+        "import('/js/png.js').then(({ greyPng }) => greyPng(Uint8Array.from(values), width, height))"
+        ".then((blob) => blob.arrayBuffer()).then((bytes) => done([...new Uint8Array(bytes)]));"
+    )
+    written = bytes(opened.browser.execute_async_script(script, values.ravel().tolist(), 53, 37))
+    image = Image.open(io.BytesIO(written))
+    assert image.mode == "L"
+    assert np.array_equal(np.asarray(image), values)
+
+
+def test_every_control_has_a_name_and_every_format_is_offered(opened: Page, server: PageServer) -> None:
+    from fewseg.formats import FORMATS
+
+    page = opened
+    server.add_label()
+    page.go("red-1.png")
+    page.until("document.querySelector('.label-row')", "the label arrives by itself")
+    nameless = (
+        "return [...document.querySelectorAll('button, a, input, select')].filter((e) => e.checkVisibility()"
+        " && !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)"
+    )
+    assert page.js(nameless) == []
+    page.click("#export")
+    assert page.js("return [...document.querySelectorAll('dialog [name=format]')].map(b => b.value)") == list(FORMATS)
+    assert page.js(nameless.replace("document", "document.querySelector('dialog')")) == []
+    page.keys("\ue00c")
