@@ -1,0 +1,167 @@
+"""`fewseg segment` over a folder against the plain loop, and its memory: python benchmarks/bulk.py FOLDER
+
+Loop and bulk take turns over chunks of the same pictures, so that both meet the same machine; rates are totals over all
+chunks. The loop is what one would write first: `segmenter.segment(path)`, then write the same files. Their label maps
+and masks are compared byte for byte. Memory is the peak of a fresh process for each number of pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fewseg import Segmenter
+from fewseg.batch import BatchOptions, find_pictures, segment_files
+from fewseg.batch_outputs import OutputFolder, picture_identity
+from fewseg.draw import overlay
+from fewseg.images import read_image
+
+
+def main() -> None:
+    options = parsed()
+    pictures = find_pictures([options.folder], "none")
+    if options.memory_of:
+        measure_here(options, pictures[: options.memory_of])
+        return
+    pictures = pictures[: options.count]
+    print(f"{len(pictures)} pictures, model {options.checkpoint}, {torch.get_num_threads()} threads of torch")
+    compare(options, pictures)
+    if options.memory:
+        memory(options)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=2000, help="pictures for the comparison")
+    parser.add_argument("--chunk", type=int, default=100, help="pictures before the other one has its turn")
+    parser.add_argument("--memory", type=int, nargs="*", default=[500, 2000], help="pictures of each memory run")
+    parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=0)
+    parser.add_argument("--model-threads", type=int, nargs="*", default=[0, 1], help="bulk with each of these")
+    parser.add_argument("--no-overlays", action="store_true")
+    parser.add_argument("--memory-of", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def taught(options: argparse.Namespace, picture: Path) -> Segmenter:
+    """A segmenter that has learnt the middle of a picture: what it learns does not matter to speed."""
+    segmenter = Segmenter.from_pretrained(options.checkpoint, device=options.device)
+    width, height = read_image(picture).size
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = 255
+    segmenter.teach("middle", picture, mask)
+    return segmenter
+
+
+def loop(segmenter: Segmenter, pictures: Sequence[Path], out: Path, overlays: bool) -> None:
+    """One picture after the other, in one thread but for torch's own."""
+    folder = OutputFolder(out, segmenter)
+    for picture in pictures:
+        found = segmenter.segment(picture, probabilities=False)
+        drawn = overlay(picture, found) if overlays else None
+        folder.write(picture, folder.name_for(picture), picture_identity(picture), found, drawn)
+    folder.finish(pictures, [])
+
+
+def compare(options: argparse.Namespace, pictures: Sequence[Path]) -> None:
+    """Both ways in turns; prints rates and whether they wrote the same."""
+    segmenter = taught(options, pictures[0])
+    ways: dict[str, Callable[[Sequence[Path], Path], object]] = {
+        "loop": lambda part, out: loop(segmenter, part, out, not options.no_overlays)
+    }
+    for threads in options.model_threads:
+        chosen = batch_options(options, threads)
+        ways[f"bulk, model threads {threads or 'all'}"] = lambda part, out, chosen=chosen: segment_files(  # type: ignore[misc]
+            segmenter, part, out, options=chosen
+        )
+    wall: dict[str, list[float]] = {way: [] for way in ways}
+    busy: dict[str, list[float]] = {way: [] for way in ways}
+    differing = dict.fromkeys(ways, 0)
+    segmenter.segment(pictures[0])
+    for turn, start in enumerate(range(0, len(pictures), options.chunk)):
+        part = pictures[start : start + options.chunk]
+        with tempfile.TemporaryDirectory() as folder:
+            order = list(ways) if turn % 2 == 0 else list(ways)[::-1]
+            for way in order:
+                before, cpu = time.perf_counter(), time.process_time()
+                ways[way](part, Path(folder, way))
+                wall[way].append((time.perf_counter() - before) / len(part))
+                busy[way].append((time.process_time() - cpu) / len(part))
+            for way in ways:
+                differing[way] += differences(Path(folder, "loop"), Path(folder, way))
+    report(wall, busy, differing)
+
+
+def differences(one: Path, other: Path) -> int:
+    """How many label maps and masks differ in any byte."""
+    files = [file for file in one.rglob("*.png") if file.is_file()]
+    return sum(not filecmp.cmp(file, other / file.relative_to(one), shallow=False) for file in files)
+
+
+def report(wall: dict[str, list[float]], busy: dict[str, list[float]], differing: dict[str, int]) -> None:
+    """A table: rate over all, ratio to the loop as the median of the turns, processor time, files that differ."""
+    print(f"{'':28} {'pictures/s':>10} {'times loop':>10} {'CPU ms each':>11} {'files differ':>12}")
+    for way, seconds in wall.items():
+        ratios = [a / b for a, b in zip(wall["loop"], seconds, strict=True)]
+        rate, cpu = 1 / statistics.mean(seconds), 1e3 * statistics.mean(busy[way])
+        print(f"{way:28} {rate:10.2f} {statistics.median(ratios):10.2f} {cpu:11.1f} {differing[way]:12d}")
+
+
+def batch_options(options: argparse.Namespace, model_threads: int) -> BatchOptions:
+    return BatchOptions(
+        overlays=not options.no_overlays,
+        workers=options.workers,
+        batch_size=options.batch_size,
+        model_threads=model_threads,
+    )
+
+
+def memory(options: argparse.Namespace) -> None:
+    """The peak memory of `segment_files` over each number of pictures, in processes of their own."""
+    for count in options.memory:
+        done = subprocess.run(
+            [sys.executable, *sys.argv, "--memory-of", str(count)], check=True, stdout=subprocess.PIPE, text=True
+        )
+        found = json.loads(done.stdout)
+        print(
+            f"{found['pictures']:6d} pictures: peak {found['peak']:.0f} MiB, of which {found['before']:.0f} MiB before "
+            f"the first picture; {found['rate']:.2f} pictures/s"
+        )
+
+
+def measure_here(options: argparse.Namespace, pictures: Sequence[Path]) -> None:
+    segmenter = taught(options, pictures[0])
+    segmenter.segment(pictures[0])
+    before = peak()
+    with tempfile.TemporaryDirectory() as out:
+        found = segment_files(segmenter, pictures, out, options=batch_options(options, options.model_threads[0]))
+    print(json.dumps({"pictures": found.done, "before": before, "peak": peak(), "rate": found.rate}))
+
+
+def peak() -> float:
+    """The most memory this process has had so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux counts a parent's memory in ru_maxrss
+        return (
+            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
+        )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()
