@@ -16,16 +16,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from fewseg.errors import FewsegError, InvalidOption, InvalidSupport
-from fewseg.images import SUFFIXES
+from fewseg.pairs import pairs_in, pictures_in
 from fewseg.segmenter import Segmenter
 
 Examples: TypeAlias = dict[str, list[tuple[Path, Path]]]
 """Label to pictures with their masks."""
-
-_MASK_ENDINGS: Final = (".mask", "_mask")
 
 
 def read_support(folder: str | os.PathLike[str]) -> Examples:
@@ -43,7 +41,9 @@ def read_support(folder: str | os.PathLike[str]) -> Examples:
     except PermissionError as error:
         raise InvalidSupport(f"no permission to read {error.filename}: change its permissions") from error
     if not examples:
-        loose = " (pictures lie in it directly: move them into a folder named as the label)" if _pictures(root) else ""
+        loose = (
+            " (pictures lie in it directly: move them into a folder named as the label)" if pictures_in(root) else ""
+        )
         raise InvalidSupport(
             f"support folder {root} has no label folders{loose}: expected LABEL/name.jpg and LABEL/name.png"
         )
@@ -67,44 +67,29 @@ def teach_all(segmenter: Segmenter, examples: Examples) -> None:
                 raise type(error)(f"support of {label!r}: {error}") from error
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
-    )
-
-
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     """Pictures of a label with their masks."""
-    files = _pictures(folder)
-    if not files:
+    found = pairs_in(folder)
+    if not found.pictures and not found.orphans:
         raise InvalidSupport(
             f"label folder {folder} is empty: put name.jpg and its mask name.png into it, or remove it"
         )
-    png = {p for p in files if p.suffix.lower() == ".png"}
-    pictures = [p for p in files if p not in png]
-    stems = {p.stem for p in pictures}
-    # A PNG is the mask of the picture of the same name that is no PNG; otherwise it is a picture, or ends like a mask.
-    plain = {p for p in png if p.stem in stems}
-    marked = {p for p in png - plain if p.stem.endswith(_MASK_ENDINGS)}
-    pictures += png - plain - marked
-    pairs = {picture: _mask_of(picture, plain, marked) for picture in sorted(pictures)}
-    orphans = marked - set(pairs.values())
-    if orphans:
-        raise InvalidSupport(f"{min(orphans)} is a mask without its picture: put the picture beside it, or remove it")
-    return list(pairs.items())
+    pairs = [(picture, _only(picture, masks)) for picture, masks in found.pictures.items()]
+    if found.orphans:
+        raise InvalidSupport(
+            f"{found.orphans[0]} is a mask without its picture: put the picture beside it, or remove it"
+        )
+    return pairs
 
 
-def _mask_of(picture: Path, plain: set[Path], marked: set[Path]) -> Path:
-    stem = picture.stem
-    found = sorted(p for p in marked if p.stem in {stem + ending for ending in _MASK_ENDINGS})
-    found += sorted(p for p in plain if p.stem == stem)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InvalidSupport(f"{picture} has several masks ({', '.join(p.name for p in found)}): keep one")
+def _only(picture: Path, masks: tuple[Path, ...]) -> Path:
+    if len(masks) == 1:
+        return masks[0]
+    if masks:
+        raise InvalidSupport(f"{picture} has several masks ({', '.join(p.name for p in masks)}): keep one")
     if picture.suffix.lower() == ".png":
         raise InvalidSupport(
-            f"{picture} has no mask: save one as {stem}.mask.png beside it "
+            f"{picture} has no mask: save one as {picture.stem}.mask.png beside it "
             "(if it is a mask itself, its picture is missing)"
         )
-    raise InvalidSupport(f"{picture} has no mask: save one as {stem}.png beside it")
+    raise InvalidSupport(f"{picture} has no mask: save one as {picture.stem}.png beside it")

@@ -2,8 +2,8 @@
 
 Two layouts, told apart by what is there:
 
-- *class folders*: `CLASS/name.jpg` with `CLASS/name.png`, a mask of two values (0 is background); a picture that is
-  itself `name.png` has its mask in `name_mask.png` or `name.mask.png`;
+- *class folders*: `CLASS/name.jpg` with `CLASS/name.png`, a mask of two values (0 is background); other names of masks
+  are in `fewseg.pairs`;
 - *index masks*: `images/name.jpg`, `masks/name.png` and `classes.txt`; mask value v is the class on line v of
   `classes.txt` (lines may carry the value in front: `7 train`), 0 is background, 255 is ignored.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,12 +24,11 @@ from PIL import Image
 
 from fewseg import decoding
 from fewseg.errors import InvalidDataset, InvalidImage, InvalidMask, unknown
-from fewseg.images import SUFFIXES, read_image, read_mask
+from fewseg.images import read_image, read_mask
+from fewseg.pairs import pairs_in, pictures_in
 from fewseg.types import IGNORE
 
 LOG = logging.getLogger(__name__)
-
-_MASK_ENDINGS = ("_mask", ".mask")
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,8 @@ def _index_items(root: Path) -> list[_Item]:
     images, masks = root / "images", root / "masks"
     if not images.is_dir() or not masks.is_dir():
         raise InvalidDataset(f"{root} has classes.txt but not both images/ and masks/: add the missing folder")
-    pairs = ((path, masks / f"{path.stem}.png") for path in _pictures(images))
+    known = {path.stem: path for path in pictures_in(masks) if path.suffix.lower() == ".png"}
+    pairs = {path: known.get(path.stem) for path in pictures_in(images)}
     return [_Item(picture.stem, picture, mask, None) for picture, mask in _with_masks(images, pairs)]
 
 
@@ -203,33 +203,22 @@ def _class_folders(root: Path) -> tuple[tuple[str, ...], list[_Item]]:
     classes: list[str] = []
     items: list[_Item] = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        pairs = _with_masks(folder, _beside(folder))
+        pairs = _with_masks(folder, {p: _only(p, masks) for p, masks in pairs_in(folder).pictures.items()})
         if pairs:
             items += [_Item(f"{folder.name}/{p.stem}", p, m, len(classes)) for p, m in pairs]
             classes.append(folder.name)
     return tuple(classes), items
 
 
-def _beside(folder: Path) -> Iterable[tuple[Path, Path]]:
-    """Each picture of a class folder with the mask it should have."""
-    files = _pictures(folder)
-    stems = {path.stem for path in files if path.suffix.lower() != ".png"}
-    for path in files:
-        if path.suffix.lower() != ".png":
-            yield path, path.with_suffix(".png")
-        elif path.stem not in stems and not path.stem.endswith(_MASK_ENDINGS):
-            masks = [path.with_name(f"{path.stem}{ending}.png") for ending in _MASK_ENDINGS]
-            yield path, next((mask for mask in masks if mask.is_file()), masks[0])
+def _only(picture: Path, masks: tuple[Path, ...]) -> Path | None:
+    if len(masks) > 1:
+        raise InvalidDataset(f"{picture} has several masks ({', '.join(p.name for p in masks)}): keep one")
+    return masks[0] if masks else None
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
-def _with_masks(folder: Path, pairs: Iterable[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """The pairs whose mask exists; the others are counted in the log."""
-    wanted = list(pairs)
-    found = [(picture, mask) for picture, mask in wanted if mask.is_file()]
+def _with_masks(folder: Path, wanted: Mapping[Path, Path | None]) -> list[tuple[Path, Path]]:
+    """The pictures that have a mask; the others are counted in the log."""
+    found = [(picture, mask) for picture, mask in wanted.items() if mask is not None]
     if found and len(found) < len(wanted):
         LOG.warning("%s: %d of %d pictures left out for want of a mask", folder, len(wanted) - len(found), len(wanted))
     return found
