@@ -16,7 +16,7 @@ from fewseg.bench import curves, floor, queries, run, training
 from fewseg.bench.accuracy import Variant, variants
 from fewseg.bench.cases import QUICK_NAME, pictures
 from fewseg.bench.floor import floor_contenders, operations_of, throughput
-from fewseg.bench.memory import available_bytes, peak_mebibytes
+from fewseg.bench.memory import peak_mebibytes
 from fewseg.bench.operations import attention_operations, convolution_operations, counted, dcama_decoder, needed
 from fewseg.bench.peak import peak_bytes
 from fewseg.bench.plots import draw_plots
@@ -216,7 +216,6 @@ def test_peak_in_a_process_of_its_own() -> None:
     assert found.keys() == {"op"}
     assert found["op"] is not None
     assert 0 < found["op"] < 200
-    assert available_bytes(CPU) is None or available_bytes(CPU) > 0
 
 
 def test_memory_that_cannot_be_measured_is_left_out(

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from fewseg.commands.common import progress_bar
 from fewseg.training.config import TrainConfig
+from fewseg.training.largest_batch import largest_batch
 from fewseg.training.loop import train
 from fewseg.training.recipes import as_python, find_recipe
 
@@ -39,6 +40,9 @@ class Options(TrainConfig):
     What is given beside it counts instead."""
     show: bool = False
     """Print the whole config as Python, and end."""
+    find_batch: bool = False
+    """Print the largest batch that fits into memory, and end. Reads no data; kept maps and what others start later come
+    on top."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     """Log what is done."""
 
@@ -49,17 +53,19 @@ _NOWHERE: Final = ("--out", ".")
 def complete(arguments: Sequence[str]) -> list[str]:
     """The arguments with those of the recipe that they name in front, where later ones count instead.
 
-    To show a recipe neither data nor a folder has to be named.
+    To show a recipe, or to find the largest batch, neither data nor a folder has to be named.
     """
     given, first = list(arguments), []
-    shows = "--show" in given
+    shows, finds = "--show" in given, "--find-batch" in given
     name = _value(given, "recipe")
     if name is not None:
         recipe = find_recipe(name)
         first = _as_arguments(recipe.fields(_fold(given)))
         if shows and _value(given, "data") is None:
             first += ["--data", f"{recipe.benchmark}:ROOT"]
-    if shows and _value(given, "out") is None:
+    if finds and _value(given, "data") is None:
+        first += ["--data", "synthetic"]
+    if (shows or finds) and _value(given, "out") is None:
         first += _NOWHERE
     return first + given
 
@@ -93,12 +99,26 @@ def _as_arguments(fields: dict[str, Any]) -> list[str]:
     return words
 
 
+def _find_batch(config: TrainConfig) -> None:
+    """Print the largest batch that fits, and how the config's comes to that."""
+    found = largest_batch(config)
+    print(found)
+    if found.episodes and config.batch > found.episodes:
+        parts = next(
+            n for n in range(2, config.batch + 1) if config.batch % n == 0 and config.batch // n <= found.episodes
+        )
+        print(f"a batch of {config.batch}: --accumulate {parts} (the same update, {config.batch // parts} at a time)")
+
+
 def run(options: Options) -> int:
     """Train to the end and say where the checkpoint is."""
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
     config = TrainConfig(**fields)
     if options.show:
         print(as_python(config, find_recipe(options.recipe) if options.recipe else None))
+        return 0
+    if options.find_batch:
+        _find_batch(config)
         return 0
     speaks = int(os.environ.get("RANK", 0)) == 0  # of several processes the first
     level = logging.INFO if options.verbose else logging.WARNING

@@ -1,0 +1,206 @@
+"""How many episodes fit into memory at once: by trial on GPUs, by measuring and extrapolating on CPUs.
+
+A GPU says when it is full, and nothing is lost: batches are tried until one does not fit. A CPU's memory belongs to
+others too, and who asks for more than there is gets killed: there the peaks of steps of one and of two episodes are
+measured, in a process of its own, and the straight line through them is followed up to most of what is free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from fewseg.devices import choose_device
+from fewseg.errors import InvalidOption
+from fewseg.memory import PEAK_ENVIRONMENT, available_bytes, can_measure, give_back, peak_bytes
+from fewseg.methods import FewShotMethod
+from fewseg.processes import ALONE
+from fewseg.training.average import WeightAverage
+from fewseg.training.batches import Batch, EpisodeMaps, EpisodePictures
+from fewseg.training.config import TrainConfig
+from fewseg.training.loop import make_method
+from fewseg.training.optim import Optimisers, make_optimiser
+from fewseg.training.step import Gradient
+
+MOST: Final = 1024
+"""Episodes beyond which nobody looks."""
+
+SHARE: Final = 0.8
+"""Share of the free memory of a CPU that training may take."""
+
+_PROBES: Final = (1, 2)
+
+
+@dataclass(frozen=True)
+class LargestBatch:
+    """What fits."""
+
+    episodes: int
+    """Of one process at a time; 0 where not even one fits."""
+    device: str
+    each: int | None = None
+    """Bytes that an episode takes; None where it was found by trial."""
+    fixed: int | None = None
+    """Bytes that a step takes beside, gradients and the optimiser's state included."""
+    available: int | None = None
+    """Bytes that were free."""
+
+    def __str__(self) -> str:
+        """In words."""
+        episodes = f"{self.episodes} episode{'s' * (self.episodes != 1)}"
+        most = "at least " if self.episodes >= MOST else ""
+        text = f"largest batch that fits on {self.device}: {most}{episodes}"
+        if self.each is None or self.fixed is None or self.available is None:
+            return text
+        return (
+            f"{text} (measured: {_mib(self.each)} an episode and {_mib(self.fixed)} beside; "
+            f"{SHARE:.0%} of {_mib(self.available)} free)"
+        )
+
+
+def largest_batch(config: TrainConfig) -> LargestBatch:
+    """The largest batch of a config whose steps fit, with the most shots that it names.
+
+    Data are not read: pictures of noise take as much. Raises `InvalidOption` on devices whose memory cannot be
+    measured.
+    """
+    device = choose_device(config.device)
+    if not can_measure(device):
+        raise InvalidOption(
+            f"memory of {device.type} cannot be measured on this system: give --batch, and --accumulate to lower it"
+        )
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    # What the weights are makes no difference, and nothing need be downloaded.
+    config = dataclasses.replace(
+        config, pretrained=False, backbone_weights=None, random_backbone=True, device=str(device), accumulate=1
+    )
+    if device.type == "cuda":
+        return LargestBatch(search(_Trial.prepare(config, device).fits), _name(device))
+    first, second = _measured(config)
+    each = max(1, second - first)
+    fixed = max(0, first - each)
+    available = available_bytes(device)
+    assert available is not None  # where memory can be measured, the system says it
+    readers = int(config.workers * config.cache_megabytes * 2**20 * len(config.data))
+    room = SHARE * max(0, available - readers) - fixed
+    return LargestBatch(min(MOST, max(0, int(room // each))), _name(device), each, fixed, available)
+
+
+def search(fits: Callable[[int], bool]) -> int:
+    """The largest number up to `MOST` that fits, where whatever is smaller than what fits does too."""
+    least, most = 0, 1
+    while most <= MOST and fits(most):
+        least, most = most, 2 * most
+    while most - least > 1 and least < MOST:
+        middle = (least + most) // 2
+        least, most = (middle, most) if fits(middle) else (least, middle)
+    return min(least, MOST)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """All that a run holds while it trains, see `loop.fit`."""
+
+    config: TrainConfig
+    method: FewShotMethod
+    optimiser: Optimisers
+    average: WeightAverage | None
+
+    @classmethod
+    def prepare(cls, config: TrainConfig, device: torch.device) -> _Trial:
+        method = make_method(config).to(device)
+        if config.amp:
+            method.to(memory_format=torch.channels_last)
+        if config.train_backbone:
+            method.backbone.freeze(False)
+        average = WeightAverage(method, config.average) if config.average else None
+        return cls(config, method, make_optimiser(method, config), average)
+
+    def step(self, episodes: int) -> None:
+        """One update on noise."""
+        kept = self.config.cache_views > 0
+        batch = noise_batch(self.method, episodes, max(self.config.shots), kept=kept)
+        Gradient(self.method, self.config, ALONE)([batch], 0)
+        self.optimiser.step()
+
+    def fits(self, episodes: int) -> bool:
+        """Whether a GPU has the memory for a batch of so many."""
+        give_back()
+        try:
+            for _ in range(2):  # the second has the optimiser's state beside the gradients
+                self.step(episodes)
+            torch.cuda.synchronize(self.method.device)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+
+def noise_batch(method: FewShotMethod, episodes: int, shots: int, *, kept: bool) -> Batch:
+    """Episodes that share no picture; as maps where maps are kept."""
+    side, supports = method.config.image_size, episodes * shots
+    query_mask = torch.zeros(episodes, side, side, dtype=torch.long)
+    query_mask[:, side // 4 : side // 2] = 1
+    masks = torch.zeros(episodes, shots, side, side)
+    masks[..., side // 3 : 2 * side // 3, :] = 1
+    if not kept:
+        pictures = torch.randn(episodes + supports, 3, side, side)
+        rows = range(episodes + supports)
+        return EpisodePictures(pictures, tuple(rows[:episodes]), tuple(rows[episodes:]), query_mask, masks)
+    with torch.no_grad():
+        one = [m.cpu() for m in method.backbone(torch.randn(1, 3, side, side, device=method.device))]
+
+    def copies(count: int) -> list[Tensor]:
+        return [m.repeat(count, 1, 1, 1) for m in one]
+
+    return EpisodeMaps(copies(episodes), query_mask, copies(supports), masks)
+
+
+def _measured(config: TrainConfig) -> list[int]:
+    """Peaks of steps of `_PROBES` episodes, in bytes, in a process of its own."""
+    spec = json.dumps({"config": config.to_json(), "threads": torch.get_num_threads()})
+    command = [sys.executable, "-m", "fewseg.training.largest_batch", spec]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **PEAK_ENVIRONMENT})
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        reason = lines[-1].split(": ", 1)[-1]
+        raise InvalidOption(
+            f"a step of {_PROBES[-1]} episodes cannot be computed here ({reason}): give a smaller input"
+        )
+    peaks: list[int] = json.loads(done.stdout.strip().splitlines()[-1])
+    return peaks
+
+
+def _probe(text: str) -> None:
+    """What the process of `_measured` does."""
+    spec = json.loads(text)
+    torch.set_num_threads(spec["threads"])
+    config, device = TrainConfig.from_json(spec["config"]), torch.device("cpu")
+    trial = _Trial.prepare(config, device)
+    peaks = []
+    for episodes in _PROBES:
+        trial.step(episodes)  # what torch sets up the first time does not count
+        peaks.append(peak_bytes(functools.partial(trial.step, episodes), device))
+    sys.stdout.write(json.dumps(peaks) + "\n")
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU's memory"
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+if __name__ == "__main__":
+    _probe(sys.argv[1])
