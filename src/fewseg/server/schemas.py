@@ -34,7 +34,7 @@ class Info(BaseModel):
     """About the server."""
 
     model_config = _example(
-        version="0.1.0", model="default (dcama over tiny)", image_size=384, folder=None, limits=_LIMITS
+        version="0.1.0", model="default (dcama over tiny)", image_size=384, folder="photos", limits=_LIMITS
     )
     version: str
     model: str

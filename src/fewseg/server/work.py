@@ -24,7 +24,7 @@ class Gate:
         self.busy = 0
         """How many run or wait."""
         self._lock = threading.Lock()
-        self._workers = ThreadPoolExecutor(limits.running, "fewseg-work")
+        self._workers: ThreadPoolExecutor | None = None
         self._usual = 1.0
         """Seconds that one takes, smoothed: what clients that are turned away are told to wait is made of it."""
 
@@ -53,8 +53,11 @@ class Gate:
                 wait = self._usual * self.busy / self.limits.running
                 raise Problem(503, f"{self.busy} requests are waiting already: try again in a moment", retry_after=wait)
             self.busy += 1
+            if self._workers is None:
+                self._workers = ThreadPoolExecutor(self.limits.running, "fewseg-work")
+            workers = self._workers
         try:
-            future = self._workers.submit(self._timed, function)
+            future = workers.submit(self._timed, function)
         except BaseException:
             self._leave(None)
             raise
@@ -73,5 +76,8 @@ class Gate:
             self.busy -= 1
 
     def close(self) -> None:
-        """Let go of what waits; what runs ends by itself."""
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        """Let go of what waits; what runs ends by itself. Another request opens the gate again."""
+        with self._lock:
+            workers, self._workers = self._workers, None
+        if workers is not None:
+            workers.shutdown(wait=False, cancel_futures=True)
