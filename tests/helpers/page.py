@@ -44,7 +44,7 @@ FLAGS = (
 )
 CARD = "[...document.querySelectorAll('#grid .card')].find((card) => card.textContent.includes(arguments[0]))"
 """The thumbnail of the picture whose name is the script's first argument."""
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds that the page may take for anything; it takes a fraction of one on a quiet machine."""
 
 

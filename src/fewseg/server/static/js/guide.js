@@ -29,7 +29,7 @@ export function showGuide(store) {
       step(3, "Check the rest", "Its masks appear on all pictures. Correct one where it is wrong, and all improve. Then export.", false),
     ];
     steps[named ? 1 : 0].classList.add("now");
-    host.replaceChildren(h("h1", {}, "Teach with one picture"), h("ol", { class: "steps" }, ...steps));
+    host.replaceChildren(h("h2", {}, "Teach with one picture"), h("ol", { class: "steps" }, ...steps));
   };
   store.on("labels pictures connection active", draw);
   draw();
@@ -41,6 +41,6 @@ function step(number, title, text, done, extra = null) {
     "li",
     { class: done ? "step done" : "step" },
     h("span", { class: "number", "aria-hidden": "true" }, done ? icon("check") : String(number)),
-    h("div", {}, h("h2", {}, title), h("p", {}, text), extra),
+    h("div", {}, h("h3", {}, title), h("p", {}, text), extra),
   );
 }
