@@ -32,7 +32,6 @@ from fewseg.errors import FewsegError, InvalidOption
 from fewseg.server.assist_regions import WHOLE, Regions, Window, cut
 from fewseg.server.engine import Engine
 from fewseg.server.engine_model import Recent
-from fewseg.server.project_media import painted
 from fewseg.server.project_pictures import PictureFile
 
 Mode = Literal["superpixel", "grow"]
@@ -111,9 +110,9 @@ class Assistant:
         Raises:
             InvalidImage: the picture cannot be read. InvalidOption: nothing inside is marked.
         """
-        inside = [(x, y) for x, y, kind in points if kind]
-        inside += [(float(x), float(y)) for x, y in painted(scribble, picture.size)]
-        outside = [(x, y) for x, y, kind in points if not kind]
+        inside = [_within((x, y), picture.size) for x, y, kind in points if kind]
+        inside += _along(scribble, picture.size)
+        outside = [_within((x, y), picture.size) for x, y, kind in points if not kind]
         if not inside and box is None:
             raise InvalidOption("no place inside is marked: give a point, a scribble or a box")
         frame = _pixels((0, 0, *picture.size) if box is None else box, picture.size)
@@ -134,6 +133,23 @@ class Assistant:
         left, top, right, bottom = frame
         mask[top:bottom, left:right] = part[top - window[1] : bottom - window[1], left - window[0] : right - window[0]]
         return mask
+
+
+def _along(line: Sequence[tuple[float, float]], size: tuple[int, int]) -> list[tuple[float, float]]:
+    """Places along a line, closer together than superpixels are wide."""
+    corners = np.clip(np.array(line, np.float64).reshape(-1, 2), 0, np.array(size) - 1)
+    if len(corners) < 2:
+        return [(x, y) for x, y in corners.tolist()]
+    ahead = np.diff(corners, axis=0)
+    steps = np.ceil(np.abs(ahead).max(1) / max(1.0, max(size) / 200)).astype(int) + 1
+    start = np.repeat(corners[:-1], steps, 0)
+    share = np.concatenate([np.linspace(0, 1, n) for n in steps])[:, None]
+    return [(x, y) for x, y in (start + share * np.repeat(ahead, steps, 0)).tolist()]
+
+
+def _within(point: tuple[float, float], size: tuple[int, int]) -> tuple[float, float]:
+    """The nearest place in the picture."""
+    return min(max(point[0], 0), size[0] - 1), min(max(point[1], 0), size[1] - 1)
 
 
 def _pixels(box: Box, size: tuple[int, int]) -> _Pixels:
@@ -217,6 +233,8 @@ def in_box(regions: Regions, box: Box, within: NDArray[np.int64], without: NDArr
     if not len(outside):
         outside = np.setdiff1d(regions.border(), within)
         inside[outside] = False
+        if not inside.any():  # nothing to compare: all of it
+            return np.ones(regions.count, bool)
     across = (2 * x - box[0] - box[2]) / (box[2] - box[0])
     down = (2 * y - box[1] - box[3]) / (box[3] - box[1])
     place = _CENTRE * (1 - across**2 - down**2)  # the ellipse in the box

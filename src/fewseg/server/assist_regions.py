@@ -93,21 +93,17 @@ class Regions:
         squares = (self.look**2).sum(1)
         return np.sqrt(np.maximum(squares[:, None] + squares[to] - 2 * self.look @ self.look[to].T, 0))
 
-    def likeness(self, to: Ints) -> Floats:
-        """(n,): logarithm of the mean likeness to those named, by area, each left out of its own."""
-        return self._mean_likeness(to)
-
     @cached_property
     def usual(self) -> Floats:
         """(n,): `likeness` to the whole picture."""
-        return self._mean_likeness(np.arange(self.count))
+        return self.likeness(np.arange(self.count))
 
-    def _mean_likeness(self, to: Ints) -> Floats:
-        exponents = -self.distances(to) / BAND + np.log(self.shares[to])
-        if len(to) > 1:
-            exponents[to, np.arange(len(to))] = -np.inf
+    def likeness(self, to: Ints) -> Floats:
+        """(n,): logarithm of the mean likeness to those named (at least one), by area; to others than itself."""
+        exponents = np.log(self.shares[to]) - self.distances(to) / BAND
         weights = np.full(self.count, self.shares[to].sum())
         if len(to) > 1:
+            exponents[to, np.arange(len(to))] = -np.inf
             weights[to] -= self.shares[to]
         top = exponents.max(1)
         return np.asarray(np.log(np.exp(exponents - top[:, None]).sum(1)) + top - np.log(weights))

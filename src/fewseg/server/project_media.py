@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -91,15 +90,3 @@ def shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
         return mask
     image = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
     return np.asarray(image.resize(size, Image.Resampling.BOX)) >= 128
-
-
-def painted(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Pixels (x, y) along a line of points, within a picture of `size`; raises nothing."""
-    places: list[tuple[int, int]] = []
-    for i, (x, y) in enumerate(points):
-        ahead = points[min(i + 1, len(points) - 1)]
-        steps = min(4096, max(1, int(max(abs(ahead[0] - x), abs(ahead[1] - y)))))
-        for step in range(steps):
-            along = (x + (ahead[0] - x) * step / steps, y + (ahead[1] - y) * step / steps)
-            places.append((min(max(int(along[0]), 0), size[0] - 1), min(max(int(along[1]), 0), size[1] - 1)))
-    return list(dict.fromkeys(places))

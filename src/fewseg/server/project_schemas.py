@@ -114,7 +114,7 @@ class Assist(_Sent):
     """x, y, and 1 for inside or 0 for outside."""
     box: tuple[Coordinate, Coordinate, Coordinate, Coordinate] | None = None
     """x0, y0, x1, y1."""
-    scribble: Annotated[list[tuple[Coordinate, Coordinate]], Field(max_length=20_000)] | None = None
+    scribble: Annotated[list[tuple[Coordinate, Coordinate]], Field(max_length=5000)] | None = None
     mode: Literal["superpixel", "grow"] = "grow"
     size: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.5
     """From the smallest region to the largest."""
