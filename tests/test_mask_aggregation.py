@@ -265,6 +265,21 @@ def test_no_queries_is_no_error() -> None:
         assert out.shape == (2, 0)
 
 
+def test_compilers_see_torch_operations() -> None:
+    """One graph without breaks, also for an export; the same numbers."""
+    q, k, v = case((2, 20, 30, 2, 8), 2, torch.float32, 4)
+
+    class Model(torch.nn.Module):
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return aggregate_masks(q, k, v, heads=2)
+
+    expected = definition(q, k[:1], v[:1], 2).float()
+    compiled = torch.compile(Model(), backend="eager", fullgraph=True)
+    exported = torch.export.export(Model(), (q, k[:1], v[:1])).module()
+    for run in (compiled, exported):
+        torch.testing.assert_close(run(q, k[:1], v[:1]), expected, atol=1e-5, rtol=0)
+
+
 def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_implementation(CPU, torch.float64) == "tiled"
     assert choose_implementation(CPU, torch.float32, dropout=True) == "tiled"

@@ -51,14 +51,22 @@ def prepare(query: Tensor, key: Tensor, values: Tensor, heads: int, scale: float
 
 
 def _check(query: Tensor, key: Tensor, values: Tensor, heads: int, dropout: float) -> None:
-    shapes = f"queries {tuple(query.shape)}, keys {tuple(key.shape)}, values {tuple(values.shape)}"
     if query.ndim != 3 or key.ndim != 3 or values.ndim != 3:
-        raise InvalidOption(f"{shapes}: expected (B, Nq, C), (B, Nk, C) and (B, Nk) or (B, Nk, V)")
+        got = _shapes(query, key, values)
+        raise InvalidOption(f"{got}: expected (B, Nq, C), (B, Nk, C) and (B, Nk) or (B, Nk, V)")
     if query.shape[2] != key.shape[2] or heads < 1 or query.shape[2] % heads or query.shape[2] == 0:
-        raise InvalidOption(f"{shapes}, {heads} heads: expected equal widths that the heads divide")
+        raise InvalidOption(
+            f"{_shapes(query, key, values)}, {heads} heads: expected equal widths that the heads divide"
+        )
     if key.shape[1] != values.shape[1] or key.shape[1] == 0 or values.shape[2] == 0:
-        raise InvalidSupport(f"{shapes}: expected a value or more for every key, and at least one key")
+        got = _shapes(query, key, values)
+        raise InvalidSupport(f"{got}: expected a value or more for every key, and at least one key")
     if any(t.shape[0] not in (1, query.shape[0]) for t in (key, values)):
-        raise InvalidSupport(f"{shapes}: expected as many supports as queries, or one for all of them")
+        got = _shapes(query, key, values)
+        raise InvalidSupport(f"{got}: expected as many supports as queries, or one for all of them")
     if not 0 <= dropout < 1:
         raise InvalidOption(f"dropout {dropout}: expected from 0 to below 1")
+
+
+def _shapes(query: Tensor, key: Tensor, values: Tensor) -> str:
+    return f"queries {tuple(query.shape)}, keys {tuple(key.shape)}, values {tuple(values.shape)}"
