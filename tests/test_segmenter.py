@@ -384,7 +384,7 @@ def test_load_refuses_another_model(tmp_path: Path, checkpoint: Path) -> None:
 
 
 def create_from(checkpoint: Path):  # type: ignore[no-untyped-def]
-    return Segmenter.from_pretrained(checkpoint, device="cpu").method
+    return Segmenter.from_pretrained(checkpoint, device="cpu", precision="float32").method
 
 
 def test_load_refuses_other_files(tmp_path: Path, checkpoint: Path) -> None:

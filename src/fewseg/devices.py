@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cache
 from typing import Final
 
 import torch
@@ -33,15 +35,32 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on CUDA devices that have it and float32 elsewhere.
+def choose_dtype(name: str, device: torch.device, bfloat16_on: Collection[str] = ("cuda",)) -> torch.dtype:
+    """The precision named; `auto` is bfloat16 where it is native and pays, and float32 elsewhere.
 
-    On CPUs bfloat16 is left to be asked for: with AVX-512 instructions for it a query took 0.8 times as long (DCAMA
-    at 384 pixels, one machine, under load), which does not pay for results that depend on the processor.
+    Native means CUDA devices of compute capability 8 or more, and CPUs with a matrix unit for it (AMX). CPUs that have
+    only vector instructions for it (AVX-512) compute in float32: a query took 0.8 times as long there, which does not
+    pay for results that depend on the processor. `bfloat16_on` names the kinds of device on which the model is faster
+    and no less accurate with it (`FewShotMethod.bfloat16_on`).
     """
     if name != "auto":
         if name not in PRECISIONS:
             raise unknown("precision", name, ["auto", *PRECISIONS])
         return PRECISIONS[name]
-    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.bfloat16 if fast else torch.float32
+    if device.type not in bfloat16_on:
+        return torch.float32
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        native = device.type == "cpu" and has_bfloat16_tiles()
+    return torch.bfloat16 if native else torch.float32
+
+
+@cache
+def has_bfloat16_tiles() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in a unit of their own (AMX)."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if capabilities is not None:
+        return bool(capabilities().get("amx_bf16", False))
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # before there was a public way to ask
+    return bool(supported is not None and supported())

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 DEFAULT_THRESHOLD = 0.5
 """Presence threshold of models that bring none of their own (`method.extra["presence_threshold"]`)."""
 
+_AT_ONCE = 32
+"""Labels, times pictures, whose logits are held at the same time."""
+
 
 class Segmenter:
     """Learns labels from examples and finds them in pictures.
@@ -51,6 +54,7 @@ class Segmenter:
         flips: bool = False,
         scales: Sequence[float] = (1.0,),
         presence_threshold: float | None = None,
+        compile: bool = False,
     ) -> None:
         """Wrap a method, which moves to the chosen device in evaluation mode.
 
@@ -60,17 +64,20 @@ class Segmenter:
         Args:
             method: a trained few-shot method.
             device: `auto` (CUDA, else Apple's GPU, else CPU) or a torch device.
-            precision: `auto` (bfloat16 on CUDA devices that have it, else float32), `float32`, `bfloat16`, `float16`.
+            precision: `auto` (bfloat16 on CUDA devices that have it, on CPUs with a matrix unit for it if the method
+                was measured to lose nothing by it; else float32), `float32`, `bfloat16`, `float16`.
             flips: average with the prediction for the mirrored picture.
             scales: input sizes to average over, as factors of `method.config.image_size`, rounded to multiples of 32.
                 Supports are encoded at every size, so this cannot change later.
             presence_threshold: score from which a label counts as present; the model's own if not given, else 0.5.
+            compile: have `torch.compile` translate backbone and decoder when they first run: minutes, for a few percent
+                on CPUs (docs/performance.md). The same results, to rounding.
 
         Raises:
             InvalidOption: an unknown device or precision, or an impossible scale or threshold.
         """
         self._device = choose_device(device)
-        dtype = choose_dtype(precision, self._device)
+        dtype = choose_dtype(precision, self._device, method.bfloat16_on)
         self.scales = tuple(float(s) for s in scales)
         self.input_sizes = input_sizes(method.config.image_size, self.scales)
         self.flips = flips
@@ -82,9 +89,11 @@ class Segmenter:
         self.model_fingerprint = fingerprint(method)  # of the weights as they come, before rounding
         self.source: dict[str, str] | None = None
         """Where the model came from, for `load`; None for a method that was passed in."""
-        if any(v.is_floating_point() and v.dtype != dtype for v in method.state_dict().values()):
+        if compile or any(v.is_floating_point() and v.dtype != dtype for v in method.state_dict().values()):
             method = copy.deepcopy(method)
         self.method = method.to(self._device, dtype).eval()
+        if compile:
+            self.method.compile_parts()
         self._supports: dict[str, LabelSupport] = {}
 
     @classmethod
@@ -216,19 +225,22 @@ class Segmenter:
     def coarse_probabilities(self, pictures: Sequence[PreparedPicture]) -> Tensor:
         """Foreground probabilities (pictures, labels, s, s) at the model's size, on the CPU in float32.
 
-        Query features are computed once for all labels.
+        Query features are computed once for all labels, and what else the method can share among them.
         """
         self.require_labels()
+        every = [support.sets for support in self._supports.values()]
+        labels = max(1, _AT_ONCE // len(pictures))
         side = self.method.config.image_size
         total = torch.zeros(len(pictures), len(self._supports), side, side)
         for index in range(len(self.input_sizes)):
             batch = torch.stack([p.inputs[index] for p in pictures]).to(self._device)
             for mirrored in (False, True) if self.flips else (False,):
                 query = self.method.encode_query(batch.flip(-1) if mirrored else batch)
-                for place, support in enumerate(self._supports.values()):
-                    logits = self.method.segment(query, support.sets[index]).float()
-                    foreground = resize(F.softmax(logits, 1)[:, 1:], (side, side))[:, 0]
-                    total[:, place] += (foreground.flip(-1) if mirrored else foreground).cpu()
+                for start in range(0, len(self._supports), labels):
+                    some = slice(start, start + labels)
+                    logits = self.method.segment_labels(query, [sets[index] for sets in every[some]]).float()
+                    foreground = resize(F.softmax(logits, 2)[:, :, 1], (side, side))
+                    total[:, some] += (foreground.flip(-1) if mirrored else foreground).cpu()
         return total / (len(self.input_sizes) * (1 + self.flips))
 
     def finish(self, coarse: Tensor, size: tuple[int, int], *, probabilities: bool = True) -> Prediction:
@@ -291,6 +303,7 @@ class Segmenter:
         precision: str = "auto",
         flips: bool | None = None,
         presence_threshold: float | None = None,
+        compile: bool = False,
     ) -> Segmenter:
         """Read what `save` wrote, over the model it was taught with, which is found again by its name or path.
 
@@ -301,6 +314,7 @@ class Segmenter:
             precision: as in `Segmenter`.
             flips: as saved if not given.
             presence_threshold: as saved if not given.
+            compile: as in `Segmenter`.
 
         Raises:
             InvalidCheckpoint: no such file, not a saved segmenter, or the model is missing or another one.
@@ -317,6 +331,7 @@ class Segmenter:
             flips=about["flips"] if flips is None else flips,
             scales=about["scales"],
             presence_threshold=about["presence_threshold"] if presence_threshold is None else presence_threshold,
+            compile=compile,
         )
         segmenter.source = source
         if segmenter.model_fingerprint != about["fingerprint"]:

@@ -81,6 +81,9 @@ class FeaturePyramid(nn.Module):
         self.frozen = True
         self._folded = FoldedNet()
         self._own_hooks = 0
+        self.compiled = False
+        """Whether `torch.compile` translates the network where it is frozen; not those whose maps hooks collect."""
+        self._translated: tuple[nn.Module, Callable[[Tensor], list[Tensor]]] | None = None
 
     @property
     def name(self) -> str:
@@ -102,7 +105,15 @@ class FeaturePyramid(nn.Module):
         if self.fixed_size is not None and tuple(images.shape[-2:]) != (self.fixed_size, self.fixed_size):
             images = F.interpolate(images, (self.fixed_size,) * 2, mode="bilinear", align_corners=False)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.fast_self().features(convolution_order(images))
+            return self._run_features(convolution_order(images))
+
+    def _run_features(self, images: Tensor) -> list[Tensor]:
+        fast = self.fast_self()
+        if not self.compiled or self._own_hooks or fast.training or torch.is_grad_enabled():
+            return fast.features(images)
+        if self._translated is None or self._translated[0] is not fast.net:
+            self._translated = (fast.net, torch.compile(fast.features, dynamic=False))
+        return self._translated[1](images)
 
     def fast_self(self) -> FeaturePyramid:
         """This pyramid with batch norms folded into the convolutions; itself where that cannot be, or must not."""
@@ -125,12 +136,19 @@ class FeaturePyramid(nn.Module):
     def freeze(self, frozen: bool = True) -> Self:
         """Stop (or let through) gradients to the backbone's weights."""
         self.frozen = frozen
-        self._folded.drop()
+        self._drop_derived()
         return self.requires_grad_(not frozen)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._folded.drop()  # moved or converted: its memory is given back now, not at the next picture
+        self._drop_derived()  # moved or converted: its memory is given back now, not at the next picture
         return super()._apply(fn, recurse)
+
+    def _drop_derived(self) -> None:
+        self._folded.drop()
+        self._translated = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_translated": None}  # a copy or pickle translates its own
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode."""

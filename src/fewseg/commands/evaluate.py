@@ -121,7 +121,7 @@ def run(options: Options) -> int:
     about = {**_about(method, options), "protocol": protocol.to_json(), "batch": options.batch}
     with join_processes(options.device) as processes:
         device = torch.device(processes.device)
-        method.to(device, choose_dtype(options.precision, device))
+        method.to(device, choose_dtype(options.precision, device, method.bfloat16_on))
         about |= {"device": method.device.type, "dtype": str(method.dtype).removeprefix("torch.")}
         make_folder(options.out)
         if processes.main:

@@ -76,6 +76,8 @@ class DCAMA(FewShotMethod):
 
     name: ClassVar[str] = "dcama"
     Config: ClassVar[type] = DCAMAConfig
+    bfloat16_on: ClassVar[tuple[str, ...]] = ("cuda", "cpu")
+    compiled_parts: ClassVar[tuple[str, ...]] = ("decoder",)
 
     def __init__(self, backbone: FeaturePyramid, config: DCAMAConfig = DCAMAConfig()) -> None:
         super().__init__()
