@@ -236,10 +236,10 @@ def test_ray_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(WorkerError, match=r"cannot start on this machine \(no answer\).*threads engine"):
         segment_files(segmenter(), [folder], tmp_path / "out", options=BatchOptions(engine="ray"))
-    with pytest.raises(WorkerError, match="cannot connect to the cluster at far:6379"):
-        segment_files(
-            segmenter(), [folder], tmp_path / "out", options=BatchOptions(engine="ray", ray_address="far:6379")
-        )
+    for address in ("auto", "127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"):
+        options = BatchOptions(engine="ray", ray_address=address)
+        with pytest.raises(WorkerError, match=f"cannot connect to the cluster at {address} "):
+            segment_files(segmenter(), [folder], tmp_path / "out", options=options)
 
 
 def test_errors_of_workers_end_the_run(tmp_path: Path) -> None:

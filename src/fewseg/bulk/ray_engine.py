@@ -13,6 +13,7 @@ import importlib
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS: Final = ".attempts"
 """Folder in the output folder, while a run is under way."""
+
+_PATIENCE: Final = 15.0
+"""Seconds in which a cluster has to answer."""
 
 _PART: Final = {"cpu": 32, "cuda": 256}
 """Pictures that a worker gets at a time: what it still does when the last are left, and what is lost when it dies."""
@@ -153,10 +157,11 @@ def _started(ray: Any, options: BatchOptions, cpus: int) -> Iterator[None]:
     address = options.ray_address or os.environ.get("RAY_ADDRESS") or "local"
     settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
-        # So many workers as are asked for fit, even where cores are fewer. Little goes through the object store.
+        # So many workers as are asked for fit, even where cores are fewer.
         cores = max(os.cpu_count() or 1, options.ray_workers * cpus, cpus)
-        settings |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": 512 << 20}
+        settings |= {"num_cpus": cores, "include_dashboard": False}
     try:
+        _require_answer(address)
         with _nothing_on_stderr():
             ray.init(**settings)
     except Exception as error:  # whatever Ray raises: sockets, processes, versions, file systems
@@ -166,6 +171,13 @@ def _started(ray: Any, options: BatchOptions, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise `OSError` where nobody answers at a host:port: Ray itself tries for minutes, then names no reason."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 @contextmanager
