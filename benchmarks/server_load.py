@@ -2,9 +2,9 @@
 
     python benchmarks/server_load.py --clients 8 --seconds 20
 
-Starts `fewseg serve` in a process of its own. Every client has a session with its own label, taught with pictures of its
-own; every answer is compared with what the library finds for the same picture, so a mix-up between sessions shows. The
-first half of the time counts for the memory that the second is compared with.
+Starts `fewseg serve` in a process of its own. Every client has a session with its own label, taught with its own
+pictures; every answer is compared with what the library finds for the same picture, so a mix-up between sessions shows.
+Memory of the second half of the time is compared with that of the first.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Worker:
                     found = self._again(lambda: session.segment(self.query))
                     self.times.append(time.monotonic() - start)
                     agreement = (found.masks[self.label] == self.expected).mean() if found is not None else 0.0
-                    self.wrong += agreement < 0.999
+                    self.wrong += int(agreement < 0.999)
 
     def _again(self, ask: object) -> object:
         while True:
