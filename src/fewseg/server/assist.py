@@ -110,24 +110,20 @@ class Assistant:
         Raises:
             InvalidImage: the picture cannot be read. InvalidOption: nothing inside is marked.
         """
-        inside = [_within((x, y), picture.size) for x, y, kind in points if kind]
-        inside += _along(scribble, picture.size)
-        outside = [_within((x, y), picture.size) for x, y, kind in points if not kind]
-        if not inside and box is None:
+        if box is None and not scribble and not any(kind for _, _, kind in points):
             raise InvalidOption("no place inside is marked: give a point, a scribble or a box")
         frame = _pixels((0, 0, *picture.size) if box is None else box, picture.size)
         window = frame if box is None else _around(frame, picture.size)
         width, height = picture.size
         shares = (window[0] / width, window[1] / height, window[2] / width, window[3] / height)
         regions = self.regions(picture, shares)
-        within, without = _places(regions, inside, window), _places(regions, outside, window)
-        without = np.setdiff1d(without, within)
+        within, without = _marked(regions, points, _along(scribble, picture.size), picture.size, window)
         if box is not None:
             chosen = in_box(regions, _shares(frame, window), within, without)
-        elif mode == "superpixel":
-            chosen = merged(regions, within, without, size)
+        elif not len(within):  # all of a scribble was taken back
+            chosen = np.zeros(regions.count, bool)
         else:
-            chosen = grown(regions, within, without, size)
+            chosen = (merged if mode == "superpixel" else grown)(regions, within, without, size)
         part = _enlarged(chosen[regions.labels], (window[2] - window[0], window[3] - window[1]))
         mask = np.zeros((height, width), bool)
         left, top, right, bottom = frame
@@ -181,11 +177,23 @@ def _shares(frame: _Pixels, window: _Pixels) -> Box:
     return left / width, top / height, right / width, bottom / height
 
 
-def _places(regions: Regions, points: Sequence[tuple[float, float]], window: _Pixels) -> NDArray[np.int64]:
-    """The superpixels under those points that lie within the window."""
+def _marked(
+    regions: Regions,
+    points: Sequence[Point],
+    line: Sequence[tuple[float, float]],
+    size: tuple[int, int],
+    window: _Pixels,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The superpixels inside and outside: a point outside takes back what a line marked, a point inside stands."""
     left, top, right, bottom = window
-    here = [(x - left, y - top) for x, y in points if left <= x < right and top <= y < bottom]
-    return regions.places(here, (right - left, bottom - top))
+
+    def places(marked: Sequence[tuple[float, float]]) -> NDArray[np.int64]:
+        here = [(x - left, y - top) for x, y in marked if left <= x < right and top <= y < bottom]
+        return regions.places(here, (right - left, bottom - top))
+
+    stands = places([_within((x, y), size) for x, y, kind in points if kind])
+    without = np.setdiff1d(places([_within((x, y), size) for x, y, kind in points if not kind]), stands)
+    return np.union1d(stands, np.setdiff1d(places(line), without)), without
 
 
 def merged(regions: Regions, within: NDArray[np.int64], without: NDArray[np.int64], size: float) -> NDArray[np.bool_]:

@@ -220,7 +220,7 @@ def _add_assistance(
         """The region that points, a box or a scribble mean, as a mask; nothing is kept."""
         file = project.picture(picture)
         scribble = body.scribble or []
-        assistant.regions(file)  # it may wait for the model
+        engine.features(file)  # it may wait for the model
         with RENDERING:
             mask = assistant.region(file, body.points, box=body.box, scribble=scribble, mode=body.mode, size=body.size)
             content = png(mask)
