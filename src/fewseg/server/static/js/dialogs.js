@@ -1,6 +1,6 @@
 /** Dialogs: the browser's own, which keep the focus inside and close with Escape. */
 
-import { h } from "./dom.js";
+import { find, h } from "./dom.js";
 import { icon } from "./icons.js";
 
 /**
@@ -24,7 +24,10 @@ export function openDialog(title, content, { wide = false } = {}) {
       ...content,
     )
   );
-  dialog.addEventListener("close", () => dialog.remove());
+  dialog.addEventListener("close", () => {
+    document.body.append(find("#notices"));
+    dialog.remove();
+  });
   dialog.addEventListener("pointerdown", (event) => event.target === dialog && dialog.close());
   document.body.append(dialog);
   dialog.showModal();

@@ -32,9 +32,10 @@ showSuggestions(store);
 
 /** Shows what the address says: all pictures, or one. */
 function route() {
-  const id = /^#\/picture\/(.+)$/.exec(location.hash)?.[1];
+  const id = /^#\/picture\/([\w-]+)$/.exec(location.hash)?.[1] ?? null;
   const before = editor.desk.picture?.id ?? null;
-  editor.show(id ? decodeURIComponent(id) : null);
+  editor.show(id);
+  if (!editor.open && location.hash.length > 2) history.replaceState(null, "", "#/"); // no such picture, or none to show
   document.body.classList.toggle("editing", editor.open);
   pictures.show(!editor.open);
   document.title = editor.open ? `${editor.desk.picture?.name} – fewseg` : `${store.info?.folder ?? "Pictures"} – fewseg`;

@@ -12,6 +12,7 @@ const SECONDS = { info: 5, error: 12 };
  */
 export function notice(text, kind = "info", offer) {
   const host = find("#notices");
+  (document.querySelector("dialog[open]") ?? document.body).append(host); // what lies outside an open dialog is dimmed
   for (const same of host.children) if (same.dataset.text === text) same.remove();
   const close = () => line.remove();
   const line = h(
