@@ -221,6 +221,8 @@ class _Run:
             if self.overlays and not self.overwrite and (frames := self._up_to_date()):
                 self.sources = frames
                 self.report.skipped = len(frames)
+                if progress is not None:
+                    progress(len(frames), len(frames), self.name)
                 return self.report
             video = None
             if self.overlays:

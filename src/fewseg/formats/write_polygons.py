@@ -48,11 +48,11 @@ class YoloWriter:
         return files
 
     def finish(self) -> int:
-        """data.yaml; names are quoted as JSON does, which YAML reads."""
+        """data.yaml; names are quoted as JSON does, which YAML reads. Without `path`, folders are beside the file."""
         names = "".join(f"  {i}: {json.dumps(name)}\n" for i, name in enumerate(self._labels.names))
         text = (
             "# Pictures and masks by fewseg: move some pictures (and their labels) to a val folder before training.\n"
-            f"path: .\ntrain: images\nval: images\nnames:{' {}' if not names else ''}\n{names}"
+            f"train: images\nval: images\nnames:{' {}' if not names else ''}\n{names}"
         )
         write_text(self._out / "data.yaml", text)
         return 1
