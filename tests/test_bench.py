@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from fewseg.bench.peak import peak_bytes
 from fewseg.bench.plots import draw_plots
 from fewseg.bench.queries import query_rows
 from fewseg.bench.reference import PlainDCAMA, plain_aggregation
-from fewseg.bench.report import fill, report
+from fewseg.bench.report import TABLES, fill, report
 from fewseg.bench.results import Results, open_results
 from fewseg.bench.run import full_plan, measure
 from fewseg.bench.settings import BenchSettings
@@ -343,6 +345,14 @@ def test_page_is_filled() -> None:
     assert fill(filled, results, "cpu") == filled
     with pytest.raises(InvalidOption, match="no table 'nothing'"):
         fill("<!-- bench cpu nothing --><!-- end -->", results, "cpu")
+
+
+def test_the_documentation_has_a_place_for_every_table() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "performance.md").read_text("utf-8")
+    places = re.findall(r"<!-- bench (\w+) (\w+) -->", page)
+    assert {name for place, name in places if place == "cpu"} == {"machine", *TABLES}
+    assert {name for place, name in places if place == "gpu"} <= {"machine", *TABLES}
+    assert page.count("<!-- end -->") == len(places)
 
 
 def test_plots(tmp_path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Final
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from fewseg.bench.cases import build, find_model
-from fewseg.bench.memory import fits, peak_mebibytes
+from fewseg.bench.memory import fits, peak_mebibytes, together
 from fewseg.bench.peak import Pieces
-from fewseg.bench.queries import Row, memory_pieces, score_bytes
+from fewseg.bench.queries import Case, Row, memory_pieces, score_bytes
 from fewseg.bench.settings import BenchSettings
 from fewseg.bench.timing import interleaved, summary
 from fewseg.bench.ways import WAYS, prepare
@@ -44,51 +45,43 @@ def curve_rows(settings: BenchSettings, name: str, curve: str, place: int) -> li
         return _label_rows(settings, name, place)
     size, shots = (place, 1) if curve == "size" else (settings.size, place)
     method, device = build(find_model(name), size), settings.torch_device
-    works: dict[tuple[str, str], Callable[[], Tensor]] = {}
-    support: dict[tuple[str, str], int] = {}
+    works: dict[Case, Callable[[], Tensor]] = {}
+    support: dict[Case, int] = {}
     for precision, dtype in settings.dtypes.items():
         for way in WAYS:
             if way == "ours" or fits(1.5 * score_bytes(method, shots, dtype), device):
                 prepared = prepare(method, way, shots, device, dtype)
                 works[way, precision], support[way, precision] = prepared.work["query"], prepared.support_bytes
-    seconds = _seconds(works, settings)
+    size_of = {"model": name, "size": size, "shots": shots, "levels": ["query"]}
+    peaks = _peaks("curves:memory_pieces", works, settings, size_of)
     rows = []
-    for (way, precision), values in seconds.items():
-        memory: float | None = None
-        if settings.memory:
-            memory = peak_mebibytes(
-                "curves:memory_pieces",
-                device,
-                threads=settings.threads,
-                model=name,
-                size=size,
-                shots=shots,
-                way=way,
-                precision=precision,
-                levels=["query"],
-            ).get("query")
-        kept = support[way, precision] / 2**20
-        rows.append(_row(name, curve, place, way, precision, values, memory, kept))
+    for case, values in _seconds(works, settings).items():
+        rows.append(_row(name, curve, place, case, values, peaks.get(case), support[case] / 2**20))
     return rows
 
 
 def _row(
-    name: str,
-    curve: str,
-    place: int,
-    way: str,
-    precision: str,
-    seconds: list[float],
-    memory: float | None,
-    kept: float | None,
+    name: str, curve: str, place: int, case: Case, seconds: list[float], memory: float | None, kept: float | None
 ) -> Row:
-    about = {"model": name, "about": find_model(name).about, "curve": curve, "place": place, "way": way}
-    return {**about, "precision": precision, **summary(seconds), "memory_mib": memory, "support_mib": kept}
+    about = {"model": name, "about": find_model(name).about, "curve": curve, "place": place}
+    about |= {"way": case[0], "precision": case[1]}
+    return {**about, **summary(seconds), "memory_mib": memory, "support_mib": kept}
 
 
-def _seconds(
-    works: dict[tuple[str, str], Callable[[], Tensor]], settings: BenchSettings
-) -> dict[tuple[str, str], list[float]]:
+def _peaks(
+    task: str, works: Iterable[Case], settings: BenchSettings, arguments: dict[str, Any]
+) -> dict[Case, float | None]:
+    """MiB of a query, each way in a process of its own; nothing where memory is not wanted."""
+
+    def measure(case: Case) -> float | None:
+        way, precision = case
+        how = {**arguments, "way": way, "precision": precision}
+        return peak_mebibytes(task, settings.torch_device, threads=settings.threads, **how).get("query")
+
+    return together({case: functools.partial(measure, case) for case in works}) if settings.memory else {}
+
+
+def _seconds(works: dict[Case, Callable[[], Tensor]], settings: BenchSettings) -> dict[Case, list[float]]:
     contenders = {"/".join(case): work for case, work in works.items()}
     with torch.inference_mode():
         taken = interleaved(contenders, repeats=settings.repeats, device=settings.torch_device, clock=settings.clock)
@@ -105,22 +98,9 @@ def _label_rows(settings: BenchSettings, name: str, labels: int) -> list[Row]:
     for precision in settings.precisions:
         for way in LABEL_WAYS:
             works[way, precision] = _label_work(method, way, labels, device, precision)
-    rows = []
-    for (way, precision), values in _seconds(works, settings).items():
-        memory: float | None = None
-        if settings.memory:
-            memory = peak_mebibytes(
-                "curves:label_pieces",
-                device,
-                threads=settings.threads,
-                model=name,
-                size=settings.size,
-                labels=labels,
-                way=way,
-                precision=precision,
-            ).get("query")
-        rows.append(_row(name, "labels", labels, way, precision, values, memory, None))
-    return rows
+    peaks = _peaks("curves:label_pieces", works, settings, {"model": name, "size": settings.size, "labels": labels})
+    taken = _seconds(works, settings)
+    return [_row(name, "labels", labels, case, values, peaks.get(case), None) for case, values in taken.items()]
 
 
 def label_pieces(

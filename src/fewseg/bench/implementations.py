@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewseg.bench.cases import build, find_model
 from fewseg.bench.floor import floor_contenders, throughput
-from fewseg.bench.memory import fits, peak_mebibytes
+from fewseg.bench.memory import fits, peak_mebibytes, together
 from fewseg.bench.operations import attention_operations
 from fewseg.bench.peak import Pieces
 from fewseg.bench.queries import Row, score_bytes
@@ -72,9 +72,12 @@ def implementation_rows(settings: BenchSettings, name: str, shots: int) -> list[
             needed = sum(
                 attention_operations(s.queries, s.keys, s.width, s.heads, values) for s in shapes(method, shots)
             )
+            peaks: dict[str, float | None] = {}
+            if settings.memory:
+                asked = functools.partial(_memory, settings, name, shots, values, precision)
+                peaks = together({work: functools.partial(asked, work) for work in works})
             for work, run in works.items():
                 seconds = summary(taken[work])
-                memory = _memory(settings, name, shots, values, precision, work) if settings.memory else None
                 rows.append(
                     {
                         "model": name,
@@ -89,7 +92,7 @@ def implementation_rows(settings: BenchSettings, name: str, shots: int) -> list[
                         "operations": needed,
                         "limit": limit,
                         "share_of_limit": needed / limit / seconds["seconds"],
-                        "memory_mib": memory,
+                        "memory_mib": peaks.get(work),
                         "difference": None if base is None else (run().float() - base).abs().max().item(),
                     }
                 )

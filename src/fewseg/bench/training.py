@@ -7,6 +7,7 @@ lets autograd keep what it likes. Pictures are read before: reading them is in n
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from fewseg.bench.cases import build, find_model
 from fewseg.bench.machine import synchronise
-from fewseg.bench.memory import peak_mebibytes
+from fewseg.bench.memory import peak_mebibytes, together
 from fewseg.bench.peak import Pieces
 from fewseg.bench.queries import Row
 from fewseg.bench.reference import PlainDCAMA, plain_maps
@@ -63,10 +64,12 @@ def training_rows(settings: BenchSettings, name: str, batch: int, shots: int = 1
     steps: dict[str, Callable[[], object]] = {way: step for way, (step, _) in made.items()}
     taken = interleaved(steps, repeats=settings.repeats, device=device, clock=settings.clock, least=0)
     base = summary(taken["reference"])["seconds"]
+    peaks: dict[str, float | None] = {}
+    if settings.memory:
+        peaks = together({way: functools.partial(_memory, settings, name, way, batch, shots) for way in taken})
     rows = []
     for way, seconds in taken.items():
         each = summary(seconds)
-        memory = _memory(settings, name, way, batch, shots) if settings.memory else None
         rows.append(
             {
                 "model": name,
@@ -80,7 +83,7 @@ def training_rows(settings: BenchSettings, name: str, batch: int, shots: int = 1
                 "faster": base / each["seconds"],
                 "epoch_seconds": each["seconds"] * EPISODES / batch,
                 "keeping_seconds": made[way][1],
-                "memory_mib": memory,
+                "memory_mib": peaks.get(way),
             }
         )
     return rows
