@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import socket
@@ -57,6 +58,8 @@ class RayWorker:
 
         What goes wrong here is told with the first part: an actor that fails to start is started again and again.
         """
+        if "RAY_RAYLET_PID" in os.environ:  # a process of Ray's, whose C++ now and then hangs when it is taken apart
+            atexit.register(os._exit, 0)
         self.problem: FewsegError | None = None
         try:
             import ray
