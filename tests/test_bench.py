@@ -395,6 +395,8 @@ def test_command(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--device", "cuda:99"], "not available here"),
         (["accuracy"], "--data"),
         (["accuracy", "--data", "nowhere"], "nowhere"),
+        (["accuracy", "--data", "synthetic", "--checkpoint", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["queries", "--json", "/dev/null/x.json"], "cannot make the folder /dev/null"),
         (["queries", "--page", "nowhere.md"], "nowhere.md"),
         (["accuracy", "--data", "synthetic", "--budgets", "0"], "at least 1"),
     ],

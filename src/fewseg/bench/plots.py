@@ -45,19 +45,20 @@ def _draw(rows: Sequence[Row], stem: Path) -> Path:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(6.8, 2.6), layout="constrained")
+        measured = any(row["memory_mib"] is not None for row in rows)
+        figure = Figure(figsize=(6.8 if measured else 4.2, 3.0), layout="constrained")
         FigureCanvasAgg(figure)
-        time, memory = figure.subplots(1, 2)
-        _lines(time, rows, lambda row: row["seconds"])
-        _lines(memory, rows, lambda row: row["memory_mib"])
-        _kept(memory, rows)
-        time.set_ylabel("seconds a query")
-        memory.set_ylabel("MiB")
-        for axes in (time, memory):
+        panels = figure.subplots(1, 1 + measured, squeeze=False)[0]
+        _lines(panels[0], rows, lambda row: row["seconds"])
+        panels[0].set_ylabel("seconds a query")
+        if measured:
+            _lines(panels[1], rows, lambda row: row["memory_mib"])
+            _kept(panels[1], rows)
+            panels[1].set_ylabel("MiB")
+        for axes in panels:
             _finish(axes, rows)
-        time.legend(frameon=False, fontsize=6.5)
-        if memory.lines:
-            memory.legend(frameon=False, fontsize=6.5)
+        lines = {str(line.get_label()): line for axes in panels for line in axes.lines}
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=6.5)
         figure.suptitle(str(rows[0]["about"]), fontsize=9)
         path = stem.with_name(f"{stem.name}.png")
         for suffix in ("png", "pdf"):

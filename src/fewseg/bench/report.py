@@ -109,7 +109,7 @@ def curve_table(results: Results) -> str:
     """The numbers behind the plots."""
     lines = [
         [
-            *(r["about"], r["curve"], r["place"], r["way"], _precision(r), f"{r['seconds']:.3g}"),
+            *(r["about"], r["curve"], r["place"], _way(r), _precision(r), f"{r['seconds']:.3g}"),
             *(_mib(r["memory_mib"]), _mib(r["support_mib"])),
         ]
         for r in results.rows("curves")
@@ -122,10 +122,9 @@ def training_table(results: Results) -> str:
     lines = []
     for r in results.rows("training"):
         keeping = "" if r["keeping_seconds"] is None else f"{r['keeping_seconds']:.3g}"
-        way = "straightforward" if r["way"] == "reference" else r["way"]
         lines.append(
             [
-                *(r["about"], r["size"], r["batch"], way, f"{r['seconds']:.3g}", _times(r["faster"])),
+                *(r["about"], r["size"], r["batch"], _way(r), f"{r['seconds']:.3g}", _times(r["faster"])),
                 *(f"{r['epoch_seconds'] / 60:.3g}", keeping, _mib(r["memory_mib"])),
             ]
         )
@@ -228,6 +227,10 @@ def _beside(rows: Sequence[Row], row: Row, way: str, precision: str) -> Row | No
     keys = ("model", "shots", "level", "size")
     same = (r for r in rows if r["way"] == way and r["precision"] == precision and all(r[k] == row[k] for k in keys))
     return next(same, None)
+
+
+def _way(row: Row) -> str:
+    return "straightforward" if row["way"] == "reference" else str(row["way"])
 
 
 def _precision(row: Row) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from fewseg.bench.accuracy import BUDGETS, open_data, variants
+from fewseg.bench.accuracy import BUDGETS, load_variant, open_data, variants
 from fewseg.bench.curves import QUICK_CURVES
 from fewseg.bench.plots import draw_plots
 from fewseg.bench.report import check_page, fill_page, report
@@ -20,7 +20,7 @@ from fewseg.bench.run import Plan, about, full_plan, measure
 from fewseg.bench.settings import PARTS, QUICK, BenchSettings
 from fewseg.commands.common import progress_bar
 from fewseg.errors import InvalidOption, unknown
-from fewseg.files import write_text
+from fewseg.files import make_folder, write_text
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def run(options: Options) -> int:
 
 
 def _parts(options: Options) -> tuple[str, ...]:
-    """The parts that were named, or the usual ones; data that cannot be read is said before anything is measured."""
+    """The parts that were named, or the usual ones; what cannot be read or written is said before it is measured."""
     for part in options.parts:
         if part not in PARTS:
             raise unknown("part", part, PARTS)
@@ -91,7 +91,10 @@ def _parts(options: Options) -> tuple[str, ...]:
             parts = tuple(part for part in parts if part in ("queries", "accuracy"))
     if "accuracy" in parts:
         open_data(options.data)
-        variants(options.budgets, options.precisions)
+        for variant in variants(options.budgets, options.precisions):
+            load_variant(options.checkpoint, variant)
+    if options.json is not None:
+        make_folder(options.json.absolute().parent)
     if options.page is not None:
         check_page(options.page, options.place)
     return parts
