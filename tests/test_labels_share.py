@@ -55,6 +55,7 @@ def test_labels_together_are_as_alone(config: dict[str, object], monkeypatch: py
     alone = torch.stack([method.segment(query, support) for support in supports], 1)
     for at_once in (1, 4, 64):
         monkeypatch.setattr(dcama_module, "LABELS_AT_ONCE", at_once)
+        monkeypatch.setattr(dcama_module, "DECODED_ON_CPU", at_once)
         torch.testing.assert_close(method.segment_labels(query, supports), alone, atol=1e-5, rtol=1e-5)
 
 

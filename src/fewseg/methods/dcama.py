@@ -65,7 +65,10 @@ class DCAMAConfig:
 
 
 LABELS_AT_ONCE = 8
-"""Labels, times pictures, that go through the decoder together: bounds its memory."""
+"""Labels that are columns of one attention; also labels, times pictures, that a GPU's decoder takes together."""
+
+DECODED_ON_CPU = 2
+"""Labels, times pictures, that a CPU's decoder takes together: more fall out of its caches."""
 
 SCALES = (2, 4, 8, 16, 32, 64)
 """Scales that a pyramid can have."""
@@ -192,21 +195,22 @@ class DCAMA(FewShotMethod):
         share = None
         if skips and len(supports) > 1:
             share = self.decoder.query_share(skips, sizes[min(sizes)], mix)
-        at_once, logits = max(1, LABELS_AT_ONCE // query.batch), []
-        votes = self._votes_of_labels(query, supports, at_once)
+        # One label's graph must not depend on the batch: exports leave it open.
+        most = DECODED_ON_CPU if self.device.type == "cpu" else LABELS_AT_ONCE
+        at_once = max(1, most // query.batch) if len(supports) > 1 else 1
+        logits: list[Tensor] = []
+        votes = self._votes_of_labels(query, supports)
         for start in range(0, len(supports), at_once):
             some = slice(start, start + at_once)
             logits.append(self._decode(query, votes[some], supports[some], skips, mix, share))
         return torch.cat(logits, 1) if len(logits) > 1 else logits[0]
 
-    def _votes_of_labels(
-        self, query: QueryFeatures, supports: Sequence[SupportSet], at_once: int
-    ) -> list[dict[int, Tensor]]:
+    def _votes_of_labels(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[dict[int, Tensor]]:
         """The votes (B, blocks, h, w) of every attention scale, label by label."""
         votes: list[dict[int, Tensor]] = [{} for _ in supports]
         for group in same_pictures(supports, "key."):
-            for start in range(0, len(group), at_once):
-                places = group[start : start + at_once]
+            for start in range(0, len(group), LABELS_AT_ONCE):
+                places = group[start : start + LABELS_AT_ONCE]
                 stacked: dict[int, list[Tensor]] = {}
                 blocks = self._votes(query, [supports[place] for place in places])
                 for (_, scale), vote in zip(self.attended, blocks, strict=True):
