@@ -344,17 +344,19 @@ def test_deep_backbone_is_torchvisions_with_another_stem(tmp_path) -> None:
     for module in pyramid.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.uniform_(0.5, 1.5)  # timm starts the last of each block from zero
+    pyramid.double()
     reference = resnet50(replace_stride_with_dilation=[False, True, True]).eval()
     reference.conv1, reference.bn1 = pyramid.net.conv1, pyramid.net.bn1
     reference.layer1[0].conv1 = torch.nn.Conv2d(128, 64, 1, bias=False)
     reference.layer1[0].downsample[0] = torch.nn.Conv2d(128, 256, 1, bias=False)
+    reference.double()
     state = pyramid.net.state_dict()
     assert not reference.load_state_dict(state, strict=False).unexpected_keys
-    images = torch.randn(1, 3, 89, 65)
+    images = torch.randn(1, 3, 89, 65, dtype=torch.double)
     x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(images))))
     for stage, feature_map in enumerate(pyramid(images), 1):
         x = getattr(reference, f"layer{stage}")(x)
-        torch.testing.assert_close(feature_map, x, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(feature_map, x, atol=1e-9, rtol=1e-9)
         assert feature_map.min() == 0
     names = {"conv1.0": "conv1", "conv1.1": "bn1", "conv1.3": "conv2", "conv1.4": "bn2", "conv1.6": "conv3"}
     names["bn1"] = "bn3"
@@ -363,8 +365,8 @@ def test_deep_backbone_is_torchvisions_with_another_stem(tmp_path) -> None:
         layer = key.rsplit(".", 1)[0]
         theirs[key.replace(layer, names.get(layer, layer), 1)] = value
     torch.save({**theirs, "fc.weight": torch.zeros(1000, 2048)}, tmp_path / "stem.pth")
-    again = create_backbone("resnet50_deep_dilated", weights=tmp_path / "stem.pth")
-    torch.testing.assert_close(again(images)[-1], x, atol=1e-4, rtol=1e-4)
+    again = create_backbone("resnet50_deep_dilated", weights=tmp_path / "stem.pth").double()
+    torch.testing.assert_close(again(images)[-1], x, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

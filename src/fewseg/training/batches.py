@@ -11,6 +11,7 @@ from torch import Tensor
 from fewseg.episodes.tensors import EpisodeTensors
 from fewseg.errors import InvalidOption
 from fewseg.methods import FewShotMethod
+from fewseg.ops.layout import convolution_order
 from fewseg.ops.resize import map_size
 from fewseg.processes import Processes
 from fewseg.training.config import TrainConfig
@@ -106,12 +107,9 @@ def encode(method: FewShotMethod, batch: Batch) -> tuple[QueryFeatures, SupportS
         maps = method.backbone(batch.pictures.to(method.dtype))
         query, support = ([_take(m, rows) for m in maps] for rows in (batch.query, batch.support))
     else:
-        # Channels last where the weights are: bfloat16 convolutions of a CPU, and a GPU's, are quickest so.
-        last = any(p.ndim == 4 and not p.is_contiguous() for p in method.parameters())
-        layout = torch.channels_last if last else torch.contiguous_format
-        query, support = (
-            [m.to(method.dtype, memory_format=layout) for m in maps] for maps in (batch.query, batch.support)
-        )
+        # In the order that the backbone gives maps in: dropout draws in memory order.
+        kept = (batch.query, batch.support)
+        query, support = ([convolution_order(m.to(method.dtype)) for m in maps] for maps in kept)
     return method.query_from_maps(query, map_size(batch.query_mask)), method.support_from_maps(support, batch.masks)
 
 
