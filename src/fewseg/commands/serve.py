@@ -183,15 +183,22 @@ def _segmenter(options: Options) -> Segmenter:
 def _server(app: Any, options: Options) -> uvicorn.Server:
     import uvicorn
 
+    class Server(uvicorn.Server):
+        """Ends the streams of open pages when it is stopped, instead of waiting for them."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.end_streams()
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(
         app,
         log_level="info" if options.verbose else "warning",
         access_log=options.verbose,
         server_header=False,
-        timeout_graceful_shutdown=3,  # pages hold a stream of events open
+        timeout_graceful_shutdown=3,  # for answers on their way
         timeout_keep_alive=30,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def _address(host: str, port: int) -> str:

@@ -77,6 +77,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.model, app.state.gate, app.state.limits, app.state.sessions = model, gate, limits, sessions
+    app.state.end_streams = lambda: None
     problems.install(app)
     app.add_middleware(Guard, limits=limits, token=token, names=names)
     _add_info(app, model, limits, folder)
@@ -98,6 +99,7 @@ def _add_project(app: FastAPI, folder: Path, segmenter: Segmenter, closing: list
     engine = Engine(project, segmenter)
     engine.start()
     closing[:0] = [engine.close, project.close]
+    app.state.end_streams = engine.events.close
     app.include_router(router(project, engine), prefix=API)
     static = resources.files("fewseg.server") / "static"
     app.mount("/", StaticFiles(directory=str(static), html=True), name="page")
