@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,3 +160,20 @@ def test_without_the_extra_the_command_says_what_to_install(
     )
     assert main(["serve"]) == 2
     assert capsys.readouterr().err == "fewseg: error: fewseg serve needs fastapi: pip install 'fewseg[serve]'\n"
+
+
+def test_stopping_ends_the_streams_of_open_pages(tmp_path: Path) -> None:
+    """Ctrl-C with a page open: no waiting for it, no trace."""
+    Image.new("RGB", (40, 30), "navy").save(tmp_path / "a.png")
+    program = "import sys; from fewseg.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "serve", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[-1]
+        with urllib.request.urlopen(f"{address}api/v1/events", timeout=60) as stream:
+            assert stream.readline() == b"retry: 1000\n"
+            process.send_signal(signal.SIGINT)
+            while stream.readline():
+                pass
+        said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said) == (0, "fewseg: stopped\n")
