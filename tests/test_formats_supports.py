@@ -276,7 +276,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("no categories", coco((1, 7, rle(A)), categories=[]), "no categories"),
     ("category", coco((1, 9, rle(A))), "category 9, which the file does not list"),
     ("picture", coco((4, 7, rle(A))), "picture 4, which the file does not list"),
-    ("boxes", coco((1, 7, [])), "boxes alone"),
+    ("no boxes", coco((1, 7, [])), "neither segmentations nor boxes"),
     ("odd", coco((1, 7, [[1, 2, 3, 4, 5, 6, 7]])), "expected pairs"),
     ("words", coco((1, 7, [["a", 2, 3, 4, 5, 6]])), "not a list of numbers"),
     ("far", coco((1, 7, [[0, 0, 1e12, 5, 6, 7]])), "far outside"),

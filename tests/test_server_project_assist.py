@@ -12,7 +12,7 @@ from PIL import Image
 
 from fewseg.errors import InvalidOption
 from fewseg.server.assist import Assistant
-from fewseg.server.assist_regions import Regions, cut
+from fewseg.superpixels import Regions, cut
 from helpers.annotating import Page, serving, write_pictures
 from helpers.colour_method import iou
 

@@ -10,7 +10,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,11 +24,13 @@ from fewseg.errors import InvalidCheckpoint, InvalidMask, InvalidOption, Invalid
 from fewseg.full_size import full_size_prediction
 from fewseg.images import ImageLike, read_mask
 from fewseg.inputs import PreparedPicture, input_sizes, open_for, prepare
+from fewseg.marks import Mark
 from fewseg.masks import MaskValue
 from fewseg.methods import FewShotMethod
 from fewseg.ops.resize import resize
 from fewseg.taught import LabelSupport
 from fewseg.types import Prediction
+from fewseg.weak import maps_seen, outline, region_features
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +131,12 @@ class Segmenter:
         self,
         label: str,
         image: ImageLike | Sequence[ImageLike],
-        mask: ImageLike | Sequence[ImageLike],
+        mask: ImageLike | Sequence[ImageLike] | None = None,
         *,
         value: MaskValue | None = None,
+        box: Sequence[float] | None = None,
+        points: Sequence[Sequence[float]] | None = None,
+        scribble: Sequence[Any] | None = None,
     ) -> None:
         """Add one example, or a list of pictures and a list of masks; again for more shots or other labels.
 
@@ -138,12 +145,18 @@ class Segmenter:
             image: anything `fewseg.images.read_image` reads.
             mask: the label's mask at the picture's size: 0/255, 0/1, bool, or with `value`.
             value: which index, or RGB colour, of the mask is the label.
+            box, points, scribble: instead of a mask, for one picture; see `outline`.
 
         Raises:
-            InvalidImage, InvalidMask, InvalidSupport: what is wrong with which file; nothing has been added then.
+            InvalidImage, InvalidMask, InvalidSupport, InvalidOption: what is wrong with which file; nothing has been
+                added then.
         """
         if not isinstance(label, str) or not label.strip():
             raise InvalidSupport(f"label {label!r} is empty: give the class a name")
+        if mask is None:
+            mask = self._outline_alone(label, image, value, {"box": box, "points": points, "scribble": scribble})
+        elif any(v is not None for v in (box, points, scribble)):
+            raise InvalidSupport(f"a mask and more for {label!r}: give exactly one of mask, box, points and scribble")
         images, masks = _listed(image), _listed(mask)
         if len(images) != len(masks) or not images:
             raise InvalidSupport(
@@ -153,6 +166,45 @@ class Segmenter:
         before = [self._supports[label]] if label in self._supports else []
         self._supports[label] = LabelSupport.concatenate([*before, *shots])
         log.info("%s: %d shots", label, self.shots(label))
+
+    def outline(
+        self,
+        image: ImageLike,
+        *,
+        box: Sequence[float] | None = None,
+        points: Sequence[Sequence[float]] | None = None,
+        scribble: Sequence[Any] | None = None,
+    ) -> NDArray[np.bool_]:
+        """The mask (H, W) of the object that one of these stands for, by `fewseg.weak`: what `teach` makes of it.
+
+        Args:
+            image: anything `fewseg.images.read_image` reads.
+            box: x0, y0, x1, y1 around the object, in pixels of the upright picture.
+            points: each x, y, and 1 where it is inside or 0 where it is outside.
+            scribble: a line inside, as places x, y; or several lines.
+
+        Raises:
+            InvalidImage, InvalidSupport, InvalidOption: it cannot be read, or such marks cannot be meant.
+        """
+        return self.outline_marks(image, [Mark.of(box=box, points=points, scribble=scribble)])
+
+    @torch.no_grad()
+    def outline_marks(self, image: ImageLike, marks: Sequence[Mark]) -> NDArray[np.bool_]:
+        """The mask (H, W) of all that several marks stand for, each one object; raises as `outline`."""
+        inputs = self.prepare(image).inputs[0][None]
+        with maps_seen(self.method.backbone) as maps:
+            self.method.encode_query(inputs.to(self._device))
+        return outline(image, marks, region_features(maps, inputs)[0])
+
+    def _outline_alone(self, label: str, image: Any, value: MaskValue | None, given: dict[str, Any]) -> Any:
+        """The mask for `teach` without one."""
+        if sum(v is not None for v in given.values()) != 1:
+            raise InvalidSupport(f"for {label!r} give exactly one of mask, box, points and scribble")
+        if isinstance(image, (list, tuple)):
+            raise InvalidSupport(f"marks for {len(image)} pictures of {label!r}: teach them one by one")
+        if value is not None:
+            raise InvalidOption(f"value {value!r} chooses in a mask, and {label!r} has none: leave it out")
+        return self.outline(image, **given)
 
     @torch.no_grad()
     def _encode(self, image: ImageLike, mask: ImageLike, value: MaskValue | None) -> LabelSupport:

@@ -4,6 +4,9 @@ Two questions can be asked of a picture. How unsure is the model of the mask tha
 unlike everything labelled so far is what the picture shows (`coverage`)? The first needs a support, the second does
 not. `choose_uncertain` and `choose_covering` pick pictures greedily: what one picture teaches is taken into account
 before the next is picked. The DCAMA paper names such a selection of supports as future work (section 5).
+
+Measured on novel classes (docs/suggestions.md), the uncertain pictures are the worse choice: `choose_covering` is what
+the page goes by.
 """
 
 from __future__ import annotations
@@ -67,16 +70,18 @@ def centred(tokens: Tensor) -> Tensor:
 
 
 def choose_covering(
-    tokens: Tensor, support_tokens: Tensor, n: int, candidates: Sequence[int]
+    tokens: Tensor, support_tokens: Tensor, n: int, candidates: Sequence[int], weights: Tensor | None = None
 ) -> list[tuple[int, float]]:
     """`n` of the candidates, each the one that brings all pictures nearest to something labelled, given those before.
 
-    `tokens` are those of all pictures (pictures, t, c), `support_tokens` (m, c) those of the labelled ones. Gives
-    (picture, gain) pairs: by how much the mean distance of all tokens to the nearest labelled one falls. This is the
-    greedy rule for the facility location problem, within 63 % of the best choice (Nemhauser et al., 1978).
+    `tokens` are those of all pictures (pictures, t, c), `support_tokens` (m, c) those of the labelled ones, `weights`
+    (pictures, t) how much each token matters (all alike if not given). Gives (picture, gain) pairs: by how much the
+    mean distance of all tokens to the nearest labelled one falls. This is the greedy rule for the facility location
+    problem, within 63 % of the best choice (Nemhauser et al., 1978).
     """
     every = _unit(tokens)
     distance = _nearest(every, _unit(support_tokens))
+    matters = torch.ones(every.shape[:2]) if weights is None else weights.float()
     left = list(dict.fromkeys(candidates))
     chosen: list[tuple[int, float]] = []
     brought = {c: 1 - (every @ every[c].T).amax(-1) for c in left} if len(left) * every.shape[0] <= 250_000 else {}
@@ -84,7 +89,7 @@ def choose_covering(
         gains = []
         for c in left:
             by_this = brought[c] if c in brought else 1 - (every @ every[c].T).amax(-1)
-            gains.append((distance - by_this).clamp(min=0).mean())
+            gains.append(((distance - by_this).clamp(min=0) * matters).mean())
         best = int(torch.stack(gains).argmax())
         picked = left.pop(best)
         chosen.append((picked, float(gains[best])))
@@ -92,22 +97,25 @@ def choose_covering(
     return chosen
 
 
-def choose_uncertain(scores: Tensor, tokens: Tensor, n: int, candidates: Sequence[int]) -> list[tuple[int, float]]:
+def choose_uncertain(
+    scores: Tensor, tokens: Tensor, n: int, candidates: Sequence[int], support_tokens: Tensor | None = None
+) -> list[tuple[int, float]]:
     """`n` of the candidates, each the most uncertain one, lessened by how much it resembles those picked before.
 
     `scores` (pictures,) in [0, 1], `tokens` (pictures, t, c). Gives (picture, score) pairs, where the score is the
-    uncertainty times the distance (at most 1) of the picture's tokens to the nearest of those picked before.
+    uncertainty times the distance (at most 1) of the picture's tokens to the nearest of those picked before, and of
+    `support_tokens` (m, c), those labelled already, where they are given.
     """
     every = _unit(tokens)
-    novelty = torch.ones(len(every))
     nearest = torch.full(every.shape[:2], 2.0)
+    if support_tokens is not None and len(support_tokens):
+        nearest = _nearest(every, _unit(support_tokens))
     left = list(dict.fromkeys(candidates))
     chosen: list[tuple[int, float]] = []
     while left and len(chosen) < n:
-        values = scores.float()[left] * novelty[left]
+        values = scores.float()[left] * nearest[left].mean(-1).clamp(0, 1)
         best = int(values.argmax())
         picked = left.pop(best)
         chosen.append((picked, float(values[best])))
         nearest = torch.minimum(nearest, 1 - (every @ every[picked].T).amax(-1))
-        novelty = nearest.mean(-1).clamp(0, 1)
     return chosen

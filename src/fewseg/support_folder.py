@@ -6,6 +6,8 @@
         tom.png        its mask
         felix.png      a picture that is a PNG itself
         felix.mask.png its mask (felix_mask.png will do too)
+        ginger.jpg     a picture without a mask
+        ginger.weak.json what was drawn on or around it: a box, points or a scribble; see `fewseg.marks`
       dog/
         ...
 
@@ -18,12 +20,14 @@ import os
 from pathlib import Path
 from typing import TypeAlias
 
+from fewseg.decoding import ImageLike
 from fewseg.errors import FewsegError, InvalidOption, InvalidSupport
+from fewseg.marks import ENDING, read_marks
 from fewseg.pairs import pairs_in, pictures_in
 from fewseg.segmenter import Segmenter
 
 Examples: TypeAlias = dict[str, list[tuple[Path, Path]]]
-"""Label to pictures with their masks."""
+"""Label to pictures with their masks, or their files of marks (`fewseg.marks`)."""
 
 
 def read_support(folder: str | os.PathLike[str]) -> Examples:
@@ -62,23 +66,36 @@ def teach_all(segmenter: Segmenter, examples: Examples) -> None:
     for label, pairs in examples.items():
         for picture, mask in pairs:
             try:
-                segmenter.teach(label, picture, mask)
+                segmenter.teach(label, picture, mask_of(segmenter, picture, mask))
             except FewsegError as error:
                 raise type(error)(f"support of {label!r}: {error}") from error
+
+
+def is_marks(path: Path) -> bool:
+    """Whether a file of an example holds marks, not a mask."""
+    return path.name.endswith(ENDING)
+
+
+def mask_of(segmenter: Segmenter, picture: Path, mask: Path) -> ImageLike:
+    """What `Segmenter.teach` takes: the mask, or what the marks in its place stand for."""
+    return segmenter.outline_marks(picture, read_marks(mask)) if is_marks(mask) else mask
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     """Pictures of a label with their masks."""
     found = pairs_in(folder)
-    if not found.pictures and not found.orphans:
+    marked = {p for p in folder.iterdir() if is_marks(p) and p.is_file() and not p.name.startswith(".")}
+    if not found.pictures and not found.orphans and not marked:
         raise InvalidSupport(
             f"label folder {folder} is empty: put name.jpg and its mask name.png into it, or remove it"
         )
-    pairs = [(picture, _only(picture, masks)) for picture, masks in found.pictures.items()]
-    if found.orphans:
-        raise InvalidSupport(
-            f"{found.orphans[0]} is a mask without its picture: put the picture beside it, or remove it"
-        )
+    pairs = []
+    for picture, masks in found.pictures.items():
+        beside = picture.with_name(picture.stem + ENDING)
+        pairs.append((picture, _only(picture, (*masks, beside) if beside in marked else masks)))
+        marked.discard(beside)
+    if alone := sorted([*found.orphans, *marked]):
+        raise InvalidSupport(f"{alone[0]} is a mask without its picture: put the picture beside it, or remove it")
     return pairs
 
 
@@ -86,10 +103,12 @@ def _only(picture: Path, masks: tuple[Path, ...]) -> Path:
     if len(masks) == 1:
         return masks[0]
     if masks:
-        raise InvalidSupport(f"{picture} has several masks ({', '.join(p.name for p in masks)}): keep one")
+        raise InvalidSupport(f"{picture} has several masks or marks ({', '.join(p.name for p in masks)}): keep one")
     if picture.suffix.lower() == ".png":
         raise InvalidSupport(
             f"{picture} has no mask: save one as {picture.stem}.mask.png beside it "
             "(if it is a mask itself, its picture is missing)"
         )
-    raise InvalidSupport(f"{picture} has no mask: save one as {picture.stem}.png beside it")
+    raise InvalidSupport(
+        f"{picture} has no mask: save one as {picture.stem}.png beside it, or marks as {picture.stem}{ENDING}"
+    )

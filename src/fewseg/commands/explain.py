@@ -19,7 +19,7 @@ from fewseg.explain.attention import Point
 from fewseg.explain.figures import FORMATS, attention_figure, features_figure, masks_figure, save_figure
 from fewseg.files import make_folder
 from fewseg.methods import FewShotMethod
-from fewseg.support_folder import read_support, require_apart
+from fewseg.support_folder import is_marks, read_support, require_apart
 
 Kind = Literal["attention", "masks", "features"]
 
@@ -143,6 +143,8 @@ def _support(options: Options) -> tuple[str, list[tuple[Path, Path]]]:
             raise unknown("label of the support folder", label, examples)
         if len(examples) > 1 and not options.label:
             raise InvalidOption(f"{given[0]} has several labels: choose with --label, e.g. --label {label}")
+        if marked := [mask for _, mask in examples[label] if is_marks(mask)]:
+            raise InvalidSupport(f"{marked[0]} holds marks: explaining needs masks, save one as PNG beside the picture")
         return label, examples[label]
     if not given or len(given) % 2:
         raise InvalidSupport(f"{len(given)} support files: give pairs, PICTURE MASK PICTURE MASK ..., or one folder")

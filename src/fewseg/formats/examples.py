@@ -16,6 +16,7 @@ from PIL import Image
 from fewseg.decoding import ImageLike
 from fewseg.errors import FewsegError, InvalidSupport, did_you_mean
 from fewseg.images import open_picture, read_mask
+from fewseg.marks import Mark
 from fewseg.masks import MaskValue
 from fewseg.segmenter import Segmenter
 from fewseg.tiles import Tile, teach_tiled
@@ -34,23 +35,46 @@ class SupportExample:
 
     label: str
     picture: Path | Image.Image
-    load_mask: Callable[[], ImageLike]
-    """Gives what `fewseg.masks.read_mask` reads."""
+    load_mask: Callable[[], ImageLike] | None
+    """Gives what `fewseg.masks.read_mask` reads; None where there are marks only."""
     value: MaskValue | None = None
     """Which value of the mask is the label."""
     mask_file: Path | None = None
     """The mask, where it is a picture of its own: no query, should it lie among them."""
     share: float | None = None
     """Of the picture that the label covers, where the file tells it."""
+    load_marks: Callable[[], tuple[Mark, ...]] | None = None
+    """Gives boxes, points and scribbles for objects without a mask."""
 
     def mask(self) -> NDArray[np.uint8]:
-        """(H, W) of 0 background, 1 label, 255 ignored, for the upright picture; raises `InvalidMask`."""
+        """(H, W) of 0 background, 1 label, 255 ignored, for the upright picture.
+
+        Raises `InvalidMask`, and `InvalidSupport` where there are marks only.
+        """
+        if self.load_mask is None:
+            raise InvalidSupport(f"{self.picture} has marks of {self.label!r}, not a mask: teach a segmenter with it")
         picture = open_picture(self.picture)
         return read_mask(self.load_mask(), value=self.value, size=picture.size, orientation=picture.orientation)
 
     def covered(self) -> float:
-        """The share of the picture that the label covers; reads the mask where nothing else tells."""
+        """The share of the picture that the label covers; reads the mask where nothing else tells.
+
+        1 where there are marks only: nobody knows yet.
+        """
+        if self.share is None and self.load_mask is None:
+            return 1.0
         return self.share if self.share is not None else float((self.mask() == 1).mean())
+
+    def mask_for(self, segmenter: Segmenter) -> tuple[ImageLike, MaskValue | None]:
+        """The mask, and which of its values is the label, as `Segmenter.teach` takes them; marks are outlined."""
+        if self.load_marks is None and self.load_mask is not None:
+            return self.load_mask(), self.value
+        marks = self.load_marks() if self.load_marks is not None else ()
+        outlined = segmenter.outline_marks(self.picture, marks).astype(np.uint8)
+        if self.load_mask is None:
+            return outlined, 1
+        mask = self.mask()
+        return np.where(mask == 1, mask, np.where(outlined == 1, outlined, mask)), 1
 
 
 @dataclass(frozen=True)
@@ -78,7 +102,7 @@ class Supports:
                 log.warning("%d examples of %r: more than a few dozen are slow; choose some with shots", count, label)
         for example in self.examples:
             try:
-                mask, value = example.load_mask(), example.value
+                mask, value = example.mask_for(segmenter)
                 if tile is None:
                     segmenter.teach(example.label, example.picture, mask, value=value)
                 else:

@@ -1,8 +1,9 @@
 """Examples from COCO JSON.
 
 A label is a category; all its annotations in a picture (instances and crowds; polygons and run lengths, compressed or
-not) make one mask. Pictures are looked for by their `file_name`, and by its last part, in the folder given, beside the
-JSON, in `images/` beside it and one folder up.
+not) make one mask. Annotations with a `bbox` and no segmentation are boxes, which `fewseg.weak` outlines. Pictures are
+looked for by their `file_name`, and by its last part, in the folder given, beside the JSON, in `images/` beside it and
+one folder up.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fewseg.errors import InvalidSupport
 from fewseg.formats.examples import SupportExample, Supports, chosen
 from fewseg.formats.raster import check_size, fill_polygons, fill_run_lengths
 from fewseg.images import picture_size
+from fewseg.marks import Mark
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ def read_coco(path: Path, content: Any, images: Path | None, labels: tuple[str, 
         if place not in pictures or category not in names:
             missing = f"picture {place!r}" if place not in pictures else f"category {category!r}"
             raise InvalidSupport(f"{about} is of {missing}, which the file does not list: export it again")
-        if annotation.get("segmentation"):
+        if annotation.get("segmentation") or annotation.get("bbox"):
             groups.setdefault((place, names[category]), []).append(annotation)
     if not groups:
-        raise InvalidSupport(f"{path} has no segmentations (boxes alone are not enough): draw polygons or masks")
+        raise InvalidSupport(f"{path} has neither segmentations nor boxes: draw polygons, masks or boxes")
     # Labels in the order of their categories, pictures in the order of the file.
     order = {label: i for i, label in enumerate(names.values())}
     places = {place: i for i, place in enumerate(pictures)}
@@ -65,11 +67,14 @@ def _examples(
     for (place, label), group in groups.items():
         picture = pictures[place]
         file = find_picture(picture.file_name, path, images)
-        load = partial(_mask, group, picture, file, path)
+        drawn = [a for a in group if a.get("segmentation")]
+        boxes = [a for a in group if not a.get("segmentation")]
+        load = partial(_mask, drawn, picture, file, path) if drawn else None
+        load_marks = partial(_boxes, boxes, path) if boxes else None
         share = None
         if picture.size is not None and all(isinstance(a.get("area"), (int, float)) for a in group):
             share = sum(a["area"] for a in group) / (picture.size[0] * picture.size[1])
-        yield SupportExample(label, file, load, value=1, share=share)
+        yield SupportExample(label, file, load, value=1, share=share, load_marks=load_marks)
 
 
 def _mask(group: list[Any], picture: _Picture, file: Path, path: Path) -> ImageLike:
@@ -86,6 +91,19 @@ def _mask(group: list[Any], picture: _Picture, file: Path, path: Path) -> ImageL
         else:
             raise InvalidSupport(f"{where} has a segmentation that is neither polygons nor run lengths: {shape!r:.60}")
     return mask.astype(np.uint8)
+
+
+def _boxes(group: list[Any], path: Path) -> tuple[Mark, ...]:
+    """Annotations without segmentation as marks; COCO's boxes are x, y, width, height."""
+    marks = []
+    for annotation in group:
+        where, box = f"annotation {annotation.get('id', '?')} of {path}", annotation["bbox"]
+        try:
+            x, y, width, height = (float(v) for v in box)
+            marks.append(Mark.of(box=(x, y, x + width, y + height)))
+        except (TypeError, ValueError, InvalidSupport):
+            raise InvalidSupport(f"{where} has the bbox {box!r:.60}: expected x, y, width, height") from None
+    return tuple(marks)
 
 
 def _picture(entry: Any, path: Path) -> _Picture:

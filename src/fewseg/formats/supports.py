@@ -13,7 +13,8 @@ from fewseg.formats.examples import SupportExample, Supports, chosen
 from fewseg.formats.read_coco import is_coco, read_coco
 from fewseg.formats.read_labelme import is_labelme, read_labelme
 from fewseg.formats.read_voc import is_voc, read_voc
-from fewseg.support_folder import read_support
+from fewseg.marks import read_marks
+from fewseg.support_folder import is_marks, read_support
 
 _LOOKED_FOR: Final = (
     "mask folders (LABEL/name.jpg and LABEL/name.png), COCO JSON, labelme JSON, VOC (JPEGImages/, SegmentationClass/)"
@@ -80,12 +81,14 @@ def _from_mask_folders(root: Path, labels: tuple[str, ...], shots: int) -> Suppo
         pairs = read_support(root)
     except InvalidSupport as error:
         raise InvalidSupport(f"{error} (looked for: {_LOOKED_FOR})") from error
-    found = [
-        SupportExample(label, picture, lambda mask=mask: mask, mask_file=mask)  # type: ignore[misc]
-        for label, group in pairs.items()
-        for picture, mask in group
-    ]
+    found = [_in_folder(label, picture, mask) for label, group in pairs.items() for picture, mask in group]
     return Supports("mask folders", chosen(found, pairs, labels, shots))
+
+
+def _in_folder(label: str, picture: Path, mask: Path) -> SupportExample:
+    if is_marks(mask):
+        return SupportExample(label, picture, None, load_marks=lambda: read_marks(mask))
+    return SupportExample(label, picture, lambda: mask, mask_file=mask)
 
 
 def _from_files(files: Sequence[Path], images: Path | None, labels: tuple[str, ...], shots: int) -> Supports:

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,12 +27,10 @@ from fewseg.segmenter import Segmenter
 from fewseg.server.model import ServedModel
 from fewseg.taught import LabelSupport
 from fewseg.types import QueryFeatures
+from fewseg.weak import maps_seen, region_features
 
 TOKENS: Final = 4
 """Tokens along each side of a picture, for suggestions."""
-
-_REGION_STRIDE: Final = 16
-"""The coarsest map that helps to tell regions apart."""
 
 
 class Sized(Protocol):
@@ -117,22 +115,13 @@ class EngineModel:
     def features(self, pictures: Sequence[PreparedPicture]) -> list[PictureFeatures]:
         """What each picture is in itself, computed together."""
         method, made = self.segmenter.method, []
-        maps: list[Tensor] = []
-
-        def capture(module: Any, inputs: Any, output: Any) -> None:
-            if not maps and isinstance(output, (list, tuple)) and all(isinstance(m, Tensor) for m in output):
-                maps.extend(output)
-
-        handle = method.backbone.register_forward_hook(capture)
-        try:
+        with maps_seen(method.backbone) as maps:
             for index in range(len(self.segmenter.input_sizes)):
                 batch = torch.stack([p.inputs[index] for p in pictures]).to(method.device)
                 for mirrored in (False, True) if self.segmenter.flips else (False,):
                     made.append(method.encode_query(batch.flip(-1) if mirrored else batch))
-        finally:
-            handle.remove()
         inputs = torch.stack([p.inputs[0] for p in pictures])
-        regions, tokens = _regions(maps, inputs), _tokens(maps, inputs)
+        regions, tokens = region_features(maps, inputs), _tokens(maps, inputs)
         return [
             PictureFeatures(
                 tuple(
@@ -172,21 +161,6 @@ def probabilities(coarse: NDArray[np.uint8]) -> Tensor:
 def _joined(parts: Sequence[QueryFeatures]) -> QueryFeatures:
     tensors = {k: torch.cat([p.tensors[k] for p in parts]) for k in parts[0].tensors}
     return QueryFeatures(parts[0].image_size, tensors)
-
-
-def _regions(maps: Sequence[Tensor], inputs: Tensor) -> Tensor:
-    """Unit vectors (B, c, h, w): of each resolution up to `_REGION_STRIDE` the last map, at the size of 1/8."""
-    side = inputs.shape[-1]
-    last = {m.shape[-1]: m for m in maps if m.ndim == 4 and side / _REGION_STRIDE <= m.shape[-1] <= side / 6}
-    if not last:
-        last = {m.shape[-1]: m for m in maps[-1:] if m.ndim == 4}
-    if not last:
-        return F.interpolate(inputs, (max(1, side // 8),) * 2, mode="area").half()
-    size = (max(last),) * 2
-    same = [
-        F.interpolate(F.normalize(m.float(), dim=1), size, mode="bilinear", align_corners=False) for m in last.values()
-    ]
-    return F.normalize(torch.cat(same, 1), dim=1).half().cpu()
 
 
 def _tokens(maps: Sequence[Tensor], inputs: Tensor) -> Tensor:

@@ -233,7 +233,7 @@ def _add_assistance(
 
     @routes.get("/suggestions", response_model=list[SuggestionBody])
     def suggestions(
-        n: Annotated[int, Query(ge=1, le=100)] = 5, by: Literal["uncertainty", "coverage"] = "uncertainty"
+        n: Annotated[int, Query(ge=1, le=100)] = 5, by: Literal["uncertainty", "coverage"] = "coverage"
     ) -> JSONResponse:
         """Pictures to label next, the most useful first."""
         return JSONResponse(view.suggestions(n, by))

@@ -182,7 +182,7 @@ class ProjectView:
 
     # ------------------------------------------------------------------------------------------ suggestions
 
-    def suggestions(self, n: int, by: str = "uncertainty") -> list[dict[str, Any]]:
+    def suggestions(self, n: int, by: str = "coverage") -> list[dict[str, Any]]:
         """`n` pictures to label next; without any example, those that show most of what the folder holds."""
         plan, engine = self.engine.plan, self.engine
         shots = {shot.picture.id for shots in plan.shots.values() for shot in shots}
