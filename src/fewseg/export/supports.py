@@ -1,0 +1,52 @@
+"""What was taught, as a `.npz` that needs numpy alone: for programs that run an exported query graph."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from fewseg.errors import InvalidOption
+from fewseg.export.graphs import joined_tensors
+from fewseg.files import write_bytes
+from fewseg.segmenter import Segmenter
+
+SUPPORTS: Final = "supports.npz"
+"""Usual name of the file."""
+
+
+@torch.no_grad()
+def save_supports(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
+    """Write all labels of a segmenter to a `.npz`, atomically; read it with `numpy.load`, no pickle.
+
+    `labels` are the names, `fingerprint` the model's, `image_size` the side of its input and `presence_threshold` the
+    score from which a label counts as present. The tensors of the first label are `0/NAME`, those of the second
+    `1/NAME` and so on, named as the inputs of `query.onnx` and `join.onnx`: the shots' (1, n, ...), and `joined.*`.
+
+    Raises:
+        InvalidSupport: nothing has been taught. InvalidOption: the segmenter averages flips or sizes, which exported
+            graphs do not. OutputError: the file cannot be written.
+    """
+    segmenter.require_labels()
+    if segmenter.flips or segmenter.scales != (1.0,):
+        raise InvalidOption(
+            f"the segmenter averages (flips {segmenter.flips}, scales {segmenter.scales}), exported graphs do not: "
+            "teach one with flips=False, scales=(1.0,)"
+        )
+    method = segmenter.method
+    arrays: dict[str, Any] = {
+        "labels": np.array(segmenter.labels, dtype=np.str_),
+        "fingerprint": np.array(segmenter.model_fingerprint),
+        "image_size": np.array(method.config.image_size),
+        "presence_threshold": np.array(segmenter.presence_threshold),
+    }
+    for place, support in enumerate(segmenter._supports.values()):
+        (encoded,) = support.sets
+        tensors = {**encoded.tensors, **joined_tensors(method, encoded)}
+        arrays |= {f"{place}/{name}": tensor.float().cpu().numpy() for name, tensor in tensors.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
