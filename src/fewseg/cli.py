@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, str]] = {
     "evaluate": "Score a model on the novel classes of datasets.",
     "ablate": "Run an experiment of the DCAMA paper beside its numbers.",
     "serve": "Label a folder on a page in the browser; an HTTP API.",
+    "export": "Write a model as ONNX or torch.export files, checked.",
     "bench": "Measure speed and memory on this machine.",
     "explain": "Draw what a model attends to, votes for and separates.",
 }

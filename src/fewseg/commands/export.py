@@ -12,6 +12,7 @@ from fewseg.checkpoints import load_method, load_official
 from fewseg.commands.common import progress_bar
 from fewseg.errors import InvalidOption
 from fewseg.export import ExportOptions, ExportReport, export_method, save_supports
+from fewseg.export.run import check_options
 from fewseg.export.supports import SUPPORTS
 from fewseg.export.verify import FLIPPED, TOLERANCE
 from fewseg.export.write import Format
@@ -65,6 +66,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Write, compare, say what was written."""
+    chosen = ExportOptions(options.formats, options.opset, options.query_only, _licence(options), options.verify_shots)
+    check_options(chosen)
     if options.support is None and (options.labels or options.shots):
         raise InvalidOption("--labels and --shots choose among the examples of --support: give it too")
     if options.support is not None:
@@ -72,12 +75,7 @@ def run(options: Options) -> int:
     method = _method(options)
     taught = _taught(options, method)
     with progress_bar("exporting") as advance:
-        report = export_method(
-            method,
-            options.out,
-            ExportOptions(options.formats, options.opset, options.query_only, _licence(options), options.verify_shots),
-            progress=advance,
-        )
+        report = export_method(method, options.out, chosen, progress=advance)
     if taught is not None:
         save_supports(taught, options.out / SUPPORTS)
     _say(options, report, taught)
@@ -85,7 +83,9 @@ def run(options: Options) -> int:
 
 
 def _licence(options: Options) -> str | None:
-    return options.licence or (APACHE if options.checkpoint == "default" else None)
+    if options.licence is None and options.checkpoint == "default":
+        return APACHE
+    return options.licence
 
 
 def _method(options: Options) -> FewShotMethod:

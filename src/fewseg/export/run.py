@@ -83,7 +83,7 @@ def export_method(
             with open shots; a file that does not compute what torch does.
         OutputError: a file cannot be written.
     """
-    _check(options)
+    check_options(options)
     out = make_folder(folder)
     method = _specimen(method)
     graphs = list(method_graphs(method, query_only=options.query_only))
@@ -114,7 +114,8 @@ def export_method(
     return ExportReport(sizes, tuple(differences), about)
 
 
-def _check(options: ExportOptions) -> None:
+def check_options(options: ExportOptions) -> None:
+    """Raise `InvalidOption` for options that mean nothing or need what is not installed."""
     check_formats(options.formats, options.opset)
     if not options.verify_shots or any(not 1 <= n <= 100 for n in options.verify_shots):
         raise InvalidOption(f"verify_shots {options.verify_shots}: give one or more numbers from 1 to 100")

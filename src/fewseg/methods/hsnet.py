@@ -140,6 +140,8 @@ class HSNet(FewShotMethod):
         return [index for scale in self.scales for index in self.compared[scale]]
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
+        if torch.compiler.is_exporting():
+            return self._fused(self._shots_at_once(query, support))
         # One shot after another: memory does not grow with n.
         shots = [self._one_shot(query, {k: t[:, n] for k, t in support.tensors.items()}) for n in range(support.shots)]
         if len(shots) == 1:
@@ -147,7 +149,17 @@ class HSNet(FewShotMethod):
         logits = torch.stack(shots, 1)
         if self.training:
             return logits.mean(1)
+        return self._fused(logits)
+
+    def _fused(self, logits: Tensor) -> Tensor:
         return hsnet_vote(logits) if self.config.fusion == "vote" else mean_probability(logits)
+
+    def _shots_at_once(self, query: QueryFeatures, support: SupportSet) -> Tensor:
+        """Logits (B, n, 2, H, W) of every shot, for graphs in which their number is open: shots as items of a batch."""
+        pairs = (query.batch, support.shots)
+        repeated = {k: t.unsqueeze(1).expand(*pairs, *t.shape[1:]).flatten(0, 1) for k, t in query.tensors.items()}
+        shots = {k: t.expand(*pairs, *t.shape[2:]).flatten(0, 1) for k, t in support.tensors.items()}
+        return self._one_shot(QueryFeatures(query.image_size, repeated), shots).unflatten(0, pairs)
 
     def _one_shot(self, query: QueryFeatures, support: dict[str, Tensor]) -> Tensor:
         """Logits (B, 2, H, W) from the support maps (B or 1, C, h, w) of one shot."""

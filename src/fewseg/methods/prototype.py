@@ -161,7 +161,7 @@ class Prototype(FewShotMethod):
 def _compare(tokens: Tensor, prototypes: Tensor) -> Tensor:
     """Cosines (B, K, h, w) of unit features (B, C, h, w) to prototypes (1 or B, K, C)."""
     unit = F.normalize(prototypes, dim=-1)
-    return torch.einsum("bchw,bkc->bkhw", tokens, unit.expand(len(tokens), -1, -1))
+    return torch.einsum("bchw,bkc->bkhw", tokens, unit.expand(tokens.shape[0], -1, -1))
 
 
 def _projection(channels: int, width: int | None) -> nn.Conv2d:

@@ -23,7 +23,7 @@ from fewseg.backbones.levels import middle_levels
 from fewseg.errors import InvalidOption, unknown
 from fewseg.methods.base import FewShotMethod
 from fewseg.ops.cosine import unit
-from fewseg.ops.prior import cosine_prior
+from fewseg.ops.prior import cosine_prior, cosine_prior_of_shots
 from fewseg.ops.resize import map_size, resize
 from fewseg.ops.window_attention import (
     PROTOTYPE_FLOOR,
@@ -278,6 +278,10 @@ class SCCAN(FewShotMethod):
     def prior(self, query: QueryFeatures, support: SupportSet) -> Tensor:
         """The cosine prior (B, 1, *grid), mean over the shots."""
         deep = query.tensors["deep"]
+        if torch.compiler.is_exporting():  # a loop would fix the number of shots
+            keys, mask = (support.tensors[name][0] for name in ("deep", "mask"))
+            every = cosine_prior_of_shots(deep.flatten(2), keys.flatten(2), mask.flatten(1))
+            return resize(every.unflatten(2, map_size(deep)), self.grid).mean(1, keepdim=True).to(deep.dtype)
         priors = []
         for shot in range(support.shots):
             keys, mask = (support.tensors[name][:, shot] for name in ("deep", "mask"))

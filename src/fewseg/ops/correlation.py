@@ -100,7 +100,7 @@ def convolve_correlation(query: Sequence[Tensor], support: Sequence[Tensor], ker
     kept = [s[..., ::stride, ::stride] for s in support]
     over_support = _parts(query, support, kernel.support_weight, kernel.support_bias, stride, _occupied(support))
     over_query = _parts(kept, query, kernel.query_weight, kernel.query_bias, 1, None)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or torch.compiler.is_exporting():
         out = torch.cat(list(over_support), 1) + torch.cat(list(over_query), 1).transpose(1, 2)
     else:
         out = _sum_in_place(over_support, over_query, hq * wq)
@@ -140,7 +140,8 @@ def _parts(
     """
     size = far[0].shape[-2:]
     columns = [f.flatten(2) if occupied is None else f.flatten(2)[..., occupied] for f in far]
-    batch = max(near[0].shape[0], far[0].shape[0])
+    # An exported graph leaves the batch open, so the number of parts cannot depend on it.
+    batch = 1 if torch.compiler.is_exporting() else max(near[0].shape[0], far[0].shape[0])
     values = max(len(far), weight.shape[0] // stride**2) * size.numel()  # correlations or results, what is more
     count = max(1, CHUNK_VALUES // (batch * values))
     for some in zip(*(n.flatten(2).split(count, -1) for n in near), strict=True):

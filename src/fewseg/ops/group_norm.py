@@ -21,7 +21,8 @@ def group_norm_relu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: f
 
     Moments are taken in float32 at least. Each item of a batch has its own.
     """
-    mean, variance = _moments_for_backward(x, groups) if torch.is_grad_enabled() else _moments(x, groups)
+    whole = torch.is_grad_enabled() or torch.compiler.is_exporting()  # the sums' steps would fix the batch
+    mean, variance = _moments_for_backward(x, groups) if whole else _moments(x, groups)
     width = x.shape[-1] // groups
     scale = (variance + eps).rsqrt().repeat_interleave(width, 1) * weight
     shift = bias - mean.repeat_interleave(width, 1) * scale

@@ -40,6 +40,18 @@ def cosine_prior(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
         return _stretch(torch.stack(priors))
 
 
+def cosine_prior_of_shots(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
+    """The priors with every shot of one support, in plain products, for graphs in which their number is open.
+
+    query (B, C, N), support (n, C, M) and mask (n, M), as in `cosine_prior`, to (B, n, N).
+    """
+    centred = mask.float() - mask.float().mean(1, keepdim=True)
+    values = torch.stack([centred, torch.ones_like(centred)], -1)
+    sums = (query.float().mT.unsqueeze(1) @ support.float()).exp() @ values
+    prior = sums[..., 0] / sums[..., 1]
+    return _stretch(prior.flatten(0, 1)).unflatten(0, prior.shape[:2])
+
+
 def _stretch(values: Tensor) -> Tensor:
     """(B, N) to [0, 1] by each picture's own least and largest value; one that is flat comes to 0."""
     least, largest = values.amin(1, keepdim=True), values.amax(1, keepdim=True)

@@ -108,10 +108,13 @@ def choose_implementation(
 
     `native` and `triton` take float32, bfloat16 and float16, and are chosen only once their results on a small example
     were those of the definition; float64 is `tiled` on CPUs. Inside `torch.compile` and exports it is `streaming`
-    (`tiled` with dropout on CPUs), whose operations compilers know.
+    (`tiled` with dropout on CPUs), whose operations compilers know; in ONNX `reference`, some queries at a time, since
+    runtimes there hold the scores whole and pay for padded values.
     """
     if dropout:
         return "streaming" if device.type == "cuda" else "tiled"
+    if torch.onnx.is_in_onnx_export():
+        return "reference"
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return "streaming"
     exact = dtype == torch.float64
@@ -192,8 +195,18 @@ def _run(name: Implementation, a: Arguments, memory: int | None) -> Tensor:
     return tiled.aggregate(a, None, memory)
 
 
+ONNX_QUERIES = 256
+"""Queries whose scores an ONNX graph holds at once; the number of keys is open there."""
+
+
 def _reference(a: Arguments) -> Tensor:
-    """The definition, scores materialised."""
+    """The definition, scores materialised; in an ONNX graph those of `ONNX_QUERIES` queries at a time."""
+    if torch.onnx.is_in_onnx_export() and a.query.shape[2] > ONNX_QUERIES:
+        return torch.cat([_definition(a._replace(query=q)) for q in a.query.split(ONNX_QUERIES, 2)], 1)
+    return _definition(a)
+
+
+def _definition(a: Arguments) -> Tensor:
     weights = torch.softmax((a.query * a.scale) @ a.key.mT, dim=-1)
     weights = F.dropout(weights, a.dropout, training=a.dropout > 0)
     return (weights @ a.values.to(a.query.dtype).unsqueeze(1)).mean(1)
