@@ -176,9 +176,7 @@ def row(lines: Sequence[dict[str, Any]], pool: str, strategy: str) -> str:
     """A line of the table."""
 
     def over_random(turn: int) -> str:
-        mean, width = gain(
-            lines, lambda line: scores(line, pool, strategy, turn) - scores(line, pool, RANDOM[0], turn)
-        )
+        mean, width = gain(lines, lambda line: scores(line, pool, strategy, turn) - scores(line, pool, RANDOM[0], turn))
         return f"{mean:+.1f} ± {width:.1f}"
 
     level = gain(lines, lambda line: scores(line, pool, strategy, MOST))[0]

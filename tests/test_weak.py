@@ -203,6 +203,7 @@ def test_a_list_marks_several_objects(tmp_path: Path, embedded: FewShotMethod) -
         ({"box": BOX, "points": [[1, 2, 1]]}, "exactly one"),
         ({"box": None}, "exactly one"),
         ({"box": [1, 2, 3]}, "a.weak.json: box"),
+        ({"box": [1, 2, 10**400, 4]}, "4 finite numbers"),
         ({"points": [[900, 2, 1]]}, "support of 'disc': place 900, 2 lies outside"),
     ],
 )

@@ -105,7 +105,7 @@ def _deep(value: Any) -> bool:
 def _numbers(value: Any, count: int, what: str, meaning: str) -> tuple[float, ...]:
     try:
         numbers = () if isinstance(value, (str, bytes)) else tuple(float(v) for v in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = ()
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise InvalidSupport(f"{what} {value!r:.60}: give {count} finite numbers, {meaning}")
@@ -120,7 +120,7 @@ def read_marks(path: Path) -> tuple[Mark, ...]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidSupport(f"{path} cannot be read as JSON ({error}): write {{one of}} {_KINDS}") from error
+        raise InvalidSupport(f"{path} cannot be read as JSON ({error}): write an object with {_KINDS}") from error
     entries = content if isinstance(content, list) else [content]
     marks = []
     for entry in entries:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -13,9 +13,9 @@ from rich.console import Console
 from fewseg.batch import BatchOptions, BatchReport
 from fewseg.bulk import Engine
 from fewseg.commands import segment_parts
+from fewseg.commands.common import make_segmenter
 from fewseg.errors import InvalidImage, InvalidOption
 from fewseg.formats import ExportOptions
-from fewseg.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Options:
 
     The support folder holds one folder a label, each with pictures and their masks side by side: LABEL/name.jpg and
     LABEL/name.png (the mask of a picture name.png is name.mask.png or name_mask.png). A mask is as large as its
-    picture, 0 where the label is not. COCO JSON, labelme JSON and VOC folders are read as well. Run the same command
-    again to resume: finished pictures are skipped.
+    picture, 0 where the label is not; a box, points or a scribble in name.weak.json do instead. COCO JSON,
+    labelme JSON and VOC folders are read as well. Run the same command again to resume: finished pictures are skipped.
     """
 
     query: tuple[Path, ...]
@@ -103,36 +103,17 @@ def run(options: Options) -> int:
     if not options.query:
         raise InvalidOption("no pictures to segment: give files or folders after --query")
     segment_parts.check(options)
-    _batch_options(options).check()
+    batch = BatchOptions(**{field.name: getattr(options, field.name) for field in fields(BatchOptions)})
+    batch.check()
     supports = segment_parts.read_examples(options)  # before the model is loaded: a typing error shows at once
-    segmenter = make_segmenter(options)
+    segmenter = make_segmenter(options, compile=options.compile)
     supports.teach(segmenter, options.tile)
-    batch = _batch_options(options)
     report = segment_parts.segment(segmenter, options, batch, supports)
     segment_parts.export(options.out, options.formats, options)
-    return conclude(report)
+    return _conclude(report)
 
 
-def _batch_options(options: Options) -> BatchOptions:
-    return BatchOptions(**{field.name: getattr(options, field.name) for field in fields(BatchOptions)})
-
-
-def make_segmenter(options: Options) -> Segmenter:
-    """The untaught segmenter that the options describe."""
-    chosen: dict[str, Any] = {
-        "device": options.device,
-        "precision": options.precision,
-        "compile": options.compile,
-        "flips": options.flips,
-        "scales": options.scales,
-        "presence_threshold": options.threshold,
-    }
-    if options.official is None:
-        return Segmenter.from_pretrained(options.checkpoint, **chosen)
-    return Segmenter.from_official(options.checkpoint, options.official, options.method, **chosen)
-
-
-def conclude(report: BatchReport) -> int:
+def _conclude(report: BatchReport) -> int:
     """Say what was done; raise `InvalidImage` with the unreadable files, if any."""
     finished = f"{report.done} segmented, {report.skipped} already finished"
     if report.rate:

@@ -101,7 +101,7 @@ def _boxes(group: list[Any], path: Path) -> tuple[Mark, ...]:
         try:
             x, y, width, height = (float(v) for v in box)
             marks.append(Mark.of(box=(x, y, x + width, y + height)))
-        except (TypeError, ValueError, InvalidSupport):
+        except (TypeError, ValueError, OverflowError, InvalidSupport):
             raise InvalidSupport(f"{where} has the bbox {box!r:.60}: expected x, y, width, height") from None
     return tuple(marks)
 
