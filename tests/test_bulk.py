@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +26,7 @@ from fewseg.bulk.pictures import Loaded, PixelBudget
 from fewseg.bulk.threads import ThreadPlan, ThreadsEngine
 from fewseg.draw import overlay
 from fewseg.errors import InvalidOption
-from fewseg.files import remove_leftovers, replacing
+from fewseg.files import remove_leftovers, replacing, write_bytes
 from fewseg.methods import create_method
 from fewseg.segmenter import Segmenter
 from helpers.colour_method import ColourMethod, blob
@@ -266,3 +270,29 @@ def test_leftovers_of_killed_processes_go(tmp_path: Path) -> None:
     (tmp_path / "a/notes.tmp").touch()
     assert remove_leftovers(tmp_path) == 1
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["c.png", "notes.tmp"]
+
+
+def test_threads_write_one_path_without_meeting(tmp_path: Path) -> None:
+    path, contents = tmp_path / "one.bin", [bytes([number]) * 50_000 for number in range(8)]
+    together = threading.Barrier(len(contents))
+
+    def write(content: bytes) -> None:
+        together.wait()
+        for _ in range(20):
+            write_bytes(path, content)
+            assert path.read_bytes() in contents
+
+    with ThreadPoolExecutor(len(contents)) as threads:
+        list(threads.map(write, contents))
+    assert [file.name for file in tmp_path.iterdir()] == ["one.bin"]
+
+
+def test_leftovers_of_the_living_are_spared_on_demand(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for process in (os.getpid(), ended.pid):
+        (tmp_path / f"a.png.{process}-0123abcd.tmp").touch()
+        (tmp_path / f"b.png.{process}.tmp").touch()
+    assert remove_leftovers(tmp_path, spare_running=True) == 2
+    assert all(str(os.getpid()) in file.name for file in tmp_path.iterdir())
+    assert remove_leftovers(tmp_path) == 2

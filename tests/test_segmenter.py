@@ -164,7 +164,7 @@ def test_flips_average_both_views() -> None:
 def test_scales_use_supports_of_their_size() -> None:
     segmenter = taught("red", scales=(1, 0.5, 1.5))
     assert segmenter.input_sizes == (64, 32, 96)
-    assert [s.image_size for s in segmenter._supports["red"].sets] == [(64, 64), (32, 32), (96, 96)]
+    assert [s.image_size for s in segmenter.supports["red"].sets] == [(64, 64), (32, 32), (96, 96)]
     image, mask = blob("red")
     assert iou(segmenter.segment(image).masks["red"], mask) > 0.85
 
@@ -213,7 +213,7 @@ def test_precision(precision: str) -> None:
     image, mask = blob("red")
     segmenter = Segmenter(ColourMethod(), device="cpu", precision=precision)
     segmenter.teach("red", image, mask)
-    assert segmenter._supports["red"].sets[0].tensors["foreground"].dtype == getattr(torch, precision)
+    assert segmenter.supports["red"].sets[0].tensors["foreground"].dtype == getattr(torch, precision)
     assert iou(segmenter.segment(image).masks["red"], mask) > 0.85
 
 
@@ -232,6 +232,22 @@ def test_more_shots_any_time_and_lists() -> None:
     np.testing.assert_array_equal(
         other.segment(image).probabilities["red"], segmenter.segment(image).probabilities["red"]
     )
+
+
+def test_a_view_shares_the_model_and_nothing_that_was_taught() -> None:
+    segmenter = taught("red")
+    view = segmenter.view()
+    assert view.method is segmenter.method
+    assert view.labels == ()
+    view.teach("blue", *blob("blue", place=0.3))
+    assert (segmenter.labels, view.labels) == (("red",), ("blue",))
+    both = segmenter.view({**segmenter.supports, **view.supports})
+    image = blob("red", place=0.4)[0]
+    np.testing.assert_array_equal(
+        both.segment(image).probabilities["red"], segmenter.segment(image).probabilities["red"]
+    )
+    with pytest.raises(TypeError):
+        segmenter.supports["green"] = both.supports["blue"]  # type: ignore[index]
 
 
 def test_chosen_value() -> None:

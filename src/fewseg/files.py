@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,18 +12,19 @@ from typing import Final
 
 from fewseg.errors import OutputError
 
-_TEMPORARY: Final = re.compile(r"\.[0-9]+\.tmp$")
-"""Ends the names that `replacing` gives."""
+_TEMPORARY: Final = re.compile(r"\.([0-9]+)(-[0-9a-f]{8})?\.tmp$")
+"""Ends the names that `replacing` gives: the number of the process, and one of the call (older versions had none)."""
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well.
 
-    Raises `OutputError` where it cannot be written; an older file then stays as it was.
+    Threads, processes and machines may write the same path at the same time: the last to end well stays. Raises
+    `OutputError` where it cannot be written; an older file then stays as it was.
     """
     target = Path(path)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f"{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         os.replace(temporary, target)
@@ -45,19 +47,31 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+def remove_leftovers(folder: str | os.PathLike[str], *, spare_running: bool = False) -> int:
     """Remove the temporary files that processes left below a folder when they were killed.
 
-    Nobody else may be writing there. Returns how many; those that cannot be removed stay.
+    Nobody else may be writing there; with `spare_running`, other processes of this machine may. Returns how many;
+    those that cannot be removed stay.
     """
     removed = 0
     for root, _, files in os.walk(folder):
         for name in files:
-            if _TEMPORARY.search(name):
+            found = _TEMPORARY.search(name)
+            if found and not (spare_running and _is_running(int(found[1]))):
                 with suppress(OSError):
                     os.unlink(os.path.join(root, name))
                     removed += 1
     return removed
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,11 @@ class Segmenter:
         """What has been taught, in order of teaching."""
         return tuple(self._supports)
 
+    @property
+    def supports(self) -> Mapping[str, LabelSupport]:
+        """The encoded examples of every label, in order of teaching; they are values, this is for reading."""
+        return MappingProxyType(self._supports)
+
     def shots(self, label: str) -> int:
         """How many examples `label` has; 0 if it was never taught."""
         return self._supports[label].shots if label in self._supports else 0
@@ -145,7 +151,9 @@ class Segmenter:
             image: anything `fewseg.images.read_image` reads.
             mask: the label's mask at the picture's size: 0/255, 0/1, bool, or with `value`.
             value: which index, or RGB colour, of the mask is the label.
-            box, points, scribble: instead of a mask, for one picture; see `outline`.
+            box: instead of a mask, for one picture, as in `outline`.
+            points: likewise.
+            scribble: likewise.
 
         Raises:
             InvalidImage, InvalidMask, InvalidSupport, InvalidOption: what is wrong with which file; nothing has been
@@ -306,15 +314,23 @@ class Segmenter:
 
     # ------------------------------------------------------------------------------------------------- keeping
 
+    def view(self, supports: Mapping[str, LabelSupport] | None = None) -> Segmenter:
+        """Another segmenter over the same weights, in no more memory, that knows only `supports`.
+
+        Those are `supports` of a segmenter with the same model and input sizes; None for an untaught one.
+        """
+        other = copy.copy(self)
+        other._supports = dict(supports or {})
+        return other
+
     def on(self, device: str | torch.device) -> Segmenter:
         """A copy on another device, with all that was taught: the same results up to rounding, the same fingerprint.
 
         Raises `InvalidOption` for a device that is not there.
         """
-        other = copy.copy(self)
-        other._device = choose_device(device)
-        other.method = copy.deepcopy(self.method).to(other._device)
-        other._supports = {k: s.to(other._device, self.method.dtype) for k, s in self._supports.items()}
+        where = choose_device(device)
+        other = self.view({k: s.to(where, self.method.dtype) for k, s in self._supports.items()})
+        other._device, other.method = where, copy.deepcopy(self.method).to(where)
         return other
 
     @property

@@ -26,7 +26,6 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from fewseg import Segmenter
 from fewseg.server.app import create_app
-from fewseg.server.model import shared
 from helpers.colour_method import COLOURS, ColourMethod
 
 CHROMIUM = shutil.which("chromium")
@@ -72,7 +71,7 @@ class PageServer:
         self.server: uvicorn.Server | None = None
 
     def start(self) -> None:
-        app = create_app(shared(self.segmenter()), folder=self.folder)
+        app = create_app(self.segmenter(), folder=self.folder)
         config = uvicorn.Config(
             app, host="127.0.0.1", port=self.port, log_level="critical", timeout_graceful_shutdown=0, lifespan="on"
         )

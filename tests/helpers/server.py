@@ -19,7 +19,6 @@ from PIL import Image
 from fewseg.segmenter import Segmenter
 from fewseg.server.app import create_app
 from fewseg.server.limits import Limits
-from fewseg.server.model import shared
 from helpers.colour_method import ColourMethod
 
 SESSIONS = "/api/v1/sessions"
@@ -27,7 +26,7 @@ SESSIONS = "/api/v1/sessions"
 
 def app(**options: Any) -> FastAPI:
     """Over a method that needs no time."""
-    return create_app(shared(Segmenter(ColourMethod(), device="cpu")), **options)
+    return create_app(Segmenter(ColourMethod(), device="cpu"), **options)
 
 
 def client(limits: Limits | None = None, **options: Any) -> TestClient:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from fewseg.segmenter import Segmenter
 
 ProgressCallback = Callable[[int, int, str], None]
 """Called with how much is done, of how much, and a word on what was done last."""
@@ -53,3 +56,39 @@ def progress_bar(title: str, rate: str = "") -> Iterator[ProgressCallback]:
             bar.update(task, completed=done, total=total, last=last)
 
         yield advance
+
+
+class ModelOptions(Protocol):
+    """The options by which a command chooses its segmenter."""
+
+    @property
+    def checkpoint(self) -> str: ...
+    @property
+    def official(self) -> str | None: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def flips(self) -> bool: ...
+    @property
+    def scales(self) -> tuple[float, ...]: ...
+    @property
+    def threshold(self) -> float | None: ...
+
+
+def make_segmenter(options: ModelOptions, *, compile: bool = False) -> Segmenter:
+    """The untaught segmenter that the options describe."""
+    chosen: dict[str, Any] = {
+        "device": options.device,
+        "precision": options.precision,
+        "flips": options.flips,
+        "scales": options.scales,
+        "presence_threshold": options.threshold,
+        "compile": compile,
+    }
+    if options.official is None:
+        return Segmenter.from_pretrained(options.checkpoint, **chosen)
+    return Segmenter.from_official(options.checkpoint, options.official, options.method, **chosen)

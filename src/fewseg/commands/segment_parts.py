@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fewseg.batch import BatchOptions, BatchReport, segment_files
-from fewseg.commands.common import progress_bar
+from fewseg.commands.common import ProgressCallback, progress_bar
 from fewseg.errors import InvalidOption
 from fewseg.formats import SupportExample, Supports, check_formats, read_supports, write_results
 from fewseg.large import segment_files_tiled
@@ -40,8 +40,6 @@ def check(options: Options) -> None:
         raise InvalidOption(f"--engine {options.engine} takes neither videos nor --tile: leave it out")
     if options.every < 1 or (options.every > 1 and not clips):
         raise InvalidOption(f"--every {options.every}: give 1 or more, for a video")
-    if options.engine != "threads" and (clips or options.tile is not None):
-        raise InvalidOption(f"the {options.engine} engine segments whole pictures: leave out --tile and videos")
     check_formats(options.formats)
     if options.tile is not None:
         TileOptions(options.tile, options.overlap)
@@ -98,7 +96,7 @@ def segment(segmenter: Segmenter, options: Options, batch: BatchOptions, support
         )
 
 
-def _videos(segmenter: Segmenter, options: Options, advance: object) -> BatchReport:
+def _videos(segmenter: Segmenter, options: Options, advance: ProgressCallback) -> BatchReport:
     total: BatchReport | None = None
     for clip in options.query:
         open_clip(clip)  # all of them before the first is segmented
@@ -112,7 +110,7 @@ def _videos(segmenter: Segmenter, options: Options, advance: object) -> BatchRep
             overwrite=options.overwrite,
             batch_size=options.batch_size,
             save_frames=bool(_NEED_PICTURES & set(options.formats)),
-            progress=advance,  # type: ignore[arg-type]
+            progress=advance,
         )
         if total is not None:
             report.done += total.done

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
+from fewseg.commands.common import make_segmenter
 from fewseg.errors import InvalidImage, InvalidOption
-from fewseg.segmenter import Segmenter
 from fewseg.server.limits import Limits
 
 if TYPE_CHECKING:
@@ -151,12 +151,11 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 def _app(options: Options, token: str | None) -> Any:
     from fewseg.server.app import create_app
-    from fewseg.server.model import shared
     from fewseg.server.task_pictures import PictureSources
 
     key = os.environ.get("LABEL_STUDIO_API_KEY")
     return create_app(
-        shared(_segmenter(options)),
+        make_segmenter(options),
         folder=options.folder,
         token=token,
         limits=options.limits,
@@ -164,20 +163,6 @@ def _app(options: Options, token: str | None) -> Any:
         sources=PictureSources(options.label_studio_url, options.picture_hosts, key),
         label_studio_folder=options.label_studio_folder,
     )
-
-
-def _segmenter(options: Options) -> Segmenter:
-    """The untaught segmenter that the options describe."""
-    chosen: dict[str, Any] = {
-        "device": options.device,
-        "precision": options.precision,
-        "flips": options.flips,
-        "scales": options.scales,
-        "presence_threshold": options.threshold,
-    }
-    if options.official is None:
-        return Segmenter.from_pretrained(options.checkpoint, **chosen)
-    return Segmenter.from_official(options.checkpoint, options.official, options.method, **chosen)
 
 
 def _server(app: Any, options: Options) -> uvicorn.Server:

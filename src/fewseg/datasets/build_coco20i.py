@@ -24,13 +24,12 @@ from fewseg.datasets.prepare import (
     require,
     save_mask,
     sound,
-    sweep,
     unpack,
     unpacking_marker,
 )
 from fewseg.datasets.published import FOLDERS, find_file, read_pickle
 from fewseg.errors import FewsegError, InvalidDataset, InvalidImage, InvalidMask
-from fewseg.files import make_folder
+from fewseg.files import make_folder, remove_leftovers
 
 LOG = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ def build(root: Path, lists: Path | None, workers: int, whole: bool, progress: P
     for part, split in SPLITS.items():
         progress(0, 0, f"reading the annotations of {split}")
         classes, pictures = _read_annotations(root / "annotations" / f"instances_{split}.json", split)
-        sweep(make_folder(root / MASKS / split))
+        remove_leftovers(make_folder(root / MASKS / split), spare_running=True)
         work = functools.partial(_prepare, root, whole)
         parts[part] = dict(sound(in_processes(work, pictures, workers, progress, f"masks of {split}")))
     for key, (path, pairs) in published.items():

@@ -24,13 +24,12 @@ from fewseg.datasets.prepare import (
     require,
     save_mask,
     sound,
-    sweep,
     unpack,
     unpacking_marker,
 )
 from fewseg.datasets.published import FOLDERS, PascalList, find_file, read_lines, read_pascal
 from fewseg.errors import FewsegError, InvalidDataset, InvalidMask
-from fewseg.files import make_folder, write_bytes
+from fewseg.files import make_folder, remove_leftovers, write_bytes
 
 LOG = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ def build(root: Path, lists: Path | None, workers: int, whole: bool, progress: P
     published = _published(lists or root, given=lists is not None)
     names = {"train": _training(folders), "test": _ids(folders.voc / "ImageSets/Segmentation/val.txt")}
     make_folder(folders.voc / AUGMENTED)
-    sweep(folders.voc / AUGMENTED)
+    remove_leftovers(folders.voc / AUGMENTED, spare_running=True)
     everything = [*names["train"], *names["test"]]
     found = in_processes(functools.partial(_prepare, folders), everything, workers, progress, "masks")
     areas = dict(sound(found))

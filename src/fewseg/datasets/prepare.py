@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import re
 import signal
 import tarfile
 import threading
@@ -186,24 +185,6 @@ def areas_of(values: NDArray[np.uint8]) -> dict[int, int]:
     """Class ids (value - 1) with their number of pixels; background and 255 left out."""
     counts = np.bincount(values.reshape(-1), minlength=256)
     return {int(v) - 1: int(counts[v]) for v in counts.nonzero()[0] if 0 < v < IGNORE}
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed processes were writing."""
-    for path in folder.glob("*.tmp"):
-        number = re.search(r"\.(\d+)\.tmp$", path.name)
-        if number and not _alive(int(number[1])):
-            path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def in_processes(

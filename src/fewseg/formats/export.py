@@ -45,8 +45,8 @@ def export_masks(
 
     Raises:
         InvalidOption: an unknown format, or two pictures of one name. InvalidMask: a mask that is not of its picture's
-        size. InvalidImage: a picture that an overlay, a sheet or a copy needs is missing. OutputError: a file cannot
-        be written.
+            size. InvalidImage: a picture that an overlay, a sheet or a copy needs is missing. OutputError: a file
+            cannot be written.
     """
     chosen = check_formats(tuple(formats))
     options = options or ExportOptions()

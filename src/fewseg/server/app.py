@@ -19,7 +19,7 @@ from fewseg.server import label_studio, problems, session_routes
 from fewseg.server.guard import Guard
 from fewseg.server.label_studio import LabelStudio
 from fewseg.server.limits import Limits
-from fewseg.server.model import SegmenterFactory, ServedModel
+from fewseg.server.model import ServedModel
 from fewseg.server.schemas import Info
 from fewseg.server.sessions import Sessions
 from fewseg.server.task_pictures import PictureSources
@@ -33,7 +33,7 @@ TIFF, GIF, PPM or JPEG 2000, and are turned upright by their EXIF orientation.""
 
 
 def create_app(
-    segmenter_factory: SegmenterFactory,
+    segmenter: Segmenter,
     *,
     folder: Path | None = None,
     token: str | None = None,
@@ -45,7 +45,7 @@ def create_app(
     """The app.
 
     Args:
-        segmenter_factory: makes untaught segmenters; `fewseg.server.model.shared` makes such a factory.
+        segmenter: its model is served, to any number of sessions and in no more memory; what it was taught is not.
         folder: pictures to label on the page; without one there is only the API.
         token: what clients must bring; none is needed if not given.
         limits: how much clients get.
@@ -54,7 +54,7 @@ def create_app(
         label_studio_folder: where to keep what Label Studio's annotations taught; in memory only if not given.
     """
     limits = limits or Limits()
-    model, gate, sessions = ServedModel(segmenter_factory()), Gate(limits), Sessions(limits)
+    model, gate, sessions = ServedModel(segmenter), Gate(limits), Sessions(limits)
     closing: list[Callable[[], None]] = [gate.close]
 
     @asynccontextmanager

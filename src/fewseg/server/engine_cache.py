@@ -60,7 +60,7 @@ class ResultCache:
 
     def __init__(self, folder: Path, *, memory: int = MEMORY, disk: int = DISK) -> None:
         self.folder, self.disk = folder, disk
-        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
         self._found: dict[str, Found] = {}
         self._maps: Recent[NDArray[np.uint8]] = Recent(memory)
         self._written = 0
@@ -153,9 +153,8 @@ class ResultCache:
     def _write(self, name: str, content: bytes) -> None:
         path = self._path(name)
         try:
-            with self._writing:  # two threads may make the same file
-                make_folder(path.parent)
-                write_bytes(path, content)
+            make_folder(path.parent)
+            write_bytes(path, content)
         except OutputError as error:
             log.warning("not kept on the disk: %s", error)
             return

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -17,16 +16,8 @@ from fewseg.masks import MaskValue
 from fewseg.segmenter import Segmenter
 from fewseg.taught import LabelSupport
 
-SegmenterFactory = Callable[[], Segmenter]
-"""Makes segmenters that were taught nothing."""
-
 Supports = Mapping[str, LabelSupport]
 """What was taught: labels to their encoded examples. A value: it is replaced, never changed."""
-
-
-def shared(segmenter: Segmenter) -> SegmenterFactory:
-    """Untaught segmenters over the same weights as `segmenter`, in no more memory."""
-    return ServedModel(segmenter).segmenter
 
 
 class ServedModel:
@@ -37,9 +28,7 @@ class ServedModel:
 
     def segmenter(self, supports: Supports | None = None) -> Segmenter:
         """A segmenter of its own, over the same weights, that knows `supports`."""
-        view = copy.copy(self._base)
-        view._supports = dict(supports or {})
-        return view
+        return self._base.view(supports)
 
     @property
     def name(self) -> str:
@@ -62,7 +51,7 @@ class ServedModel:
         """One example; raises as `Segmenter.teach` does."""
         view = self.segmenter()
         view.teach(label, image, mask, value=value)
-        return view._supports[label]
+        return view.supports[label]
 
     def save(self, supports: Supports, path: str | os.PathLike[str]) -> None:
         """Write what `Segmenter.load` reads."""

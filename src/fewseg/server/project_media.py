@@ -58,7 +58,7 @@ def received_mask(body: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
     Raises `InvalidMask` for anything else than a picture of `size`, (width, height); nothing larger is decoded.
     """
     try:
-        image = Image.open(io.BytesIO(body), formats=("PNG",))
+        image: Image.Image = Image.open(io.BytesIO(body), formats=("PNG",))
         if image.size == size:
             image.load()
     except Exception as error:  # Pillow's readers raise anything on damaged files
