@@ -263,6 +263,17 @@ def test_find_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_results_are_no_pictures_to_segment(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos", "a.png", "begun/labels/a.png", "mine/b.png")
+    run(segmenter(), photos / "a.png", photos / "earlier")
+    (photos / "begun" / "journal.jsonl").touch()
+    (photos / "mine" / "results.json").write_text("{}")
+    assert find_pictures([photos], photos / "now") == [photos / "a.png", photos / "mine" / "b.png"]
+    assert find_pictures([photos / "earlier" / "labels"], photos / "now") == [photos / "earlier" / "labels" / "a.png"]
+    with pytest.raises(InvalidOption, match=r"photos is the output folder, too: choose another, as .*found"):
+        find_pictures([photos], tmp_path / "mine" / ".." / "photos")
+
+
 def test_nothing_to_segment(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidImage, match="holds no pictures"):

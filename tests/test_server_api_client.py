@@ -81,6 +81,8 @@ def test_what_goes_wrong_is_one_line(address: str, tmp_path: Path) -> None:
             session.segment(tmp_path / "none.png")
         with pytest.raises(InvalidImage, match="is no picture"):
             session.segment(np.zeros((3, 3, 3), np.complex64))
+        with pytest.raises(InvalidImage, match="a float is no picture"):
+            session.segment(0.5)  # type: ignore[arg-type]
 
 
 def test_many_clients_at_once_lose_nothing(address: str) -> None:

@@ -217,6 +217,8 @@ def _bytes(file: Sendable) -> tuple[str, bytes]:
         except OSError as error:
             raise InvalidImage(f"{os.fspath(file)} cannot be read ({error.strerror}): check the path") from error
     picture = _picture(file) if isinstance(file, np.ndarray) else file
+    if not isinstance(picture, Image.Image):
+        raise InvalidImage(f"a {type(file).__name__} is no picture: give a path, bytes, a Pillow image or an array")
     buffer = io.BytesIO()
     try:
         picture.save(buffer, "PNG")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fewseg.errors import InvalidImage
+from fewseg.errors import InvalidImage, InvalidOption
 from fewseg.images import SUFFIXES
 
 
@@ -15,9 +15,9 @@ def find_pictures(
 ) -> list[Path]:
     """The files named and those in the folders named, absolute, sorted within a folder, each once.
 
-    Hidden files, the output folder and `masks` are left out; files named directly are kept whatever their ending, and
-    even if they do not exist, to be reported with the others that cannot be read. Raises `InvalidImage` for a folder
-    without pictures.
+    Hidden files, the output folder, results of other runs below a folder and `masks` are left out; files named directly
+    are kept whatever their ending, and even if they do not exist, to be reported with the others that cannot be read.
+    Raises `InvalidImage` for a folder without pictures, `InvalidOption` where it is the output folder itself.
     """
     found: dict[str, Path] = {}
     skipped = {os.path.realpath(mask) for mask in masks}
@@ -25,6 +25,8 @@ def find_pictures(
         path = Path(os.path.abspath(query))
         files = [path]
         if path.is_dir():
+            if path.resolve() == Path(out).resolve():  # the next run would take masks and overlays for pictures
+                raise InvalidOption(f"{query} is the output folder, too: choose another, as {Path(query, 'found')}")
             files = [f for f in _pictures_below(path, Path(out).resolve()) if os.path.realpath(f) not in skipped]
         if not files:
             raise InvalidImage(
@@ -39,7 +41,17 @@ def find_pictures(
 
 def _pictures_below(folder: Path, out: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and Path(root, f).resolve() != out)
+        here = (Path(root, f) for f in sorted(folders) if not f.startswith("."))
+        folders[:] = [f.name for f in here if f.resolve() != out and not _holds_results(f)]
         for name in sorted(files):
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
                 yield Path(root, name)
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether a run wrote its masks and overlays into a folder, or began to: they are no pictures to segment."""
+    try:
+        with (folder / "results.json").open("rb") as file:
+            return b'"fewseg.results.' in file.read(200)
+    except OSError:
+        return (folder / "journal.jsonl").is_file() and (folder / "labels").is_dir()
