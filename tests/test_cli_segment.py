@@ -210,7 +210,7 @@ def test_full_disk(support: Path, photos: Path, checkpoint: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if line.startswith("fewseg: error: cannot write")]
     assert len(lines) == 1
     assert not list((support.parent / "out").rglob("*.tmp"))
-    assert process(arguments(support, photos, checkpoint)).returncode == 0
+    assert cli.main(arguments(support, photos, checkpoint)) == 0
 
 
 @pytest.mark.slow
