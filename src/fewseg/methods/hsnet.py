@@ -140,7 +140,7 @@ class HSNet(FewShotMethod):
         return [index for scale in self.scales for index in self.compared[scale]]
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
-        if torch.compiler.is_exporting():
+        if not isinstance(support.shots, int):  # a graph in which it is open: a loop would fix it
             return self._fused(self._shots_at_once(query, support))
         # One shot after another: memory does not grow with n.
         shots = [self._one_shot(query, {k: t[:, n] for k, t in support.tensors.items()}) for n in range(support.shots)]
