@@ -15,6 +15,7 @@ from fewseg import batch_outputs
 from fewseg.batch import BatchOptions, BatchReport, find_pictures, segment_files
 from fewseg.bulk import pictures as work
 from fewseg.errors import FewsegError, InvalidImage, InvalidMask, InvalidOption, InvalidSupport, OutputError
+from fewseg.formats import write_results
 from fewseg.images import picture_size
 from fewseg.segmenter import Segmenter
 from fewseg.support_folder import read_support, require_apart, teach_all
@@ -272,6 +273,14 @@ def test_results_are_no_pictures_to_segment(tmp_path: Path) -> None:
     assert find_pictures([photos / "earlier" / "labels"], photos / "now") == [photos / "earlier" / "labels" / "a.png"]
     with pytest.raises(InvalidOption, match=r"photos is the output folder, too: choose another, as .*found"):
         find_pictures([photos], tmp_path / "mine" / ".." / "photos")
+
+
+def test_a_damaged_mask_of_ours_is_segmented_again(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos", "a.png")
+    run(segmenter(), photos, tmp_path / "out")
+    (tmp_path / "out" / "masks" / "red" / "a.png").write_bytes(b"cut")
+    with pytest.raises(InvalidMask, match=r"red/a\.png .*: segment again with --overwrite$"):
+        write_results(tmp_path / "out", ["coco"])
 
 
 def test_nothing_to_segment(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_bad_training_options(
     [
         (["--data", "nowhere"], "no folder nowhere"),
         (["--data", "synthetic", "--checkpoint", "nothing.safetensors"], "no checkpoint nothing.safetensors"),
-        (["--data", "synthetic", "--shots", "30"], "no novel class has 31 usable pictures"),
+        (["--data", "synthetic", "--shots", "30"], "no novel class has 31 usable pictures: add some"),
         (["--data", "synthetic", "--shots", "0"], "shots 0"),
         (["--data", "synthetic", "--method", "dcma"], "did you mean 'dcama'"),
         (["--data", "synthetic", "--options", "heads=4"], "leave out --options, or give --method"),

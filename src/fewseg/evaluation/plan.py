@@ -152,7 +152,7 @@ def _class_by_class(target: Target, shots: int, most: int, per_class: int, seed:
     episodes = draw_test_episodes(target.dataset, target.novel, shots, per_class, seed, min_images=least)
     if not episodes:
         raise InvalidDataset(
-            f"{target.dataset.name}: no novel class has {least} usable pictures: lower --min-area or --shots"
+            f"{target.dataset.name}: no novel class has {least} usable pictures: add some, lower --min-area or --shots"
         )
     return episodes
 

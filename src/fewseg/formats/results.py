@@ -76,6 +76,9 @@ def _records(root: Path, pictures: Sequence[dict[str, Any]]) -> Iterator[MaskRec
 
 
 def _mask(path: Path) -> np.ndarray:
-    with decoding.open_file(path, "mask", InvalidMask) as image:
-        decoded: Image.Image = decoding.decode(image, str(path), InvalidMask)
-        return np.asarray(decoded) > 0
+    try:
+        with decoding.open_file(path, "mask", InvalidMask) as image:
+            decoded: Image.Image = decoding.decode(image, str(path), InvalidMask)
+            return np.asarray(decoded) > 0
+    except InvalidMask as error:  # its remedy is for files of others, and this one is ours
+        raise InvalidMask(f"{str(error).rpartition(': ')[0] or error}: segment again with --overwrite") from error
