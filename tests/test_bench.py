@@ -209,7 +209,8 @@ def test_peak_counts_what_a_call_adds() -> None:
     def work() -> None:
         torch.ones(2**23).sum()  # 32 MiB
 
-    assert 32 <= peak_bytes(work, CPU) / 2**20 < 36
+    # Linux counts resident pages in batches of a few dozen for each processor, so a little may be missing.
+    assert 31 <= peak_bytes(work, CPU) / 2**20 < 36
 
 
 def test_peak_in_a_process_of_its_own() -> None:
