@@ -43,7 +43,7 @@ def save_supports(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
         "image_size": np.array(method.config.image_size),
         "presence_threshold": np.array(segmenter.presence_threshold),
     }
-    for place, support in enumerate(segmenter._supports.values()):
+    for place, support in enumerate(segmenter.supports.values()):
         (encoded,) = support.sets
         tensors = {**encoded.tensors, **joined_tensors(method, encoded)}
         arrays |= {f"{place}/{name}": tensor.float().cpu().numpy() for name, tensor in tensors.items()}
