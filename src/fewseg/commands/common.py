@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from fewseg.checkpoints import load_method, load_official
+from fewseg.methods import FewShotMethod
 from fewseg.segmenter import Segmenter
 
 ProgressCallback = Callable[[int, int, str], None]
@@ -92,3 +94,13 @@ def make_segmenter(options: ModelOptions, *, compile: bool = False) -> Segmenter
     if options.official is None:
         return Segmenter.from_pretrained(options.checkpoint, **chosen)
     return Segmenter.from_official(options.checkpoint, options.official, options.method, **chosen)
+
+
+def load_model(
+    checkpoint: str, official: str | None, method: str, image_size: int | None, **choices: Any
+) -> FewShotMethod:
+    """A checkpoint of ours or, with `official` its backbone, the authors' release of `method`; its own size if None."""
+    if official is None:
+        return load_method(checkpoint, image_size=image_size)
+    size = {} if image_size is None else {"image_size": image_size}
+    return load_official(checkpoint, method, official, **size, **choices)

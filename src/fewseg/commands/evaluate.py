@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from fewseg.checkpoints import fingerprint, load_method, load_official
-from fewseg.commands.common import ProgressCallback, progress_bar
+from fewseg.checkpoints import fingerprint
+from fewseg.commands.common import ProgressCallback, load_model, progress_bar
 from fewseg.commands.evaluation_sheets import draw_sheets
 from fewseg.devices import choose_dtype
 from fewseg.episodes.draw import save_episodes
@@ -171,14 +171,13 @@ def _protocol(options: Options) -> Protocol:
 
 
 def _method(options: Options) -> FewShotMethod:
-    size: dict[str, Any] = {} if options.image_size is None else {"image_size": options.image_size}
-    if options.official is not None:
-        given = method_options(options.method or "dcama", options.options)
-        method = load_official(options.checkpoint, options.method or "dcama", options.official, **size, **given)
-    elif options.method is None:
-        method = load_method(options.checkpoint, image_size=options.image_size)
+    if options.official is not None or options.method is None:
+        name = options.method or "dcama"
+        given = {} if options.official is None else method_options(name, options.options)
+        method = load_model(options.checkpoint, options.official, name, options.image_size, **given)
     else:
         weights = options.backbone_weights
+        size: dict[str, Any] = {} if options.image_size is None else {"image_size": options.image_size}
         method = create_method(
             options.method,
             backbone=options.backbone,

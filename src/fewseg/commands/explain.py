@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from fewseg.checkpoints import load_method, load_official
+from fewseg.commands.common import load_model
 from fewseg.devices import choose_device
 from fewseg.episodes.draw import load_episodes
 from fewseg.episodes.sources import open_source
@@ -166,11 +166,7 @@ def _point(text: str, case: Case) -> Point:
 
 
 def _method(options: Options) -> FewShotMethod:
-    size: dict[str, Any] = {} if options.image_size is None else {"image_size": options.image_size}
-    if options.official is not None:
-        method = load_official(options.checkpoint, options.method, options.official, **size)
-    else:
-        method = load_method(options.checkpoint, **size)
+    method = load_model(options.checkpoint, options.official, options.method, options.image_size)
     return method.to(choose_device(options.device)).eval()
 
 

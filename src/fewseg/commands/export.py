@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from fewseg.checkpoints import load_method, load_official
-from fewseg.commands.common import progress_bar
+from fewseg.commands.common import load_model, progress_bar
 from fewseg.errors import InvalidOption
 from fewseg.export import ExportOptions, ExportReport, export_method, save_supports
 from fewseg.export.run import check_options
@@ -72,7 +71,7 @@ def run(options: Options) -> int:
         raise InvalidOption("--labels and --shots choose among the examples of --support: give it too")
     if options.support is not None:
         require_apart(options.support, options.out)
-    method = _method(options)
+    method = load_model(options.checkpoint, options.official, options.method, options.image_size)
     taught = _taught(options, method)
     with progress_bar("exporting") as advance:
         report = export_method(method, options.out, chosen, progress=advance)
@@ -86,13 +85,6 @@ def _licence(options: Options) -> str | None:
     if options.licence is None and options.checkpoint == "default":
         return APACHE
     return options.licence
-
-
-def _method(options: Options) -> FewShotMethod:
-    size: dict[str, Any] = {} if options.image_size is None else {"image_size": options.image_size}
-    if options.official is not None:
-        return load_official(options.checkpoint, options.method, options.official, **size)
-    return load_method(options.checkpoint, **size)
 
 
 def _taught(options: Options, method: FewShotMethod) -> Segmenter | None:
