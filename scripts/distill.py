@@ -1,11 +1,13 @@
 """Step 1 of the embedded default: teach a randomly initialised TinyNet the features of an ImageNet MobileNetV2.
 
-    python scripts/distill.py DATA WEIGHTS runs/default/tiny.pt [--steps 4500]
+    python scripts/distill.py DATA WEIGHTS runs/default/tiny.pt
 
 DATA holds `unlabelled/`, `coco_mini/` and `caltech101_24/`; WEIGHTS holds `mobilenetv2_100.safetensors`. No mask is
-learnt from; they are looked at to leave pictures of the novel classes out of the two labelled folders (`unlabelled/`
-is used whole). The file OUT is the checkpoint: a killed run goes on from it. In the end the adapters are dropped, batch
-norm is folded, and the backbone is written beside it as `.safetensors`, for `--backbone-weights`.
+learnt from; they are looked at to leave pictures out: all of the novel classes of Caltech, and of COCO those that hold
+novel classes but no base class. Three phases, each a row of `PHASES`: the first blocks on small crops; every later
+block apart, on the teacher's own maps; then all but the first blocks together, on their own maps. The file OUT is the
+checkpoint: a killed run goes on from it. In the end batch norm is folded, and the backbone is written beside it as
+`.safetensors`, for `--backbone-weights`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import logging
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,53 +29,99 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewseg.backbones.tiny import TinyNet
-from split import NOVEL_CALTECH  # the script beside this one
+from fewseg.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from fewseg.backbones.tiny import InvertedResidual, TinyNet
+from fewseg.episodes.sources import open_source
+from split import MIN_AREA, NOVEL_CALTECH, sources  # the script beside this one
 
 LOG = logging.getLogger("distill")
-TEACHER_BLOCKS = ("1.1", "2.2", "3.3", "4.2", "5.2", "6.0")
-"""MobileNetV2 blocks to imitate: the last of strides 4 and 8, two each of strides 16 and 32."""
-STUDENT_MAPS = (0, 3, 5, 7, 8, 9)
-"""Index of the TinyNet map that imitates each of them."""
+EARLY = 2
+"""Blocks, those of the first stage, that learn before the others and then stay."""
+GROUPS = ((2, 5), (5, 9), (9, 12), (12, 16))
+"""The other stages' blocks."""
+HELD_OUT = 16
+"""COCO pictures that are not trained on; how much of the teacher's variance is explained there goes into the log."""
+COCO_SHARE, MOSAIC_SHARE = 0.35, 0.25
 
 
-def read_pictures(data: Path) -> list[Tensor]:
-    """Every picture that may be looked at, as uint8 (3, H, W) in memory, longest side at most 320."""
-    paths = sorted((data / "unlabelled").glob("*.jpg"))
-    for folder in sorted((data / "caltech101_24").iterdir()):
-        if folder.name not in NOVEL_CALTECH:
-            paths += sorted(folder.glob("*.jpg"))
-    for path in sorted((data / "coco_mini" / "images").glob("*.jpg")):
-        values = np.unique(np.asarray(Image.open(data / "coco_mini" / "masks" / f"{path.stem}.png")))
-        if not any((int(v) - 1) % 4 == 0 for v in values if v):
-            paths.append(path)
-    pictures = []
-    for path in paths:
+@dataclass(frozen=True)
+class Phase:
+    name: str
+    steps: int
+    schedule: int
+    """Steps after which the learning rate would be zero."""
+    lr: float
+    batch: int
+
+
+PHASES = (
+    Phase("early", 1200, 1200, 6e-3, 48),
+    Phase("apart", 1200, 1500, 3e-3, 24),
+    Phase("whole", 2700, 2700, 2.5e-3, 16),
+)
+
+
+class Pictures:
+    """Views of all pictures that may be looked at."""
+
+    def __init__(self, data: Path) -> None:
+        paths = sorted((data / "unlabelled").glob("*.jpg"))
+        for folder in sorted((data / "caltech101_24").iterdir()):
+            if folder.name not in NOVEL_CALTECH:
+                paths += sorted(folder.glob("*.jpg"))
+        coco = open_source(sources(data)[0], min_area=MIN_AREA)
+        base = {name for c in coco.base for name in coco.dataset.names(c)}
+        chosen = []
+        for path in sorted((data / "coco_mini" / "images").glob("*.jpg")):
+            values = np.unique(np.asarray(Image.open(data / "coco_mini" / "masks" / f"{path.stem}.png")))
+            if path.stem in base or path.name in base or not any((int(v) - 1) % 4 == 0 for v in values if v):
+                chosen.append(path)
+        self.plain = [self._read(path, 320) for path in paths]
+        self.coco = [self._read(path, 480) for path in chosen[:-HELD_OUT]]
+        self.held_out = [self._read(path, 480) for path in chosen[-HELD_OUT:]]
+
+    @staticmethod
+    def _read(path: Path, longest: int) -> Tensor:
         image = Image.open(path).convert("RGB")
-        image.thumbnail((320, 320), Image.Resampling.BILINEAR)
-        pictures.append(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous())
-    return pictures
+        image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
+    def _picture(self, rng: np.random.Generator) -> Tensor:
+        pool = self.coco if rng.random() < COCO_SHARE else self.plain
+        return pool[rng.integers(len(pool))]
 
-def random_crop(picture: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """A flipped, recoloured crop, (3, size, size) in [0, 1]."""
-    _, h, w = picture.shape
-    side = min(h, w) * math.sqrt(rng.uniform(0.2, 1.0))
-    ratio = math.exp(rng.uniform(-0.25, 0.25))
-    ch, cw = min(h, max(8, int(side * ratio))), min(w, max(8, int(side / ratio)))
-    top, left = rng.integers(0, h - ch + 1), rng.integers(0, w - cw + 1)
-    crop = picture[None, :, top : top + ch, left : left + cw].float() / 255
-    crop = F.interpolate(crop, (size, size), mode="bilinear", align_corners=False, antialias=True)[0]
-    if rng.random() < 0.5:
-        crop = crop.flip(-1)
-    if rng.random() < 0.1:
-        crop = crop.mean(0, keepdim=True).expand(3, -1, -1)
-    gain = torch.tensor(rng.uniform(0.75, 1.3) * rng.uniform(0.9, 1.1, 3), dtype=torch.float32)[:, None, None]
-    return ((crop - 0.5) * rng.uniform(0.7, 1.3) + 0.5).mul(gain).clamp(0, 1)
+    def crop(self, size: int, rng: np.random.Generator, zoom: float = 1.0) -> Tensor:
+        """A flipped, recoloured crop, (3, size, size) in [0, 1]; `zoom` 0.5 takes half the side."""
+        picture = self._picture(rng)
+        _, h, w = picture.shape
+        side, ratio = min(h, w) * math.sqrt(rng.uniform(0.2, 1.0)) * zoom, math.exp(rng.uniform(-0.25, 0.25))
+        ch, cw = min(h, max(8, int(side * ratio))), min(w, max(8, int(side / ratio)))
+        top, left = rng.integers(0, h - ch + 1), rng.integers(0, w - cw + 1)
+        crop = picture[None, :, top : top + ch, left : left + cw].float() / 255
+        crop = F.interpolate(crop, (size, size), mode="bilinear", align_corners=False, antialias=True)[0]
+        if rng.random() < 0.5:
+            crop = crop.flip(-1)
+        if rng.random() < 0.1:
+            crop = crop.mean(0, keepdim=True).expand(3, -1, -1)
+        gain = torch.tensor(rng.uniform(0.75, 1.3) * rng.uniform(0.9, 1.1, 3), dtype=torch.float32)[:, None, None]
+        return ((crop - 0.5) * rng.uniform(0.7, 1.3) + 0.5).mul(gain).clamp(0, 1)
+
+    def view(self, size: int, rng: np.random.Generator) -> Tensor:
+        """A crop, or four of them side by side: smaller things, more clutter."""
+        if rng.random() > MOSAIC_SHARE:
+            return self.crop(size, rng)
+        y, x = (int(size * rng.uniform(0.35, 0.65)) for _ in range(2))
+        view = torch.empty(3, size, size)
+        for rows in (slice(0, y), slice(y, size)):
+            for columns in (slice(0, x), slice(x, size)):
+                h, w = rows.stop - rows.start, columns.stop - columns.start
+                part = self.crop(max(h, w), rng)[None]
+                view[:, rows, columns] = F.interpolate(part, (h, w), mode="bilinear", antialias=True)[0]
+        return view
 
 
 class Teacher(nn.Module):
-    """Frozen MobileNetV2; returns the maps of `TEACHER_BLOCKS` for pictures in [0, 1]."""
+    """Frozen MobileNetV2; returns what its first block gives, then the maps of all others, for pictures in [0, 1]."""
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
@@ -81,40 +130,122 @@ class Teacher(nn.Module):
         self.net: Any = net.eval().to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, stages: int = 7) -> list[Tensor]:
         x = self.net.bn1(self.net.conv_stem(images * 2 - 1))
         maps = []
-        for i, stage in enumerate(self.net.blocks):
-            for j, block in enumerate(stage):
+        for stage in self.net.blocks[:stages]:
+            for block in stage:
                 x = block(x)
-                if f"{i}.{j}" in TEACHER_BLOCKS:
-                    maps.append(x.float())
+                maps.append(x)
         return maps
 
 
-class Student(nn.Module):
-    """TinyNet with a 1x1 adapter and a standardisation (of the teacher) for each imitated map."""
+class Distillation(nn.Module):
+    """The student, and the statistics that its losses are scaled by."""
 
-    def __init__(self, teacher_channels: list[int]) -> None:
+    def __init__(self, teacher: Teacher, pictures: Pictures) -> None:
         super().__init__()
-        self.net = TinyNet()
-        widths = [w for w, d in zip(self.net.config.widths, self.net.config.depths, strict=True) for _ in range(d)]
-        self.adapters = nn.ModuleList(
-            nn.Conv2d(widths[i], c, 1) for i, c in zip(STUDENT_MAPS, teacher_channels, strict=True)
-        )
-        self.standard = nn.ModuleList(nn.BatchNorm2d(c, affine=False, momentum=0.05) for c in teacher_channels)
+        self.net, self.teacher, self.pictures = TinyNet().to(memory_format=torch.channels_last), teacher, pictures
+        rng = np.random.default_rng(99)
+        views = [torch.stack([pictures.view(192, rng) for _ in range(16)]) for _ in range(8)]
+        maps = [teacher(batch) for batch in views]
+        self.statistics = [_statistics([batch[k] for batch in maps]) for k in range(len(maps[0]))]
+        self.branches = [
+            _statistics([_added(batch, k) for batch in maps])[1] if k else None for k in range(len(maps[0]))
+        ]
 
-    def forward(self, images: Tensor, targets: list[Tensor]) -> Tensor:
-        """Mean squared error plus cosine distance to the standardised teacher maps, averaged over the six."""
-        mean, std = images.new_tensor([0.485, 0.456, 0.406]), images.new_tensor([0.229, 0.224, 0.225])
-        maps = self.net((images - mean[:, None, None]) / std[:, None, None])
+    def losses(self, phase: Phase, rng: np.random.Generator) -> Tensor:
+        return {"early": self._early, "apart": self._apart, "whole": self._whole}[phase.name](phase.batch, rng)
+
+    def _batch(self, batch: int, rng: np.random.Generator, sizes: tuple[int, ...]) -> Tensor:
+        size = int(rng.choice(sizes))
+        count = max(2, batch * sizes[0] ** 2 // size**2)
+        views = torch.stack([self.pictures.view(size, rng) for _ in range(count)])
+        return views.to(memory_format=torch.channels_last)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        return (images - mean) / std
+
+    def _standard(self, k: int, feature_map: Tensor) -> Tensor:
+        mean, variance = self.statistics[k]
+        return (feature_map - mean) / variance.sqrt()
+
+    def _early(self, batch: int, rng: np.random.Generator) -> Tensor:
+        images = torch.stack([self.pictures.crop(80, rng, zoom=0.5) for _ in range(batch)])
+        maps = self.teacher(images.to(memory_format=torch.channels_last), stages=2)
+        x = self.net.thinned(self._normalised(images))
+        losses = [F.mse_loss(self._standard(0, x), self._standard(0, maps[0]))]
+        for k in range(EARLY):
+            x = self.net.blocks[k](x)
+            losses.append(F.mse_loss(self._standard(k + 1, x), self._standard(k + 1, maps[k + 1])))
+        return torch.stack(losses).sum()
+
+    def _apart(self, batch: int, rng: np.random.Generator) -> Tensor:
+        size = int(rng.choice((160, 192, 224)))
+        images = torch.stack([self.pictures.view(size, rng) for _ in range(batch)])
+        maps = self.teacher(images.to(memory_format=torch.channels_last))
         losses = []
-        for index, adapter, standard, target in zip(STUDENT_MAPS, self.adapters, self.standard, targets, strict=True):
-            predicted, wanted = adapter(maps[index]).float(), standard(target)
-            if predicted.shape[-2:] != wanted.shape[-2:]:
-                predicted = F.interpolate(predicted, wanted.shape[-2:], mode="bilinear", align_corners=False)
-            losses.append(F.mse_loss(predicted, wanted) + (1 - F.cosine_similarity(predicted, wanted, dim=1)).mean())
+        for k in range(GROUPS[0][0], GROUPS[-1][1]):
+            block = self.net.blocks[k]
+            assert isinstance(block, InvertedResidual)
+            variance = self.branches[k + 1]
+            losses.append(((block.branch(maps[k]) - _added(maps, k + 1)) ** 2 / variance).mean())
+        return torch.stack(losses).sum()
+
+    def _whole(self, batch: int, rng: np.random.Generator) -> Tensor:
+        images = self._batch(batch, rng, (160, 160, 192, 224))
+        maps = self.teacher(images)
+        x = self._early_maps(images)
+        losses = []
+        for k in range(EARLY, GROUPS[-1][1]):
+            x = self.net.blocks[k](x)
+            found, wanted = self._standard(k + 1, x), self._standard(k + 1, maps[k + 1])
+            losses.append(F.mse_loss(found, wanted) + 0.5 * (1 - F.cosine_similarity(found, wanted, dim=1)).mean())
         return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def _early_maps(self, images: Tensor) -> Tensor:
+        """What the finished first blocks give, in eval mode."""
+        for part in (self.net.stem, self.net.thin, *self.net.blocks[:EARLY]):
+            part.eval()
+        x = self.net.thinned(self._normalised(images))
+        for block in self.net.blocks[:EARLY]:
+            x = block(x)
+        return x
+
+    @torch.no_grad()
+    def explained(self) -> list[float]:
+        """Share of the variance of the teacher's maps, block by block, on the pictures held out."""
+        self.net.eval()
+        shares = []
+        for picture in self.pictures.held_out:
+            image = F.interpolate(picture[None].float() / 255, (256, 256), mode="bilinear", antialias=True)
+            found, wanted = self.net(self._normalised(image)), self.teacher(image)[1:]
+            row = []
+            for k, (a, b) in enumerate(zip(found, wanted, strict=True), 1):
+                a, b = self._standard(k, a), self._standard(k, b)
+                row.append(1 - float(((a - b) ** 2).mean() / (b**2).mean()))
+            shares.append(row)
+        self.net.train()
+        return [round(float(v), 3) for v in np.mean(shares, 0)]
+
+
+def _added(maps: list[Tensor], k: int) -> Tensor:
+    """What the teacher's block added to its shortcut, or its map where it has none."""
+    return maps[k] - maps[k - 1] if maps[k].shape == maps[k - 1].shape else maps[k]
+
+
+def _statistics(maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every channel, (1, C, 1, 1) each."""
+    values = torch.cat([m.transpose(0, 1).flatten(1) for m in maps], 1)
+    return values.mean(1)[None, :, None, None], values.var(1).clamp_min(1e-4)[None, :, None, None]
+
+
+def optimiser_of(net: TinyNet, lr: float) -> torch.optim.AdamW:
+    decay = [p for p in net.parameters() if p.ndim == 4 and p.shape[1] > 1]
+    plain = [p for p in net.parameters() if not (p.ndim == 4 and p.shape[1] > 1)]
+    return torch.optim.AdamW([{"params": decay, "weight_decay": 0.005}, {"params": plain, "weight_decay": 0}], lr)
 
 
 def save(path: Path, **state: object) -> None:
@@ -123,66 +254,60 @@ def save(path: Path, **state: object) -> None:
     temporary.replace(path)
 
 
+def run_phase(work: Distillation, number: int, state: dict[str, Any], out: Path, seed: int) -> None:
+    """All steps of a phase that are left; `state` is what the checkpoint held."""
+    phase, step = PHASES[number], 0
+    optimiser = optimiser_of(work.net, phase.lr)
+    if state.get("phase") == number and state["step"]:
+        step = state["step"]
+        optimiser.load_state_dict(state["optimiser"])
+    started, first, history = time.time(), step, []
+    while step < phase.steps:
+        for group in optimiser.param_groups:
+            cosine = 0.5 + 0.5 * math.cos(math.pi * step / phase.schedule)
+            group["lr"] = phase.lr * min(1.0, (step + 1) / 100) * (cosine + 1e-3)
+        loss = work.losses(phase, np.random.default_rng([seed, number, step]))
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(work.net.parameters(), 5.0)
+        optimiser.step()
+        step += 1
+        history.append(loss.item())
+        if step % 50 == 0:
+            left = (time.time() - started) / (step - first) * (phase.steps - step)
+            LOG.info(
+                "%s %d/%d loss %.4f, %.0f min left", phase.name, step, phase.steps, np.mean(history[-50:]), left / 60
+            )
+        if step % 200 == 0 or step == phase.steps:
+            line = {"phase": phase.name, "step": step, "loss": round(float(np.mean(history[-50:])), 4)}
+            with (out.parent / "distill.jsonl").open("a") as log:
+                log.write(json.dumps({**line, "explained": work.explained()}) + "\n")
+            save(out, net=work.net.state_dict(), optimiser=optimiser.state_dict(), phase=number, step=step)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=4500)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
 
-    pictures = read_pictures(args.data)
-    LOG.info("%d pictures", len(pictures))
-    teacher = Teacher(args.weights / "mobilenetv2_100.safetensors")
-    with torch.no_grad():
-        channels = [m.shape[1] for m in teacher(torch.zeros(1, 3, 64, 64))]
-    student = Student(channels).to(memory_format=torch.channels_last)
-    decay = [p for p in student.parameters() if p.ndim > 1]
-    plain = [p for p in student.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0}], args.lr
-    )
-    step = 0
-    if args.out.exists():
-        state = torch.load(args.out, weights_only=True)
-        student.load_state_dict(state["student"])
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-        LOG.info("resumed at step %d", step)
-
-    started, first, history = time.time(), step, []
-    while step < args.steps:
-        for group in optimiser.param_groups:
-            warm = min(1.0, (step + 1) / 200)
-            group["lr"] = args.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / args.steps) + 1e-3)
-        rng = np.random.default_rng([args.seed, step])
-        size = int(rng.choice([160, 192, 224]))
-        batch = torch.stack([random_crop(pictures[i], size, rng) for i in rng.integers(0, len(pictures), args.batch)])
-        batch = batch.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = student(batch, teacher(batch))
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        history.append(loss.item())
-        if step % 50 == 0:
-            left = (time.time() - started) / (step - first) * (args.steps - step)
-            LOG.info("step %d/%d loss %.4f, %.0f min left", step, args.steps, np.mean(history[-50:]), left / 60)
-            with (args.out.parent / "distill.jsonl").open("a") as log:
-                log.write(json.dumps({"step": step, "loss": round(float(np.mean(history[-50:])), 4)}) + "\n")
-        if step % 250 == 0 or step == args.steps:
-            save(args.out, student=student.state_dict(), optimiser=optimiser.state_dict(), step=step)
+    pictures = Pictures(args.data)
+    LOG.info("%d pictures, and %d of COCO", len(pictures.plain), len(pictures.coco))
+    work = Distillation(Teacher(args.weights / "mobilenetv2_100.safetensors"), pictures)
+    state: dict[str, Any] = torch.load(args.out, weights_only=True) if args.out.exists() else {}
+    if state:
+        work.net.load_state_dict(state["net"])
+        LOG.info("resumed at step %d of phase %s", state["step"], PHASES[state["phase"]].name)
+    for number in range(state.get("phase", 0), len(PHASES)):
+        run_phase(work, number, state, args.out, args.seed)
     weights = args.out.with_suffix(".safetensors")
-    save_file({k: v.contiguous() for k, v in student.net.eval().fold_batch_norm().state_dict().items()}, weights)
-    LOG.info("done: %s", weights)
+    save_file({k: v.contiguous() for k, v in work.net.fold_batch_norm().state_dict().items()}, weights)
+    LOG.info("done: %s, explained %s", weights, work.explained())
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ FAMILIES = {
     "vit_tiny_patch16_224": (12, (16,)),
     "vit_small_patch14_dinov2": (12, (16,)),
     "hrnet_w18_small": (5, (2, 4, 8, 16, 32)),
-    "tiny": (10, (4, 8, 16, 32)),
+    "tiny": (16, (4, 8, 16, 32)),
 }
 
 

@@ -42,6 +42,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"scales": (8, 16), "learned": True, "width": 24, "background_prototypes": 3, "foreground_prototypes": 2},
     ),
     "dcama, ours": ("dcama", {"attention": "cosine", "heads": 1, "identity_start": True, "balance": True}),
+    "dcama, light": (
+        "dcama",
+        {
+            "attention": "cosine",
+            "heads": 1,
+            "identity_start": True,
+            "balance": True,
+            "decoder": "light",
+            "attention_scales": (16, 32),
+            "skip_scales": (4, 8, 16),
+        },
+    ),
     "sccan": ("sccan", {"width": 32, "heads": 4, "blocks": 3}),
 }
 """Options that keep a method small, and further variants of it; any other method runs with its defaults."""
@@ -220,7 +232,11 @@ class Square(Prototype):
 )
 def test_faults_are_found(faulty: type[Prototype], message: str) -> None:
     torch.manual_seed(0)
-    backbone = build_pyramid(BackboneSpec("tiny", {"stem": 8, "widths": [8, 8, 12, 16], "depths": [1, 1, 1, 1]}))
+    backbone = build_pyramid(
+        BackboneSpec(
+            "tiny", {"stem": 8, "widths": [8, 8, 12, 16], "depths": [1] * 4, "strides": [2] * 4, "expansions": [2] * 4}
+        )
+    )
     with pytest.raises(AssertionError, match=message):
         check_method(faulty(backbone, PrototypeConfig(SIZE, scales=(8, 16), learned=True)))
 

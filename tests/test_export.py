@@ -26,7 +26,7 @@ from fewseg.methods import FewShotMethod, create_method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SMALL = {"stem": 4, "widths": (4, 4, 8, 8), "depths": (1, 1, 1, 1)}
+SMALL = {"stem": 4, "thin": 4, "widths": (4, 4, 8, 8), "depths": (1,) * 4, "strides": (2,) * 4, "expansions": (2,) * 4}
 OPTIONS = {
     "dcama": {"heads": 2, "balance": True, "attention": "cosine", "attention_scales": (16, 32)},
     "sccan": {"width": 16, "blocks": 1, "heads": 2, "window": 4},
@@ -138,7 +138,7 @@ def test_a_graph_that_computes_something_else_is_not_kept(tmp_path, monkeypatch:
 
     def wrong(given: FewShotMethod, **options: bool):
         other = small("prototype")
-        torch.nn.init.normal_(next(p for n, p in other.named_parameters() if n.endswith("stem.weight")))
+        torch.nn.init.normal_(next(p for n, p in other.named_parameters() if n.endswith("stem.conv.weight")))
         yield from real(other.requires_grad_(False), **options)
 
     monkeypatch.setattr(run_module, "method_graphs", wrong)

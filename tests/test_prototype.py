@@ -24,7 +24,9 @@ SIZE = (48, 64)
 def prototype(**config: Any) -> Prototype:
     """Over a backbone of 8, 8, 12 and 16 channels, always with the same weights."""
     torch.manual_seed(0)
-    spec = BackboneSpec("tiny", {"stem": 8, "widths": [8, 8, 12, 16], "depths": [1, 1, 1, 1]})
+    spec = BackboneSpec(
+        "tiny", {"stem": 8, "widths": [8, 8, 12, 16], "depths": [1] * 4, "strides": [2] * 4, "expansions": [2] * 4}
+    )
     return Prototype(build_pyramid(spec), PrototypeConfig(**{"image_size": 64, **config})).eval()
 
 

@@ -55,7 +55,9 @@ class Toy(FewShotMethod):
 
 def toy(image_size: int = 32, seed: int = 0) -> Toy:
     """A new one, always with the same weights."""
-    spec = BackboneSpec("tiny", {"stem": 8, "widths": [8, 8, 8, 8], "depths": [1, 1, 1, 1]})
+    spec = BackboneSpec(
+        "tiny", {"stem": 8, "widths": [8] * 4, "depths": [1] * 4, "strides": [2] * 4, "expansions": [2] * 4}
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Toy(build_pyramid(spec), ToyConfig(image_size)).eval()

@@ -116,7 +116,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         ) from error
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         reason = str(error).split("\n")[0]
-        raise InvalidCheckpoint(f"{os.fspath(path)} is not a readable checkpoint: {reason}") from error
+        raise InvalidCheckpoint(f"{os.fspath(path)} is not a readable checkpoint ({reason}): get it again") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -1,14 +1,15 @@
-"""The embedded default backbone: a small residual network that this project trained itself.
+"""The embedded default backbone: a small network of inverted residual blocks that this project trained itself.
 
-Plain 3x3 convolutions, because they are fast on every device and runtime, and no normalisation layers once trained:
-batch norm helps the distillation (`scripts/train_default.py`) and is then folded into the convolutions.
+The blocks are those of Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, wider where
+that helps to learn: it imitates a MobileNetV2 map by map (`scripts/distill.py`), from random weights. Once trained
+there are no normalisation layers: batch norm helps the distillation and is then folded into the convolutions.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,71 +22,102 @@ from fewseg.errors import InvalidOption
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """Size of a `TinyNet`."""
+    """Size of a `TinyNet`; the tuples have one entry per stage."""
 
-    stem: int = 32
+    stem: int = 64
     """Channels of the first convolution (stride 2)."""
-    widths: tuple[int, ...] = (48, 96, 192, 256)
-    """Channels at strides 4, 8, 16 and 32."""
-    depths: tuple[int, ...] = (1, 3, 4, 2)
-    """Residual blocks at strides 4, 8, 16 and 32."""
+    thin: int = 16
+    """Channels that it is narrowed to before the first stage."""
+    widths: tuple[int, ...] = (24, 32, 64, 96, 160, 320)
+    """Channels of a stage's maps."""
+    depths: tuple[int, ...] = (2, 3, 4, 3, 3, 1)
+    """Blocks."""
+    strides: tuple[int, ...] = (2, 2, 2, 1, 2, 1)
+    """Of the first block: 2 halves the map."""
+    expansions: tuple[int, ...] = (8, 8, 6, 8, 8, 8)
+    """How many times wider than its input a block is inside."""
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut; returns the sum *before* its ReLU, as DCAMA's feature maps are."""
+class ConvNorm(nn.Module):
+    """Convolution and batch norm; one convolution once folded. Strides of 2 put the padding's odd pixel last."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1)
-        self.norm1: nn.Module = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
-        self.norm2: nn.Module = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            # Averaging before a 1x1 convolution keeps every pixel; a strided 1x1 convolution drops three in four.
-            self.shortcut = nn.Sequential(nn.AvgPool2d(stride, ceil_mode=True), nn.Conv2d(inputs, outputs, 1))
+        padding = kernel // 2 if stride == 1 else 0
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return self.norm2(self.conv2(y)) + self.shortcut(x)
+        if self.conv.stride != (1, 1):
+            height, width = x.shape[-2:]
+            x = F.pad(x, (width % 2, 1, height % 2, 1))
+        return cast("Tensor", self.norm(self.conv(x)))
+
+    def fold(self) -> None:
+        """Put the running statistics into the convolution."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv, self.norm = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval()), nn.Identity()
+
+
+class InvertedResidual(nn.Module):
+    """Wide inside, narrow outside, and no activation where it is narrow."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inside = inputs * expansion
+        self.expand: nn.Module = ConvNorm(inputs, inside, 1) if expansion > 1 else nn.Identity()
+        self.expanded = expansion > 1
+        self.depthwise = ConvNorm(inside, inside, 3, stride, groups=inside)
+        self.project = ConvNorm(inside, outputs, 1)
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What the block adds to its shortcut, where it has one."""
+        if self.expanded:
+            x = F.relu6(self.expand(x))
+        return cast("Tensor", self.project(F.relu6(self.depthwise(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x) if self.shortcut else self.branch(x)
 
 
 class TinyNet(nn.Module):
-    """Maps of every block at strides 4, 8, 16, 32, each before its last ReLU."""
+    """Maps of every block; by default at strides 4, 8, 16 (seven) and 32 (four)."""
 
     def __init__(self, config: TinyConfig = TinyConfig()) -> None:
         super().__init__()
         self.config = config
-        self.stem = nn.Conv2d(3, config.stem, 3, 2, 1)
-        self.stem_norm: nn.Module = nn.BatchNorm2d(config.stem)
-        self.stages = nn.ModuleList()
-        channels = config.stem
-        for width, depth in zip(config.widths, config.depths, strict=True):
-            blocks = [ResidualBlock(channels if i == 0 else width, width, 2 if i == 0 else 1) for i in range(depth)]
-            self.stages.append(nn.ModuleList(blocks))
-            channels = width
+        self.stem = ConvNorm(3, config.stem, 3, 2)
+        self.thin = InvertedResidual(config.stem, config.thin, 1, 1)
+        self.blocks = nn.ModuleList()
+        channels = config.thin
+        for width, depth, stride, expansion in zip(
+            config.widths, config.depths, config.strides, config.expansions, strict=True
+        ):
+            for place in range(depth):
+                self.blocks.append(InvertedResidual(channels, width, stride if place == 0 else 1, expansion))
+                channels = width
+
+    def thinned(self, images: Tensor) -> Tensor:
+        """What the first block gets, (B, thin, H / 2, W / 2)."""
+        return cast("Tensor", self.thin(F.relu6(self.stem(images))))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to one map (B, C, H / stride, W / stride) per block, finest first."""
-        x = self.stem_norm(self.stem(images))
+        x = self.thinned(images)
         maps = []
-        for stage in self.stages:
-            for block in stage:  # type: ignore[attr-defined]
-                x = block(F.relu(x))
-                maps.append(x)
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x)
         return maps
 
     @torch.no_grad()
     def fold_batch_norm(self) -> TinyNet:
         """Put the running statistics into the convolutions, in place; the outputs in eval mode stay the same."""
         self.eval()
-        if isinstance(self.stem_norm, nn.BatchNorm2d):
-            self.stem, self.stem_norm = fuse_conv_bn_eval(self.stem, self.stem_norm), nn.Identity()
-        for block in self.modules():
-            if isinstance(block, ResidualBlock) and isinstance(block.norm1, nn.BatchNorm2d):
-                assert isinstance(block.norm2, nn.BatchNorm2d)
-                block.conv1, block.norm1 = fuse_conv_bn_eval(block.conv1, block.norm1), nn.Identity()
-                block.conv2, block.norm2 = fuse_conv_bn_eval(block.conv2, block.norm2), nn.Identity()
+        for module in self.modules():
+            if isinstance(module, ConvNorm):
+                module.fold()
         return self
 
 
@@ -101,7 +133,11 @@ class TinyPyramid(FeaturePyramid):
                 f"backbone tiny does not take the options {options}, only {', '.join(sorted(fields))}: "
                 "leave out the others, or name the backbone that the weights file is for"
             )
-        self.net = TinyNet(TinyConfig(**options)).fold_batch_norm()
+        config = TinyConfig(**options)
+        stages = {len(getattr(config, name)) for name in ("widths", "depths", "strides", "expansions")}
+        if len(stages) != 1:
+            raise InvalidOption("backbone tiny: give as many widths as depths, strides and expansions")
+        self.net = TinyNet(config).fold_batch_norm()
         self.blocks = self._measure(64)
         self.freeze().eval()
 

@@ -11,6 +11,7 @@ is nine shifted 1 x 1 ones, and those commute with the upsampling). SCCAN and HS
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fewseg.backbones.base import BlockInfo
 from fewseg.bench.cases import pictures
 from fewseg.bench.reference import plain_maps
 from fewseg.bench.reference_others import plain_hsnet, plain_sccan
 from fewseg.bench.ways import Level, prepare
 from fewseg.methods import FewShotMethod
 from fewseg.methods.dcama import DCAMA
+from fewseg.methods.dcama_light import LightDecoder
 from fewseg.methods.hsnet import HSNet
 from fewseg.methods.sccan import SCCAN
 
@@ -112,6 +115,8 @@ def dcama_projections(method: DCAMA, sizes: Sequence[Size]) -> float:
 def dcama_decoder(method: DCAMA, sizes: Sequence[Size], *, plain: bool = False) -> float:
     """Of the decoder; `plain`: as the paper writes it, the support's maps and upsampled maps in full."""
     config = method.config
+    if isinstance(method.decoder, LightDecoder):
+        return _light_decoder(method.decoder, sizes, method.backbone.blocks)
     blocks: dict[int, int] = {}
     place: dict[int, Size] = {}
     for index, scale in _attended(method):
@@ -146,6 +151,17 @@ def dcama_decoder(method: DCAMA, sizes: Sequence[Size], *, plain: bool = False) 
     ):
         total += convolution_operations(shapes[name], size)
     return total
+
+
+def _light_decoder(decoder: LightDecoder, sizes: Sequence[Size], blocks: Sequence[BlockInfo]) -> float:
+    """Counted as it runs: it does nothing twice."""
+    place = {block.scale: index for index, block in enumerate(blocks)}
+    last = {scale: (blocks[index].channels, *sizes[index]) for scale, index in place.items()}
+    count = {scale: 2 * sum(block.scale == scale for block in blocks) for scale in decoder.scales}
+    seen = {scale: torch.zeros(1, count[scale], *sizes[place[scale]]) for scale in decoder.scales}
+    skips = {scale: torch.zeros(1, *last[scale]) for scale in (decoder.edge, *decoder.contexts)}
+    plain = copy.deepcopy(decoder).float()
+    return counted(lambda: plain(seen, plain.query_share(skips), sizes[0]))
 
 
 def _attended(method: DCAMA) -> list[tuple[int, int]]:

@@ -89,7 +89,10 @@ class PlainDCAMA:
         votes: dict[int, list[Tensor]] = {}
         for (_, scale), vote in zip(self.attended, self.aggregate(self.projected(query, support, masks)), strict=True):
             votes.setdefault(scale, []).append(vote)
-        return self._decode({s: torch.stack(v, 1) for s, v in votes.items()}, query, support, masks)
+        stacked = {s: torch.stack(v, 1) for s, v in votes.items()}
+        if self.config.decoder == "light":
+            return self._decode_lightly(stacked, query, support, masks)
+        return self._decode(stacked, query, support, masks)
 
     # --------------------------------------------------------------------------------------------- attention
 
@@ -171,14 +174,50 @@ class PlainDCAMA:
         x = self._conv("decoder.mixer3.2", F.relu(self._conv("decoder.mixer3.0", x)))
         return _resize(x, masks.shape[-2:])
 
-    def _conv(self, name: str, x: Tensor) -> Tensor:
+    def _decode_lightly(
+        self, votes: dict[int, Tensor], query: list[Tensor], support: list[Tensor], masks: Tensor
+    ) -> Tensor:
+        edge, *contexts = sorted(self.skip_scales)
+        skips = {s: self._conv(f"decoder.project.{s}", query[self.last[s]]) for s in self.skip_scales}
+        work, fine = skips[contexts[0]].shape[-2:], skips[edge].shape[-2:]
+        similar: dict[int, list[Tensor]] = {}
+        for (_, scale), block in zip(self.attended, self.projected(query, support, masks), strict=True):
+            similar.setdefault(scale, []).append(_similarity(*block))
+        seen = []
+        for scale in sorted(self.scales):
+            odds = torch.logit(votes[scale].float(), eps=0.0025).to(self.dtype)
+            seen.append(_resize(torch.cat([odds, 10 * torch.stack(similar[scale], 1)], 1), work))
+        x = torch.cat(seen, 1)
+        sure = (x * self.weights["decoder.gain"].view(1, -1, 1, 1)).sum(1, keepdim=True) + self.weights["decoder.bias"]
+        context = self._conv("decoder.context", torch.cat([_resize(skips[s], work) for s in contexts], 1))
+        x = F.relu(self._norm("decoder.norm", self._conv("decoder.evidence", x) + context))
+        for number, dilation in enumerate((1, 2, 4)):
+            name = f"decoder.residuals.{number}"
+            y = F.relu(self._norm(f"{name}.norm1", self._conv(f"{name}.conv1", x, dilation)))
+            x = F.relu(x + self._norm(f"{name}.norm2", self._conv(f"{name}.conv2", y)))
+        x = self._conv("decoder.refine", _resize(self._conv("decoder.narrow", x), fine))
+        x = F.relu(self._conv("decoder.mix", F.relu(x + self._conv("decoder.refine_edges", skips[edge]))))
+        logit = (self._conv("decoder.correction", x) + _resize(sure, fine)) / 2
+        return _resize(torch.cat([-logit, logit], 1), masks.shape[-2:])
+
+    def _conv(self, name: str, x: Tensor, dilation: int = 1) -> Tensor:
         weight = self.weights[f"{name}.weight"]
-        return F.conv2d(x, weight, self.weights[f"{name}.bias"], padding=weight.shape[-1] // 2)
+        padding = dilation * (weight.shape[-1] // 2)
+        return F.conv2d(x, weight, self.weights.get(f"{name}.bias"), padding=padding, dilation=dilation)
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        return F.group_norm(x, NORMALISERS, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
 
     def _block(self, name: str, x: Tensor) -> Tensor:
         """[convolution, group norm, ReLU] three times."""
         for number in (0, 3, 6):
             x = self._conv(f"{name}.{number}", x)
-            norm = f"{name}.{number + 1}"
-            x = F.relu(F.group_norm(x, NORMALISERS, self.weights[f"{norm}.weight"], self.weights[f"{norm}.bias"]))
+            x = F.relu(self._norm(f"{name}.{number + 1}", x))
         return x
+
+
+def _similarity(query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
+    """How much closer a query token is to the foreground's mean than to the background's: (B, h, w)."""
+    ahead, behind = (F.normalize((key * side.unsqueeze(-1)).sum(1), dim=-1) for side in value.unbind(-1))
+    unit = F.normalize(query, dim=-1)
+    return ((unit * ahead.unsqueeze(1)).sum(-1) - (unit * behind.unsqueeze(1)).sum(-1)).unflatten(1, size)

@@ -84,7 +84,9 @@ def load_method(
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        raise InvalidCheckpoint(f"{path} is not a readable safetensors file: {error}") from error
+        raise InvalidCheckpoint(
+            f"{path} is not a readable safetensors file ({error}): copy or download it again"
+        ) from error
     if _KEY not in metadata:
         raise InvalidCheckpoint(f"{path} is not a fewseg checkpoint; an authors' release is read by load_official")
     try:

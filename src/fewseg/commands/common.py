@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from fewseg.checkpoints import load_method, load_official
+from fewseg.errors import InvalidOption
 from fewseg.methods import FewShotMethod
 from fewseg.segmenter import Segmenter
 
@@ -51,13 +52,18 @@ def progress_bar(title: str, rate: str = "") -> Iterator[ProgressCallback]:
         *([_Rate(rate)] if rate else []),
         TextColumn("{task.fields[last]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, last="")
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(title, total=None, last="")
 
-        def advance(done: int, total: int, last: str = "") -> None:
-            bar.update(task, completed=done, total=total, last=last)
+    def advance(done: int, total: int, last: str = "") -> None:
+        bar.start()  # only now: no empty bar above an error; again is no harm
+        bar.update(task, completed=done, total=total, last=last)
 
+    try:
         yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 class ModelOptions(Protocol):
@@ -91,15 +97,22 @@ def make_segmenter(options: ModelOptions, *, compile: bool = False) -> Segmenter
         "presence_threshold": options.threshold,
         "compile": compile,
     }
+    _check_release(options.checkpoint, options.official)
     if options.official is None:
         return Segmenter.from_pretrained(options.checkpoint, **chosen)
     return Segmenter.from_official(options.checkpoint, options.official, options.method, **chosen)
+
+
+def _check_release(checkpoint: str, official: str | None) -> None:
+    if official is not None and checkpoint == "default":
+        raise InvalidOption(f"--official {official} says whose release a file is: give the file with --checkpoint")
 
 
 def load_model(
     checkpoint: str, official: str | None, method: str, image_size: int | None, **choices: Any
 ) -> FewShotMethod:
     """A checkpoint of ours or, with `official` its backbone, the authors' release of `method`; its own size if None."""
+    _check_release(checkpoint, official)
     if official is None:
         return load_method(checkpoint, image_size=image_size)
     size = {} if image_size is None else {"image_size": image_size}

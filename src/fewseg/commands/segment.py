@@ -51,8 +51,8 @@ class Options:
     """How other formats are written."""
     tile: Literal["auto"] | int | None = None
     """Segment in tiles of this side in pixels, or auto (the model's input size): for pictures far larger than that."""
-    overlap: float = 0.25
-    """Share of a tile's side that neighbours have in common."""
+    overlap: float | None = None
+    """Share of a tile's side that neighbours have in common; 0.25 if not given."""
     every: int = 1
     """Segment every so many-th frame of a video only."""
     checkpoint: str = "default"

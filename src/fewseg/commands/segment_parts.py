@@ -40,13 +40,38 @@ def check(options: Options) -> None:
         raise InvalidOption(f"--engine {options.engine} takes neither videos nor --tile: leave it out")
     if options.every < 1 or (options.every > 1 and not clips):
         raise InvalidOption(f"--every {options.every}: give 1 or more, for a video")
+    _check_idle(options, bool(clips))
     check_formats(options.formats)
-    if options.tile is not None:
-        TileOptions(options.tile, options.overlap)
+    _tiles(options)
     if options.support is not None:
         require_apart(options.support, options.out)
         if options.support.is_file() and options.support.resolve().parent == options.out.resolve():
             raise InvalidOption(f"output folder {options.out} holds the support file {options.support}: choose another")
+
+
+def _check_idle(options: Options, video: bool) -> None:
+    """Raise `InvalidOption` for choices that would do nothing."""
+    if options.overlap is not None and options.tile is None:
+        raise InvalidOption("--overlap is what tiles have in common: give --tile too, or leave it out")
+    if options.support is None:
+        for name, given in (("images", options.images), ("labels", options.labels), ("shots", options.shots)):
+            if given:
+                raise InvalidOption(f"--{name} chooses among the examples of --support: give --support too")
+    if video or options.tile is not None:
+        for name in ("workers", "model_threads"):
+            if getattr(options, name):
+                what = "videos" if video else "tiles"
+                raise InvalidOption(f"--{name.replace('_', '-')} is for whole pictures, not for {what}: leave it out")
+    if options.engine != "ray":
+        for name in ("ray_address", "ray_workers", "ray_cpus"):
+            if getattr(options, name):
+                raise InvalidOption(f"--{name.replace('_', '-')} is for --engine ray: give that too, or leave it out")
+
+
+def _tiles(options: Options) -> TileOptions | None:
+    if options.tile is None:
+        return None
+    return TileOptions(options.tile) if options.overlap is None else TileOptions(options.tile, options.overlap)
 
 
 def read_examples(options: Options) -> Supports:
@@ -79,12 +104,13 @@ def segment(segmenter: Segmenter, options: Options, batch: BatchOptions, support
     with progress_bar("segmenting", rate="pictures/s") as advance:
         if is_video(options.query[0]):
             return _videos(segmenter, options, advance)
-        if options.tile is not None:
+        tiles = _tiles(options)
+        if tiles is not None:
             return segment_files_tiled(
                 segmenter,
                 options.query,
                 options.out,
-                tiles=TileOptions(options.tile, options.overlap),
+                tiles=tiles,
                 overlays=batch.overlays,
                 overwrite=batch.overwrite,
                 batch_size=batch.batch_size,

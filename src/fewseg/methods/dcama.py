@@ -23,6 +23,7 @@ from fewseg.errors import InvalidOption, unknown
 from fewseg.methods.base import FewShotMethod
 from fewseg.methods.dcama_attention import ScaleAttention, balanced
 from fewseg.methods.dcama_decoder import Decoder
+from fewseg.methods.dcama_light import LightDecoder, evidence, side_sums
 from fewseg.methods.shared_pictures import same_pictures
 from fewseg.ops.mask_aggregation import Implementation, aggregate_masks
 from fewseg.ops.position import position_encoding
@@ -60,6 +61,9 @@ class DCAMAConfig:
     balance: bool = False
     """Weigh both sides of the support alike, however little of it is foreground, and show the decoder's last stage the
     aggregated masks as log-odds, which no norm has touched (ours)."""
+    decoder: Literal["published", "light"] = "published"
+    """The paper's, or a lighter one that corrects a weighted sum of the votes and of the similarity to each side's
+    mean, and sees no support map (ours; needs balance and two skip scales or more)."""
     implementation: Implementation = "auto"
     """How masks are aggregated: `reference` materialises the scores, `streaming` never does."""
 
@@ -81,6 +85,7 @@ class DCAMA(FewShotMethod):
     Config: ClassVar[type] = DCAMAConfig
     bfloat16_on: ClassVar[tuple[str, ...]] = ("cuda", "cpu")
     compiled_parts: ClassVar[tuple[str, ...]] = ("decoder",)
+    decoder: Decoder | LightDecoder
 
     def __init__(self, backbone: FeaturePyramid, config: DCAMAConfig = DCAMAConfig()) -> None:
         super().__init__()
@@ -96,7 +101,12 @@ class DCAMA(FewShotMethod):
         self.skip_blocks = {s: last[s] for s in self.skip_scales}
         counts = {s: sum(b.scale == s for b in backbone.blocks) for s in scales}
         channels = {s: backbone.blocks[i].channels for s, i in self.skip_blocks.items()}
-        self.decoder = Decoder(counts, channels, config.skip_support, config.balance)
+        if config.decoder == "light":
+            if len(channels) < 2:
+                raise InvalidOption(f"the light decoder needs two skip scales, {backbone.name} has {self.skip_scales}")
+            self.decoder = LightDecoder(counts, channels)
+        else:
+            self.decoder = Decoder(counts, channels, config.skip_support, config.balance)
 
     def _scale_attention(self, widths: set[int]) -> ScaleAttention:
         config = self.config
@@ -126,7 +136,9 @@ class DCAMA(FewShotMethod):
                 tokens, values = budget_tokens(tokens, values, self.config.support_pixel_budget)
             tensors[f"key.{index}"] = self._scale(scale).project_support(tokens).unflatten(0, (b, n))
             tensors[f"value.{index}"] = values.unflatten(0, (b, n))
-        if self.config.skip_support:
+            if isinstance(self.decoder, LightDecoder):
+                tensors[f"mean.{index}"] = side_sums(tensors[f"key.{index}"], tensors[f"value.{index}"])
+        if self._has_share:
             for scale, index in self.skip_blocks.items():
                 tensors[f"skip.{scale}"] = maps[index].unflatten(0, (b, n))
         support = SupportSet(self.name, image_size, tensors, self.encoder)
@@ -189,21 +201,44 @@ class DCAMA(FewShotMethod):
 
     def _segment_labels(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> Tensor:
         """Query maps' share of the decoder once for all labels; keys once for labels on the same support pictures."""
+        if isinstance(self.decoder, LightDecoder):
+            return self._segment_lightly(self.decoder, query, supports)
         skips = {s: query.tensors[f"skip.{s}"] for s in self.skip_scales}
         sizes = {scale: map_size(query.tensors[f"query.{i}"][..., 0]) for i, scale in self.attended}
         mix = self._mix_size({**sizes, **{scale: map_size(skip) for scale, skip in skips.items()}})
         share = None
         if skips and len(supports) > 1:
-            share = self.decoder.query_share(skips, sizes[min(sizes)], mix)
+            share = cast("Decoder", self.decoder).query_share(skips, sizes[min(sizes)], mix)
+        votes = self._votes_of_labels(query, supports)
+        logits = [
+            self._decode(query, votes[some], supports[some], skips, mix, share)
+            for some in self._together(query, len(supports))
+        ]
+        return torch.cat(logits, 1) if len(logits) > 1 else logits[0]
+
+    def _segment_lightly(self, decoder: LightDecoder, query: QueryFeatures, supports: Sequence[SupportSet]) -> Tensor:
+        """Likewise with the light decoder, which has no share of the support's."""
+        share = decoder.query_share({s: query.tensors[f"skip.{s}"] for s in self.skip_scales})
+        blocks: dict[int, list[int]] = {}
+        for index, scale in self.attended:
+            blocks.setdefault(scale, []).append(index)
+        queries = {scale: [query.tensors[f"query.{i}"] for i in places] for scale, places in blocks.items()}
+        seen = evidence(self._votes_of_labels(query, supports), queries, supports, blocks)
+        logits = []
+        for some in self._together(query, len(supports)):
+            labels = len(seen[some])
+            stacked = {scale: _batched([one[scale] for one in seen[some]], query.batch) for scale in blocks}
+            shares = share if labels == 1 else tuple(part.repeat_interleave(labels, 0) for part in share)
+            decoded = decoder(stacked, cast("tuple[Tensor, Tensor]", shares), query.image_size)
+            logits.append(decoded.unflatten(0, (query.batch, labels)))
+        return torch.cat(logits, 1) if len(logits) > 1 else logits[0]
+
+    def _together(self, query: QueryFeatures, labels: int) -> list[slice]:
+        """Which labels the decoder takes at a time."""
         # One label's graph must not depend on the batch: exports leave it open.
         most = DECODED_ON_CPU if self.device.type == "cpu" else LABELS_AT_ONCE
-        at_once = max(1, most // query.batch) if len(supports) > 1 else 1
-        logits: list[Tensor] = []
-        votes = self._votes_of_labels(query, supports)
-        for start in range(0, len(supports), at_once):
-            some = slice(start, start + at_once)
-            logits.append(self._decode(query, votes[some], supports[some], skips, mix, share))
-        return torch.cat(logits, 1) if len(logits) > 1 else logits[0]
+        at_once = max(1, most // query.batch) if labels > 1 else 1
+        return [slice(start, min(start + at_once, labels)) for start in range(0, labels, at_once)]
 
     def _votes_of_labels(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[dict[int, Tensor]]:
         """The votes (B, blocks, h, w) of every attention scale, label by label."""
@@ -229,6 +264,7 @@ class DCAMA(FewShotMethod):
         query_share: Tensor | None,
     ) -> Tensor:
         """Logits (B, L, 2, H, W), the decoder batched over the labels."""
+        assert isinstance(self.decoder, Decoder)
         labels, support_share = len(supports), None
         stacked = {scale: _batched([v[scale] for v in votes], query.batch) for scale in votes[0]}
         if self._has_share:
@@ -240,7 +276,7 @@ class DCAMA(FewShotMethod):
 
     @property
     def _has_share(self) -> bool:
-        return self.config.skip_support and bool(self.skip_scales)
+        return self.config.decoder == "published" and self.config.skip_support and bool(self.skip_scales)
 
     def _mix_size(self, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
         """Size at which the decoder mixes: that of the skip map at 1/4, else twice that of the finest votes."""
@@ -256,7 +292,7 @@ class DCAMA(FewShotMethod):
         if cached is not None and not torch.is_grad_enabled():
             return cached
         pooled = {s: support.tensors[f"skip.{s}"].amax(1) for s in self.skip_scales}
-        share = self.decoder.support_share(pooled, mix)
+        share = cast("Decoder", self.decoder).support_share(pooled, mix)
         if not torch.is_grad_enabled():
             support.shared[name] = share
         return share
@@ -271,13 +307,20 @@ def _batched(labels: Sequence[Tensor], batch: int) -> Tensor:
 
 def _check(config: DCAMAConfig) -> None:
     """Raise `InvalidOption` for values that mean nothing."""
-    for name, known in (("attention", ("dot", "cosine")), ("implementation", get_args(Implementation))):
+    choices = {
+        "attention": ("dot", "cosine"),
+        "decoder": ("published", "light"),
+        "implementation": get_args(Implementation),
+    }
+    for name, known in choices.items():
         if getattr(config, name) not in known:
             raise unknown(name, str(getattr(config, name)), known)
     for name in ("attention_scales", "skip_scales"):
         wrong = [s for s in getattr(config, name) if s not in SCALES]
         if wrong:
             raise InvalidOption(f"{name} has {wrong}: choose among {', '.join(map(str, SCALES))}")
+    if config.decoder == "light" and not config.balance:
+        raise InvalidOption("decoder light sees balanced votes: give balance=True too")
     if config.support_pixel_budget is not None and config.support_pixel_budget < 1:
         raise InvalidOption(f"support_pixel_budget {config.support_pixel_budget}: give at least 1, or None for all")
     if not isinstance(config.image_size, int):

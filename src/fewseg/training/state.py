@@ -76,7 +76,8 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         return {**state, "config": json.loads(state["config"])}
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise InvalidCheckpoint(
-            f"{path} is no training state ({str(error).splitlines()[0]}): begin a new run"
+            f"{path} is no training state ({str(error).splitlines()[0]}): begin a new run in another folder, with "
+            f"--init-from {folder / 'last.safetensors'} to keep what was learnt"
         ) from error
 
 

@@ -1,0 +1,131 @@
+"""A lighter decoder for DCAMA (ours): little data, small machines.
+
+It sees evidence on one scale, above 0 for foreground: the log-odds of every block's balanced vote, and how much closer
+a query token is to the mean of the support's foreground than to that of its background. What it decides is a learnt
+weighted sum of that evidence plus a correction; the sum is a usable mask before anything is learnt. No support map
+reaches it, so that nothing grows with the number of shots, and no attention map finer than it works at is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewseg.ops.resize import map_size, resize
+from fewseg.types import SupportSet
+
+WIDTH, EDGE_WIDTH, SKIP_WIDTH = 64, 32, 16
+"""Channels of the correction, of its refinement at the finest skip scale, and that a skip map is projected to."""
+
+DILATIONS = (1, 2, 4)
+"""Of the first convolution of each residual block: together they see 15 positions to every side."""
+
+SIMILARITY_GAIN = 10.0
+"""Brings differences of cosines to the size of log-odds; a learnt gain follows."""
+
+ODDS_LIMIT = 0.0025
+"""Votes are kept this far from 0 and 1: log-odds of 6 are as sure as it gets."""
+
+
+class Residual(nn.Module):
+    """Two normalised convolutions around a shortcut."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
+        self.norm1 = nn.GroupNorm(4, width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm2 = nn.GroupNorm(4, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+
+
+class LightDecoder(nn.Module):
+    """Evidence of all scales and the query's skip maps to logits.
+
+    The finest skip map joins last, at its own size; the correction works at the size of the next one.
+    """
+
+    def __init__(self, blocks: Mapping[int, int], skips: Mapping[int, int]) -> None:
+        """`blocks`: attention scale to number of blocks; `skips`: skip scale to channels, two scales at least."""
+        super().__init__()
+        self.scales = sorted(blocks)
+        self.edge, *self.contexts = sorted(skips)
+        count = 2 * sum(blocks.values())
+        self.project = nn.ModuleDict({str(s): nn.Conv2d(c, SKIP_WIDTH, 1) for s, c in skips.items()})
+        self.evidence = nn.Conv2d(count, WIDTH, 3, padding=1)
+        self.context = nn.Conv2d(SKIP_WIDTH * len(self.contexts), WIDTH, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(4, WIDTH)
+        self.residuals = nn.Sequential(*(Residual(WIDTH, dilation) for dilation in DILATIONS))
+        self.narrow = nn.Conv2d(WIDTH, EDGE_WIDTH, 1)
+        self.refine = nn.Conv2d(EDGE_WIDTH, EDGE_WIDTH, 3, padding=1)
+        self.refine_edges = nn.Conv2d(SKIP_WIDTH, EDGE_WIDTH, 3, padding=1, bias=False)
+        self.mix = nn.Conv2d(EDGE_WIDTH, EDGE_WIDTH, 3, padding=1)
+        self.correction = nn.Conv2d(EDGE_WIDTH, 1, 3, padding=1)
+        self.gain = nn.Parameter(torch.full((count,), 1.0 / count))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def query_share(self, skips: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """What depends on the query's maps alone, for any number of labels: at the working size and at the finest."""
+        size = map_size(skips[self.contexts[0]])
+        projected = [resize(self.project[str(s)](skips[s]), size) for s in self.contexts]
+        edges = self.refine_edges(self.project[str(self.edge)](skips[self.edge]))
+        return self.context(torch.cat(projected, 1)), edges
+
+    def forward(self, evidence: Mapping[int, Tensor], share: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
+        """Logits (B, 2, *size).
+
+        Args:
+            evidence: (B, 2 * blocks, h, w) of each attention scale.
+            share: what `query_share` gave.
+            size: of the logits.
+        """
+        context, edges = share
+        work, fine = map_size(context), map_size(edges)
+        seen = torch.cat([resize(evidence[s], work) for s in self.scales], 1)
+        sure = (seen * self.gain.view(1, -1, 1, 1)).sum(1, keepdim=True) + self.bias
+        x = self.residuals(F.relu(self.norm(self.evidence(seen) + context)))
+        x = F.relu(self.refine(resize(self.narrow(x), fine)) + edges)
+        logit = self.correction(F.relu(self.mix(x))) + resize(sure, fine)
+        return resize(torch.cat([-logit, logit], 1) / 2, size)
+
+
+def side_sums(keys: Tensor, values: Tensor) -> Tensor:
+    """Of keys (B, n, M, C) with mask values (B, n, M): what foreground and background add up to, (B, n, 2, C)."""
+    return torch.stack([values, 1 - values], 2) @ keys
+
+
+def evidence(
+    votes: Sequence[Mapping[int, Tensor]],
+    queries: Mapping[int, Sequence[Tensor]],
+    supports: Sequence[SupportSet],
+    blocks: Mapping[int, Sequence[int]],
+) -> list[dict[int, Tensor]]:
+    """What the decoder sees of each label: at every scale (B, 2 * blocks, h, w), log-odds first.
+
+    Args:
+        votes: of each label the balanced votes (B, blocks, h, w) of every scale.
+        queries: of every scale the blocks' queries (B, h, w, C).
+        supports: of each label; they hold `mean.{block}`, the `side_sums` of every block.
+        blocks: of every scale the blocks' places in the backbone.
+    """
+    similar: dict[int, Tensor] = {}
+    for scale, places in blocks.items():
+        found = []
+        for place, query in zip(places, queries[scale], strict=True):
+            means = [F.normalize(s.tensors[f"mean.{place}"].sum(1), dim=-1, eps=1e-6) for s in supports]
+            ahead = torch.stack([(m[:, 0] - m[:, 1]).expand(query.shape[0], -1) for m in means], -1)
+            found.append((F.normalize(query.flatten(1, 2), dim=-1, eps=1e-6) @ ahead).unflatten(1, query.shape[1:3]))
+        similar[scale] = torch.stack(found, 1) * SIMILARITY_GAIN
+    return [
+        {s: torch.cat([_log_odds(own[s]), similar[s][..., label].to(own[s].dtype)], 1) for s in blocks}
+        for label, own in enumerate(votes)
+    ]
+
+
+def _log_odds(votes: Tensor) -> Tensor:
+    return torch.logit(votes.float(), eps=ODDS_LIMIT).to(votes.dtype)

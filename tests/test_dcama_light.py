@@ -1,0 +1,108 @@
+"""DCAMA with the light decoder: against a plain implementation, over labels and shots."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewseg import create_method
+from fewseg.bench.operations import needed
+from fewseg.bench.reference import PlainDCAMA
+from fewseg.errors import InvalidOption
+from fewseg.methods.dcama import DCAMA
+from fewseg.methods.dcama_light import LightDecoder
+from fewseg.types import SupportSet
+
+SMALL = {"stem": 8, "thin": 4, "widths": (8, 8, 12, 16), "depths": (1, 2, 2, 1), "strides": (2,) * 4}
+OPTIONS = {"attention": "cosine", "heads": 1, "identity_start": True, "position_weight": 0.0, "dropout": 0.0}
+
+
+def light(seed: int = 0, **config: object) -> DCAMA:
+    """Random weights everywhere, norms and biases too."""
+    torch.manual_seed(seed)
+    options = {**SMALL, "expansions": (2,) * 4}
+    choices = {**OPTIONS, "balance": True, "decoder": "light", "skip_scales": (4, 8, 16), **config}
+    method = create_method("dcama", backbone="tiny", backbone_options=options, image_size=64, **choices)
+    for parameter in method.trainable_parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    assert isinstance(method, DCAMA)
+    return method
+
+
+def episode(shots: int, size: tuple[int, int], seed: int = 1, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(seed)
+    masks = (torch.rand(batch, shots, *size) > 0.6).long()
+    return torch.randn(batch, 3, *size), torch.randn(batch, shots, 3, *size), masks
+
+
+@pytest.mark.parametrize("seed", range(8))
+@torch.inference_mode()
+def test_equals_the_plain_implementation(seed: int) -> None:
+    rng = random.Random(seed)
+    scales = rng.choice([(8, 16, 32), (16, 32), (16,)])
+    skips = rng.choice([(4, 8, 16), (4, 8), (8, 16)])
+    method = light(seed, attention_scales=scales, skip_scales=skips)
+    inputs = episode(rng.randint(1, 4), (rng.randint(40, 90), rng.randint(40, 90)), seed, rng.randint(1, 3))
+    torch.testing.assert_close(method(*inputs), PlainDCAMA(method)(*inputs), atol=2e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_labels_at_once_give_what_each_gives_alone() -> None:
+    method = light()
+    query, images, masks = episode(2, (64, 64), batch=1)
+    supports = [method.encode_support(images, masks), method.encode_support(images, 1 - masks)]
+    supports += [method.encode_support(*episode(1, (64, 64), seed, 1)[1:]) for seed in (5, 6)]
+    query = torch.cat([query, query.flip(-1)])
+    together = method.segment_labels(query, supports)
+    alone = torch.stack([method.segment(query, support) for support in supports], 1)
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_shots_join_and_the_same_shot_again_changes_nothing() -> None:
+    method = light()
+    query, images, masks = episode(3, (64, 64), batch=1)
+    whole = method.encode_support(images, masks)
+    single = [method.encode_support(images[:, i : i + 1], masks[:, i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(method.segment(query, SupportSet.concatenate(single)), method.segment(query, whole))
+    once, thrice = single[0], SupportSet.concatenate([single[0]] * 3)
+    torch.testing.assert_close(method.segment(query, thrice), method.segment(query, once), atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_untrained_it_ranks_what_looks_like_the_support_first() -> None:
+    method = light()
+    decoder = method.decoder
+    assert isinstance(decoder, LightDecoder)
+    for parameter in decoder.correction.parameters():
+        parameter.zero_()
+    decoder.gain.fill_(1 / len(decoder.gain))
+    picture = torch.zeros(1, 3, 64, 64)
+    picture[:, 0, 16:48, 16:48] = 2
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[:, :, 16:48, 16:48] = 1
+    logits = method(picture, picture.unsqueeze(1), mask)
+    sure = (logits[:, 1] - logits[:, 0])[0]
+    assert sure[24:40, 24:40].min() > torch.cat([sure[:4].flatten(), sure[-4:].flatten()]).max()
+
+
+def test_everything_in_it_learns() -> None:
+    method = light().train()
+    method(*episode(1, (64, 64))).square().mean().backward()
+    assert [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_operations_are_counted() -> None:
+    counted = needed(light(), shots=1)
+    assert 0 < counted.at("op") < counted.at("head") < counted.at("query")
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"), [({"balance": False}, "balance=True"), ({"skip_scales": (4,)}, "two skip scales")]
+)
+def test_what_it_cannot_do_without(change: dict[str, object], remedy: str) -> None:
+    with pytest.raises(InvalidOption, match=remedy):
+        light(**change)
