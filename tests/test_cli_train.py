@@ -121,7 +121,10 @@ def test_bad_training_options(
         (["--data", "synthetic", "--options", "heads=4"], "leave out --options, or give --method"),
         (["--data", "synthetic", "--checkpoint", "a.safetensors", "--method", "hsnet"], "leave out one of the two"),
         (["--data", "synthetic", "--backbone-weights", "a.safetensors"], "leave out --backbone-weights"),
-        (["--data", "synthetic", "--official", "swin_b", "--method", "hsnet"], "of hsnet 'swin_b'; known: resnet101"),
+        (
+            ["--data", "synthetic", "--official", "swin_b", "--checkpoint", "a.pt", "--method", "hsnet"],
+            "of hsnet 'swin_b'; known: resnet101",
+        ),
         (["--data", "synthetic", "--seed", "-1"], "seed 0 or more"),
         (["--data", "synthetic", "--method", "prototype", "--options", "temprature=4"], "did you mean 'temperature'"),
         (["--data", "synthetic", "--episodes", "none.json"], "cannot read none.json"),

@@ -20,7 +20,7 @@ def test_size_and_checksum() -> None:
 
 def test_it_loads_and_brings_its_threshold() -> None:
     method = load_method("default")
-    assert (method.name, method.backbone.name, method.config.image_size) == ("dcama", "tiny", 320)
+    assert (method.name, method.backbone.name, method.config.image_size) == ("dcama", "tiny", 384)
     assert 0 < method.extra["presence_threshold"] < 1
     assert all(p.isfinite().all() for p in method.parameters())
     assert method.dtype == torch.float32

@@ -156,8 +156,8 @@ def test_decoder_is_one_convolution_over_the_whole_stack() -> None:
     """mixer1's inputs in the released order: votes, then (query, support) of every skip scale, coarse to fine."""
     method = model(skip_scales=(4, 8))
     decoder = method.decoder
-    maps = {8: torch.randn(1, 96, 8, 8), 4: torch.randn(1, 48, 16, 16)}
-    support = {8: torch.randn(1, 96, 8, 8), 4: torch.randn(1, 48, 16, 16)}
+    maps = {8: torch.randn(1, 32, 8, 8), 4: torch.randn(1, 24, 16, 16)}
+    support = {8: torch.randn(1, 32, 8, 8), 4: torch.randn(1, 24, 16, 16)}
     votes = {
         s: torch.rand(1, len([b for b in method.backbone.blocks if b.scale == s]), 64 // s, 64 // s)
         for s in (8, 16, 32)

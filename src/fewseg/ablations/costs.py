@@ -93,8 +93,8 @@ def peak_megabytes(method: FewShotMethod, shots: int, fusion: Fusion = "one-pass
     def run() -> None:
         segment_fused(method, query, fused_support(method, images, masks, fusion))
 
+    run()  # folds batch norms, picks kernels: once, not for every query
     if method.device.type == "cuda":
-        run()
         before = torch.cuda.memory_allocated(method.device)
         torch.cuda.reset_peak_memory_stats(method.device)
         run()
