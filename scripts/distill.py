@@ -150,9 +150,8 @@ class Distillation(nn.Module):
         views = [torch.stack([pictures.view(192, rng) for _ in range(16)]) for _ in range(8)]
         maps = [teacher(batch) for batch in views]
         self.statistics = [_statistics([batch[k] for batch in maps]) for k in range(len(maps[0]))]
-        self.branches = [
-            _statistics([_added(batch, k) for batch in maps])[1] if k else None for k in range(len(maps[0]))
-        ]
+        later = range(1, len(maps[0]))
+        self.branches = {k: _statistics([_added(batch, k) for batch in maps])[1] for k in later}
 
     def losses(self, phase: Phase, rng: np.random.Generator) -> Tensor:
         return {"early": self._early, "apart": self._apart, "whole": self._whole}[phase.name](phase.batch, rng)

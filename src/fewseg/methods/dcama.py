@@ -208,7 +208,7 @@ class DCAMA(FewShotMethod):
         mix = self._mix_size({**sizes, **{scale: map_size(skip) for scale, skip in skips.items()}})
         share = None
         if skips and len(supports) > 1:
-            share = cast("Decoder", self.decoder).query_share(skips, sizes[min(sizes)], mix)
+            share = self.decoder.query_share(skips, sizes[min(sizes)], mix)
         votes = self._votes_of_labels(query, supports)
         logits = [
             self._decode(query, votes[some], supports[some], skips, mix, share)
