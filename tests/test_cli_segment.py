@@ -179,6 +179,14 @@ def test_impossible_values(
     fails(capsys, word)
 
 
+def test_a_release_needs_its_file(support: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["segment", "--support", str(support), "--query", str(photos), "--out", str(photos / "out")]
+    assert cli.main([*call, "--official", "resnet50"]) == 2
+    error = capsys.readouterr().err
+    assert "give the file with --checkpoint" in error
+    assert len(error.strip().splitlines()) == 1  # no bar that never began to move
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     assert "segment" in capsys.readouterr().out
