@@ -32,13 +32,12 @@ from torch.nn import functional as F
 from fewseg.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from fewseg.backbones.tiny import InvertedResidual, TinyNet
 from fewseg.episodes.sources import open_source
+from fewseg.files import replacing
 from split import MIN_AREA, NOVEL_CALTECH, sources  # the script beside this one
 
 LOG = logging.getLogger("distill")
 EARLY = 2
 """Blocks, those of the first stage, that learn before the others and then stay."""
-GROUPS = ((2, 5), (5, 9), (9, 12), (12, 16))
-"""The other stages' blocks."""
 HELD_OUT = 16
 """COCO pictures that are not trained on; how much of the teacher's variance is explained there goes into the log."""
 COCO_SHARE, MOSAIC_SHARE = 0.35, 0.25
@@ -74,7 +73,7 @@ class Pictures:
         chosen = []
         for path in sorted((data / "coco_mini" / "images").glob("*.jpg")):
             values = np.unique(np.asarray(Image.open(data / "coco_mini" / "masks" / f"{path.stem}.png")))
-            if path.stem in base or path.name in base or not any((int(v) - 1) % 4 == 0 for v in values if v):
+            if path.stem in base or not any((int(v) - 1) % 4 == 0 for v in values if v):
                 chosen.append(path)
         self.plain = [self._read(path, 320) for path in paths]
         self.coco = [self._read(path, 480) for path in chosen[:-HELD_OUT]]
@@ -140,25 +139,21 @@ class Teacher(nn.Module):
         return maps
 
 
-class Distillation(nn.Module):
+class Distillation:
     """The student, and the statistics that its losses are scaled by."""
 
     def __init__(self, teacher: Teacher, pictures: Pictures) -> None:
-        super().__init__()
         self.net, self.teacher, self.pictures = TinyNet().to(memory_format=torch.channels_last), teacher, pictures
         rng = np.random.default_rng(99)
-        views = [torch.stack([pictures.view(192, rng) for _ in range(16)]) for _ in range(8)]
-        maps = [teacher(batch) for batch in views]
+        maps = [teacher(self._views(192, 16, rng)) for _ in range(8)]
         self.statistics = [_statistics([batch[k] for batch in maps]) for k in range(len(maps[0]))]
         later = range(1, len(maps[0]))
         self.branches = {k: _statistics([_added(batch, k) for batch in maps])[1] for k in later}
 
-    def losses(self, phase: Phase, rng: np.random.Generator) -> Tensor:
+    def loss(self, phase: Phase, rng: np.random.Generator) -> Tensor:
         return {"early": self._early, "apart": self._apart, "whole": self._whole}[phase.name](phase.batch, rng)
 
-    def _batch(self, batch: int, rng: np.random.Generator, sizes: tuple[int, ...]) -> Tensor:
-        size = int(rng.choice(sizes))
-        count = max(2, batch * sizes[0] ** 2 // size**2)
+    def _views(self, size: int, count: int, rng: np.random.Generator) -> Tensor:
         views = torch.stack([self.pictures.view(size, rng) for _ in range(count)])
         return views.to(memory_format=torch.channels_last)
 
@@ -181,24 +176,22 @@ class Distillation(nn.Module):
         return torch.stack(losses).sum()
 
     def _apart(self, batch: int, rng: np.random.Generator) -> Tensor:
-        size = int(rng.choice((160, 192, 224)))
-        images = torch.stack([self.pictures.view(size, rng) for _ in range(batch)])
-        maps = self.teacher(images.to(memory_format=torch.channels_last))
+        maps = self.teacher(self._views(int(rng.choice((160, 192, 224))), batch, rng))
         losses = []
-        for k in range(GROUPS[0][0], GROUPS[-1][1]):
-            block = self.net.blocks[k]
+        for k, block in enumerate(self.net.blocks[EARLY:], EARLY):
             assert isinstance(block, InvertedResidual)
             variance = self.branches[k + 1]
             losses.append(((block.branch(maps[k]) - _added(maps, k + 1)) ** 2 / variance).mean())
         return torch.stack(losses).sum()
 
     def _whole(self, batch: int, rng: np.random.Generator) -> Tensor:
-        images = self._batch(batch, rng, (160, 160, 192, 224))
+        size = int(rng.choice((160, 160, 192, 224)))
+        images = self._views(size, batch * 160**2 // size**2, rng)  # fewer of the larger ones
         maps = self.teacher(images)
         x = self._early_maps(images)
         losses = []
-        for k in range(EARLY, GROUPS[-1][1]):
-            x = self.net.blocks[k](x)
+        for k, block in enumerate(self.net.blocks[EARLY:], EARLY):
+            x = block(x)
             found, wanted = self._standard(k + 1, x), self._standard(k + 1, maps[k + 1])
             losses.append(F.mse_loss(found, wanted) + 0.5 * (1 - F.cosine_similarity(found, wanted, dim=1)).mean())
         return torch.stack(losses).mean()
@@ -247,12 +240,6 @@ def optimiser_of(net: TinyNet, lr: float) -> torch.optim.AdamW:
     return torch.optim.AdamW([{"params": decay, "weight_decay": 0.005}, {"params": plain, "weight_decay": 0}], lr)
 
 
-def save(path: Path, **state: object) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
-
-
 def run_phase(work: Distillation, number: int, state: dict[str, Any], out: Path, seed: int) -> None:
     """All steps of a phase that are left; `state` is what the checkpoint held."""
     phase, step = PHASES[number], 0
@@ -265,7 +252,7 @@ def run_phase(work: Distillation, number: int, state: dict[str, Any], out: Path,
         for group in optimiser.param_groups:
             cosine = 0.5 + 0.5 * math.cos(math.pi * step / phase.schedule)
             group["lr"] = phase.lr * min(1.0, (step + 1) / 100) * (cosine + 1e-3)
-        loss = work.losses(phase, np.random.default_rng([seed, number, step]))
+        loss = work.loss(phase, np.random.default_rng([seed, number, step]))
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(work.net.parameters(), 5.0)
@@ -281,7 +268,9 @@ def run_phase(work: Distillation, number: int, state: dict[str, Any], out: Path,
             line = {"phase": phase.name, "step": step, "loss": round(float(np.mean(history[-50:])), 4)}
             with (out.parent / "distill.jsonl").open("a") as log:
                 log.write(json.dumps({**line, "explained": work.explained()}) + "\n")
-            save(out, net=work.net.state_dict(), optimiser=optimiser.state_dict(), phase=number, step=step)
+            kept = {"net": work.net.state_dict(), "optimiser": optimiser.state_dict(), "phase": number, "step": step}
+            with replacing(out) as temporary:
+                torch.save(kept, temporary)
 
 
 def main() -> None:

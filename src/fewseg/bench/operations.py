@@ -11,7 +11,6 @@ is nine shifted 1 x 1 ones, and those commute with the upsampling). SCCAN and HS
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewseg.backbones.base import BlockInfo
 from fewseg.bench.cases import pictures
 from fewseg.bench.reference import plain_maps
 from fewseg.bench.reference_others import plain_hsnet, plain_sccan
@@ -116,7 +114,7 @@ def dcama_decoder(method: DCAMA, sizes: Sequence[Size], *, plain: bool = False) 
     """Of the decoder; `plain`: as the paper writes it, the support's maps and upsampled maps in full."""
     config = method.config
     if isinstance(method.decoder, LightDecoder):
-        return _light_decoder(method.decoder, sizes, method.backbone.blocks)
+        return _light_decoder(method, method.decoder, sizes)
     blocks: dict[int, int] = {}
     place: dict[int, Size] = {}
     for index, scale in _attended(method):
@@ -153,15 +151,14 @@ def dcama_decoder(method: DCAMA, sizes: Sequence[Size], *, plain: bool = False) 
     return total
 
 
-def _light_decoder(decoder: LightDecoder, sizes: Sequence[Size], blocks: Sequence[BlockInfo]) -> float:
+def _light_decoder(method: DCAMA, decoder: LightDecoder, sizes: Sequence[Size]) -> float:
     """Counted as it runs: it does nothing twice."""
-    place = {block.scale: index for index, block in enumerate(blocks)}
-    last = {scale: (blocks[index].channels, *sizes[index]) for scale, index in place.items()}
-    count = {scale: 2 * sum(block.scale == scale for block in blocks) for scale in decoder.scales}
-    seen = {scale: torch.zeros(1, count[scale], *sizes[place[scale]]) for scale in decoder.scales}
-    skips = {scale: torch.zeros(1, *last[scale]) for scale in (decoder.edge, *decoder.contexts)}
-    plain = copy.deepcopy(decoder).float()
-    return counted(lambda: plain(seen, plain.query_share(skips), sizes[0]))
+    seen = {s: torch.zeros(1, 2 * len(p), *sizes[p[0]], dtype=method.dtype) for s, p in method.places.items()}
+    skips = {
+        s: torch.zeros(1, method.backbone.blocks[i].channels, *sizes[i], dtype=method.dtype)
+        for s, i in method.skip_blocks.items()
+    }
+    return counted(lambda: decoder(seen, decoder.query_share(skips), sizes[0]))
 
 
 def _attended(method: DCAMA) -> list[tuple[int, int]]:

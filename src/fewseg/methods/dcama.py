@@ -10,7 +10,7 @@ convolutional decoder merges the blocks' masks with the backbone's maps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast, get_args
 
@@ -74,6 +74,9 @@ LABELS_AT_ONCE = 8
 DECODED_ON_CPU = 2
 """Labels, times pictures, that a CPU's decoder takes together: more fall out of its caches."""
 
+Decoding = Callable[[slice], Tensor]
+"""Logits (B * L, 2, H, W) of some of the labels, labels innermost."""
+
 SCALES = (2, 4, 8, 16, 32, 64)
 """Scales that a pyramid can have."""
 
@@ -94,12 +97,13 @@ class DCAMA(FewShotMethod):
         scales = self._usable(config.attention_scales, "attention")
         self.skip_scales = self._usable(config.skip_scales, None)
         self.attended = [(i, b.scale) for i, b in enumerate(backbone.blocks) if b.scale in scales]
+        self.places = {s: [i for i, scale in self.attended if scale == s] for s in scales}
         self.attention = nn.ModuleDict(
             {str(s): self._scale_attention({b.channels for b in backbone.blocks if b.scale == s}) for s in scales}
         )
         last = {b.scale: i for i, b in enumerate(backbone.blocks)}
         self.skip_blocks = {s: last[s] for s in self.skip_scales}
-        counts = {s: sum(b.scale == s for b in backbone.blocks) for s in scales}
+        counts = {s: len(places) for s, places in self.places.items()}
         channels = {s: backbone.blocks[i].channels for s, i in self.skip_blocks.items()}
         if config.decoder == "light":
             if len(channels) < 2:
@@ -201,36 +205,15 @@ class DCAMA(FewShotMethod):
 
     def _segment_labels(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> Tensor:
         """Query maps' share of the decoder once for all labels; keys once for labels on the same support pictures."""
-        if isinstance(self.decoder, LightDecoder):
-            return self._segment_lightly(self.decoder, query, supports)
-        skips = {s: query.tensors[f"skip.{s}"] for s in self.skip_scales}
-        sizes = {scale: map_size(query.tensors[f"query.{i}"][..., 0]) for i, scale in self.attended}
-        mix = self._mix_size({**sizes, **{scale: map_size(skip) for scale, skip in skips.items()}})
-        share = None
-        if skips and len(supports) > 1:
-            share = self.decoder.query_share(skips, sizes[min(sizes)], mix)
         votes = self._votes_of_labels(query, supports)
+        if isinstance(self.decoder, LightDecoder):
+            decode = self._light_decoding(self.decoder, query, supports, votes)
+        else:
+            decode = self._published_decoding(self.decoder, query, supports, votes)
         logits = [
-            self._decode(query, votes[some], supports[some], skips, mix, share)
+            decode(some).unflatten(0, (query.batch, some.stop - some.start))
             for some in self._together(query, len(supports))
         ]
-        return torch.cat(logits, 1) if len(logits) > 1 else logits[0]
-
-    def _segment_lightly(self, decoder: LightDecoder, query: QueryFeatures, supports: Sequence[SupportSet]) -> Tensor:
-        """Likewise with the light decoder, which has no share of the support's."""
-        share = decoder.query_share({s: query.tensors[f"skip.{s}"] for s in self.skip_scales})
-        blocks: dict[int, list[int]] = {}
-        for index, scale in self.attended:
-            blocks.setdefault(scale, []).append(index)
-        queries = {scale: [query.tensors[f"query.{i}"] for i in places] for scale, places in blocks.items()}
-        seen = evidence(self._votes_of_labels(query, supports), queries, supports, blocks)
-        logits = []
-        for some in self._together(query, len(supports)):
-            labels = len(seen[some])
-            stacked = {scale: _batched([one[scale] for one in seen[some]], query.batch) for scale in blocks}
-            shares = share if labels == 1 else tuple(part.repeat_interleave(labels, 0) for part in share)
-            decoded = decoder(stacked, cast("tuple[Tensor, Tensor]", shares), query.image_size)
-            logits.append(decoded.unflatten(0, (query.batch, labels)))
         return torch.cat(logits, 1) if len(logits) > 1 else logits[0]
 
     def _together(self, query: QueryFeatures, labels: int) -> list[slice]:
@@ -254,25 +237,46 @@ class DCAMA(FewShotMethod):
                     votes[place] = {s: torch.stack([v[:, column] for v in maps], 1) for s, maps in stacked.items()}
         return votes
 
-    def _decode(
+    def _published_decoding(
+        self, decoder: Decoder, query: QueryFeatures, supports: Sequence[SupportSet], votes: Sequence[dict[int, Tensor]]
+    ) -> Decoding:
+        """Query maps' share of the decoder once for all labels."""
+        skips = {s: query.tensors[f"skip.{s}"] for s in self.skip_scales}
+        sizes = {scale: map_size(query.tensors[f"query.{i}"][..., 0]) for i, scale in self.attended}
+        mix = self._mix_size({**sizes, **{scale: map_size(skip) for scale, skip in skips.items()}})
+        share = None
+        if skips and len(supports) > 1:
+            share = decoder.query_share(skips, sizes[min(sizes)], mix)
+
+        def decode(some: slice) -> Tensor:
+            support_share = None
+            if self._has_share:
+                support_share = _batched([self._support_share(s, mix) for s in supports[some]], query.batch)
+            query_share = None if share is None else share.repeat_interleave(some.stop - some.start, 0)
+            stacked = _batched_scales(votes[some], query.batch)
+            return decoder(stacked, skips, query.image_size, mix, support_share, query_share)
+
+        return decode
+
+    def _light_decoding(
         self,
+        decoder: LightDecoder,
         query: QueryFeatures,
-        votes: Sequence[dict[int, Tensor]],
         supports: Sequence[SupportSet],
-        skips: dict[int, Tensor],
-        mix: tuple[int, int],
-        query_share: Tensor | None,
-    ) -> Tensor:
-        """Logits (B, L, 2, H, W), the decoder batched over the labels."""
-        assert isinstance(self.decoder, Decoder)
-        labels, support_share = len(supports), None
-        stacked = {scale: _batched([v[scale] for v in votes], query.batch) for scale in votes[0]}
-        if self._has_share:
-            support_share = _batched([self._support_share(support, mix) for support in supports], query.batch)
-        if query_share is not None:
-            query_share = query_share.repeat_interleave(labels, 0)
-        logits = self.decoder(stacked, skips, query.image_size, mix, support_share, query_share)
-        return logits.unflatten(0, (query.batch, labels))
+        votes: Sequence[dict[int, Tensor]],
+    ) -> Decoding:
+        """Likewise with the light decoder, which has no share of the support's."""
+        work, edges = decoder.query_share({s: query.tensors[f"skip.{s}"] for s in self.skip_scales})
+        seen = evidence(votes, query, supports, self.places)
+
+        def decode(some: slice) -> Tensor:
+            labels = some.stop - some.start
+            share = (work, edges)
+            if labels > 1:
+                share = (work.repeat_interleave(labels, 0), edges.repeat_interleave(labels, 0))
+            return decoder(_batched_scales(seen[some], query.batch), share, query.image_size)
+
+        return decode
 
     @property
     def _has_share(self) -> bool:
@@ -303,6 +307,11 @@ def _batched(labels: Sequence[Tensor], batch: int) -> Tensor:
     if len(labels) == 1:
         return labels[0]
     return torch.stack([one.expand(batch, *one.shape[1:]) for one in labels], 1).flatten(0, 1)
+
+
+def _batched_scales(labels: Sequence[dict[int, Tensor]], batch: int) -> dict[int, Tensor]:
+    """The same for every scale's maps."""
+    return {scale: _batched([maps[scale] for maps in labels], batch) for scale in labels[0]}
 
 
 def _check(config: DCAMAConfig) -> None:

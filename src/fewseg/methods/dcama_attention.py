@@ -1,4 +1,4 @@
-"""DCAMA's projections to queries and keys, and its balanced votes."""
+"""DCAMA's projections to queries and keys, its balanced votes and their log-odds."""
 
 from __future__ import annotations
 
@@ -64,3 +64,8 @@ def balanced(shares: Tensor, sides: Tensor) -> Tensor:
     ahead, behind = (shares.float() / (sides.float().sum(1, keepdim=True) + 1e-4)).chunk(2, -1)
     # Both are zero where dropout has left a token no attention at all: it then votes for neither side.
     return ((ahead + _NEITHER) / (ahead + behind + 2 * _NEITHER)).to(shares.dtype)
+
+
+def log_odds(votes: Tensor, limit: float) -> Tensor:
+    """Of votes kept `limit` away from 0 and 1."""
+    return torch.logit(votes.float(), eps=limit).to(votes.dtype)

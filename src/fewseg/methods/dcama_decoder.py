@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewseg.methods.dcama_attention import log_odds
 from fewseg.ops.layout import convolution_order
 from fewseg.ops.resize import map_size, resize
 from fewseg.ops.upsampled_convolution import convolve_low, low_resolution_pays
@@ -18,6 +19,9 @@ KERNELS = {32: (3, 3, 3), 16: (5, 3, 3), 8: (5, 5, 3)}
 
 WIDTHS = (16, 64, 128)
 """Channels of these convolutions; the last is the decoder's width."""
+
+ODDS_LIMIT = 0.01
+"""Votes are kept this far from 0 and 1 in log-odds."""
 
 
 def conv_block(channels: tuple[int, ...], kernels: tuple[int, ...]) -> nn.Sequential:
@@ -112,7 +116,7 @@ class Decoder(nn.Module):
         if query_share is None:
             pieces += self._skips("query", skips, finest, mix)
         if self.odds:
-            pieces += [Piece(_log_odds(votes[s]), self.inputs[f"odds.{s}"]) for s in self.scales]
+            pieces += [Piece(log_odds(votes[s], ODDS_LIMIT), self.inputs[f"odds.{s}"]) for s in self.scales]
         x = self._convolve(pieces, mix, self._first.bias)
         for share in (support_share, query_share):
             x = x if share is None else x + share
@@ -205,7 +209,3 @@ def _joined(maps: Sequence[Tensor]) -> Tensor:
 def _columns(weight: Tensor, pieces: Sequence[Piece]) -> Tensor:
     """The part of a convolution's weight (O, I, 3, 3) that these inputs meet."""
     return _joined([weight[:, piece.channels] for piece in pieces])
-
-
-def _log_odds(votes: Tensor) -> Tensor:
-    return torch.logit(votes.float(), eps=0.01).to(votes.dtype)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewseg.methods.dcama_attention import log_odds
 from fewseg.ops.resize import map_size, resize
-from fewseg.types import SupportSet
+from fewseg.types import QueryFeatures, SupportSet
 
 WIDTH, EDGE_WIDTH, SKIP_WIDTH = 64, 32, 16
 """Channels of the correction, of its refinement at the finest skip scale, and that a skip map is projected to."""
@@ -101,31 +102,28 @@ def side_sums(keys: Tensor, values: Tensor) -> Tensor:
 
 def evidence(
     votes: Sequence[Mapping[int, Tensor]],
-    queries: Mapping[int, Sequence[Tensor]],
+    query: QueryFeatures,
     supports: Sequence[SupportSet],
-    blocks: Mapping[int, Sequence[int]],
+    places: Mapping[int, Sequence[int]],
 ) -> list[dict[int, Tensor]]:
     """What the decoder sees of each label: at every scale (B, 2 * blocks, h, w), log-odds first.
 
     Args:
         votes: of each label the balanced votes (B, blocks, h, w) of every scale.
-        queries: of every scale the blocks' queries (B, h, w, C).
-        supports: of each label; they hold `mean.{block}`, the `side_sums` of every block.
-        blocks: of every scale the blocks' places in the backbone.
+        query: holds `query.{place}` (B, h, w, C) of every block.
+        supports: of each label; they hold `mean.{place}`, the `side_sums` of every block.
+        places: of every scale the blocks' places in the backbone.
     """
     similar: dict[int, Tensor] = {}
-    for scale, places in blocks.items():
+    for scale, blocks in places.items():
         found = []
-        for place, query in zip(places, queries[scale], strict=True):
+        for place in blocks:
+            tokens = query.tensors[f"query.{place}"]
             means = [F.normalize(s.tensors[f"mean.{place}"].sum(1), dim=-1, eps=1e-6) for s in supports]
-            ahead = torch.stack([(m[:, 0] - m[:, 1]).expand(query.shape[0], -1) for m in means], -1)
-            found.append((F.normalize(query.flatten(1, 2), dim=-1, eps=1e-6) @ ahead).unflatten(1, query.shape[1:3]))
+            ahead = torch.stack([(m[:, 0] - m[:, 1]).expand(query.batch, -1) for m in means], -1)
+            found.append((F.normalize(tokens.flatten(1, 2), dim=-1, eps=1e-6) @ ahead).unflatten(1, tokens.shape[1:3]))
         similar[scale] = torch.stack(found, 1) * SIMILARITY_GAIN
     return [
-        {s: torch.cat([_log_odds(own[s]), similar[s][..., label].to(own[s].dtype)], 1) for s in blocks}
+        {s: torch.cat([log_odds(own[s], ODDS_LIMIT), similar[s][..., label].to(own[s].dtype)], 1) for s in places}
         for label, own in enumerate(votes)
     ]
-
-
-def _log_odds(votes: Tensor) -> Tensor:
-    return torch.logit(votes.float(), eps=ODDS_LIMIT).to(votes.dtype)
