@@ -24,6 +24,7 @@ from fewseg.training.config import TrainConfig
 from fewseg.training.data import open_data
 from fewseg.training.loop import train
 from fewseg.training.presence import calibrate_presence
+from fewseg.training.sureness import fit_sureness
 from fewseg.training.validate import validate
 from split import training  # the script beside this one
 
@@ -98,6 +99,7 @@ def main() -> None:
 
     method, validation = carry_over(report.best, distilled), open_data(config).validation
     _, _, scores = validate(method, validation, size=SIZE, batch=1)
+    fit_sureness(method, validation, size=SIZE, seed=args.seed)
     method.extra |= calibrate_presence(method, validation, size=SIZE, seed=args.seed)
     save_method(method, args.out / "default.safetensors", dtype=torch.float16)
     LOG.info("%s: validation mIoU %s, %s", args.out / "default.safetensors", scores, method.extra)

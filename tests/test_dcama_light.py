@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -14,7 +15,7 @@ from fewseg.bench.reference import PlainDCAMA
 from fewseg.errors import InvalidOption
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder
-from fewseg.types import SupportSet
+from fewseg.types import QueryFeatures, SupportSet
 
 SMALL = {"stem": 8, "thin": 4, "widths": (8, 8, 12, 16), "depths": (1, 2, 2, 1), "strides": (2,) * 4}
 OPTIONS = {"attention": "cosine", "heads": 1, "identity_start": True, "position_weight": 0.0, "dropout": 0.0}
@@ -29,6 +30,8 @@ def light(seed: int = 0, **config: object) -> DCAMA:
     for parameter in method.trainable_parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     assert isinstance(method, DCAMA)
+    if isinstance(method.decoder, LightDecoder):
+        method.decoder.sureness.copy_(0.3 * torch.randn(2, 2))
     return method
 
 
@@ -87,6 +90,52 @@ def test_untrained_it_ranks_what_looks_like_the_support_first() -> None:
     logits = method(picture, picture.unsqueeze(1), mask)
     sure = (logits[:, 1] - logits[:, 0])[0]
     assert sure[24:40, 24:40].min() > torch.cat([sure[:4].flatten(), sure[-4:].flatten()]).max()
+
+
+def test_sureness_moves_probabilities_and_no_mask() -> None:
+    method = light()
+    decoder = method.decoder
+    assert isinstance(decoder, LightDecoder)
+    inputs = episode(2, (64, 64))
+    odds = []
+    with torch.inference_mode():
+        for sureness in ([[0.0, 0.0], [0.0, 0.0]], [[0.4, 0.2], [-0.5, -0.1]]):
+            decoder.sureness.copy_(torch.tensor(sureness))
+            query, support = method.encode_query(inputs[0]), method.encode_support(*inputs[1:])
+            # At the size that the decoder works at in the end: resized, neighbours of different sign mix.
+            logits = method.segment(QueryFeatures((16, 16), query.tensors), support)
+            odds.append(logits[:, 1] - logits[:, 0])
+            if not any(map(any, sureness)):
+                alike = method.likeness(query, support, logits)
+    plain, tempered = odds
+    assert (plain > 0).any()
+    assert (plain < 0).any()
+    wanted = [
+        torch.where(p > 0, p * math.exp(-0.5 - 0.1 * a), p * math.exp(0.4 + 0.2 * a))
+        for p, a in zip(plain, alike.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(tempered, torch.stack(wanted), atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_unlike_the_support_has_a_lower_likeness() -> None:
+    method = light()
+    torch.manual_seed(3)
+    picture = torch.randn(1, 3, 64, 64)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[:, :, 16:48, 16:48] = 1
+    with torch.inference_mode():
+        query, support = method.encode_query(picture), method.encode_support(picture.unsqueeze(1), mask)
+        inside = torch.stack([-mask[:, 0], mask[:, 0]], 1) * 9 - torch.tensor([[[[-4.5]], [[4.5]]]])
+        right, wrong = (method.likeness(query, support, logits) for logits in (inside, -inside))
+    assert right > wrong
+
+
+def test_only_the_light_decoder_knows_a_likeness() -> None:
+    method = light(decoder="published")
+    inputs = episode(1, (64, 64))
+    query, support = method.encode_query(inputs[0]), method.encode_support(*inputs[1:])
+    with pytest.raises(InvalidOption, match="only light does"):
+        method.likeness(query, support, torch.zeros(2, 2, 64, 64))
 
 
 def test_everything_in_it_learns() -> None:

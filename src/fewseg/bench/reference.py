@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from fewseg.backbones import FeaturePyramid
 from fewseg.errors import InvalidOption
-from fewseg.methods.dcama import DCAMA, DCAMAConfig
+from fewseg.methods.dcama import DCAMA
+from fewseg.methods.dcama_config import DCAMAConfig
 from fewseg.ops.position import position_encoding
 
 NORMALISERS = 4
@@ -197,7 +198,13 @@ class PlainDCAMA:
             x = F.relu(x + self._norm(f"{name}.norm2", self._conv(f"{name}.conv2", y)))
         x = self._conv("decoder.refine", _resize(self._conv("decoder.narrow", x), fine))
         x = F.relu(self._conv("decoder.mix", F.relu(x + self._conv("decoder.refine_edges", skips[edge]))))
-        logit = (self._conv("decoder.correction", x) + _resize(sure, fine)) / 2
+        logit = self._conv("decoder.correction", x) + _resize(sure, fine)
+        coarse = torch.stack([torch.logit(vote.float(), eps=0.0025) for vote in votes[max(self.scales)].unbind(1)])
+        inside = torch.sigmoid(logit)[:, 0]
+        odds = _resize(coarse.mean(0).unsqueeze(1), fine)[:, 0]
+        alike = (odds * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 0.001)
+        factors = [torch.exp(c + slope * alike)[:, None, None, None] for c, slope in self.weights["decoder.sureness"]]
+        logit = (F.relu(logit) * factors[1] - F.relu(-logit) * factors[0]) / 2
         return _resize(torch.cat([-logit, logit], 1), masks.shape[-2:])
 
     def _conv(self, name: str, x: Tensor, dilation: int = 1) -> Tensor:

@@ -11,62 +11,25 @@ convolutional decoder merges the blocks' masks with the backbone's maps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, cast, get_args
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewseg.backbones import FeaturePyramid
-from fewseg.errors import InvalidOption, unknown
+from fewseg.errors import InvalidOption
 from fewseg.methods.base import FewShotMethod
 from fewseg.methods.dcama_attention import ScaleAttention, balanced
+from fewseg.methods.dcama_config import DCAMAConfig, check_config
 from fewseg.methods.dcama_decoder import Decoder
-from fewseg.methods.dcama_light import LightDecoder, evidence, side_sums
+from fewseg.methods.dcama_light import LightDecoder, evidence, likeness, side_sums
 from fewseg.methods.shared_pictures import same_pictures
-from fewseg.ops.mask_aggregation import Implementation, aggregate_masks
+from fewseg.ops.mask_aggregation import aggregate_masks
 from fewseg.ops.position import position_encoding
 from fewseg.ops.resize import map_size, resize
 from fewseg.ops.token_budget import budget_tokens
 from fewseg.types import QueryFeatures, SupportSet
-
-
-@dataclass(frozen=True)
-class DCAMAConfig:
-    """DCAMA's choices; the defaults are the published ones."""
-
-    image_size: int = 384
-    """Side of the square input, pixels."""
-    attention_scales: tuple[int, ...] = (8, 16, 32)
-    """Scales (1/8, ...) at which masks are aggregated (Table S4); those the backbone lacks are left out."""
-    skip_scales: tuple[int, ...] = (4, 8)
-    """Scales whose last maps join the decoder (Table S3); those the backbone lacks are left out."""
-    skip_support: bool = True
-    """Whether the support's maps join the decoder beside the query's (Table S5)."""
-    use_background: bool = True
-    """Whether background support features take part in the attention; off zeroes them (Table 3)."""
-    heads: int = 8
-    """Attention heads at every scale."""
-    support_pixel_budget: int | None = None
-    """Foreground and, separately, background tokens that each shot and scale is normalised to (600 in Table S5)."""
-    dropout: float = 0.5
-    """Dropout on the tokens and on the attention weights, in training."""
-    attention: Literal["dot", "cosine"] = "dot"
-    """Scaled dot product (published), or cosine with a learnt temperature (ours, for small backbones)."""
-    identity_start: bool = False
-    """Start the projections from the identity instead of at random (ours; goes with cosine)."""
-    position_weight: float = 1.0
-    """Factor on the position encoding; 0 leaves it out, so that places in the picture carry no information (ours)."""
-    balance: bool = False
-    """Weigh both sides of the support alike, however little of it is foreground, and show the decoder's last stage the
-    aggregated masks as log-odds, which no norm has touched (ours)."""
-    decoder: Literal["published", "light"] = "published"
-    """The paper's, or a lighter one that corrects a weighted sum of the votes and of the similarity to each side's
-    mean, and sees no support map (ours; needs balance and two skip scales or more)."""
-    implementation: Implementation = "auto"
-    """How masks are aggregated: `reference` materialises the scores, `streaming` never does."""
-
 
 LABELS_AT_ONCE = 8
 """Labels that are columns of one attention; also labels, times pictures, that a GPU's decoder takes together."""
@@ -76,9 +39,6 @@ DECODED_ON_CPU = 2
 
 Decoding = Callable[[slice], Tensor]
 """Logits (B * L, 2, H, W) of some of the labels, labels innermost."""
-
-SCALES = (2, 4, 8, 16, 32, 64)
-"""Scales that a pyramid can have."""
 
 
 class DCAMA(FewShotMethod):
@@ -92,7 +52,7 @@ class DCAMA(FewShotMethod):
 
     def __init__(self, backbone: FeaturePyramid, config: DCAMAConfig = DCAMAConfig()) -> None:
         super().__init__()
-        _check(config)
+        check_config(config)
         self.config, self.backbone = config, backbone
         scales = self._usable(config.attention_scales, "attention")
         self.skip_scales = self._usable(config.skip_scales, None)
@@ -175,6 +135,16 @@ class DCAMA(FewShotMethod):
     def votes(self, query: QueryFeatures, support: SupportSet) -> list[Tensor]:
         """The aggregated mask (B, h, w) of every attended block, in the backbone's order; equation 3."""
         return [votes.squeeze(1) for votes in self._votes(query, [support])]
+
+    def likeness(self, query: QueryFeatures, support: SupportSet, logits: Tensor) -> Tensor:
+        """(B): how alike to the support what `logits` (B, 2, H, W) find is; see `dcama_light.likeness`.
+
+        Raises `InvalidOption` where the decoder is not the light one.
+        """
+        if not isinstance(self.decoder, LightDecoder):
+            raise InvalidOption(f"decoder {self.config.decoder} knows no likeness: only light does")
+        seen = evidence(self._votes_of_labels(query, [support]), query, [support], self.places)[0]
+        return likeness(logits[:, 1:] - logits[:, :1], seen[max(self.places)])
 
     def _votes(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[Tensor]:
         """Likewise (B, L, h, w) for L labels on the same support pictures: keys once, a column of values a label."""
@@ -312,30 +282,3 @@ def _batched(labels: Sequence[Tensor], batch: int) -> Tensor:
 def _batched_scales(labels: Sequence[dict[int, Tensor]], batch: int) -> dict[int, Tensor]:
     """The same for every scale's maps."""
     return {scale: _batched([maps[scale] for maps in labels], batch) for scale in labels[0]}
-
-
-def _check(config: DCAMAConfig) -> None:
-    """Raise `InvalidOption` for values that mean nothing."""
-    choices = {
-        "attention": ("dot", "cosine"),
-        "decoder": ("published", "light"),
-        "implementation": get_args(Implementation),
-    }
-    for name, known in choices.items():
-        if getattr(config, name) not in known:
-            raise unknown(name, str(getattr(config, name)), known)
-    for name in ("attention_scales", "skip_scales"):
-        wrong = [s for s in getattr(config, name) if s not in SCALES]
-        if wrong:
-            raise InvalidOption(f"{name} has {wrong}: choose among {', '.join(map(str, SCALES))}")
-    if config.decoder == "light" and not config.balance:
-        raise InvalidOption("decoder light sees balanced votes: give balance=True too")
-    if config.support_pixel_budget is not None and config.support_pixel_budget < 1:
-        raise InvalidOption(f"support_pixel_budget {config.support_pixel_budget}: give at least 1, or None for all")
-    if not isinstance(config.image_size, int):
-        raise InvalidOption(f"image_size {config.image_size!r}: give a whole number of pixels")
-    if config.heads < 1 or config.image_size < 32 or not 0 <= config.dropout < 1:
-        raise InvalidOption(
-            f"heads {config.heads}, image_size {config.image_size}, dropout {config.dropout}: "
-            "expected at least 1, at least 32, and from 0 to below 1"
-        )

@@ -4,6 +4,9 @@ It sees evidence on one scale, above 0 for foreground: the log-odds of every blo
 a query token is to the mean of the support's foreground than to that of its background. What it decides is a learnt
 weighted sum of that evidence plus a correction; the sum is a usable mask before anything is learnt. No support map
 reaches it, so that nothing grows with the number of shots, and no attention map finer than it works at is needed.
+
+How sure it is of the mask depends on how alike the thing that it found is to the support: logits are multiplied by
+factors that are fitted after training (`fewseg.training.sureness`), positive, so that the mask stays the same.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ SIMILARITY_GAIN = 10.0
 ODDS_LIMIT = 0.0025
 """Votes are kept this far from 0 and 1: log-odds of 6 are as sure as it gets."""
 
+TRACE = 1e-3
+"""Pixels that an empty mask is counted as."""
+
 
 class Residual(nn.Module):
     """Two normalised convolutions around a shortcut."""
@@ -51,6 +57,10 @@ class LightDecoder(nn.Module):
     The finest skip map joins last, at its own size; the correction works at the size of the next one.
     """
 
+    sureness: Tensor
+    """(2, 2), logarithms of the factors on negative and on positive logits: a constant, and what each unit of
+    `likeness` adds. Not learnt with the weights, whose loss never sees a picture without the class."""
+
     def __init__(self, blocks: Mapping[int, int], skips: Mapping[int, int]) -> None:
         """`blocks`: attention scale to number of blocks; `skips`: skip scale to channels, two scales at least."""
         super().__init__()
@@ -69,6 +79,7 @@ class LightDecoder(nn.Module):
         self.correction = nn.Conv2d(EDGE_WIDTH, 1, 3, padding=1)
         self.gain = nn.Parameter(torch.full((count,), 1.0 / count))
         self.bias = nn.Parameter(torch.zeros(()))
+        self.register_buffer("sureness", torch.zeros(2, 2))
 
     def query_share(self, skips: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
         """What depends on the query's maps alone, for any number of labels: at the working size and at the finest."""
@@ -92,7 +103,26 @@ class LightDecoder(nn.Module):
         x = self.residuals(F.relu(self.norm(self.evidence(seen) + context)))
         x = F.relu(self.refine(resize(self.narrow(x), fine)) + edges)
         logit = self.correction(F.relu(self.mix(x))) + resize(sure, fine)
+        logit = tempered(logit, likeness(logit, evidence[self.scales[-1]]), self.sureness)
         return resize(torch.cat([-logit, logit], 1) / 2, size)
+
+
+def likeness(logit: Tensor, evidence: Tensor) -> Tensor:
+    """(B): the mean log-odds of the coarsest votes where `logit` (B, 1, h, w) finds foreground.
+
+    `evidence` (B, 2 * blocks, h', w') is that of the coarsest scale. What stands out in the query is often found even
+    where the class is absent; its coarse votes then are less sure than those of a thing of the class.
+    """
+    odds = evidence[:, : evidence.shape[1] // 2].float().mean(1, keepdim=True)
+    inside = logit.float().sigmoid()
+    return (resize(odds, map_size(logit)) * inside).sum((1, 2, 3)) / (inside.sum((1, 2, 3)) + TRACE)
+
+
+def tempered(logit: Tensor, alike: Tensor, sureness: Tensor) -> Tensor:
+    """Logits (B, 1, h, w) of things so alike (B), as sure as `LightDecoder.sureness` says; none changes its sign."""
+    factors = torch.exp(sureness[:, :1] + sureness[:, 1:] * alike).to(logit.dtype)  # of negative and positive ones
+    below, above = factors.view(2, -1, 1, 1, 1)
+    return torch.where(logit > 0, logit * above, logit * below)
 
 
 def side_sums(keys: Tensor, values: Tensor) -> Tensor:

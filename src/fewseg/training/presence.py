@@ -27,18 +27,10 @@ def calibrate_presence(
 ) -> dict[str, float]:
     """The presence threshold with the best balanced accuracy, that accuracy, and the area under the ROC curve.
 
-    Every validation episode is asked twice: as it is, and with a picture of another validation class that does not hold
-    its class as the query. Empty where no such picture is. The episodes are divided among the processes.
+    From the episodes of `queries_with_and_without`, which are divided among the processes; empty where there are none.
     """
     method.eval()
-    asked: list[tuple[ValidationSet, Episode, Episode]] = []
-    for number, part in enumerate(sets):
-        rng = np.random.default_rng([seed, 6, number])
-        for episode in part.episodes:
-            without = _without(part, episode)
-            if without:
-                other = Episode(without[int(rng.integers(len(without)))], episode.support, episode.class_id)
-                asked.append((part, episode, other))
+    asked = queries_with_and_without(sets, seed)
     if not asked:
         return {}
     scores = torch.zeros(len(asked), 2, dtype=torch.float64)  # here, away; each row filled by one process
@@ -47,6 +39,22 @@ def calibrate_presence(
         scores[row] = torch.tensor([_score(method, part, episode, size, amp) for episode in pair], dtype=torch.float64)
     here, away = processes.total(scores).numpy().T
     return choose_threshold(here, away)
+
+
+def queries_with_and_without(sets: Sequence[ValidationSet], seed: int) -> list[tuple[ValidationSet, Episode, Episode]]:
+    """Every validation episode twice: as it is, and asking in a picture that does not hold its class.
+
+    That is the query of an episode of another class; episodes for which there is no such picture are left out.
+    """
+    asked: list[tuple[ValidationSet, Episode, Episode]] = []
+    for number, part in enumerate(sets):
+        rng = np.random.default_rng([seed, 6, number])
+        for episode in part.episodes:
+            without = _without(part, episode)
+            if without:
+                other = Episode(without[int(rng.integers(len(without)))], episode.support, episode.class_id)
+                asked.append((part, episode, other))
+    return asked
 
 
 def _without(part: ValidationSet, episode: Episode) -> list[str]:

@@ -28,6 +28,7 @@ from fewseg.training.optim import Optimisers, learning_rate
 from fewseg.training.presence import calibrate_presence
 from fewseg.training.state import Progress, save_state
 from fewseg.training.step import Gradient
+from fewseg.training.sureness import fit_sureness
 from fewseg.training.validate import validate
 
 LOG = logging.getLogger(__name__)
@@ -175,13 +176,14 @@ class Run:
             save_method(self._smooth, self.out / name, extra={**self.method.extra, "trained": about})
 
     def _calibrate(self) -> None:
-        """The presence threshold of the checkpoint to use goes into it, once training ends."""
+        """How sure to be, and the presence threshold, go into the checkpoint to use, once training ends."""
         if not self.data.validation:
             return
         self.processes.wait()  # until the checkpoint is written
         path = self.out / (BEST if self.done.best_step else LAST)
         method = load_method(path).to(self.method.device)
         size, config, processes = method.config.image_size, self.config, self.processes
+        fit_sureness(method, self.data.validation, size=size, seed=config.seed)
         values = calibrate_presence(
             method, self.data.validation, size=size, seed=config.seed, amp=config.amp, processes=processes
         )

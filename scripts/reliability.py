@@ -1,0 +1,153 @@
+"""Is the default model as sure as it should be? Its probabilities and its `present`, on classes it has never seen.
+
+    python scripts/reliability.py DATA [--model default] [--per-class 4] [--out docs/img/default-model]
+
+Every novel class of both collections (see `split`) is asked for in pictures that hold it and in as many that do not,
+with one and with five shots. OUT/reliability.png shows both curves, with the fitted sureness and without; the numbers
+are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from fewseg.checkpoints import load_method
+from fewseg.episodes.draw import draw_test_episodes
+from fewseg.episodes.sources import open_source
+from fewseg.episodes.tensors import collate, episode_tensors
+from fewseg.files import make_folder, replacing
+from fewseg.methods.dcama import DCAMA
+from fewseg.methods.dcama_light import LightDecoder
+from fewseg.metrics.presence import choose_threshold, presence_scores
+from fewseg.training.data import ValidationSet
+from fewseg.training.presence import queries_with_and_without
+from fewseg.types import IGNORE
+from split import MIN_AREA, sources  # the script beside this one
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BINS = 10
+COLOURS = {"without the factors": "#7f7f7f", "as shipped": "#0072b2"}
+
+
+@dataclass
+class Tally:
+    """What the probabilities were worth."""
+
+    pixels: NDArray[np.float64]
+    """(BINS, 3): number of pixels, sum of their probabilities, how many were foreground."""
+    scores: list[tuple[float, float]]
+    """Presence scores of each pair: with the class, without it."""
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error of the pixels."""
+        count, sure, right = self.pixels.T
+        return float(np.abs(sure - right).sum() / count.sum())
+
+
+def test_sets(data: Path, per_class: int, seed: int) -> list[ValidationSet]:
+    """Episodes of the novel classes, one and five shots."""
+    sets = []
+    for text in sources(data):
+        source = open_source(text, min_area=MIN_AREA)
+        for shots in (1, 5):
+            drawn = draw_test_episodes(source.dataset, source.novel, shots, per_class, seed)
+            sets.append(ValidationSet(source.dataset, tuple(drawn)))
+    return sets
+
+
+@torch.no_grad()
+def measure(method: DCAMA, sets: list[ValidationSet], seed: int) -> dict[str, Tally]:
+    """Both ways of being sure, on the same queries."""
+    assert isinstance(method.decoder, LightDecoder)
+    fitted = method.decoder.sureness.clone()
+    ways = {"without the factors": torch.zeros_like(fitted), "as shipped": fitted}
+    tallies = {name: Tally(np.zeros((BINS, 3)), []) for name in ways}
+    for part, *pair in queries_with_and_without(sets, seed):
+        scores: dict[str, list[float]] = {name: [] for name in ways}
+        for episode in pair:
+            tensors = collate([episode_tensors(part.dataset, episode, method.config.image_size)])
+            query, support = method.encode_query(tensors.query), method.encode_support(tensors.images, tensors.masks)
+            counts, truth = (tensors.query_mask != IGNORE)[0], (tensors.query_mask == 1)[0]
+            for name, sureness in ways.items():
+                method.decoder.sureness.copy_(sureness)
+                foreground = method.segment(query, support).softmax(1)[:, 1]
+                scores[name].append(presence_scores(foreground)[0])
+                _count(tallies[name].pixels, foreground[0][counts].numpy(), truth[counts].numpy())
+        for name, (here, away) in scores.items():
+            tallies[name].scores.append((here, away))
+    method.decoder.sureness.copy_(fitted)
+    return tallies
+
+
+def _count(pixels: NDArray[np.float64], probable: NDArray[np.float32], truth: NDArray[np.bool_]) -> None:
+    place = np.minimum((probable * BINS).astype(int), BINS - 1)
+    for column, weights in enumerate((None, probable, truth)):
+        pixels[:, column] += np.bincount(place, weights, BINS)
+
+
+def draw(tallies: dict[str, Tally], path: Path) -> None:
+    """Two panels: how often pixels of a probability are foreground, and the ROC curve of `present`."""
+    style: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(6.8, 3.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        for name, tally in tallies.items():
+            count, sure, found = tally.pixels[tally.pixels[:, 0] > 0].T
+            label = f"{name} (error {tally.error:.3f})"
+            left.plot(sure / count, found / count, "o-", color=COLOURS[name], markersize=3, label=label)
+            here, away = np.array(tally.scores).T
+            area = choose_threshold(here, away)["presence_roc_area"]
+            right.plot(*_roc(here, away), color=COLOURS[name], label=f"{name} (area {area:.2f})")
+        _finish(left, "probability of foreground", "share of the pixels that are foreground")
+        _finish(right, "pictures without the class, called present", "pictures with it, called present")
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=160)
+
+
+def _roc(here: NDArray[np.float64], away: NDArray[np.float64]) -> tuple[list[float], list[float]]:
+    thresholds = np.sort(np.concatenate([here, away, [np.inf]]))[::-1]
+    return [float((away >= t).mean()) for t in thresholds], [float((here >= t).mean()) for t in thresholds]
+
+
+def _finish(axes: Axes, x: str, y: str) -> None:
+    axes.plot([0, 1], [0, 1], ":", color="#bbbbbb")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=x, ylabel=y, aspect="equal")
+    axes.legend(frameon=False, fontsize=7, loc="best")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--per-class", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("docs/img/default-model"))
+    args = parser.parse_args()
+    method = load_method(args.model)
+    assert isinstance(method, DCAMA)
+    tallies = measure(method, test_sets(args.data, args.per_class, args.seed), args.seed)
+    draw(tallies, make_folder(args.out) / "reliability.png")
+    threshold = method.extra["presence_threshold"]
+    for name, tally in tallies.items():
+        here, away = np.array(tally.scores).T
+        print(f"{name}: calibration error {tally.error:.3f}, {choose_threshold(here, away)}, {len(here)} pairs")
+    print(f"as shipped, at {threshold:.3f}: {(here >= threshold).mean():.3f} of those with the class are present,")
+    print(f"{(away >= threshold).mean():.3f} of those without it")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""How sure the light decoder is to be of a mask, fitted on validation classes after training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fewseg.episodes.tensors import collate, episode_tensors
+from fewseg.methods import FewShotMethod
+from fewseg.methods.dcama import DCAMA
+from fewseg.methods.dcama_light import LightDecoder
+from fewseg.training.data import ValidationSet
+from fewseg.training.presence import queries_with_and_without
+from fewseg.types import IGNORE
+
+_SIDE: Final = 32
+"""Pixels of every picture that are fitted to, squared: neighbours say the same."""
+
+_STARTS: Final = ((0.0, 0.0), (0.0, 1.0), (-2.0, 2.0))
+"""Logarithm of the factor at the mean likeness, and what a standard deviation adds."""
+
+_EVEN: Final = 0.1
+"""Likenesses that differ by less, in log-odds, say nothing."""
+
+_LARGEST: Final = 10.0
+"""No step of the fit leads to infinite factors."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A query, before its logits are tempered."""
+
+    logit: Tensor
+    """(1, 1, h, w): how far foreground is ahead."""
+    alike: Tensor
+    """(1)"""
+    truth: Tensor
+    """(1, 1, h, w): 0, 1, 255."""
+
+
+def fit_sureness(method: FewShotMethod, sets: Sequence[ValidationSet], *, size: int, seed: int) -> bool:
+    """Choose the decoder's `sureness` so that probabilities are those of validation pixels; False where it has none.
+
+    Of `queries_with_and_without` the mean cross-entropy is the least: where things that are not of the class look less
+    alike, the model is less sure of them. Masks stay as they are. Several processes come to the same.
+    """
+    if not isinstance(method, DCAMA) or not isinstance(method.decoder, LightDecoder):
+        return False
+    decoder = method.decoder
+    decoder.sureness.zero_()
+    asked = list(_asked(method, sets, size, seed))
+    if not asked:
+        return False
+    decoder.sureness.copy_(_fitted(asked))
+    return True
+
+
+@torch.no_grad()
+def _asked(method: DCAMA, sets: Sequence[ValidationSet], size: int, seed: int) -> Iterator[_Asked]:
+    method.eval()
+    places = torch.linspace(0, size - 1, _SIDE).round().long()
+    for part, *pair in queries_with_and_without(sets, seed):
+        for episode in pair:
+            tensors = collate([episode_tensors(part.dataset, episode, size)]).to(method.device)
+            query = method.encode_query(tensors.query)
+            support = method.encode_support(tensors.images, tensors.masks)
+            logits = method.segment(query, support)
+            yield _Asked(
+                (logits[:, 1:] - logits[:, :1]).float().cpu()[:, :, places][..., places],
+                method.likeness(query, support, logits).float().cpu(),
+                tensors.query_mask.cpu()[:, None, places][..., places],
+            )
+
+
+def _fitted(asked: Sequence[_Asked]) -> Tensor:
+    """The `sureness` with the least cross-entropy: negative and positive logits apart, no pixel knows both."""
+    logit, truth = (torch.cat([getattr(one, name) for one in asked]) for name in ("logit", "truth"))
+    alike = torch.cat([one.alike for one in asked]).double().view(-1, 1, 1, 1).expand_as(logit)
+    mean, spread = alike.mean(), alike.std().clamp_min(_EVEN)
+    sides = []
+    for side in (logit <= 0, logit > 0):
+        kept = side & (truth != IGNORE)
+        if not kept.any():
+            sides.append(torch.zeros(2))
+            continue
+        values = logit[kept].double(), ((alike - mean) / spread)[kept], (truth == 1)[kept].double()
+        # From several starts: where few positive logits are right, not to be sure of any is a minimum too.
+        found = [_least(torch.tensor(start, dtype=torch.float64), *values) for start in _STARTS]
+        constant, slope = min(found, key=lambda one: one[0])[1]
+        sides.append(torch.stack([constant - slope * mean / spread, slope / spread]).float())
+    return torch.stack(sides)
+
+
+def _least(start: Tensor, logit: Tensor, alike: Tensor, target: Tensor) -> tuple[float, Tensor]:
+    """The least cross-entropy that is reached from `start`, (2), and where."""
+    log_factor = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([log_factor], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        factor = torch.exp((log_factor[0] + log_factor[1] * alike).clamp(max=_LARGEST))
+        mean = F.binary_cross_entropy_with_logits(logit * factor, target)
+        mean.backward()
+        return mean
+
+    optimiser.step(loss)
+    return loss().item(), log_factor.detach()

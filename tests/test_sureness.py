@@ -1,0 +1,85 @@
+"""How sure the light decoder is: fitted to validation pixels, masks untouched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fewseg.datasets.synthetic import SyntheticDataset
+from fewseg.episodes.draw import draw_test_episodes
+from fewseg.methods.dcama_light import LightDecoder
+from fewseg.training.data import ValidationSet
+from fewseg.training.presence import queries_with_and_without
+from fewseg.training.sureness import _Asked, _asked, _fitted, fit_sureness
+from fewseg.types import IGNORE
+from helpers.toy_method import toy
+from test_dcama_light import light
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DATA = SyntheticDataset(per_class=6, size=64)
+SETS = (ValidationSet(DATA, tuple(draw_test_episodes(DATA, (1, 2, 3), 1, 4, 0))),)
+
+
+def drawn(pictures: int, spread: tuple[float, float], seed: int = 0) -> list[_Asked]:
+    """Pixels whose true log-odds are the logits divided by `exp(spread[0] + spread[1] * alike)`."""
+    torch.manual_seed(seed)
+    found = []
+    for _ in range(pictures):
+        logit, alike = 4 * torch.randn(1, 1, 32, 32), torch.randn(1)
+        truth = torch.bernoulli((logit / torch.exp(torch.tensor(spread[0]) + spread[1] * alike)).sigmoid()).long()
+        found.append(_Asked(logit, alike, truth))
+    return found
+
+
+def test_finds_how_sure_it_may_be() -> None:
+    fitted = _fitted(drawn(100, (0.7, -0.4)))
+    torch.testing.assert_close(fitted, torch.tensor([[-0.7, 0.4], [-0.7, 0.4]]), atol=0.05, rtol=0)
+
+
+def test_pixels_that_do_not_count_are_left_out() -> None:
+    asked = drawn(20, (0.5, 0.2))
+    spoilt = drawn(20, (0.5, 0.2))
+    for one in spoilt:
+        one.truth[..., :8] = IGNORE
+        one.logit[..., :8] = 100.0
+    torch.testing.assert_close(_fitted(spoilt), _fitted(asked), atol=0.1, rtol=0)
+
+
+def test_probabilities_get_nearer_and_masks_stay() -> None:
+    method = light()
+    decoder = method.decoder
+    assert isinstance(decoder, LightDecoder)
+    decoder.sureness.zero_()
+    before = _state(method)
+    assert fit_sureness(method, SETS, size=64, seed=0)
+    after = _state(method)
+    assert after[0] < before[0]
+    torch.testing.assert_close(after[1], before[1])
+    assert decoder.sureness.abs().sum() > 0
+    fitted = decoder.sureness.clone()
+    fit_sureness(method, SETS, size=64, seed=0)  # from where it was: the same again
+    torch.testing.assert_close(decoder.sureness, fitted, atol=1e-3, rtol=1e-3)
+
+
+def _state(method: torch.nn.Module) -> tuple[float, torch.Tensor]:
+    """Cross-entropy of the validation pixels, and which of them are foreground."""
+    asked = list(_asked(method, SETS, 64, 0))  # type: ignore[arg-type]
+    logit, truth = torch.cat([a.logit for a in asked]), torch.cat([a.truth for a in asked])
+    loss = F.binary_cross_entropy_with_logits(logit[truth != IGNORE], (truth == 1).float()[truth != IGNORE])
+    return float(loss), logit > 0
+
+
+def test_others_have_nothing_to_fit() -> None:
+    assert not fit_sureness(toy(), SETS, size=64, seed=0)
+    assert not fit_sureness(light(decoder="published"), SETS, size=64, seed=0)
+
+
+def test_queries_without_the_class_do_not_hold_it() -> None:
+    asked = queries_with_and_without(SETS, 0)
+    assert len(asked) == len(SETS[0].episodes)
+    for part, here, away in asked:
+        assert (part.dataset.mask(here.query, here.class_id) == 1).any()
+        assert not (part.dataset.mask(away.query, away.class_id) == 1).any()
+        assert here.support == away.support
