@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fewseg import create_method
 from fewseg.bench.operations import needed
@@ -15,6 +16,7 @@ from fewseg.bench.reference import PlainDCAMA
 from fewseg.errors import InvalidOption
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder
+from fewseg.methods.dcama_second_look import own_similarity
 from fewseg.types import QueryFeatures, SupportSet
 
 SMALL = {"stem": 8, "thin": 4, "widths": (8, 8, 12, 16), "depths": (1, 2, 2, 1), "strides": (2,) * 4}
@@ -47,14 +49,14 @@ def test_equals_the_plain_implementation(seed: int) -> None:
     rng = random.Random(seed)
     scales = rng.choice([(8, 16, 32), (16, 32), (16,)])
     skips = rng.choice([(4, 8, 16), (4, 8), (8, 16)])
-    method = light(seed, attention_scales=scales, skip_scales=skips)
+    method = light(seed, attention_scales=scales, skip_scales=skips, second_look=seed % 2 == 0)
     inputs = episode(rng.randint(1, 4), (rng.randint(40, 90), rng.randint(40, 90)), seed, rng.randint(1, 3))
     torch.testing.assert_close(method(*inputs), PlainDCAMA(method)(*inputs), atol=2e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_labels_at_once_give_what_each_gives_alone() -> None:
-    method = light()
+    method = light(second_look=True)
     query, images, masks = episode(2, (64, 64), batch=1)
     supports = [method.encode_support(images, masks), method.encode_support(images, 1 - masks)]
     supports += [method.encode_support(*episode(1, (64, 64), seed, 1)[1:]) for seed in (5, 6)]
@@ -138,8 +140,35 @@ def test_only_the_light_decoder_knows_a_likeness() -> None:
         method.likeness(query, support, torch.zeros(2, 2, 64, 64))
 
 
+@torch.inference_mode()
+def test_the_second_look_begins_as_the_first() -> None:
+    inputs = episode(2, (64, 64))
+    first = light()
+    second = light(second_look=True)
+    assert isinstance(second.decoder, LightDecoder)
+    assert second.decoder.second_look is not None
+    for parameter in second.decoder.second_look.correction.parameters():
+        parameter.zero_()
+    missing, unexpected = second.load_state_dict(first.state_dict(), strict=False)
+    assert {name.split(".")[1] for name in missing} == {"second_look"}
+    assert unexpected == []
+    torch.testing.assert_close(second(*inputs), first(*inputs))
+
+
+def test_parts_like_what_was_found_are_closer_to_it() -> None:
+    torch.manual_seed(0)
+    thing, rest = F.normalize(torch.randn(2, 16), dim=-1)
+    tokens = rest.repeat(1, 8, 8, 1)
+    tokens[:, 2:6, 2:6] = thing
+    logit = torch.full((1, 1, 32, 32), -4.0)
+    logit[..., 8:16, 8:16] = 4  # a quarter of the thing
+    own = own_similarity(logit, [tokens])
+    assert own.shape == (1, 1, 8, 8)
+    assert own[0, 0, 2:6, 2:6].min() > 0 > own[0, 0, 7].max()
+
+
 def test_everything_in_it_learns() -> None:
-    method = light().train()
+    method = light(second_look=True).train()
     method(*episode(1, (64, 64))).square().mean().backward()
     assert [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
 
@@ -150,7 +179,12 @@ def test_operations_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "remedy"), [({"balance": False}, "balance=True"), ({"skip_scales": (4,)}, "two skip scales")]
+    ("change", "remedy"),
+    [
+        ({"balance": False}, "balance=True"),
+        ({"skip_scales": (4,)}, "two skip scales"),
+        ({"decoder": "published", "second_look": True}, "decoder=light"),
+    ],
 )
 def test_what_it_cannot_do_without(change: dict[str, object], remedy: str) -> None:
     with pytest.raises(InvalidOption, match=remedy):

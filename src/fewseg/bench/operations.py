@@ -154,11 +154,13 @@ def dcama_decoder(method: DCAMA, sizes: Sequence[Size], *, plain: bool = False) 
 def _light_decoder(method: DCAMA, decoder: LightDecoder, sizes: Sequence[Size]) -> float:
     """Counted as it runs: it does nothing twice."""
     seen = {s: torch.zeros(1, 2 * len(p), *sizes[p[0]], dtype=method.dtype) for s, p in method.places.items()}
-    skips = {
-        s: torch.zeros(1, method.backbone.blocks[i].channels, *sizes[i], dtype=method.dtype)
-        for s, i in method.skip_blocks.items()
-    }
-    return counted(lambda: decoder(seen, decoder.query_share(skips), sizes[0]))
+    maps = [
+        torch.zeros(1, block.channels, *size, dtype=method.dtype)
+        for block, size in zip(method.backbone.blocks, sizes, strict=True)
+    ]
+    skips = {s: maps[i] for s, i in method.skip_blocks.items()}
+    tokens = {s: [maps[i].permute(0, 2, 3, 1) for i in places] for s, places in method.places.items()}
+    return counted(lambda: decoder(seen, decoder.query_share(skips), tokens, sizes[0]))
 
 
 def _attended(method: DCAMA) -> list[tuple[int, int]]:

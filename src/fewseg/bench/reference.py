@@ -199,6 +199,8 @@ class PlainDCAMA:
         x = self._conv("decoder.refine", _resize(self._conv("decoder.narrow", x), fine))
         x = F.relu(self._conv("decoder.mix", F.relu(x + self._conv("decoder.refine_edges", skips[edge]))))
         logit = self._conv("decoder.correction", x) + _resize(sure, fine)
+        if self.config.second_look:
+            logit = logit + self._second_look(logit, votes, query, [_resize(skips[s], work) for s in contexts])
         coarse = torch.stack([torch.logit(vote.float(), eps=0.0025) for vote in votes[max(self.scales)].unbind(1)])
         inside = torch.sigmoid(logit)[:, 0]
         odds = _resize(coarse.mean(0).unsqueeze(1), fine)[:, 0]
@@ -206,6 +208,29 @@ class PlainDCAMA:
         factors = [torch.exp(c + slope * alike)[:, None, None, None] for c, slope in self.weights["decoder.sureness"]]
         logit = (F.relu(logit) * factors[1] - F.relu(-logit) * factors[0]) / 2
         return _resize(torch.cat([-logit, logit], 1), masks.shape[-2:])
+
+    def _second_look(self, logit: Tensor, votes: dict[int, Tensor], query: list[Tensor], skips: list[Tensor]) -> Tensor:
+        """What the second look adds to (B, 1, h, w)."""
+        context = torch.cat(skips, 1)
+        work = (context.shape[-2], context.shape[-1])
+        own, odds = [], []
+        for scale in sorted(self.scales):
+            for index in (i for i, attended in self.attended if attended == scale):
+                size = (query[index].shape[-2], query[index].shape[-1])
+                cell = [max(1, large // small) for large, small in zip(logit.shape[-2:], size, strict=True)]
+                inside = _resize(F.avg_pool2d(torch.sigmoid(logit), (cell[0], cell[1])), size).flatten(1)
+                tokens = F.normalize(self._project("query", query[index], scale, scaled=True), dim=-1)
+                closeness = []
+                for weight in (inside**2, (1 - inside) ** 2):
+                    mean = F.normalize((weight.unsqueeze(-1) * tokens).sum(1), dim=-1)
+                    closeness.append((tokens * mean.unsqueeze(1)).sum(-1))
+                own.append(_resize(10 * (closeness[0] - closeness[1]).unflatten(1, size).unsqueeze(1), work))
+            odds.append(_resize(torch.logit(votes[scale].float(), eps=0.0025).to(self.dtype), work))
+        seen = torch.cat([*own, *odds, _resize(logit, work).clamp(-8, 8)], 1)
+        x = self._conv("decoder.second_look.seen", seen) + self._conv("decoder.second_look.context", context)
+        x = F.relu(self._norm("decoder.second_look.norm", x))
+        x = self._conv("decoder.second_look.correction", F.relu(self._conv("decoder.second_look.conv", x, 2)))
+        return _resize(x, logit.shape[-2:])
 
     def _conv(self, name: str, x: Tensor, dilation: int = 1) -> Tensor:
         weight = self.weights[f"{name}.weight"]

@@ -23,7 +23,7 @@ from fewseg.methods.base import FewShotMethod
 from fewseg.methods.dcama_attention import ScaleAttention, balanced
 from fewseg.methods.dcama_config import DCAMAConfig, check_config
 from fewseg.methods.dcama_decoder import Decoder
-from fewseg.methods.dcama_light import LightDecoder, evidence, likeness, side_sums
+from fewseg.methods.dcama_light import LightDecoder, evidence, likeness, side_sums, unit_tokens
 from fewseg.methods.shared_pictures import same_pictures
 from fewseg.ops.mask_aggregation import aggregate_masks
 from fewseg.ops.position import position_encoding
@@ -68,7 +68,7 @@ class DCAMA(FewShotMethod):
         if config.decoder == "light":
             if len(channels) < 2:
                 raise InvalidOption(f"the light decoder needs two skip scales, {backbone.name} has {self.skip_scales}")
-            self.decoder = LightDecoder(counts, channels)
+            self.decoder = LightDecoder(counts, channels, config.second_look)
         else:
             self.decoder = Decoder(counts, channels, config.skip_support, config.balance)
 
@@ -143,7 +143,8 @@ class DCAMA(FewShotMethod):
         """
         if not isinstance(self.decoder, LightDecoder):
             raise InvalidOption(f"decoder {self.config.decoder} knows no likeness: only light does")
-        seen = evidence(self._votes_of_labels(query, [support]), query, [support], self.places)[0]
+        tokens = unit_tokens(query, self.places)
+        seen = evidence(self._votes_of_labels(query, [support]), tokens, [support], self.places)[0]
         return likeness(logits[:, 1:] - logits[:, :1], seen[max(self.places)])
 
     def _votes(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[Tensor]:
@@ -236,15 +237,14 @@ class DCAMA(FewShotMethod):
         votes: Sequence[dict[int, Tensor]],
     ) -> Decoding:
         """Likewise with the light decoder, which has no share of the support's."""
-        work, edges = decoder.query_share({s: query.tensors[f"skip.{s}"] for s in self.skip_scales})
-        seen = evidence(votes, query, supports, self.places)
+        share = decoder.query_share({s: query.tensors[f"skip.{s}"] for s in self.skip_scales})
+        tokens = unit_tokens(query, self.places)
+        seen = evidence(votes, tokens, supports, self.places)
 
         def decode(some: slice) -> Tensor:
             labels = some.stop - some.start
-            share = (work, edges)
-            if labels > 1:
-                share = (work.repeat_interleave(labels, 0), edges.repeat_interleave(labels, 0))
-            return decoder(_batched_scales(seen[some], query.batch), share, query.image_size)
+            own = share if labels == 1 else [part.repeat_interleave(labels, 0) for part in share]
+            return decoder(_batched_scales(seen[some], query.batch), own, tokens, query.image_size)
 
         return decode
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewseg.methods.dcama_attention import log_odds
+from fewseg.methods.dcama_second_look import SIMILARITY_GAIN, SecondLook
 from fewseg.ops.resize import map_size, resize
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -26,9 +27,6 @@ WIDTH, EDGE_WIDTH, SKIP_WIDTH = 64, 32, 16
 
 DILATIONS = (1, 2, 4)
 """Of the first convolution of each residual block: together they see 15 positions to every side."""
-
-SIMILARITY_GAIN = 10.0
-"""Brings differences of cosines to the size of log-odds; a learnt gain follows."""
 
 ODDS_LIMIT = 0.0025
 """Votes are kept this far from 0 and 1: log-odds of 6 are as sure as it gets."""
@@ -61,7 +59,7 @@ class LightDecoder(nn.Module):
     """(2, 2), logarithms of the factors on negative and on positive logits: a constant, and what each unit of
     `likeness` adds. Not learnt with the weights, whose loss never sees a picture without the class."""
 
-    def __init__(self, blocks: Mapping[int, int], skips: Mapping[int, int]) -> None:
+    def __init__(self, blocks: Mapping[int, int], skips: Mapping[int, int], second_look: bool = False) -> None:
         """`blocks`: attention scale to number of blocks; `skips`: skip scale to channels, two scales at least."""
         super().__init__()
         self.scales = sorted(blocks)
@@ -80,29 +78,44 @@ class LightDecoder(nn.Module):
         self.gain = nn.Parameter(torch.full((count,), 1.0 / count))
         self.bias = nn.Parameter(torch.zeros(()))
         self.register_buffer("sureness", torch.zeros(2, 2))
+        self.second_look = SecondLook(count // 2, SKIP_WIDTH * len(self.contexts)) if second_look else None
 
-    def query_share(self, skips: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
-        """What depends on the query's maps alone, for any number of labels: at the working size and at the finest."""
+    def query_share(self, skips: Mapping[int, Tensor]) -> list[Tensor]:
+        """What depends on the query's maps alone, for any number of labels.
+
+        At the finest skip scale; at the working size; there for the second look too, where there is one.
+        """
         size = map_size(skips[self.contexts[0]])
-        projected = [resize(self.project[str(s)](skips[s]), size) for s in self.contexts]
+        projected = torch.cat([resize(self.project[str(s)](skips[s]), size) for s in self.contexts], 1)
         edges = self.refine_edges(self.project[str(self.edge)](skips[self.edge]))
-        return self.context(torch.cat(projected, 1)), edges
+        looks = [] if self.second_look is None else [self.second_look.context(projected)]
+        return [edges, self.context(projected), *looks]
 
-    def forward(self, evidence: Mapping[int, Tensor], share: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
-        """Logits (B, 2, *size).
+    def forward(
+        self,
+        evidence: Mapping[int, Tensor],
+        share: Sequence[Tensor],
+        tokens: Mapping[int, Sequence[Tensor]],
+        size: tuple[int, int],
+    ) -> Tensor:
+        """Logits (B * L, 2, *size), labels innermost.
 
         Args:
-            evidence: (B, 2 * blocks, h, w) of each attention scale.
-            share: what `query_share` gave.
+            evidence: (B * L, 2 * blocks, h, w) of each attention scale.
+            share: what `query_share` gave, repeated for the labels.
+            tokens: (B, h, w, C) of unit length of every block of each attention scale, for the second look.
             size: of the logits.
         """
-        context, edges = share
+        edges, context, *looks = share
         work, fine = map_size(context), map_size(edges)
         seen = torch.cat([resize(evidence[s], work) for s in self.scales], 1)
         sure = (seen * self.gain.view(1, -1, 1, 1)).sum(1, keepdim=True) + self.bias
         x = self.residuals(F.relu(self.norm(self.evidence(seen) + context)))
         x = F.relu(self.refine(resize(self.narrow(x), fine)) + edges)
         logit = self.correction(F.relu(self.mix(x))) + resize(sure, fine)
+        if self.second_look is not None:
+            odds = torch.cat([_odds(resize(evidence[s], work)) for s in self.scales], 1)
+            logit = self.second_look(logit, odds, looks[0], tokens)
         logit = tempered(logit, likeness(logit, evidence[self.scales[-1]]), self.sureness)
         return resize(torch.cat([-logit, logit], 1) / 2, size)
 
@@ -113,9 +126,14 @@ def likeness(logit: Tensor, evidence: Tensor) -> Tensor:
     `evidence` (B, 2 * blocks, h', w') is that of the coarsest scale. What stands out in the query is often found even
     where the class is absent; its coarse votes then are less sure than those of a thing of the class.
     """
-    odds = evidence[:, : evidence.shape[1] // 2].float().mean(1, keepdim=True)
+    odds = _odds(evidence).float().mean(1, keepdim=True)
     inside = logit.float().sigmoid()
     return (resize(odds, map_size(logit)) * inside).sum((1, 2, 3)) / (inside.sum((1, 2, 3)) + TRACE)
+
+
+def _odds(evidence: Tensor) -> Tensor:
+    """The half of one scale's evidence that are log-odds."""
+    return evidence[:, : evidence.shape[1] // 2]
 
 
 def tempered(logit: Tensor, alike: Tensor, sureness: Tensor) -> Tensor:
@@ -130,9 +148,17 @@ def side_sums(keys: Tensor, values: Tensor) -> Tensor:
     return torch.stack([values, 1 - values], 2) @ keys
 
 
+def unit_tokens(query: QueryFeatures, places: Mapping[int, Sequence[int]]) -> dict[int, list[Tensor]]:
+    """Of `query.{place}` (B, h, w, C) of every block those of unit length, by scale."""
+    return {
+        scale: [F.normalize(query.tensors[f"query.{place}"], dim=-1, eps=1e-6) for place in blocks]
+        for scale, blocks in places.items()
+    }
+
+
 def evidence(
     votes: Sequence[Mapping[int, Tensor]],
-    query: QueryFeatures,
+    tokens: Mapping[int, Sequence[Tensor]],
     supports: Sequence[SupportSet],
     places: Mapping[int, Sequence[int]],
 ) -> list[dict[int, Tensor]]:
@@ -140,18 +166,17 @@ def evidence(
 
     Args:
         votes: of each label the balanced votes (B, blocks, h, w) of every scale.
-        query: holds `query.{place}` (B, h, w, C) of every block.
+        tokens: the query's `unit_tokens`.
         supports: of each label; they hold `mean.{place}`, the `side_sums` of every block.
         places: of every scale the blocks' places in the backbone.
     """
     similar: dict[int, Tensor] = {}
     for scale, blocks in places.items():
         found = []
-        for place in blocks:
-            tokens = query.tensors[f"query.{place}"]
+        for place, block in zip(blocks, tokens[scale], strict=True):
             means = [F.normalize(s.tensors[f"mean.{place}"].sum(1), dim=-1, eps=1e-6) for s in supports]
-            ahead = torch.stack([(m[:, 0] - m[:, 1]).expand(query.batch, -1) for m in means], -1)
-            found.append((F.normalize(tokens.flatten(1, 2), dim=-1, eps=1e-6) @ ahead).unflatten(1, tokens.shape[1:3]))
+            ahead = torch.stack([(m[:, 0] - m[:, 1]).expand(len(block), -1) for m in means], -1)
+            found.append((block.flatten(1, 2) @ ahead).unflatten(1, block.shape[1:3]))
         similar[scale] = torch.stack(found, 1) * SIMILARITY_GAIN
     return [
         {s: torch.cat([log_odds(own[s], ODDS_LIMIT), similar[s][..., label].to(own[s].dtype)], 1) for s in places}

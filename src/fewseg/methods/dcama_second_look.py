@@ -1,0 +1,80 @@
+"""A second look for DCAMA's light decoder (ours): the query's own foreground as a further support.
+
+Things of a class differ more from one picture to the next than parts of one thing do. What the first look found in the
+query is therefore averaged, as is the rest, and every token is compared to both means: parts that were missed are like
+what was found, and what was found wrongly often is not. (Self-support matching, Fan et al., ECCV 2022, replaces
+prototypes by such means; here a small network weighs them against the votes.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewseg.ops.resize import map_size, resize
+
+WIDTH: Final = 48
+"""Channels."""
+
+LOGIT_LIMIT: Final = 8.0
+"""Logits are shown to the network no surer than this."""
+
+SIMILARITY_GAIN: Final = 10.0
+"""Brings differences of cosines to the size of log-odds."""
+
+
+class SecondLook(nn.Module):
+    """Corrects logits; before anything is learnt it leaves them as they are."""
+
+    def __init__(self, blocks: int, context: int) -> None:
+        """`blocks`: of all attention scales; `context`: channels of the query's projected skip maps."""
+        super().__init__()
+        self.seen = nn.Conv2d(2 * blocks + 1, WIDTH, 3, padding=1)
+        self.context = nn.Conv2d(context, WIDTH, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(4, WIDTH)
+        self.conv = nn.Conv2d(WIDTH, WIDTH, 3, padding=2, dilation=2)
+        self.correction = nn.Conv2d(WIDTH, 1, 3, padding=1)
+        for parameter in self.correction.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, logit: Tensor, odds: Tensor, share: Tensor, tokens: Mapping[int, Sequence[Tensor]]) -> Tensor:
+        """Logits (B * L, 1, H, W) like `logit`, labels innermost.
+
+        Args:
+            logit: of the first look.
+            odds: (B * L, blocks, h, w) log-odds of the votes at the size to work at.
+            share: what `context` makes of the query's maps, (B * L, WIDTH, h, w).
+            tokens: (B, h', w', C) of unit length of every block, by scale.
+        """
+        work = map_size(odds)
+        own = [resize(own_similarity(logit, tokens[scale]), work) for scale in sorted(tokens)]
+        before = resize(logit, work).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+        x = F.relu(self.norm(self.seen(torch.cat([*own, odds, before], 1)) + share))
+        return logit + resize(self.correction(F.relu(self.conv(x))), map_size(logit))
+
+
+def own_similarity(logit: Tensor, tokens: Sequence[Tensor]) -> Tensor:
+    """How much closer each token is to what was found in the query than to the rest of it, (B * L, blocks, h, w).
+
+    `logit` (B * L, 1, H, W), labels innermost; `tokens` (B, h, w, C) of unit length of every block of one scale.
+    """
+    batch, height, width = tokens[0].shape[:3]
+    inside = _shrunk(logit.sigmoid(), (height, width)).flatten(1).unflatten(0, (batch, -1))
+    weights = torch.cat([inside.square(), (1 - inside).square()], 1)  # squared: what is unsure counts for little
+    found = []
+    for block in tokens:
+        flat = block.flatten(1, 2)
+        means = F.normalize(weights @ flat, dim=-1, eps=1e-6)
+        to_found, to_rest = (means @ flat.mT).chunk(2, 1)
+        found.append((to_found - to_rest).flatten(0, 1))
+    return torch.stack(found, 1).unflatten(2, (height, width)) * SIMILARITY_GAIN
+
+
+def _shrunk(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Means over cells, resized where they do not fit whole: bilinear samples alone would miss thin things."""
+    cells = [max(1, large // small) for large, small in zip(map_size(x), size, strict=True)]
+    return resize(F.avg_pool2d(x, (cells[0], cells[1])), size)
