@@ -16,7 +16,7 @@ from fewseg.bench.reference import PlainDCAMA
 from fewseg.errors import InvalidOption
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder
-from fewseg.methods.dcama_second_look import own_similarity
+from fewseg.methods.dcama_look import own_similarity
 from fewseg.types import QueryFeatures, SupportSet
 
 SMALL = {"stem": 8, "thin": 4, "widths": (8, 8, 12, 16), "depths": (1, 2, 2, 1), "strides": (2,) * 4}
@@ -49,14 +49,14 @@ def test_equals_the_plain_implementation(seed: int) -> None:
     rng = random.Random(seed)
     scales = rng.choice([(8, 16, 32), (16, 32), (16,)])
     skips = rng.choice([(4, 8, 16), (4, 8), (8, 16)])
-    method = light(seed, attention_scales=scales, skip_scales=skips, second_look=seed % 2 == 0)
+    method = light(seed, attention_scales=scales, skip_scales=skips, looks=1 + seed % 3)
     inputs = episode(rng.randint(1, 4), (rng.randint(40, 90), rng.randint(40, 90)), seed, rng.randint(1, 3))
     torch.testing.assert_close(method(*inputs), PlainDCAMA(method)(*inputs), atol=2e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_labels_at_once_give_what_each_gives_alone() -> None:
-    method = light(second_look=True)
+    method = light(looks=3)
     query, images, masks = episode(2, (64, 64), batch=1)
     supports = [method.encode_support(images, masks), method.encode_support(images, 1 - masks)]
     supports += [method.encode_support(*episode(1, (64, 64), seed, 1)[1:]) for seed in (5, 6)]
@@ -141,16 +141,16 @@ def test_only_the_light_decoder_knows_a_likeness() -> None:
 
 
 @torch.inference_mode()
-def test_the_second_look_begins_as_the_first() -> None:
+def test_further_looks_begin_as_the_first() -> None:
     inputs = episode(2, (64, 64))
     first = light()
-    second = light(second_look=True)
+    second = light(looks=3)
     assert isinstance(second.decoder, LightDecoder)
-    assert second.decoder.second_look is not None
-    for parameter in second.decoder.second_look.correction.parameters():
+    assert second.decoder.look is not None
+    for parameter in second.decoder.look.correction.parameters():
         parameter.zero_()
     missing, unexpected = second.load_state_dict(first.state_dict(), strict=False)
-    assert {name.split(".")[1] for name in missing} == {"second_look"}
+    assert {name.split(".")[1] for name in missing} == {"look"}
     assert unexpected == []
     torch.testing.assert_close(second(*inputs), first(*inputs))
 
@@ -168,7 +168,7 @@ def test_parts_like_what_was_found_are_closer_to_it() -> None:
 
 
 def test_everything_in_it_learns() -> None:
-    method = light(second_look=True).train()
+    method = light(looks=3).train()
     method(*episode(1, (64, 64))).square().mean().backward()
     assert [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
 
@@ -183,7 +183,8 @@ def test_operations_are_counted() -> None:
     [
         ({"balance": False}, "balance=True"),
         ({"skip_scales": (4,)}, "two skip scales"),
-        ({"decoder": "published", "second_look": True}, "decoder=light"),
+        ({"decoder": "published", "looks": 2}, "decoder=light"),
+        ({"looks": 0}, "at least 1"),
     ],
 )
 def test_what_it_cannot_do_without(change: dict[str, object], remedy: str) -> None:

@@ -199,8 +199,8 @@ class PlainDCAMA:
         x = self._conv("decoder.refine", _resize(self._conv("decoder.narrow", x), fine))
         x = F.relu(self._conv("decoder.mix", F.relu(x + self._conv("decoder.refine_edges", skips[edge]))))
         logit = self._conv("decoder.correction", x) + _resize(sure, fine)
-        if self.config.second_look:
-            logit = logit + self._second_look(logit, votes, query, [_resize(skips[s], work) for s in contexts])
+        for _ in range(self.config.looks - 1):
+            logit = logit + self._look(logit, votes, query, [_resize(skips[s], work) for s in contexts])
         coarse = torch.stack([torch.logit(vote.float(), eps=0.0025) for vote in votes[max(self.scales)].unbind(1)])
         inside = torch.sigmoid(logit)[:, 0]
         odds = _resize(coarse.mean(0).unsqueeze(1), fine)[:, 0]
@@ -209,8 +209,8 @@ class PlainDCAMA:
         logit = (F.relu(logit) * factors[1] - F.relu(-logit) * factors[0]) / 2
         return _resize(torch.cat([-logit, logit], 1), masks.shape[-2:])
 
-    def _second_look(self, logit: Tensor, votes: dict[int, Tensor], query: list[Tensor], skips: list[Tensor]) -> Tensor:
-        """What the second look adds to (B, 1, h, w)."""
+    def _look(self, logit: Tensor, votes: dict[int, Tensor], query: list[Tensor], skips: list[Tensor]) -> Tensor:
+        """What a further look adds to (B, 1, h, w)."""
         context = torch.cat(skips, 1)
         work = (context.shape[-2], context.shape[-1])
         own, odds = [], []
@@ -227,9 +227,9 @@ class PlainDCAMA:
                 own.append(_resize(10 * (closeness[0] - closeness[1]).unflatten(1, size).unsqueeze(1), work))
             odds.append(_resize(torch.logit(votes[scale].float(), eps=0.0025).to(self.dtype), work))
         seen = torch.cat([*own, *odds, _resize(logit, work).clamp(-8, 8)], 1)
-        x = self._conv("decoder.second_look.seen", seen) + self._conv("decoder.second_look.context", context)
-        x = F.relu(self._norm("decoder.second_look.norm", x))
-        x = self._conv("decoder.second_look.correction", F.relu(self._conv("decoder.second_look.conv", x, 2)))
+        x = self._conv("decoder.look.seen", seen) + self._conv("decoder.look.context", context)
+        x = F.relu(self._norm("decoder.look.norm", x))
+        x = self._conv("decoder.look.correction", F.relu(self._conv("decoder.look.conv", x, 2)))
         return _resize(x, logit.shape[-2:])
 
     def _conv(self, name: str, x: Tensor, dilation: int = 1) -> Tensor:

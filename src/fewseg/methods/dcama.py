@@ -68,7 +68,7 @@ class DCAMA(FewShotMethod):
         if config.decoder == "light":
             if len(channels) < 2:
                 raise InvalidOption(f"the light decoder needs two skip scales, {backbone.name} has {self.skip_scales}")
-            self.decoder = LightDecoder(counts, channels, config.second_look)
+            self.decoder = LightDecoder(counts, channels, config.looks)
         else:
             self.decoder = Decoder(counts, channels, config.skip_support, config.balance)
 

@@ -44,8 +44,9 @@ class DCAMAConfig:
     decoder: Literal["published", "light"] = "published"
     """The paper's, or a lighter one that corrects a weighted sum of the votes and of the similarity to each side's
     mean, and sees no support map (ours; needs balance and two skip scales or more)."""
-    second_look: bool = False
-    """Whether the light decoder corrects what it found by how alike the query's tokens are to that (ours)."""
+    looks: int = 1
+    """How often the light decoder looks: from the second time on it corrects what it found by how alike the query's
+    tokens are to that (ours)."""
     implementation: Implementation = "auto"
     """How masks are aggregated: `reference` materialises the scores, `streaming` never does."""
 
@@ -66,8 +67,8 @@ def check_config(config: DCAMAConfig) -> None:
             raise InvalidOption(f"{name} has {wrong}: choose among {', '.join(map(str, SCALES))}")
     if config.decoder == "light" and not config.balance:
         raise InvalidOption("decoder light sees balanced votes: give balance=True too")
-    if config.second_look and config.decoder != "light":
-        raise InvalidOption(f"decoder {config.decoder} takes no second look: give decoder=light too")
+    if config.looks < 1 or (config.looks > 1 and config.decoder != "light"):
+        raise InvalidOption(f"looks {config.looks}: give at least 1, and decoder=light to look more than once")
     if config.support_pixel_budget is not None and config.support_pixel_budget < 1:
         raise InvalidOption(f"support_pixel_budget {config.support_pixel_budget}: give at least 1, or None for all")
     if not isinstance(config.image_size, int):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewseg.methods.dcama_attention import log_odds
-from fewseg.methods.dcama_second_look import SIMILARITY_GAIN, SecondLook
+from fewseg.methods.dcama_look import SIMILARITY_GAIN, Look
 from fewseg.ops.resize import map_size, resize
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -59,7 +59,7 @@ class LightDecoder(nn.Module):
     """(2, 2), logarithms of the factors on negative and on positive logits: a constant, and what each unit of
     `likeness` adds. Not learnt with the weights, whose loss never sees a picture without the class."""
 
-    def __init__(self, blocks: Mapping[int, int], skips: Mapping[int, int], second_look: bool = False) -> None:
+    def __init__(self, blocks: Mapping[int, int], skips: Mapping[int, int], looks: int = 1) -> None:
         """`blocks`: attention scale to number of blocks; `skips`: skip scale to channels, two scales at least."""
         super().__init__()
         self.scales = sorted(blocks)
@@ -78,18 +78,19 @@ class LightDecoder(nn.Module):
         self.gain = nn.Parameter(torch.full((count,), 1.0 / count))
         self.bias = nn.Parameter(torch.zeros(()))
         self.register_buffer("sureness", torch.zeros(2, 2))
-        self.second_look = SecondLook(count // 2, SKIP_WIDTH * len(self.contexts)) if second_look else None
+        self.looks = looks
+        self.look = Look(count // 2, SKIP_WIDTH * len(self.contexts)) if looks > 1 else None
 
     def query_share(self, skips: Mapping[int, Tensor]) -> list[Tensor]:
         """What depends on the query's maps alone, for any number of labels.
 
-        At the finest skip scale; at the working size; there for the second look too, where there is one.
+        At the finest skip scale; at the working size; there for further looks too, where there are some.
         """
         size = map_size(skips[self.contexts[0]])
         projected = torch.cat([resize(self.project[str(s)](skips[s]), size) for s in self.contexts], 1)
         edges = self.refine_edges(self.project[str(self.edge)](skips[self.edge]))
-        looks = [] if self.second_look is None else [self.second_look.context(projected)]
-        return [edges, self.context(projected), *looks]
+        again = [] if self.look is None else [self.look.context(projected)]
+        return [edges, self.context(projected), *again]
 
     def forward(
         self,
@@ -103,19 +104,20 @@ class LightDecoder(nn.Module):
         Args:
             evidence: (B * L, 2 * blocks, h, w) of each attention scale.
             share: what `query_share` gave, repeated for the labels.
-            tokens: (B, h, w, C) of unit length of every block of each attention scale, for the second look.
+            tokens: (B, h, w, C) of unit length of every block of each attention scale, for further looks.
             size: of the logits.
         """
-        edges, context, *looks = share
+        edges, context, *again = share
         work, fine = map_size(context), map_size(edges)
         seen = torch.cat([resize(evidence[s], work) for s in self.scales], 1)
         sure = (seen * self.gain.view(1, -1, 1, 1)).sum(1, keepdim=True) + self.bias
         x = self.residuals(F.relu(self.norm(self.evidence(seen) + context)))
         x = F.relu(self.refine(resize(self.narrow(x), fine)) + edges)
         logit = self.correction(F.relu(self.mix(x))) + resize(sure, fine)
-        if self.second_look is not None:
+        if self.look is not None:
             odds = torch.cat([_odds(resize(evidence[s], work)) for s in self.scales], 1)
-            logit = self.second_look(logit, odds, looks[0], tokens)
+            for _ in range(self.looks - 1):
+                logit = self.look(logit, odds, again[0], tokens)
         logit = tempered(logit, likeness(logit, evidence[self.scales[-1]]), self.sureness)
         return resize(torch.cat([-logit, logit], 1) / 2, size)
 

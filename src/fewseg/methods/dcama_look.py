@@ -1,6 +1,6 @@
-"""A second look for DCAMA's light decoder (ours): the query's own foreground as a further support.
+"""Further looks for DCAMA's light decoder (ours): the query's own foreground as a further support.
 
-Things of a class differ more from one picture to the next than parts of one thing do. What the first look found in the
+Things of a class differ more from one picture to the next than parts of one thing do. What the look before found in the
 query is therefore averaged, as is the rest, and every token is compared to both means: parts that were missed are like
 what was found, and what was found wrongly often is not. (Self-support matching, Fan et al., ECCV 2022, replaces
 prototypes by such means; here a small network weighs them against the votes.)
@@ -27,7 +27,7 @@ SIMILARITY_GAIN: Final = 10.0
 """Brings differences of cosines to the size of log-odds."""
 
 
-class SecondLook(nn.Module):
+class Look(nn.Module):
     """Corrects logits; before anything is learnt it leaves them as they are."""
 
     def __init__(self, blocks: int, context: int) -> None:
@@ -45,7 +45,7 @@ class SecondLook(nn.Module):
         """Logits (B * L, 1, H, W) like `logit`, labels innermost.
 
         Args:
-            logit: of the first look.
+            logit: of the look before.
             odds: (B * L, blocks, h, w) log-odds of the votes at the size to work at.
             share: what `context` makes of the query's maps, (B * L, WIDTH, h, w).
             tokens: (B, h', w', C) of unit length of every block, by scale.
