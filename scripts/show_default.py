@@ -1,10 +1,11 @@
-"""Is the default model as sure as it should be? Its probabilities and its `present`, on classes it has never seen.
+"""Figures of the default model: is it as sure as it should be, on classes it has never seen, and how did it learn?
 
-    python scripts/reliability.py DATA [--model default] [--per-class 4] [--out docs/img/default-model]
+    python scripts/show_default.py DATA [--run runs/default] [--out docs/img/default-model]
 
 Every novel class of both collections (see `split`) is asked for in pictures that hold it and in as many that do not,
-with one and with five shots. OUT/reliability.png shows both curves, with the fitted sureness and without; the numbers
-are printed.
+with one and with five shots. OUT/reliability.png shows probabilities and `present`, with the fitted sureness and
+without; the numbers are printed. OUT/training.png shows loss and validation of RUN, a folder of
+scripts/train_default.py.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder
 from fewseg.metrics.presence import choose_threshold, presence_scores
 from fewseg.training.data import ValidationSet
+from fewseg.training.log import read_metrics
 from fewseg.training.presence import queries_with_and_without
 from fewseg.types import IGNORE
 from split import MIN_AREA, sources  # the script beside this one
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BINS = 10
+SMOOTHED = 20
+LINES = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00")
 COLOURS = {"without the factors": "#7f7f7f", "as shipped": "#0072b2"}
 
 
@@ -118,6 +122,33 @@ def draw(tallies: dict[str, Tally], path: Path) -> None:
             figure.savefig(temporary, format="png", dpi=160)
 
 
+def draw_training(run: Path, path: Path) -> None:
+    """Loss and validation mIoU of the head over the steps of both trainings."""
+    style: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(6.8, 2.8), layout="constrained")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        for name, folder, colour in (
+            ("validation classes left out", "mobilenetv2", "#7f7f7f"),
+            ("all base classes", "mobilenetv2-all", "#0072b2"),
+        ):
+            metrics = read_metrics(run / folder)
+            steps, losses = zip(*[(line["step"], line["loss"]) for line in metrics if "loss" in line], strict=True)
+            smooth = np.convolve(losses, np.ones(SMOOTHED) / SMOOTHED, "valid")
+            left.plot(steps[SMOOTHED - 1 :], smooth, color=colour, label=name)
+            checks = [line for line in metrics if "val_miou" in line]
+            for place, key in enumerate(k for k in (checks[0] if checks else ()) if k.startswith("val_miou/")):
+                values = [line[key] for line in checks]
+                right.plot([line["step"] for line in checks], values, "o-", color=LINES[place], label=key[9:])
+        left.set(xlabel="step of 12 episodes", ylabel=f"loss, mean of {SMOOTHED} steps")
+        right.set(xlabel="step", ylabel="validation mIoU at 256 pixels, %", ylim=(0, 100))
+        for axes in (left, right):
+            axes.legend(frameon=False, fontsize=7)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=160)
+
+
 def _roc(here: NDArray[np.float64], away: NDArray[np.float64]) -> tuple[list[float], list[float]]:
     thresholds = np.sort(np.concatenate([here, away, [np.inf]]))[::-1]
     return [float((away >= t).mean()) for t in thresholds], [float((here >= t).mean()) for t in thresholds]
@@ -134,9 +165,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="default")
     parser.add_argument("--per-class", type=int, default=4)
+    parser.add_argument("--run", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/img/default-model"))
     args = parser.parse_args()
+    if args.run is not None:
+        draw_training(args.run, make_folder(args.out) / "training.png")
     method = load_method(args.model)
     assert isinstance(method, DCAMA)
     tallies = measure(method, test_sets(args.data, args.per_class, args.seed), args.seed)
