@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
+from fastapi import Path as PathParameter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_NAME: Final = 100
@@ -21,6 +22,7 @@ Name = Annotated[
     AfterValidator(_printable),
     Field(min_length=1, max_length=MAX_NAME, pattern=r"\S", description="Printable characters.", examples=["cat"]),
 ]
+SessionId = Annotated[str, PathParameter(description="As POST /sessions gave it.", examples=["5b0f6c1e9a3d7824"])]
 
 
 def _example(**values: Any) -> ConfigDict:
