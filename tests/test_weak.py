@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,23 @@ def test_regions_are_told_apart_by_the_models_features(embedded: FewShotMethod) 
     assert not made.method.backbone._forward_hooks
 
 
+def test_features_are_not_mixed_up_between_threads(embedded: FewShotMethod) -> None:
+    """A server outlines and segments with one backbone at the same time."""
+    made = Segmenter(embedded, device="cpu")
+    mine, others = (made.prepare(scene(seed)[0]).inputs[0][None] for seed in (0, 1))
+    with torch.no_grad():
+        expected = made.method.backbone(mine)
+        with maps_seen(made.method.backbone) as maps:
+            other = threading.Thread(target=made.method.encode_query, args=(others,))
+            other.start()
+            other.join()
+            assert not maps
+            made.method.encode_query(mine)
+    assert len(maps) == len(expected)
+    for seen, right in zip(maps, expected, strict=True):
+        torch.testing.assert_close(seen, right)
+
+
 def test_coordinates_are_of_the_upright_picture(tmp_path: Path, embedded: FewShotMethod) -> None:
     pixels, disc = scene()
     exif = Image.Exif()
@@ -124,6 +142,7 @@ def test_a_mask_stays_in_its_box_and_holds_what_is_marked(data: st.DataObject) -
         ({"box": "1,2,3,4"}, InvalidSupport, "4 finite numbers"),
         ({"box": 7}, InvalidSupport, "4 finite numbers"),
         ({"box": (500, 2, 600, 30)}, InvalidOption, "picture of 240x160"),
+        ({"box": (1e300, 2, 2e300, 30)}, InvalidOption, "box 1e\\+300, 2, 2e\\+300, 30 in a picture"),
         ({"points": []}, InvalidSupport, "give a list"),
         ({"points": 3}, InvalidSupport, "give a list"),
         ({"points": [(1, 2)]}, InvalidSupport, "3 finite numbers"),

@@ -19,6 +19,7 @@ Nothing is learnt here. docs/weak-annotation.md measures what such examples cost
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -59,11 +60,14 @@ _CENTRE: Final = 1.0
 
 @contextlib.contextmanager
 def maps_seen(backbone: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects the maps that a backbone gives when it first runs; stays empty where it does not, or gives no maps."""
+    """Collects the maps that a backbone gives when this thread first runs it; stays empty where there are none."""
     maps: list[Tensor] = []
+    mine = threading.get_ident()  # a server's other requests run the same backbone
 
     def capture(module: Any, inputs: Any, output: Any) -> None:
-        if not maps and isinstance(output, (list, tuple)) and all(isinstance(m, Tensor) for m in output):
+        if maps or threading.get_ident() != mine:
+            return
+        if isinstance(output, (list, tuple)) and all(isinstance(m, Tensor) for m in output):
             maps.extend(output)
 
     handle = backbone.register_forward_hook(capture)
@@ -182,8 +186,8 @@ def _pixels(box: Box, size: tuple[int, int]) -> _Pixels:
     right, bottom = (min(max(round(v), 0), n) for v, n in zip(box[2:], size, strict=True))
     if not (box[0] < box[2] and box[1] < box[3] and box[0] < size[0] and box[1] < size[1] and right > 0 and bottom > 0):
         raise InvalidOption(
-            f"box {[round(v) for v in box]} in a picture of {size[0]}x{size[1]}: give x0, y0, x1, y1 within it, "
-            "x0 < x1 and y0 < y1"
+            f"box {', '.join(f'{v:g}' for v in box)} in a picture of {size[0]}x{size[1]}: give x0, y0, x1, y1 within "
+            "it, x0 < x1 and y0 < y1"
         )
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
