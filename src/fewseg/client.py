@@ -30,6 +30,7 @@ from pycocotools import mask as coco
 
 from fewseg.errors import FewsegError, InvalidImage
 from fewseg.files import write_bytes
+from fewseg.marks import Mark
 
 Sendable: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
 """A file, its bytes, a Pillow image, or an array that Pillow takes (uint8; bool for masks)."""
@@ -130,18 +131,60 @@ class Session:
         self,
         label: str,
         image: Sendable | Sequence[Sendable],
-        mask: Sendable | Sequence[Sendable],
+        mask: Sendable | Sequence[Sendable] | None = None,
         *,
         value: int | tuple[int, int, int] | None = None,
+        box: Sequence[float] | None = None,
+        points: Sequence[Sequence[float]] | None = None,
+        scribble: Sequence[Any] | None = None,
     ) -> list[str]:
-        """Add examples; returns the ids of all that the label has. `value`: which index or colour is the label."""
-        images, masks = _listed(image), _listed(mask)
+        """Add examples; returns the ids of all that the label has.
+
+        Args:
+            label: any name.
+            image: a picture, or several.
+            mask: the label's mask at the picture's size; as many as pictures.
+            value: which index or colour of the mask is the label.
+            box: instead of a mask, for one picture, as in `outline`.
+            points: likewise.
+            scribble: likewise.
+
+        Raises:
+            InvalidImage, InvalidSupport, ServerError: what cannot be sent, and what the server refuses; nothing has
+                been added then.
+        """
+        images, masks = _listed(image), [] if mask is None else _listed(mask)
         fields = [("label", label)]
+        if any(given is not None for given in (box, points, scribble)):
+            fields.append(("marks", _marks(box, points, scribble)))
         if value is not None:
             fields.append(("value", str(value) if isinstance(value, int) else ",".join(map(str, value))))
         files = [("image", image) for image in images] + [("mask", mask) for mask in masks]
         shots: list[str] = self._client._json("POST", f"{self._path}/shots", form=_Form(fields, files))["shots"]
         return shots
+
+    def outline(
+        self,
+        image: Sendable,
+        *,
+        box: Sequence[float] | None = None,
+        points: Sequence[Sequence[float]] | None = None,
+        scribble: Sequence[Any] | None = None,
+    ) -> NDArray[np.bool_]:
+        """The mask (H, W) of the object that one of these stands for: what `teach` makes of it. Nothing is kept.
+
+        Args:
+            image: a picture.
+            box: x0, y0, x1, y1 around the object, in pixels of the upright picture.
+            points: each x, y, and 1 where it is inside or 0 where it is outside.
+            scribble: a line inside, as places x, y; or several lines.
+
+        Raises:
+            InvalidImage, InvalidSupport, ServerError: what cannot be sent, and what the server refuses.
+        """
+        form = _Form([("marks", _marks(box, points, scribble))], [("image", image)])
+        mask: NDArray[np.uint8] = coco.decode(self._client._json("POST", f"{self._path}/outline", form=form))
+        return mask.astype(np.bool_)
 
     @property
     def labels(self) -> dict[str, list[str]]:
@@ -205,6 +248,11 @@ class _Form:
             body.write(f"--{boundary}\r\n{head}".encode() + content + b"\r\n")
         body.write(f"--{boundary}--\r\n".encode())
         return f"multipart/form-data; boundary={boundary}", body.getvalue()
+
+
+def _marks(box: Any, points: Any, scribble: Any) -> str:
+    """The text of marks for one object; raises `InvalidSupport` unless exactly one of them is given."""
+    return json.dumps(Mark.of(box=box, points=points, scribble=scribble).as_json())
 
 
 def _bytes(file: Sendable) -> tuple[str, bytes]:

@@ -73,6 +73,19 @@ class Mark:
         drawn = [[_numbers(p, 2, "place of a scribble", "x, y") for p in _items(line, "line")] for line in lines]
         return cls(scribble=tuple(tuple((x, y) for x, y in line) for line in drawn))
 
+    def as_json(self) -> dict[str, Any]:
+        """The object that `parse_marks` reads this mark from.
+
+        >>> Mark.of(scribble=[[8, 6], [12, 9]]).as_json()
+        {'scribble': (((8.0, 6.0), (12.0, 9.0)),)}
+        """
+        return {kind: drawn for kind, drawn in vars(self).items() if drawn}
+
+    @property
+    def places(self) -> int:
+        """How many places its points and lines have."""
+        return len(self.points) + sum(map(len, self.scribble))
+
     def check_within(self, size: tuple[int, int]) -> None:
         """Raise `InvalidSupport` where a point or a line leaves a picture of `size` (width, height)."""
         places = [(x, y) for x, y, _ in self.points] + [place for line in self.scribble for place in line]
@@ -113,23 +126,34 @@ def _numbers(value: Any, count: int, what: str, meaning: str) -> tuple[float, ..
 
 
 def read_marks(path: Path) -> tuple[Mark, ...]:
-    """The marks of a JSON file: one object with `box`, `points` or `scribble`, or a list of them, one an object.
+    """The marks of a JSON file, as `parse_marks` reads them; raises `InvalidSupport` for anything else."""
+    try:
+        return parse_marks(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InvalidSupport(f"{path} cannot be read ({error}): check the file") from error
 
-    Raises `InvalidSupport` for anything else.
+
+def parse_marks(text: str | bytes, name: str) -> tuple[Mark, ...]:
+    """The marks of a JSON text: one object with `box`, `points` or `scribble`, or a list of them, one an object.
+
+    Raises `InvalidSupport`, which calls the text `name`, for anything else.
+
+    >>> parse_marks('{"points": [[3, 4, 1]]}', "marks")
+    (Mark(box=None, points=((3.0, 4.0, 1),), scribble=()),)
     """
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidSupport(f"{path} cannot be read as JSON ({error}): write an object with {_KINDS}") from error
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidSupport(f"{name} cannot be read as JSON ({error}): write an object with {_KINDS}") from error
     entries = content if isinstance(content, list) else [content]
     marks = []
     for entry in entries:
         if not isinstance(entry, dict) or not entry or not set(entry) <= {"box", "points", "scribble"}:
-            raise InvalidSupport(f"{path} holds {entry!r:.60}: expected an object with {_KINDS}")
+            raise InvalidSupport(f"{name} holds {entry!r:.60}: expected an object with {_KINDS}")
         try:
             marks.append(Mark.of(**entry))
         except InvalidSupport as error:
-            raise InvalidSupport(f"{path}: {error}") from None
+            raise InvalidSupport(f"{name}: {error}") from None
     if not marks:
-        raise InvalidSupport(f"{path} holds no marks: give an object with {_KINDS}")
+        raise InvalidSupport(f"{name} holds no marks: give an object with {_KINDS}")
     return tuple(marks)

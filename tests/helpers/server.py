@@ -46,6 +46,16 @@ def pair(image: Any, mask: Any) -> list[tuple[str, tuple[str, bytes]]]:
     return [("image", ("picture.png", png(image))), ("mask", ("mask.png", png(mask)))]
 
 
+def refused(answer: Any, status: int, said: str) -> None:
+    """The answer is one line with that status."""
+    body = answer.json()
+    assert answer.status_code == status, body
+    assert list(body) == ["error"]
+    assert "\n" not in body["error"]
+    assert len(body["error"]) < 500
+    assert said in body["error"]
+
+
 @contextmanager
 def listening(served: FastAPI) -> Iterator[str]:
     """The address at which uvicorn serves the app, as it does for `fewseg serve`."""

@@ -34,6 +34,10 @@ class Limits:
     """Labels of one session."""
     shots: int = 200
     """Examples of one session."""
+    marks: int = 50
+    """Boxes, points and scribbles of one request, each of which is outlined: up to seconds in the largest pictures."""
+    places: int = 5000
+    """Places of the points and scribbles of one request."""
     taught_mb: int = 2048
     """Megabytes of encoded examples, in all sessions."""
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fewseg import taught
 from fewseg.errors import InvalidCheckpoint
 from fewseg.images import ImageLike
+from fewseg.marks import Mark
 from fewseg.masks import MaskValue
 from fewseg.segmenter import Segmenter
 from fewseg.taught import LabelSupport
@@ -52,6 +55,10 @@ class ServedModel:
         view = self.segmenter()
         view.teach(label, image, mask, value=value)
         return view.supports[label]
+
+    def outline(self, image: ImageLike, marks: Sequence[Mark]) -> NDArray[np.bool_]:
+        """The mask (H, W) of all that several marks stand for; raises as `Segmenter.outline_marks` does."""
+        return self._base.outline_marks(image, marks)
 
     def save(self, supports: Supports, path: str | os.PathLike[str]) -> None:
         """Write what `Segmenter.load` reads."""

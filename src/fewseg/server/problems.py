@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from fewseg.decoding import one_line
@@ -98,6 +99,8 @@ def describe_invalid(errors: Sequence[Any]) -> str:
         said = str(found.get("msg", "cannot be used")).removeprefix("Value error, ")
         if "UploadFile" in said:
             said = "send a file, with a file name"
+        elif isinstance(found.get("input"), UploadFile):
+            said = "send text, not a file"
         lines.append(f"{place[:100]}: {said}" if place else said)
     return "; ".join(lines)[:500] or "the request cannot be used"
 

@@ -25,6 +25,42 @@ Name = Annotated[
 SessionId = Annotated[str, PathParameter(description="As POST /sessions gave it.", examples=["5b0f6c1e9a3d7824"])]
 
 
+def _numbers(count: int) -> dict[str, Any]:
+    return {"type": "array", "items": {"type": "number"}, "minItems": count, "maxItems": count}
+
+
+def _some(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": 1}
+
+
+def _mark(kind: str, content: dict[str, Any], meaning: str) -> dict[str, Any]:
+    properties = {kind: {**content, "description": meaning}}
+    return {"type": "object", "properties": properties, "required": [kind], "additionalProperties": False}
+
+
+_INSIDE: Final = {"enum": [0, 1]}
+_POINT: Final = {**_numbers(3), "prefixItems": [{"type": "number"}, {"type": "number"}, _INSIDE]}
+_MARK: Final = {
+    "oneOf": [
+        _mark("box", _numbers(4), "x0, y0, x1, y1 around the object."),
+        _mark("points", _some(_POINT), "Each x, y, and 1 where it is inside or 0 where it is outside."),
+        _mark("scribble", {"anyOf": [_some(_numbers(2)), _some(_some(_numbers(2)))]}, "One line inside, or several."),
+    ]
+}
+MARKS: Final[dict[str, Any]] = {"oneOf": [_MARK, _some(_MARK)]}
+"""The JSON schema of the text that `fewseg.marks.parse_marks` reads."""
+
+MarksText = Annotated[
+    str,
+    Field(
+        description="JSON: a box, points or a scribble, or a list of them, each one object; in pixels x, y of the "
+        "upright picture.",
+        examples=['{"box": [40, 25, 210, 180]}'],
+        json_schema_extra={"contentMediaType": "application/json", "contentSchema": MARKS},
+    ),
+]
+
+
 def _example(**values: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [values]})
 
@@ -63,6 +99,23 @@ class LabelInfo(BaseModel):
     shots: list[str] = Field(description="Ids of its examples, in order of teaching.")
 
 
+class Rle(BaseModel):
+    """A mask as COCO's compressed run lengths: `pycocotools.mask.decode` reads it."""
+
+    model_config = _example(size=[64, 96], counts="PPYo0")
+    size: list[int] = Field(min_length=2, max_length=2, description="Height and width.")
+    counts: str
+
+
+class Taught(LabelInfo):
+    """A label that was taught, and what marks became."""
+
+    model_config = _example(**_LABEL, outlines=[{"size": [64, 96], "counts": "PPYo0"}])
+    outlines: list[Rle] | None = Field(
+        None, description="The mask that each picture was taught with, in order; only where marks were sent."
+    )
+
+
 class SessionInfo(BaseModel):
     """What was taught in a session."""
 
@@ -75,14 +128,6 @@ class SessionInfo(BaseModel):
     expires_in: float = Field(description="Seconds until it is forgotten, if nobody asks for it before.")
     bytes: int = Field(description="Memory that its encoded examples take.")
     labels: list[LabelInfo]
-
-
-class Rle(BaseModel):
-    """A mask as COCO's compressed run lengths: `pycocotools.mask.decode` reads it."""
-
-    model_config = _example(size=[64, 96], counts="PPYo0")
-    size: list[int] = Field(min_length=2, max_length=2, description="Height and width.")
-    counts: str
 
 
 _FOUND: Final = {
