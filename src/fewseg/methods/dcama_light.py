@@ -107,17 +107,37 @@ class LightDecoder(nn.Module):
             tokens: (B, h, w, C) of unit length of every block of each attention scale, for further looks.
             size: of the logits.
         """
+        return self._at(size, self._looks(evidence, share, tokens)[-1], evidence)
+
+    def attempts(
+        self,
+        evidence: Mapping[int, Tensor],
+        share: Sequence[Tensor],
+        tokens: Mapping[int, Sequence[Tensor]],
+        size: tuple[int, int],
+    ) -> list[Tensor]:
+        """What every look would give as the last one; arguments as in `forward`."""
+        return [self._at(size, logit, evidence) for logit in self._looks(evidence, share, tokens)]
+
+    def _looks(
+        self, evidence: Mapping[int, Tensor], share: Sequence[Tensor], tokens: Mapping[int, Sequence[Tensor]]
+    ) -> list[Tensor]:
+        """How far foreground is ahead after every look, (B * L, 1, h, w) at the finest skip scale."""
         edges, context, *again = share
         work, fine = map_size(context), map_size(edges)
         seen = torch.cat([resize(evidence[s], work) for s in self.scales], 1)
         sure = (seen * self.gain.view(1, -1, 1, 1)).sum(1, keepdim=True) + self.bias
         x = self.residuals(F.relu(self.norm(self.evidence(seen) + context)))
         x = F.relu(self.refine(resize(self.narrow(x), fine)) + edges)
-        logit = self.correction(F.relu(self.mix(x))) + resize(sure, fine)
+        logits = [self.correction(F.relu(self.mix(x))) + resize(sure, fine)]
         if self.look is not None:
             odds = torch.cat([_odds(resize(evidence[s], work)) for s in self.scales], 1)
             for _ in range(self.looks - 1):
-                logit = self.look(logit, odds, again[0], tokens)
+                logits.append(self.look(logits[-1], odds, again[0], tokens))
+        return logits
+
+    def _at(self, size: tuple[int, int], logit: Tensor, evidence: Mapping[int, Tensor]) -> Tensor:
+        """Logits of both classes, as sure as they should be."""
         logit = tempered(logit, likeness(logit, evidence[self.scales[-1]]), self.sureness)
         return resize(torch.cat([-logit, logit], 1) / 2, size)
 
