@@ -175,7 +175,7 @@ def test_parts_like_what_was_found_are_closer_to_it() -> None:
     tokens[:, 2:6, 2:6] = thing
     logit = torch.full((1, 1, 32, 32), -4.0)
     logit[..., 8:16, 8:16] = 4  # a quarter of the thing
-    own = own_similarity(logit, [tokens])
+    own = own_similarity(logit, [tokens], 1)
     assert own.shape == (1, 1, 8, 8)
     assert own[0, 0, 2:6, 2:6].min() > 0 > own[0, 0, 7].max()
 

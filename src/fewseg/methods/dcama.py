@@ -251,7 +251,7 @@ class DCAMA(FewShotMethod):
         def decode(some: slice) -> Tensor:
             labels = some.stop - some.start
             own = share if labels == 1 else [part.repeat_interleave(labels, 0) for part in share]
-            return decoder(_batched_scales(seen[some], query.batch), own, tokens, query.image_size)
+            return decoder(_batched_scales(seen[some], query.batch), own, tokens, query.image_size, labels)
 
         return decode
 

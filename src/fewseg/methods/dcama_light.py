@@ -98,6 +98,7 @@ class LightDecoder(nn.Module):
         share: Sequence[Tensor],
         tokens: Mapping[int, Sequence[Tensor]],
         size: tuple[int, int],
+        labels: int = 1,
     ) -> Tensor:
         """Logits (B * L, 2, *size), labels innermost.
 
@@ -106,8 +107,9 @@ class LightDecoder(nn.Module):
             share: what `query_share` gave, repeated for the labels.
             tokens: (B, h, w, C) of unit length of every block of each attention scale, for further looks.
             size: of the logits.
+            labels: L.
         """
-        return self._at(size, self._looks(evidence, share, tokens)[-1], evidence)
+        return self._at(size, self._looks(evidence, share, tokens, labels)[-1], evidence)
 
     def attempts(
         self,
@@ -116,11 +118,15 @@ class LightDecoder(nn.Module):
         tokens: Mapping[int, Sequence[Tensor]],
         size: tuple[int, int],
     ) -> list[Tensor]:
-        """What every look would give as the last one; arguments as in `forward`."""
-        return [self._at(size, logit, evidence) for logit in self._looks(evidence, share, tokens)]
+        """What every look would give as the last one, for one label; arguments as in `forward`."""
+        return [self._at(size, logit, evidence) for logit in self._looks(evidence, share, tokens, 1)]
 
     def _looks(
-        self, evidence: Mapping[int, Tensor], share: Sequence[Tensor], tokens: Mapping[int, Sequence[Tensor]]
+        self,
+        evidence: Mapping[int, Tensor],
+        share: Sequence[Tensor],
+        tokens: Mapping[int, Sequence[Tensor]],
+        labels: int,
     ) -> list[Tensor]:
         """How far foreground is ahead after every look, (B * L, 1, h, w) at the finest skip scale."""
         edges, context, *again = share
@@ -133,7 +139,7 @@ class LightDecoder(nn.Module):
         if self.look is not None:
             odds = torch.cat([_odds(resize(evidence[s], work)) for s in self.scales], 1)
             for _ in range(self.looks - 1):
-                logits.append(self.look(logits[-1], odds, again[0], tokens))
+                logits.append(self.look(logits[-1], odds, again[0], tokens, labels))
         return logits
 
     def _at(self, size: tuple[int, int], logit: Tensor, evidence: Mapping[int, Tensor]) -> Tensor:

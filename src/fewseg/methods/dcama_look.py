@@ -41,7 +41,9 @@ class Look(nn.Module):
         for parameter in self.correction.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, logit: Tensor, odds: Tensor, share: Tensor, tokens: Mapping[int, Sequence[Tensor]]) -> Tensor:
+    def forward(
+        self, logit: Tensor, odds: Tensor, share: Tensor, tokens: Mapping[int, Sequence[Tensor]], labels: int
+    ) -> Tensor:
         """Logits (B * L, 1, H, W) like `logit`, labels innermost.
 
         Args:
@@ -49,21 +51,22 @@ class Look(nn.Module):
             odds: (B * L, blocks, h, w) log-odds of the votes at the size to work at.
             share: what `context` makes of the query's maps, (B * L, WIDTH, h, w).
             tokens: (B, h', w', C) of unit length of every block, by scale.
+            labels: L.
         """
         work = map_size(odds)
-        own = [resize(own_similarity(logit, tokens[scale]), work) for scale in sorted(tokens)]
+        own = [resize(own_similarity(logit, tokens[scale], labels), work) for scale in sorted(tokens)]
         before = resize(logit, work).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         x = F.relu(self.norm(self.seen(torch.cat([*own, odds, before], 1)) + share))
         return logit + resize(self.correction(F.relu(self.conv(x))), map_size(logit))
 
 
-def own_similarity(logit: Tensor, tokens: Sequence[Tensor]) -> Tensor:
+def own_similarity(logit: Tensor, tokens: Sequence[Tensor], labels: int) -> Tensor:
     """How much closer each token is to what was found in the query than to the rest of it, (B * L, blocks, h, w).
 
-    `logit` (B * L, 1, H, W), labels innermost; `tokens` (B, h, w, C) of unit length of every block of one scale.
+    `logit` (B * L, 1, H, W), L labels innermost; `tokens` (B, h, w, C) of unit length of every block of one scale.
     """
-    batch, height, width = tokens[0].shape[:3]
-    inside = _shrunk(logit.sigmoid(), (height, width)).flatten(1).unflatten(0, (batch, -1))
+    height, width = tokens[0].shape[1:3]
+    inside = _shrunk(logit.sigmoid(), (height, width)).flatten(1).unflatten(0, (-1, labels))
     weights = torch.cat([inside.square(), (1 - inside).square()], 1)  # squared: what is unsure counts for little
     found = []
     for block in tokens:
