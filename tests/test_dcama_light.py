@@ -155,19 +155,6 @@ def test_further_looks_begin_as_the_first() -> None:
     torch.testing.assert_close(second(*inputs), first(*inputs))
 
 
-@torch.inference_mode()
-def test_training_sees_what_every_look_gives() -> None:
-    method = light(looks=3)
-    inputs = episode(2, (64, 64))
-    query, support = method.encode_query(inputs[0]), method.encode_support(*inputs[1:])
-    first, second, third = method.attempts(query, support)
-    torch.testing.assert_close(third, method.segment(query, support))
-    fewer = light(looks=2)
-    fewer.load_state_dict(method.state_dict())
-    torch.testing.assert_close(second, fewer(*inputs))
-    assert not torch.allclose(first, second)
-
-
 def test_parts_like_what_was_found_are_closer_to_it() -> None:
     torch.manual_seed(0)
     thing, rest = F.normalize(torch.randn(2, 16), dim=-1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, optim
+from torch import optim
 
 from fewseg.checkpoints.native import load_method
 from fewseg.datasets.synthetic import SyntheticDataset
@@ -23,7 +23,7 @@ from fewseg.training.average import WeightAverage
 from fewseg.training.log import read_metrics
 from fewseg.training.maps import MapCache, map_batches
 from fewseg.training.optim import make_optimiser
-from fewseg.types import IGNORE, QueryFeatures, SupportSet
+from fewseg.types import IGNORE
 from helpers.toy_method import Toy, toy
 from test_training import CONFIG, losses, run
 
@@ -95,19 +95,6 @@ def test_average_follows_the_weights() -> None:
     torch.testing.assert_close(average.method.out.bias, start + 9 / 11)
     average.update(1000)
     torch.testing.assert_close(average.method.out.bias, start + 1 - 1 / 11)
-
-
-def test_drafts_weigh_half_as_much_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(CONFIG, epochs=1, episodes=2)  # one step
-    run(tmp_path / "plain", config)
-
-    def attempts(self: Toy, query: QueryFeatures, support: SupportSet) -> list[Tensor]:
-        logits = self.segment(query, support)
-        return [logits] * 3
-
-    monkeypatch.setattr(Toy, "attempts", attempts)
-    run(tmp_path / "drafts", config)
-    assert losses(tmp_path / "drafts") == pytest.approx([1.5 * loss for loss in losses(tmp_path / "plain")])
 
 
 def test_buffers_are_taken_over_as_they_are() -> None:

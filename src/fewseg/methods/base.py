@@ -105,10 +105,6 @@ class FewShotMethod(nn.Module):
         """`segment_labels` for support sets that fit; for methods that share work among labels to override."""
         return torch.stack([self._segment(query, support) for support in supports], 1)
 
-    def attempts(self, query: QueryFeatures, support: SupportSet) -> list[Tensor]:
-        """All logits (B, 2, H, W) that training compares to the masks: `segment`'s last, before them their drafts."""
-        return [self.segment(query, support)]
-
     def regulariser(self, query: QueryFeatures, support: SupportSet, logits: Tensor) -> Tensor | None:
         """A term that training adds to the loss of the logits; None for none."""
         return None

@@ -171,15 +171,6 @@ class DCAMA(FewShotMethod):
             votes.append(vote.transpose(1, 2).unflatten(2, q.shape[1:3]))
         return votes
 
-    def attempts(self, query: QueryFeatures, support: SupportSet) -> list[Tensor]:
-        """Those of every look."""
-        if not isinstance(self.decoder, LightDecoder):
-            return super().attempts(query, support)
-        support = self._fitting(query, support)
-        votes = self._votes_of_labels(query, [support])
-        seen, share, tokens = self._light_inputs(self.decoder, query, [support], votes)
-        return self.decoder.attempts(seen[0], share, tokens, query.image_size)
-
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
         return self._segment_labels(query, [support]).squeeze(1)
 
@@ -246,7 +237,9 @@ class DCAMA(FewShotMethod):
         votes: Sequence[dict[int, Tensor]],
     ) -> Decoding:
         """Likewise with the light decoder, which has no share of the support's."""
-        seen, share, tokens = self._light_inputs(decoder, query, supports, votes)
+        share = decoder.query_share({s: query.tensors[f"skip.{s}"] for s in self.skip_scales})
+        tokens = unit_tokens(query, self.places)
+        seen = evidence(votes, tokens, supports, self.places)
 
         def decode(some: slice) -> Tensor:
             labels = some.stop - some.start
@@ -254,18 +247,6 @@ class DCAMA(FewShotMethod):
             return decoder(_batched_scales(seen[some], query.batch), own, tokens, query.image_size, labels)
 
         return decode
-
-    def _light_inputs(
-        self,
-        decoder: LightDecoder,
-        query: QueryFeatures,
-        supports: Sequence[SupportSet],
-        votes: Sequence[dict[int, Tensor]],
-    ) -> tuple[list[dict[int, Tensor]], list[Tensor], dict[int, list[Tensor]]]:
-        """The labels' evidence, what all of them share of the query's maps, and its tokens."""
-        tokens = unit_tokens(query, self.places)
-        share = decoder.query_share({s: query.tensors[f"skip.{s}"] for s in self.skip_scales})
-        return evidence(votes, tokens, supports, self.places), share, tokens
 
     @property
     def _has_share(self) -> bool:

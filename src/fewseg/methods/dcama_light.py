@@ -109,41 +109,17 @@ class LightDecoder(nn.Module):
             size: of the logits.
             labels: L.
         """
-        return self._at(size, self._looks(evidence, share, tokens, labels)[-1], evidence)
-
-    def attempts(
-        self,
-        evidence: Mapping[int, Tensor],
-        share: Sequence[Tensor],
-        tokens: Mapping[int, Sequence[Tensor]],
-        size: tuple[int, int],
-    ) -> list[Tensor]:
-        """What every look would give as the last one, for one label; arguments as in `forward`."""
-        return [self._at(size, logit, evidence) for logit in self._looks(evidence, share, tokens, 1)]
-
-    def _looks(
-        self,
-        evidence: Mapping[int, Tensor],
-        share: Sequence[Tensor],
-        tokens: Mapping[int, Sequence[Tensor]],
-        labels: int,
-    ) -> list[Tensor]:
-        """How far foreground is ahead after every look, (B * L, 1, h, w) at the finest skip scale."""
         edges, context, *again = share
         work, fine = map_size(context), map_size(edges)
         seen = torch.cat([resize(evidence[s], work) for s in self.scales], 1)
         sure = (seen * self.gain.view(1, -1, 1, 1)).sum(1, keepdim=True) + self.bias
         x = self.residuals(F.relu(self.norm(self.evidence(seen) + context)))
         x = F.relu(self.refine(resize(self.narrow(x), fine)) + edges)
-        logits = [self.correction(F.relu(self.mix(x))) + resize(sure, fine)]
+        logit = self.correction(F.relu(self.mix(x))) + resize(sure, fine)
         if self.look is not None:
             odds = torch.cat([_odds(resize(evidence[s], work)) for s in self.scales], 1)
             for _ in range(self.looks - 1):
-                logits.append(self.look(logits[-1], odds, again[0], tokens, labels))
-        return logits
-
-    def _at(self, size: tuple[int, int], logit: Tensor, evidence: Mapping[int, Tensor]) -> Tensor:
-        """Logits of both classes, as sure as they should be."""
+                logit = self.look(logit, odds, again[0], tokens, labels)
         logit = tempered(logit, likeness(logit, evidence[self.scales[-1]]), self.sureness)
         return resize(torch.cat([-logit, logit], 1) / 2, size)
 
@@ -203,7 +179,7 @@ def evidence(
         found = []
         for place, block in zip(blocks, tokens[scale], strict=True):
             means = [F.normalize(s.tensors[f"mean.{place}"].sum(1), dim=-1, eps=1e-6) for s in supports]
-            ahead = torch.stack([(m[:, 0] - m[:, 1]).expand(len(block), -1) for m in means], -1)
+            ahead = torch.stack([(m[:, 0] - m[:, 1]).expand(block.shape[0], -1) for m in means], -1)
             found.append((block.flatten(1, 2) @ ahead).unflatten(1, block.shape[1:3]))
         similar[scale] = torch.stack(found, 1) * SIMILARITY_GAIN
     return [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
@@ -17,9 +16,6 @@ from fewseg.training.batches import Batch, encode
 from fewseg.training.config import TrainConfig
 from fewseg.training.losses import Whole, choose_loss
 from fewseg.types import IGNORE
-
-DRAFTS: Final = 0.5
-"""Weight of the mean loss of what a method gives before its last attempt."""
 
 
 def step_seed(seed: int, step: int, part: int = 0) -> int:
@@ -74,12 +70,9 @@ class Gradient:
         method, config = self.method, self.config
         with torch.autocast(method.device.type, torch.bfloat16, enabled=config.amp):
             query, support = encode(method, part)
-            *drafts, logits = method.attempts(query, support)
+            logits = method.segment(query, support)
             extra = method.regulariser(query, support, logits)
-        compare = choose_loss(config.loss)
-        loss = compare(logits, part.query_mask, whole)
-        for draft in drafts:
-            loss = loss + compare(draft, part.query_mask, whole) * (DRAFTS / len(drafts))
+        loss = choose_loss(config.loss)(logits, part.query_mask, whole)
         # The hook's term is a mean over episodes.
         return loss if extra is None else loss + extra * (len(part.query_mask) / whole.episodes)
 
