@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 import pytest
@@ -15,7 +14,7 @@ from fewseg.bench.operations import needed
 from fewseg.bench.reference import PlainDCAMA
 from fewseg.errors import InvalidOption
 from fewseg.methods.dcama import DCAMA
-from fewseg.methods.dcama_light import LightDecoder
+from fewseg.methods.dcama_light import LightDecoder, near_found, tempered
 from fewseg.methods.dcama_look import own_similarity
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -104,19 +103,30 @@ def test_sureness_moves_probabilities_and_no_mask() -> None:
         for sureness in ([[0.0, 0.0], [0.0, 0.0]], [[0.4, 0.2], [-0.5, -0.1]]):
             decoder.sureness.copy_(torch.tensor(sureness))
             query, support = method.encode_query(inputs[0]), method.encode_support(*inputs[1:])
-            # At the size that the decoder works at in the end: resized, neighbours of different sign mix.
+            # At the size that the decoder works at in the end.
             logits = method.segment(QueryFeatures((16, 16), query.tensors), support)
             odds.append(logits[:, 1] - logits[:, 0])
             if not any(map(any, sureness)):
                 alike = method.likeness(query, support, logits)
-    plain, tempered = odds
+    plain, weighed = odds
     assert (plain > 0).any()
     assert (plain < 0).any()
-    wanted = [
-        torch.where(p > 0, p * math.exp(-0.5 - 0.1 * a), p * math.exp(0.4 + 0.2 * a))
-        for p, a in zip(plain, alike.tolist(), strict=True)
-    ]
-    torch.testing.assert_close(tempered, torch.stack(wanted), atol=1e-5, rtol=1e-4)
+    assert torch.equal(plain > 0, weighed > 0)
+    near = F.max_pool2d(plain.sigmoid(), 5, 1, 2)
+    alike = alike[:, None, None]
+    wanted = plain * torch.exp((0.4 + 0.2 * alike) * (1 - near) + (-0.5 - 0.1 * alike) * near)
+    torch.testing.assert_close(weighed, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_resizing_leaves_outlines_where_they_were() -> None:
+    torch.manual_seed(0)
+    logit = 6 * F.interpolate(torch.randn(1, 1, 6, 6), (48, 48), mode="bicubic")
+    sureness = torch.tensor([[0.0, 0.0], [-2.0, 0.0]])
+    weaker = tempered(logit, near_found(logit), torch.zeros(1), sureness)
+    before, after = (F.interpolate(x, (200, 200), mode="bilinear", align_corners=True) > 0 for x in (logit, weaker))
+    assert before.float().mean() > 0.2
+    assert (before != after).float().mean() < 0.001
+    assert weaker.max() < 0.2 * logit.max()
 
 
 def test_what_is_unlike_the_support_has_a_lower_likeness() -> None:

@@ -205,8 +205,10 @@ class PlainDCAMA:
         inside = torch.sigmoid(logit)[:, 0]
         odds = _resize(coarse.mean(0).unsqueeze(1), fine)[:, 0]
         alike = (odds * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 0.001)
-        factors = [torch.exp(c + slope * alike)[:, None, None, None] for c, slope in self.weights["decoder.sureness"]]
-        logit = (F.relu(logit) * factors[1] - F.relu(-logit) * factors[0]) / 2
+        elsewhere, found = ((c + slope * alike)[:, None, None, None] for c, slope in self.weights["decoder.sureness"])
+        padded = F.pad(torch.sigmoid(logit), (2, 2, 2, 2))
+        near = padded.unfold(2, 5, 1).unfold(3, 5, 1).amax((-2, -1))
+        logit = logit * torch.exp(elsewhere * (1 - near) + found * near) / 2
         return _resize(torch.cat([-logit, logit], 1), masks.shape[-2:])
 
     def _look(self, logit: Tensor, votes: dict[int, Tensor], query: list[Tensor], skips: list[Tensor]) -> Tensor:

@@ -34,6 +34,9 @@ ODDS_LIMIT = 0.0025
 TRACE = 1e-3
 """Pixels that an empty mask is counted as."""
 
+BESIDE = 2
+"""Pixels at the finest skip scale that what was found is taken to reach beyond its outline."""
+
 
 class Residual(nn.Module):
     """Two normalised convolutions around a shortcut."""
@@ -56,8 +59,8 @@ class LightDecoder(nn.Module):
     """
 
     sureness: Tensor
-    """(2, 2), logarithms of the factors on negative and on positive logits: a constant, and what each unit of
-    `likeness` adds. Not learnt with the weights, whose loss never sees a picture without the class."""
+    """(2, 2), logarithms of the factors on logits far from what was found and on the others: a constant, and what each
+    unit of `likeness` adds. Not learnt with the weights, whose loss never sees a picture without the class."""
 
     def __init__(self, blocks: Mapping[int, int], skips: Mapping[int, int], looks: int = 1) -> None:
         """`blocks`: attention scale to number of blocks; `skips`: skip scale to channels, two scales at least."""
@@ -120,7 +123,8 @@ class LightDecoder(nn.Module):
             odds = torch.cat([_odds(resize(evidence[s], work)) for s in self.scales], 1)
             for _ in range(self.looks - 1):
                 logit = self.look(logit, odds, again[0], tokens, labels)
-        logit = tempered(logit, likeness(logit, evidence[self.scales[-1]]), self.sureness)
+        alike = likeness(logit, evidence[self.scales[-1]])
+        logit = tempered(logit, near_found(logit), alike, self.sureness)
         return resize(torch.cat([-logit, logit], 1) / 2, size)
 
 
@@ -140,11 +144,18 @@ def _odds(evidence: Tensor) -> Tensor:
     return evidence[:, : evidence.shape[1] // 2]
 
 
-def tempered(logit: Tensor, alike: Tensor, sureness: Tensor) -> Tensor:
-    """Logits (B, 1, h, w) of things so alike (B), as sure as `LightDecoder.sureness` says; none changes its sign."""
-    factors = torch.exp(sureness[:, :1] + sureness[:, 1:] * alike).to(logit.dtype)  # of negative and positive ones
-    below, above = factors.view(2, -1, 1, 1, 1)
-    return torch.where(logit > 0, logit * above, logit * below)
+def near_found(logit: Tensor) -> Tensor:
+    """How much each pixel of (B, 1, h, w) is of the foreground or beside it, in [0, 1]."""
+    return F.max_pool2d(logit.sigmoid(), 2 * BESIDE + 1, stride=1, padding=BESIDE)
+
+
+def tempered(logit: Tensor, near: Tensor, alike: Tensor, sureness: Tensor) -> Tensor:
+    """Logits (B, 1, h, w) of things so alike (B), as sure as `LightDecoder.sureness` says; none changes its sign.
+
+    `near` is `near_found`: both sides of an outline get the same factor, or resizing would move the outline.
+    """
+    elsewhere, found = (sureness[:, :1] + sureness[:, 1:] * alike).view(2, -1, 1, 1, 1)
+    return logit * torch.exp(torch.lerp(elsewhere, found, near.to(elsewhere.dtype))).to(logit.dtype)
 
 
 def side_sums(keys: Tensor, values: Tensor) -> Tensor:

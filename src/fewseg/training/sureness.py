@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from fewseg.episodes.tensors import collate, episode_tensors
 from fewseg.methods import FewShotMethod
 from fewseg.methods.dcama import DCAMA
-from fewseg.methods.dcama_light import LightDecoder
+from fewseg.methods.dcama_light import LightDecoder, near_found, tempered
+from fewseg.ops.resize import resize
 from fewseg.training.data import ValidationSet
 from fewseg.training.presence import queries_with_and_without
 from fewseg.types import IGNORE
@@ -27,7 +28,10 @@ _STARTS: Final = ((0.0, 0.0), (0.0, 1.0), (-2.0, 2.0))
 _EVEN: Final = 0.1
 """Likenesses that differ by less, in log-odds, say nothing."""
 
-_LARGEST: Final = 10.0
+_HOLD: Final = 1e-4
+"""Weight of the squares: what the pixels say nothing of stays at 0."""
+
+_LARGEST: Final = 5.0
 """No step of the fit leads to infinite factors."""
 
 
@@ -37,6 +41,8 @@ class _Asked:
 
     logit: Tensor
     """(1, 1, h, w): how far foreground is ahead."""
+    near: Tensor
+    """(1, 1, h, w): `near_found` of it."""
     alike: Tensor
     """(1)"""
     truth: Tensor
@@ -63,50 +69,47 @@ def fit_sureness(method: FewShotMethod, sets: Sequence[ValidationSet], *, size: 
 @torch.no_grad()
 def _asked(method: DCAMA, sets: Sequence[ValidationSet], size: int, seed: int) -> Iterator[_Asked]:
     method.eval()
-    places = torch.linspace(0, size - 1, _SIDE).round().long()
+    fine = size // min(method.skip_scales)  # where the decoder tempers
+    places, chosen = (torch.linspace(0, side - 1, _SIDE).round().long() for side in (size, fine))
     for part, *pair in queries_with_and_without(sets, seed):
         for episode in pair:
             tensors = collate([episode_tensors(part.dataset, episode, size)]).to(method.device)
             query = method.encode_query(tensors.query)
             support = method.encode_support(tensors.images, tensors.masks)
             logits = method.segment(query, support)
+            logit = resize((logits[:, 1:] - logits[:, :1]).float(), (fine, fine)).cpu()
             yield _Asked(
-                (logits[:, 1:] - logits[:, :1]).float().cpu()[:, :, places][..., places],
+                logit[:, :, chosen][..., chosen],
+                near_found(logit)[:, :, chosen][..., chosen],
                 method.likeness(query, support, logits).float().cpu(),
                 tensors.query_mask.cpu()[:, None, places][..., places],
             )
 
 
 def _fitted(asked: Sequence[_Asked]) -> Tensor:
-    """The `sureness` with the least cross-entropy: negative and positive logits apart, no pixel knows both."""
-    logit, truth = (torch.cat([getattr(one, name) for one in asked]) for name in ("logit", "truth"))
-    alike = torch.cat([one.alike for one in asked]).double().view(-1, 1, 1, 1).expand_as(logit)
+    """The `sureness` with the least cross-entropy."""
+    logit, near, truth = (torch.cat([getattr(one, name) for one in asked]) for name in ("logit", "near", "truth"))
+    alike = torch.cat([one.alike for one in asked]).double()
     mean, spread = alike.mean(), alike.std().clamp_min(_EVEN)
-    sides = []
-    for side in (logit <= 0, logit > 0):
-        kept = side & (truth != IGNORE)
-        if not kept.any():
-            sides.append(torch.zeros(2))
-            continue
-        values = logit[kept].double(), ((alike - mean) / spread)[kept], (truth == 1)[kept].double()
-        # From several starts: where few positive logits are right, not to be sure of any is a minimum too.
-        found = [_least(torch.tensor(start, dtype=torch.float64), *values) for start in _STARTS]
-        constant, slope = min(found, key=lambda one: one[0])[1]
-        sides.append(torch.stack([constant - slope * mean / spread, slope / spread]).float())
-    return torch.stack(sides)
+    pixels = logit.double(), near.double(), (alike - mean) / spread, truth
+    # From several starts: where little of what is found is right, not to be sure of any is a minimum too.
+    found = [_least(torch.tensor([[0.0, 0.0], start], dtype=torch.float64), *pixels) for start in _STARTS]
+    constant, slope = min(found, key=lambda one: one[0])[1].unbind(1)
+    return torch.stack([constant - slope * mean / spread, slope / spread], 1).float()
 
 
-def _least(start: Tensor, logit: Tensor, alike: Tensor, target: Tensor) -> tuple[float, Tensor]:
-    """The least cross-entropy that is reached from `start`, (2), and where."""
-    log_factor = start.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([log_factor], max_iter=100, line_search_fn="strong_wolfe")
+def _least(start: Tensor, logit: Tensor, near: Tensor, alike: Tensor, truth: Tensor) -> tuple[float, Tensor]:
+    """The least cross-entropy that is reached from `start`, (2, 2), and where."""
+    sureness = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([sureness], max_iter=100, line_search_fn="strong_wolfe")
+    counts, target = truth != IGNORE, (truth == 1).double()
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        factor = torch.exp((log_factor[0] + log_factor[1] * alike).clamp(max=_LARGEST))
-        mean = F.binary_cross_entropy_with_logits(logit * factor, target)
-        mean.backward()
-        return mean
+        found = tempered(logit, near, alike, sureness.clamp(max=_LARGEST))
+        wrong = F.binary_cross_entropy_with_logits(found[counts], target[counts]) + _HOLD * sureness.square().sum()
+        wrong.backward()
+        return wrong
 
     optimiser.step(loss)
-    return loss().item(), log_factor.detach()
+    return loss().item(), sureness.detach().clamp(max=_LARGEST)
