@@ -143,8 +143,8 @@ def draw_training(run: Path, path: Path) -> None:
                 right.plot([line["step"] for line in checks], values, "o-", color=LINES[place], label=key[9:])
         left.set(xlabel="step of 12 episodes", ylabel=f"loss, mean of {SMOOTHED} steps")
         right.set(xlabel="step", ylabel="validation mIoU at 256 pixels, %", ylim=(0, 100))
-        for axes in (left, right):
-            axes.legend(frameon=False, fontsize=7)
+        left.legend(frameon=False, fontsize=7)
+        right.legend(frameon=False, fontsize=7, loc="center", bbox_to_anchor=(0.5, 0.56))  # between the two datasets
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=160)
 
