@@ -1,11 +1,11 @@
 """Figures of the default model: is it as sure as it should be, on classes it has never seen, and how did it learn?
 
-    python scripts/show_default.py DATA [--run runs/default] [--out docs/img/default-model]
+    python scripts/show_default.py DATA --run runs/default [--per-class 4] [--out docs/img/default-model]
 
 Every novel class of both collections (see `split`) is asked for in pictures that hold it and in as many that do not,
 with one and with five shots. OUT/reliability.png shows probabilities and `present`, with the fitted sureness and
 without; the numbers are printed. OUT/training.png shows loss and validation of RUN, a folder of
-scripts/train_default.py.
+scripts/train_default.py; without --run it is left out.
 """
 
 from __future__ import annotations

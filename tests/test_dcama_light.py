@@ -129,6 +129,26 @@ def test_resizing_leaves_outlines_where_they_were() -> None:
     assert weaker.max() < 0.2 * logit.max()
 
 
+def test_likenesses_that_nothing_was_fitted_to_leave_finite_logits_of_their_sign() -> None:
+    logit = torch.tensor([-2.0, 0.0, 2.0]).view(1, 1, 1, 3)
+    steep = torch.tensor([[-1.5, 0.6], [-150.0, 50.0]])
+    for alike in (-6.0, 5.0, 6.0):
+        weighed = tempered(logit, torch.ones_like(logit), torch.tensor([alike]), steep)
+        assert torch.equal(weighed.sign(), logit.sign())
+        assert weighed.isfinite().all()
+
+
+def test_weights_learn_without_the_factors() -> None:
+    method = light()
+    assert isinstance(method.decoder, LightDecoder)
+    inputs = episode(2, (64, 64))
+    with torch.inference_mode():
+        weighed, plain = method.eval()(*inputs), method.train()(*inputs)
+        method.decoder.sureness.zero_()
+        torch.testing.assert_close(method.eval()(*inputs), plain)
+    assert not torch.allclose(weighed, plain)
+
+
 def test_what_is_unlike_the_support_has_a_lower_likeness() -> None:
     method = light()
     torch.manual_seed(3)
@@ -195,6 +215,8 @@ def test_operations_are_counted() -> None:
         ({"skip_scales": (4,)}, "two skip scales"),
         ({"decoder": "published", "looks": 2}, "decoder=light"),
         ({"looks": 0}, "at least 1"),
+        ({"looks": 2.5}, "at least 1"),
+        ({"looks": "3"}, "at least 1"),
     ],
 )
 def test_what_it_cannot_do_without(change: dict[str, object], remedy: str) -> None:

@@ -71,6 +71,15 @@ def _state(method: torch.nn.Module) -> tuple[float, torch.Tensor]:
     return float(loss), logit > 0
 
 
+def test_without_such_queries_a_fit_stays_as_it_was() -> None:
+    method = light()
+    assert isinstance(method.decoder, LightDecoder)
+    fitted = method.decoder.sureness.clone()
+    one_class = ValidationSet(DATA, tuple(draw_test_episodes(DATA, (1,), 1, 4, 0)))
+    assert not fit_sureness(method, [one_class], size=64, seed=0)
+    assert torch.equal(method.decoder.sureness, fitted)
+
+
 def test_others_have_nothing_to_fit() -> None:
     assert not fit_sureness(toy(), SETS, size=64, seed=0)
     assert not fit_sureness(light(decoder="published"), SETS, size=64, seed=0)

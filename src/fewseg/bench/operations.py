@@ -159,7 +159,10 @@ def _light_decoder(method: DCAMA, decoder: LightDecoder, sizes: Sequence[Size]) 
         for block, size in zip(method.backbone.blocks, sizes, strict=True)
     ]
     skips = {s: maps[i] for s, i in method.skip_blocks.items()}
-    tokens = {s: [maps[i].permute(0, 2, 3, 1) for i in places] for s, places in method.places.items()}
+    tokens = {
+        s: [torch.zeros(1, *sizes[i], _projected_width(method, i), dtype=method.dtype) for i in places]
+        for s, places in method.places.items()
+    }
     return counted(lambda: decoder(seen, decoder.query_share(skips), tokens, sizes[0]))
 
 

@@ -208,7 +208,7 @@ class PlainDCAMA:
         elsewhere, found = ((c + slope * alike)[:, None, None, None] for c, slope in self.weights["decoder.sureness"])
         padded = F.pad(torch.sigmoid(logit), (2, 2, 2, 2))
         near = padded.unfold(2, 5, 1).unfold(3, 5, 1).amax((-2, -1))
-        logit = logit * torch.exp(elsewhere * (1 - near) + found * near) / 2
+        logit = logit * torch.exp((elsewhere * (1 - near) + found * near).clamp(-5, 5)) / 2
         return _resize(torch.cat([-logit, logit], 1), masks.shape[-2:])
 
     def _look(self, logit: Tensor, votes: dict[int, Tensor], query: list[Tensor], skips: list[Tensor]) -> Tensor:
@@ -221,10 +221,10 @@ class PlainDCAMA:
                 size = (query[index].shape[-2], query[index].shape[-1])
                 cell = [max(1, large // small) for large, small in zip(logit.shape[-2:], size, strict=True)]
                 inside = _resize(F.avg_pool2d(torch.sigmoid(logit), (cell[0], cell[1])), size).flatten(1)
-                tokens = F.normalize(self._project("query", query[index], scale, scaled=True), dim=-1)
+                tokens = F.normalize(self._project("query", query[index], scale, scaled=True), dim=-1, eps=1e-6)
                 closeness = []
                 for weight in (inside**2, (1 - inside) ** 2):
-                    mean = F.normalize((weight.unsqueeze(-1) * tokens).sum(1), dim=-1)
+                    mean = F.normalize((weight.unsqueeze(-1) * tokens).sum(1), dim=-1, eps=1e-6)
                     closeness.append((tokens * mean.unsqueeze(1)).sum(-1))
                 own.append(_resize(10 * (closeness[0] - closeness[1]).unflatten(1, size).unsqueeze(1), work))
             odds.append(_resize(torch.logit(votes[scale].float(), eps=0.0025).to(self.dtype), work))

@@ -67,8 +67,8 @@ def check_config(config: DCAMAConfig) -> None:
             raise InvalidOption(f"{name} has {wrong}: choose among {', '.join(map(str, SCALES))}")
     if config.decoder == "light" and not config.balance:
         raise InvalidOption("decoder light sees balanced votes: give balance=True too")
-    if config.looks < 1 or (config.looks > 1 and config.decoder != "light"):
-        raise InvalidOption(f"looks {config.looks}: give at least 1, and decoder=light to look more than once")
+    if type(config.looks) is not int or config.looks < 1 or (config.looks > 1 and config.decoder != "light"):
+        raise InvalidOption(f"looks {config.looks!r}: give at least 1, and decoder=light to look more than once")
     if config.support_pixel_budget is not None and config.support_pixel_budget < 1:
         raise InvalidOption(f"support_pixel_budget {config.support_pixel_budget}: give at least 1, or None for all")
     if not isinstance(config.image_size, int):

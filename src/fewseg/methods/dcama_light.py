@@ -34,6 +34,10 @@ ODDS_LIMIT = 0.0025
 TRACE = 1e-3
 """Pixels that an empty mask is counted as."""
 
+POWER_LIMIT = 5.0
+"""Factors on the logits are between exp(-5) and exp(5): likenesses beyond those that were fitted to must make neither
+zeros nor infinities of them."""
+
 BESIDE = 2
 """Pixels at the finest skip scale that what was found is taken to reach beyond its outline."""
 
@@ -123,8 +127,9 @@ class LightDecoder(nn.Module):
             odds = torch.cat([_odds(resize(evidence[s], work)) for s in self.scales], 1)
             for _ in range(self.looks - 1):
                 logit = self.look(logit, odds, again[0], tokens, labels)
-        alike = likeness(logit, evidence[self.scales[-1]])
-        logit = tempered(logit, near_found(logit), alike, self.sureness)
+        if not self.training:  # weights learn without the factors, which are fitted to what they give
+            alike = likeness(logit, evidence[self.scales[-1]])
+            logit = tempered(logit, near_found(logit), alike, self.sureness)
         return resize(torch.cat([-logit, logit], 1) / 2, size)
 
 
@@ -155,7 +160,8 @@ def tempered(logit: Tensor, near: Tensor, alike: Tensor, sureness: Tensor) -> Te
     `near` is `near_found`: both sides of an outline get the same factor, or resizing would move the outline.
     """
     elsewhere, found = (sureness[:, :1] + sureness[:, 1:] * alike).view(2, -1, 1, 1, 1)
-    return logit * torch.exp(torch.lerp(elsewhere, found, near.to(elsewhere.dtype))).to(logit.dtype)
+    power = torch.lerp(elsewhere, found, near.to(elsewhere.dtype)).clamp(-POWER_LIMIT, POWER_LIMIT)
+    return logit * power.exp().to(logit.dtype)
 
 
 def side_sums(keys: Tensor, values: Tensor) -> Tensor:

@@ -78,6 +78,6 @@ def own_similarity(logit: Tensor, tokens: Sequence[Tensor], labels: int) -> Tens
 
 
 def _shrunk(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Means over cells, resized where they do not fit whole: bilinear samples alone would miss thin things."""
+    """Means over whole cells, then resized to fit: bilinear samples alone would miss thin things."""
     cells = [max(1, large // small) for large, small in zip(map_size(x), size, strict=True)]
     return resize(F.avg_pool2d(x, (cells[0], cells[1])), size)

@@ -184,6 +184,7 @@ class Run:
         method = load_method(path).to(self.method.device)
         size, config, processes = method.config.image_size, self.config, self.processes
         fit_sureness(method, self.data.validation, size=size, seed=config.seed)
+        processes.follow_main([*method.buffers()])  # rounding may lead each to a fit of its own
         values = calibrate_presence(
             method, self.data.validation, size=size, seed=config.seed, amp=config.amp, processes=processes
         )

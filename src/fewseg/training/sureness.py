@@ -14,7 +14,7 @@ from fewseg.episodes.tensors import collate, episode_tensors
 from fewseg.methods import FewShotMethod
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder, near_found, tempered
-from fewseg.ops.resize import resize
+from fewseg.ops.resize import map_size, resize
 from fewseg.training.data import ValidationSet
 from fewseg.training.presence import queries_with_and_without
 from fewseg.types import IGNORE
@@ -50,40 +50,47 @@ class _Asked:
 
 
 def fit_sureness(method: FewShotMethod, sets: Sequence[ValidationSet], *, size: int, seed: int) -> bool:
-    """Choose the decoder's `sureness` so that probabilities are those of validation pixels; False where it has none.
+    """Choose the decoder's `sureness` so that probabilities are those of validation pixels.
 
     Of `queries_with_and_without` the mean cross-entropy is the least: where things that are not of the class look less
-    alike, the model is less sure of them. Masks stay as they are. Several processes come to the same.
+    alike, the model is less sure of them. One label's masks stay as they are.
+
+    Returns whether it was fitted: not where the method has no light decoder, or the sets no such queries.
     """
     if not isinstance(method, DCAMA) or not isinstance(method.decoder, LightDecoder):
         return False
-    decoder = method.decoder
-    decoder.sureness.zero_()
-    asked = list(_asked(method, sets, size, seed))
-    if not asked:
+    if not queries_with_and_without(sets, seed):
         return False
-    decoder.sureness.copy_(_fitted(asked))
+    sureness = method.decoder.sureness
+    sureness.zero_()
+    sureness.copy_(_fitted(list(_asked(method, sets, size, seed))))
     return True
 
 
 @torch.no_grad()
 def _asked(method: DCAMA, sets: Sequence[ValidationSet], size: int, seed: int) -> Iterator[_Asked]:
     method.eval()
-    fine = size // min(method.skip_scales)  # where the decoder tempers
-    places, chosen = (torch.linspace(0, side - 1, _SIDE).round().long() for side in (size, fine))
+    places = _spread(size)
     for part, *pair in queries_with_and_without(sets, seed):
         for episode in pair:
             tensors = collate([episode_tensors(part.dataset, episode, size)]).to(method.device)
             query = method.encode_query(tensors.query)
             support = method.encode_support(tensors.images, tensors.masks)
             logits = method.segment(query, support)
-            logit = resize((logits[:, 1:] - logits[:, :1]).float(), (fine, fine)).cpu()
+            fine = map_size(query.tensors[f"skip.{min(method.skip_scales)}"])  # where the decoder tempers
+            logit = resize((logits[:, 1:] - logits[:, :1]).float(), fine).cpu()
+            chosen = _spread(fine[0])
             yield _Asked(
                 logit[:, :, chosen][..., chosen],
                 near_found(logit)[:, :, chosen][..., chosen],
                 method.likeness(query, support, logits).float().cpu(),
                 tensors.query_mask.cpu()[:, None, places][..., places],
             )
+
+
+def _spread(side: int) -> Tensor:
+    """Which pixels of a side are fitted to."""
+    return torch.linspace(0, side - 1, _SIDE).round().long()
 
 
 def _fitted(asked: Sequence[_Asked]) -> Tensor:
