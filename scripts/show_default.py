@@ -11,6 +11,8 @@ scripts/train_default.py; without --run it is left out.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 BINS = 10
 SMOOTHED = 20
+STYLE: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 LINES = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00")
 COLOURS = {"without the factors": "#7f7f7f", "as shipped": "#0072b2"}
 
@@ -102,13 +105,21 @@ def _count(pixels: NDArray[np.float64], probable: NDArray[np.float32], truth: ND
         pixels[:, column] += np.bincount(place, weights, BINS)
 
 
-def draw(tallies: dict[str, Tally], path: Path) -> None:
-    """Two panels: how often pixels of a probability are foreground, and the ROC curve of `present`."""
-    style: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(6.8, 3.2), layout="constrained")
+@contextmanager
+def two_panels(path: Path, height: float) -> Iterator[tuple[Axes, Axes]]:
+    """Two axes side by side, `height` inches tall; the figure is written when they are drawn."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.8, height), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
+        yield left, right
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=160)
+
+
+def draw(tallies: dict[str, Tally], path: Path) -> None:
+    """How often pixels of a probability are foreground, and the ROC curve of `present`."""
+    with two_panels(path, 3.2) as (left, right):
         for name, tally in tallies.items():
             count, sure, found = tally.pixels[tally.pixels[:, 0] > 0].T
             label = f"{name} (error {tally.error:.3f})"
@@ -118,17 +129,11 @@ def draw(tallies: dict[str, Tally], path: Path) -> None:
             right.plot(*_roc(here, away), color=COLOURS[name], label=f"{name} (area {area:.2f})")
         _finish(left, "probability of foreground", "share of the pixels that are foreground")
         _finish(right, "pictures without the class, called present", "pictures with it, called present")
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=160)
 
 
 def draw_training(run: Path, path: Path) -> None:
     """Loss and validation mIoU of the head over the steps of both trainings."""
-    style: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(6.8, 2.8), layout="constrained")
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2)
+    with two_panels(path, 2.8) as (left, right):
         for name, folder, colour in (
             ("validation classes left out", "mobilenetv2", "#7f7f7f"),
             ("all base classes", "mobilenetv2-all", "#0072b2"),
@@ -145,8 +150,6 @@ def draw_training(run: Path, path: Path) -> None:
         right.set(xlabel="step", ylabel="validation mIoU at 256 pixels, %", ylim=(0, 100))
         left.legend(frameon=False, fontsize=7)
         right.legend(frameon=False, fontsize=7, loc="center", bbox_to_anchor=(0.5, 0.56))  # between the two datasets
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=160)
 
 
 def _roc(here: NDArray[np.float64], away: NDArray[np.float64]) -> tuple[list[float], list[float]]:

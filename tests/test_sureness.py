@@ -65,7 +65,7 @@ def test_probabilities_get_nearer_and_masks_stay() -> None:
 
 def _state(method: torch.nn.Module) -> tuple[float, torch.Tensor]:
     """Cross-entropy of the validation pixels, and which of them are foreground."""
-    asked = list(_asked(method, SETS, 64, 0))  # type: ignore[arg-type]
+    asked = list(_asked(method, queries_with_and_without(SETS, 0), 64))  # type: ignore[arg-type]
     logit, truth = torch.cat([a.logit for a in asked]), torch.cat([a.truth for a in asked])
     loss = F.binary_cross_entropy_with_logits(logit[truth != IGNORE], (truth == 1).float()[truth != IGNORE])
     return float(loss), logit > 0

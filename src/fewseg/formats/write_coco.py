@@ -65,9 +65,9 @@ class CocoWriter:
         elif split or page.options.min_area > 0:
             found = page.regions(label, exact=True)
             for group in ([region] for region in found) if split else [found] if found else []:
-                yield _rle_entry(rle_of_regions(group, size))
+                yield rle_entry(rle_of_regions(group, size))
         else:
-            yield _rle_entry(rle_of_mask(page.masks[label]))
+            yield rle_entry(rle_of_mask(page.masks[label]))
 
     def finish(self) -> int:
         """Write the file: all or nothing."""
@@ -123,7 +123,8 @@ def _box(group: list[Polygon]) -> list[float]:
     return [round(float(value), 2) for value in (left, top, right - left, bottom - top)]
 
 
-def _rle_entry(rle: dict[str, Any]) -> tuple[Any, float, list[float]]:
+def rle_entry(rle: dict[str, Any]) -> tuple[dict[str, Any], float, list[float]]:
+    """Compressed run lengths as JSON has them, their area, and their box (x, y, width, height)."""
     box = [float(value) for value in coco_mask.toBbox(rle)]
     counts = rle["counts"]
     text = counts.decode("ascii") if isinstance(counts, bytes) else counts

@@ -118,13 +118,14 @@ class LightDecoder(nn.Module):
         """
         edges, context, *again = share
         work, fine = map_size(context), map_size(edges)
-        seen = torch.cat([resize(evidence[s], work) for s in self.scales], 1)
+        scales = [resize(evidence[s], work) for s in self.scales]
+        seen = torch.cat(scales, 1)
         sure = (seen * self.gain.view(1, -1, 1, 1)).sum(1, keepdim=True) + self.bias
         x = self.residuals(F.relu(self.norm(self.evidence(seen) + context)))
         x = F.relu(self.refine(resize(self.narrow(x), fine)) + edges)
         logit = self.correction(F.relu(self.mix(x))) + resize(sure, fine)
         if self.look is not None:
-            odds = torch.cat([_odds(resize(evidence[s], work)) for s in self.scales], 1)
+            odds = torch.cat([_odds(scale) for scale in scales], 1)
             for _ in range(self.looks - 1):
                 logit = self.look(logit, odds, again[0], tokens, labels)
         if not self.training:  # weights learn without the factors, which are fitted to what they give

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
+from fewseg.formats.write_coco import rle_entry, rle_of_mask
 from fewseg.server.model import ServedModel, memory
 from fewseg.server.problems import Problem
 from fewseg.server.schemas import Found, FoundLabel, LabelInfo, Rle, SessionInfo
@@ -40,22 +40,20 @@ def describe_found(model: ServedModel, found: Prediction, seconds: float) -> Fou
 
 
 def _found(name: str, found: Prediction) -> FoundLabel:
-    rle = run_lengths(found.masks[name])
-    area = int(coco.area(rle.model_dump()))
+    rle, area, box = rle_entry(rle_of_mask(found.masks[name]))
     return FoundLabel(
         name=name,
         score=round(found.scores[name], 4),
         present=found.present[name],
-        area=area,
-        box=[int(v) for v in coco.toBbox(rle.model_dump())] if area else None,
-        rle=rle,
+        area=int(area),
+        box=[int(v) for v in box] if area else None,
+        rle=Rle(**rle),
     )
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> Rle:
     """A mask (H, W) as COCO's compressed run lengths."""
-    rle = coco.encode(np.asfortranarray(mask, np.uint8))
-    return Rle(size=[int(v) for v in rle["size"]], counts=rle["counts"].decode("ascii"))
+    return Rle(**rle_entry(rle_of_mask(mask))[0])
 
 
 def negotiated(accept: str) -> Literal["json", "png"]:

@@ -17,7 +17,7 @@ from fewseg.methods.dcama_light import LightDecoder, near_found, tempered
 from fewseg.ops.resize import map_size, resize
 from fewseg.training.data import ValidationSet
 from fewseg.training.presence import queries_with_and_without
-from fewseg.types import IGNORE
+from fewseg.types import IGNORE, Episode
 
 _SIDE: Final = 32
 """Pixels of every picture that are fitted to, squared: neighbours say the same."""
@@ -59,19 +59,20 @@ def fit_sureness(method: FewShotMethod, sets: Sequence[ValidationSet], *, size: 
     """
     if not isinstance(method, DCAMA) or not isinstance(method.decoder, LightDecoder):
         return False
-    if not queries_with_and_without(sets, seed):
+    queries = queries_with_and_without(sets, seed)
+    if not queries:
         return False
     sureness = method.decoder.sureness
     sureness.zero_()
-    sureness.copy_(_fitted(list(_asked(method, sets, size, seed))))
+    sureness.copy_(_fitted(list(_asked(method, queries, size))))
     return True
 
 
 @torch.no_grad()
-def _asked(method: DCAMA, sets: Sequence[ValidationSet], size: int, seed: int) -> Iterator[_Asked]:
+def _asked(method: DCAMA, queries: Sequence[tuple[ValidationSet, Episode, Episode]], size: int) -> Iterator[_Asked]:
     method.eval()
     places = _spread(size)
-    for part, *pair in queries_with_and_without(sets, seed):
+    for part, *pair in queries:
         for episode in pair:
             tensors = collate([episode_tensors(part.dataset, episode, size)]).to(method.device)
             query = method.encode_query(tensors.query)
