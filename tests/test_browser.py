@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from helpers.browsers import FIREFOX
 from helpers.colour_method import iou
 from helpers.page import CARD, Page, PageServer, wait_until
 from helpers.page_fixtures import SIZE, cover, opened, page, server, truth
@@ -158,6 +160,7 @@ def test_keys_alone_suffice(opened: Page, server: PageServer) -> None:
     page.until("!document.querySelector('dialog')", "the sheet closes")
 
 
+@pytest.mark.skipif(FIREFOX, reason="only Chromium plays a phone")
 def test_a_phone(opened: Page, server: PageServer) -> None:
     page = opened
     label = server.add_label()

@@ -233,6 +233,13 @@ def test_several_annotations_in_one_event(studio: TestClient) -> None:
     assert studio.post("/label-studio/webhook", json=told).json()["taught"] == {"red": 1, "blue": 1}
 
 
+def test_what_could_not_be_learnt_is_in_the_log(studio: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    sent = event("ANNOTATION_CREATED", [brush("red", blob("red")[1])], blob("red")[0])
+    sent["task"]["data"] = {"image": "https://elsewhere.example/a.png"}
+    assert studio.post("/label-studio/webhook", json=sent).status_code == 422
+    assert "annotation 5: pictures are not fetched from elsewhere.example" in caplog.text
+
+
 def test_projects_do_not_mix_and_nothing_taught_gives_nothing(studio: TestClient) -> None:
     teach(studio)
     other = tasks(blob("red")[0]) | {"project": "13.1"}
@@ -289,7 +296,8 @@ class Site(http.server.BaseHTTPRequestHandler):
             "/here": "/data/a.png",
         }
         content = png(blob("red")[0])
-        self.send_response(302 if self.path in away else 404 if self.path == "/none" else 200)
+        status = 302 if self.path in away else 404 if self.path == "/none" else 200
+        self.send_response(status if "*/*" in self.headers["Accept"] else 406)  # as Label Studio 1.23 does
         if self.path in away:
             self.send_header("Location", away[self.path])
         self.send_header("Content-Length", str(len(content)))

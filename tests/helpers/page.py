@@ -1,4 +1,7 @@
-"""The page in a real browser: Debian's Chromium without a window, and the server that it talks to."""
+"""The page in a real browser without a window, and the server that it talks to.
+
+Debian's Chromium, or with FEWSEG_BROWSER=firefox Firefox through geckodriver.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,18 @@ import numpy as np
 import uvicorn
 from PIL import Image
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.chrome.service import Service as ChromeService
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.firefox.service import Service as FirefoxService
 from selenium.webdriver.remote.webelement import WebElement
 
 from fewseg import Segmenter
 from fewseg.server.app import create_app
+from helpers.browsers import FIREFOX, PROGRAMS
 from helpers.colour_method import COLOURS, ColourMethod
 
-CHROMIUM = shutil.which("chromium")
-DRIVER = shutil.which("chromedriver")
+BROWSER, DRIVER = (shutil.which(name) for name in PROGRAMS)
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -109,16 +113,16 @@ class Page:
     """One browser with one page."""
 
     def __init__(self, address: str, profile: Path, size: tuple[int, int] = (1280, 800)) -> None:
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM or ""
-        for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+        self.browser: Any = _firefox(profile) if FIREFOX else _chromium(profile, size)
         self.address = address
         self.resize(size)
 
     def resize(self, size: tuple[int, int], phone: bool = False, dark: bool = False) -> None:
+        if FIREFOX:  # no phones or colour schemes there; the frame around the page is some pixels wide
+            self.browser.set_window_size(*size)
+            frame = self.js("return [outerWidth - innerWidth, outerHeight - innerHeight]")
+            self.browser.set_window_size(size[0] + frame[0], size[1] + frame[1])
+            return
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         self.browser.execute_cdp_cmd(
@@ -131,6 +135,8 @@ class Page:
         self.browser.get("about:blank")
         self.browser.get(self.address)
         self.until("!document.body.classList.contains('starting')", "the page starts")
+        if FIREFOX:
+            self.js(_NOTE_ERRORS)
 
     def js(self, script: str, *values: Any) -> Any:
         return self.browser.execute_script(script, *values)
@@ -204,11 +210,14 @@ class Page:
         self.until("document.querySelector('#saved').dataset.state === 'saved'", "the server has everything")
 
     def touch(self, kind: str, *points: tuple[float, float]) -> None:
+        """`touchStart`, `touchMove` or `touchEnd` with the fingers that are down then (Chromium only)."""
         where = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
         self.browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": where})
 
     def errors(self) -> list[str]:
         """What the console complained about since the last call."""
+        if FIREFOX:
+            return list(self.js("return (window.noted ?? []).splice(0)"))
         return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
 
     def kill(self) -> None:
@@ -217,6 +226,8 @@ class Page:
         self.browser.service.stop()
 
     def browser_pid(self) -> int:
+        if FIREFOX:
+            return int(self.browser.capabilities["moz:processID"])
         driver = self.browser.service.process.pid
         for status in Path("/proc").glob("[0-9]*/stat"):
             fields = status.read_text().rpartition(")")[2].split()
@@ -226,6 +237,33 @@ class Page:
 
     def quit(self) -> None:
         self.browser.quit()
+
+
+_NOTE_ERRORS = (
+    "window.noted = []; const log = console.error;"
+    "console.error = (...said) => { noted.push(said.join(' ')); log(...said) };"
+    "addEventListener('error', (event) => noted.push(event.message));"
+    "addEventListener('unhandledrejection', (event) => noted.push(String(event.reason)))"
+)
+"""geckodriver hands no console over."""
+
+
+def _chromium(profile: Path, size: tuple[int, int]) -> webdriver.Chrome:
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER or ""
+    for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=ChromeService(DRIVER))
+
+
+def _firefox(profile: Path) -> webdriver.Firefox:
+    profile.mkdir(exist_ok=True)
+    options = webdriver.FirefoxOptions()
+    options.binary_location = BROWSER or ""
+    for flag in ("-headless", "-profile", str(profile)):
+        options.add_argument(flag)
+    return webdriver.Firefox(options=options, service=FirefoxService(DRIVER))
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

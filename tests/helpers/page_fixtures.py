@@ -1,4 +1,4 @@
-"""A browser and a server for the page's tests; modules that import this are skipped where no Chromium is installed."""
+"""A browser and a server for the page's tests; modules that import this are skipped where no browser is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-_MISSING = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+from helpers.browsers import PROGRAMS
+
+_MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
 _MISSING += [name for name in ("selenium", "fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
 if _MISSING and not os.environ.get("CI"):
     pytest.skip(f"the page's tests need {', '.join(_MISSING)}: see .ci/run", allow_module_level=True)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Annotated, Any, Final
 
 from fastapi import APIRouter, Body
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from fewseg.errors import FewsegError, InvalidImage, InvalidOption
@@ -27,6 +26,7 @@ from fewseg.server.model import ServedModel, memory
 from fewseg.server.pictures import open_sent
 from fewseg.server.problems import Problem, error_responses
 from fewseg.server.studio_regions import masks_of, results_of
+from fewseg.server.studio_schemas import Event, Learnt, Predict, Predictions, Setup, TaskPrediction, Version
 from fewseg.server.task_pictures import PictureSources
 from fewseg.server.work import Gate
 from fewseg.taught import LabelSupport
@@ -39,64 +39,6 @@ Examples = dict[str, dict[str, LabelSupport]]
 
 _PROJECT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TAUGHT: Final = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED")
-_TASKS: Final = 500
-"""Tasks of one request."""
-
-
-class Setup(BaseModel):
-    """What Label Studio says of a project when it connects."""
-
-    model_config = ConfigDict(extra="ignore")
-    project: str | int | None = None
-    schema_: str = Field("", alias="schema", description="The labelling configuration.")
-    access_token: str | None = None
-
-
-class Version(BaseModel):
-    """Changes with the model and with what was taught."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"model_version": "dcama-6f1d2c3b-91ac03de"}]})
-    model_version: str
-
-
-class Predict(BaseModel):
-    """Tasks to be segmented."""
-
-    model_config = ConfigDict(extra="ignore")
-    tasks: list[dict[str, Any]] = Field(max_length=_TASKS)
-    project: str | int | None = None
-    label_config: str | None = None
-
-
-class TaskPrediction(BaseModel):
-    """Masks of one task."""
-
-    result: list[dict[str, Any]] = Field(description="Regions, as Label Studio has them.")
-    score: float = Field(description="Mean score of the labels that were found; 0 where none was.")
-    model_version: str
-
-
-class Predictions(Version):
-    """Masks of all tasks, in order."""
-
-    results: list[TaskPrediction]
-
-
-class Event(BaseModel):
-    """What happened in Label Studio."""
-
-    model_config = ConfigDict(extra="ignore")
-    action: str
-    annotation: dict[str, Any] | list[dict[str, Any]] | None = None
-    annotations: list[dict[str, Any]] | None = None
-    task: dict[str, Any] | list[dict[str, Any]] | None = None
-    project: dict[str, Any] | None = None
-
-
-class Learnt(Version):
-    """What an event taught."""
-
-    taught: dict[str, int] = Field(description="Labels with the number of their examples.")
 
 
 class Project:
@@ -245,7 +187,11 @@ def router(studio: LabelStudio, gate: Gate) -> APIRouter:
         project = studio.project(number, str((event.project or {}).get("label_config") or ""))
         if event.action in _TAUGHT:
             for annotation, task in _annotated(event):
-                await _learn(studio, gate, number, project, annotation, task)
+                try:
+                    await _learn(studio, gate, number, project, annotation, task)
+                except (FewsegError, Problem) as error:  # Label Studio tells nobody what it was answered
+                    log.warning("annotation %s: %s", str(annotation.get("id"))[:30], _said(error))
+                    raise
         elif event.action == "ANNOTATIONS_DELETED":
             for annotation in event.annotations or []:
                 studio.keep(number, project, str(annotation.get("id")), None)
@@ -268,7 +214,7 @@ async def _predict(studio: LabelStudio, gate: Gate, sent: Predict) -> Prediction
         except (FewsegError, Problem) as error:
             if isinstance(error, Problem) and error.status_code == 503:
                 raise
-            errors.append(str(error.detail if isinstance(error, Problem) else error))
+            errors.append(_said(error))
             log.warning("task %s: %s", str(task.get("id"))[:30], errors[-1])
             made.append(nothing)
             continue
@@ -278,6 +224,10 @@ async def _predict(studio: LabelStudio, gate: Gate, sent: Predict) -> Prediction
     if errors and len(errors) == len(sent.tasks):
         raise Problem(422, f"no picture could be used: {errors[0]}")
     return Predictions(results=made or [nothing for _ in sent.tasks], model_version=version)
+
+
+def _said(error: FewsegError | Problem) -> str:
+    return str(error.detail if isinstance(error, Problem) else error)
 
 
 def _annotated(event: Event) -> list[tuple[dict[str, Any], dict[str, Any]]]:

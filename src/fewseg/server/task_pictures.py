@@ -63,7 +63,8 @@ class PictureSources:
         """The picture, or where it is instead."""
         self._require_allowed(address)
         at_home = self.home is not None and _host(address) == _host(self.home)
-        request = urllib.request.Request(address, headers={"User-Agent": "fewseg", "Accept": "image/*"})
+        # Label Studio 1.23 answers 406 to who accepts pictures alone: the view that sends them knows only JSON.
+        request = urllib.request.Request(address, headers={"User-Agent": "fewseg", "Accept": "image/*, */*;q=0.5"})
         if at_home and key and key.isascii() and key.isprintable():
             request.add_header("Authorization", f"Token {key}")
         try:

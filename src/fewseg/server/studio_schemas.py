@@ -1,0 +1,66 @@
+"""What Label Studio sends and is answered."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_TASKS: Final = 500
+"""Tasks of one request."""
+
+
+class Setup(BaseModel):
+    """What Label Studio says of a project when it connects."""
+
+    model_config = ConfigDict(extra="ignore")
+    project: str | int | None = None
+    schema_: str = Field("", alias="schema", description="The labelling configuration.")
+    access_token: str | None = None
+
+
+class Version(BaseModel):
+    """Changes with the model and with what was taught."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model_version": "dcama-6f1d2c3b-91ac03de"}]})
+    model_version: str
+
+
+class Predict(BaseModel):
+    """Tasks to be segmented."""
+
+    model_config = ConfigDict(extra="ignore")
+    tasks: list[dict[str, Any]] = Field(max_length=_TASKS)
+    project: str | int | None = None
+    label_config: str | None = None
+
+
+class TaskPrediction(BaseModel):
+    """Masks of one task."""
+
+    result: list[dict[str, Any]] = Field(description="Regions, as Label Studio has them.")
+    score: float = Field(description="Mean score of the labels that were found; 0 where none was.")
+    model_version: str
+
+
+class Predictions(Version):
+    """Masks of all tasks, in order."""
+
+    results: list[TaskPrediction]
+
+
+class Event(BaseModel):
+    """What happened in Label Studio."""
+
+    model_config = ConfigDict(extra="ignore")
+    action: str
+    annotation: dict[str, Any] | list[dict[str, Any]] | None = None
+    annotations: list[dict[str, Any]] | None = None
+    task: dict[str, Any] | list[dict[str, Any]] | None = None
+    project: dict[str, Any] | None = None
+
+
+class Learnt(Version):
+    """What an event taught."""
+
+    taught: dict[str, int] = Field(description="Labels with the number of their examples.")
