@@ -20,7 +20,7 @@ def test_the_whole_loop(opened: Page, server: PageServer) -> None:
     page = opened
     # An empty project says what to do; the first label is named there.
     assert page.find("#guide").is_displayed()
-    page.find("#guide input").send_keys("red\n")
+    page.find("#guide input").send_keys("red\ue007")
     page.until("document.querySelector('.chip .text')?.textContent === 'red'", "the label is there")
 
     # Painted once, saved by itself, at the picture's size.

@@ -52,6 +52,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "decoder": "light",
             "attention_scales": (16, 32),
             "skip_scales": (4, 8, 16),
+            "looks": 2,
+            "follow_edges": True,
         },
     ),
     "sccan": ("sccan", {"width": 32, "heads": 4, "blocks": 3}),

@@ -33,6 +33,7 @@ def light(seed: int = 0, **config: object) -> DCAMA:
     assert isinstance(method, DCAMA)
     if isinstance(method.decoder, LightDecoder):
         method.decoder.sureness.copy_(0.3 * torch.randn(2, 2))
+        method.decoder.leniency.copy_(torch.tensor([2.0, 0.4]))
     return method
 
 
@@ -48,14 +49,14 @@ def test_equals_the_plain_implementation(seed: int) -> None:
     rng = random.Random(seed)
     scales = rng.choice([(8, 16, 32), (16, 32), (16,)])
     skips = rng.choice([(4, 8, 16), (4, 8), (8, 16)])
-    method = light(seed, attention_scales=scales, skip_scales=skips, looks=1 + seed % 3)
+    method = light(seed, attention_scales=scales, skip_scales=skips, looks=1 + seed % 3, follow_edges=seed % 2 == 0)
     inputs = episode(rng.randint(1, 4), (rng.randint(40, 90), rng.randint(40, 90)), seed, rng.randint(1, 3))
     torch.testing.assert_close(method(*inputs), PlainDCAMA(method)(*inputs), atol=2e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_labels_at_once_give_what_each_gives_alone() -> None:
-    method = light(looks=3)
+    method = light(looks=3, follow_edges=True)
     query, images, masks = episode(2, (64, 64), batch=1)
     supports = [method.encode_support(images, masks), method.encode_support(images, 1 - masks)]
     supports += [method.encode_support(*episode(1, (64, 64), seed, 1)[1:]) for seed in (5, 6)]
@@ -97,6 +98,7 @@ def test_sureness_moves_probabilities_and_no_mask() -> None:
     method = light()
     decoder = method.decoder
     assert isinstance(decoder, LightDecoder)
+    decoder.leniency.zero_()
     inputs = episode(2, (64, 64))
     odds = []
     with torch.inference_mode():
@@ -145,6 +147,7 @@ def test_weights_learn_without_the_factors() -> None:
     with torch.inference_mode():
         weighed, plain = method.eval()(*inputs), method.train()(*inputs)
         method.decoder.sureness.zero_()
+        method.decoder.leniency.zero_()
         torch.testing.assert_close(method.eval()(*inputs), plain)
     assert not torch.allclose(weighed, plain)
 

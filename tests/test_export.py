@@ -33,6 +33,16 @@ OPTIONS = {
     "hsnet": {"scales": (32,)},
     "prototype": {},
 }
+LIKE_THE_DEFAULT = {
+    "attention": "cosine",
+    "heads": 1,
+    "balance": True,
+    "decoder": "light",
+    "attention_scales": (8, 16),
+    "skip_scales": (4, 8),
+    "looks": 3,
+    "follow_edges": True,
+}
 EXAMPLE = Path(__file__).parent.parent / "examples" / "onnx_query.py"
 
 
@@ -129,6 +139,14 @@ def test_other_methods(name: str, tmp_path) -> None:
     assert [Path(file).stem for file in report.files] == expected
     assert report.largest < 1e-3
     assert {(d.shots, d.batch) for d in report.differences} == {(1, 1), (1, 2), (3, 1), (3, 2)}
+
+
+def test_what_the_default_model_is_made_of(tmp_path) -> None:
+    method = small("dcama", **LIKE_THE_DEFAULT)
+    method.decoder.leniency.copy_(torch.tensor([3.0, 0.5]))
+    method.decoder.sureness.copy_(torch.tensor([[0.1, -0.2], [-0.3, 0.2]]))
+    report = export_method(method, tmp_path, ExportOptions(query_only=True, verify_shots=(1, 3)))
+    assert report.largest < 1e-3
 
 
 def test_a_graph_that_computes_something_else_is_not_kept(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

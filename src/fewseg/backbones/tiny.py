@@ -43,15 +43,18 @@ class ConvNorm(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
-        padding = kernel // 2 if stride == 1 else 0
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.conv.stride != (1, 1):
-            height, width = x.shape[-2:]
-            x = F.pad(x, (width % 2, 1, height % 2, 1))
-        return cast("Tensor", self.norm(self.conv(x)))
+        if self.conv.stride == (1, 1):
+            return cast("Tensor", self.norm(self.conv(x)))
+        # Of an even side only the last pixel lacks a neighbour. A kernel that begins with zeros moves the same padding
+        # there, and is a few numbers to copy where the picture would be millions.
+        height, width = x.shape[-2:]
+        weight = F.pad(self.conv.weight, (1 - width % 2, 0, 1 - height % 2, 0))
+        conv = self.conv
+        return cast("Tensor", self.norm(F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)))
 
     def fold(self) -> None:
         """Put the running statistics into the convolution."""
@@ -74,8 +77,8 @@ class InvertedResidual(nn.Module):
     def branch(self, x: Tensor) -> Tensor:
         """What the block adds to its shortcut, where it has one."""
         if self.expanded:
-            x = F.relu6(self.expand(x))
-        return cast("Tensor", self.project(F.relu6(self.depthwise(x))))
+            x = F.relu6(self.expand(x), inplace=True)
+        return cast("Tensor", self.project(F.relu6(self.depthwise(x), inplace=True)))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x) if self.shortcut else self.branch(x)
@@ -100,7 +103,7 @@ class TinyNet(nn.Module):
 
     def thinned(self, images: Tensor) -> Tensor:
         """What the first block gets, (B, thin, H / 2, W / 2)."""
-        return cast("Tensor", self.thin(F.relu6(self.stem(images))))
+        return cast("Tensor", self.thin(F.relu6(self.stem(images), inplace=True)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to one map (B, C, H / stride, W / stride) per block, finest first."""

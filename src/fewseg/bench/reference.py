@@ -78,21 +78,24 @@ class PlainDCAMA:
 
     def __call__(self, query: Tensor, images: Tensor, masks: Tensor) -> Tensor:
         """Logits (B, 2, H, W) of queries (B, 3, H, W) with supports (B, n, 3, H, W) and (B, n, H, W)."""
-        query, images = query.to(self.device, self.dtype), images.to(self.device, self.dtype)
-        return self.head(self.maps(query), self.maps(images.flatten(0, 1)), masks.to(self.device))
+        seen, images = query.to(self.device, self.dtype), images.to(self.device, self.dtype)
+        return self.head(self.maps(seen), self.maps(images.flatten(0, 1)), masks.to(self.device), query.to(self.device))
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The backbone's maps of (B, 3, H, W)."""
         return plain_maps(self.backbone, images)
 
-    def head(self, query: list[Tensor], support: list[Tensor], masks: Tensor) -> Tensor:
-        """Logits from the backbone's maps: the queries' (B, C, h, w), the supports' (B * n, C, h, w)."""
+    def head(self, query: list[Tensor], support: list[Tensor], masks: Tensor, pictures: Tensor | None = None) -> Tensor:
+        """Logits from the backbone's maps: the queries' (B, C, h, w), the supports' (B * n, C, h, w).
+
+        Outlines follow edges, where the method does that, if the queries' pictures (B, 3, H, W) are given too.
+        """
         votes: dict[int, list[Tensor]] = {}
         for (_, scale), vote in zip(self.attended, self.aggregate(self.projected(query, support, masks)), strict=True):
             votes.setdefault(scale, []).append(vote)
         stacked = {s: torch.stack(v, 1) for s, v in votes.items()}
         if self.config.decoder == "light":
-            return self._decode_lightly(stacked, query, support, masks)
+            return self._decode_lightly(stacked, query, support, masks, pictures)
         return self._decode(stacked, query, support, masks)
 
     # --------------------------------------------------------------------------------------------- attention
@@ -176,7 +179,12 @@ class PlainDCAMA:
         return _resize(x, masks.shape[-2:])
 
     def _decode_lightly(
-        self, votes: dict[int, Tensor], query: list[Tensor], support: list[Tensor], masks: Tensor
+        self,
+        votes: dict[int, Tensor],
+        query: list[Tensor],
+        support: list[Tensor],
+        masks: Tensor,
+        pictures: Tensor | None,
     ) -> Tensor:
         edge, *contexts = sorted(self.skip_scales)
         skips = {s: self._conv(f"decoder.project.{s}", query[self.last[s]]) for s in self.skip_scales}
@@ -201,6 +209,13 @@ class PlainDCAMA:
         logit = self._conv("decoder.correction", x) + _resize(sure, fine)
         for _ in range(self.config.looks - 1):
             logit = logit + self._look(logit, votes, query, [_resize(skips[s], work) for s in contexts])
+        if not self.training:
+            start, slope = self.weights["decoder.leniency"]
+            largest = logit.flatten(1).sort(descending=True).values
+            peak = largest[:, : max(1, round(0.01 * largest.shape[1]))].mean(1)
+            logit = logit + (slope * (start - peak).clamp(min=0))[:, None, None, None]
+        if self.config.follow_edges and not self.training and pictures is not None:
+            logit = _along_edges(logit.float(), pictures.float(), work).to(self.dtype)
         coarse = torch.stack([torch.logit(vote.float(), eps=0.0025) for vote in votes[max(self.scales)].unbind(1)])
         inside = torch.sigmoid(logit)[:, 0]
         odds = _resize(coarse.mean(0).unsqueeze(1), fine)[:, 0]
@@ -219,8 +234,7 @@ class PlainDCAMA:
         for scale in sorted(self.scales):
             for index in (i for i, attended in self.attended if attended == scale):
                 size = (query[index].shape[-2], query[index].shape[-1])
-                cell = [max(1, large // small) for large, small in zip(logit.shape[-2:], size, strict=True)]
-                inside = _resize(F.avg_pool2d(torch.sigmoid(logit), (cell[0], cell[1])), size).flatten(1)
+                inside = _shrink(torch.sigmoid(logit), torch.Size(size)).flatten(1)
                 tokens = F.normalize(self._project("query", query[index], scale, scaled=True), dim=-1, eps=1e-6)
                 closeness = []
                 for weight in (inside**2, (1 - inside) ** 2):
@@ -248,6 +262,28 @@ class PlainDCAMA:
             x = self._conv(f"{name}.{number}", x)
             x = F.relu(self._norm(f"{name}.{number + 1}", x))
         return x
+
+
+def _along_edges(logit: Tensor, pictures: Tensor, work: torch.Size) -> Tensor:
+    """Logits (B, 1, h, w) from -2 to 2 as local linear functions of colour: a ridge regression for every window."""
+    fine = _shrink(pictures, logit.shape[-2:])
+    coarse = _shrink(fine, work)
+    wanted = _shrink(logit.clamp(-2, 2), work)
+    ones = torch.ones_like(wanted)
+    windows = F.unfold(torch.cat([coarse, ones, wanted], 1), 7, padding=3).unflatten(1, (5, 49)).movedim(-1, 1)
+    left = windows[:, :, :4]  # (B, places, 4, 49): colours and a one, all zero outside of the picture
+    count = left[:, :, 3:].sum(-1, keepdim=True)
+    ridge = 0.003 * count * torch.diag(torch.tensor([1.0, 1.0, 1.0, 0.0], device=logit.device))
+    fitted = torch.linalg.solve(left @ left.mT + ridge, left @ windows[:, :, 4, :, None])
+    maps = fitted[..., 0].mT.unflatten(2, work)
+    around = F.unfold(torch.cat([maps, ones], 1), 7, padding=3).unflatten(1, (5, 49)).sum(2).unflatten(2, work)
+    mean = _resize(around[:, :4] / around[:, 4:], logit.shape[-2:])
+    return logit - logit.clamp(-2, 2) + (mean[:, :3] * fine).sum(1, keepdim=True) + mean[:, 3:]
+
+
+def _shrink(x: Tensor, size: torch.Size) -> Tensor:
+    height, width = (max(1, large // small) for large, small in zip(x.shape[-2:], size, strict=True))
+    return _resize(F.avg_pool2d(x, (height, width)), size)
 
 
 def _similarity(query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:

@@ -24,10 +24,12 @@ from fewseg.methods.dcama_attention import ScaleAttention, balanced
 from fewseg.methods.dcama_config import DCAMAConfig, check_config
 from fewseg.methods.dcama_decoder import Decoder
 from fewseg.methods.dcama_light import LightDecoder, evidence, likeness, side_sums, unit_tokens
+from fewseg.methods.dcama_outline import PICTURE, edge_guide
 from fewseg.methods.shared_pictures import same_pictures
+from fewseg.ops.guided_filter import Guide
 from fewseg.ops.mask_aggregation import aggregate_masks
 from fewseg.ops.position import position_encoding
-from fewseg.ops.resize import map_size, resize
+from fewseg.ops.resize import map_size, resize, shrink
 from fewseg.ops.token_budget import budget_tokens
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -111,8 +113,16 @@ class DCAMA(FewShotMethod):
             self._support_share(support, self._mix_size(sizes))  # now, so that the first query need not
         return support
 
+    def encode_query(self, images: Tensor) -> QueryFeatures:
+        """Queries of every block, skip maps, and the small picture whose edges outlines follow, if they do."""
+        query = super().encode_query(images)
+        if self.config.follow_edges:
+            fine = map_size(query.tensors[f"skip.{min(self.skip_scales)}"])
+            query.tensors[PICTURE] = shrink(images.to(self.device, torch.float32), fine)
+        return query
+
     def query_from_maps(self, maps: list[Tensor], image_size: tuple[int, int]) -> QueryFeatures:
-        """Queries of every block and skip maps."""
+        """Queries of every block and skip maps; of maps alone outlines follow no edges."""
         tensors: dict[str, Tensor] = {}
         for index, scale in self.attended:
             query = self._scale(scale).project_query(self._tokens(maps[index]))
@@ -146,6 +156,13 @@ class DCAMA(FewShotMethod):
         tokens = unit_tokens(query, self.places)
         seen = evidence(self._votes_of_labels(query, [support]), tokens, [support], self.places)[0]
         return likeness(logits[:, 1:] - logits[:, :1], seen[max(self.places)])
+
+    def edges(self, query: QueryFeatures) -> Guide | None:
+        """What outlines in the query follow; None where they follow nothing, or it was made of maps alone."""
+        if PICTURE not in query.tensors:
+            return None
+        work = sorted(self.skip_scales)[1]  # the light decoder has two or more
+        return edge_guide(query.tensors[PICTURE], map_size(query.tensors[f"skip.{work}"]))
 
     def _votes(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[Tensor]:
         """Likewise (B, L, h, w) for L labels on the same support pictures: keys once, a column of values a label."""
@@ -240,11 +257,12 @@ class DCAMA(FewShotMethod):
         share = decoder.query_share({s: query.tensors[f"skip.{s}"] for s in self.skip_scales})
         tokens = unit_tokens(query, self.places)
         seen = evidence(votes, tokens, supports, self.places)
+        edges = self.edges(query)
 
         def decode(some: slice) -> Tensor:
             labels = some.stop - some.start
             own = share if labels == 1 else [part.repeat_interleave(labels, 0) for part in share]
-            return decoder(_batched_scales(seen[some], query.batch), own, tokens, query.image_size, labels)
+            return decoder(_batched_scales(seen[some], query.batch), own, tokens, query.image_size, labels, edges)
 
         return decode
 

@@ -47,6 +47,8 @@ class DCAMAConfig:
     looks: int = 1
     """How often the light decoder looks: from the second time on it corrects what it found by how alike the query's
     tokens are to that (ours)."""
+    follow_edges: bool = False
+    """Let the light decoder's outlines follow the edges of the picture, by a guided filter (ours)."""
     implementation: Implementation = "auto"
     """How masks are aggregated: `reference` materialises the scores, `streaming` never does."""
 
@@ -69,6 +71,8 @@ def check_config(config: DCAMAConfig) -> None:
         raise InvalidOption("decoder light sees balanced votes: give balance=True too")
     if type(config.looks) is not int or config.looks < 1 or (config.looks > 1 and config.decoder != "light"):
         raise InvalidOption(f"looks {config.looks!r}: give at least 1, and decoder=light to look more than once")
+    if config.follow_edges and config.decoder != "light":
+        raise InvalidOption("follow_edges is a step of the light decoder: give decoder=light too")
     if config.support_pixel_budget is not None and config.support_pixel_budget < 1:
         raise InvalidOption(f"support_pixel_budget {config.support_pixel_budget}: give at least 1, or None for all")
     if not isinstance(config.image_size, int):

@@ -5,8 +5,10 @@ a query token is to the mean of the support's foreground than to that of its bac
 weighted sum of that evidence plus a correction; the sum is a usable mask before anything is learnt. No support map
 reaches it, so that nothing grows with the number of shots, and no attention map finer than it works at is needed.
 
-How sure it is of the mask depends on how alike the thing that it found is to the support: logits are multiplied by
-factors that are fitted after training (`fewseg.training.sureness`), positive, so that the mask stays the same.
+What it gives in use, and not while its weights learn, goes through three more steps: where nothing stands out the mask
+grows (`lenient`), its outline follows the picture's edges (`along_edges`), and how sure it is depends on how alike the
+thing that it found is to the support (`tempered`: positive factors, so that the mask stays the same). The numbers of
+the first and the last are fitted after training (`fewseg.training.leniency`, `fewseg.training.sureness`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from torch.nn import functional as F
 
 from fewseg.methods.dcama_attention import log_odds
 from fewseg.methods.dcama_look import SIMILARITY_GAIN, Look
+from fewseg.methods.dcama_outline import along_edges, lenient
+from fewseg.ops.guided_filter import Guide
 from fewseg.ops.resize import map_size, resize
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -62,6 +66,8 @@ class LightDecoder(nn.Module):
     The finest skip map joins last, at its own size; the correction works at the size of the next one.
     """
 
+    leniency: Tensor
+    """(2): the peak below which masks grow, and how much for every unit that the peak is below it; see `lenient`."""
     sureness: Tensor
     """(2, 2), logarithms of the factors on logits far from what was found and on the others: a constant, and what each
     unit of `likeness` adds. Not learnt with the weights, whose loss never sees a picture without the class."""
@@ -84,6 +90,7 @@ class LightDecoder(nn.Module):
         self.correction = nn.Conv2d(EDGE_WIDTH, 1, 3, padding=1)
         self.gain = nn.Parameter(torch.full((count,), 1.0 / count))
         self.bias = nn.Parameter(torch.zeros(()))
+        self.register_buffer("leniency", torch.zeros(2))
         self.register_buffer("sureness", torch.zeros(2, 2))
         self.looks = looks
         self.look = Look(count // 2, SKIP_WIDTH * len(self.contexts)) if looks > 1 else None
@@ -106,6 +113,7 @@ class LightDecoder(nn.Module):
         tokens: Mapping[int, Sequence[Tensor]],
         size: tuple[int, int],
         labels: int = 1,
+        guide: Guide | None = None,
     ) -> Tensor:
         """Logits (B * L, 2, *size), labels innermost.
 
@@ -115,6 +123,7 @@ class LightDecoder(nn.Module):
             tokens: (B, h, w, C) of unit length of every block of each attention scale, for further looks.
             size: of the logits.
             labels: L.
+            guide: B pictures at the size of the finest skip map; outlines follow no edges without them.
         """
         edges, context, *again = share
         work, fine = map_size(context), map_size(edges)
@@ -128,7 +137,10 @@ class LightDecoder(nn.Module):
             odds = torch.cat([_odds(scale) for scale in scales], 1)
             for _ in range(self.looks - 1):
                 logit = self.look(logit, odds, again[0], tokens, labels)
-        if not self.training:  # weights learn without the factors, which are fitted to what they give
+        if not self.training:  # weights learn without these, two of which are fitted to what they give
+            logit = lenient(logit, self.leniency)
+            if guide is not None:
+                logit = along_edges(logit, guide, labels)
             alike = likeness(logit, evidence[self.scales[-1]])
             logit = tempered(logit, near_found(logit), alike, self.sureness)
         return resize(torch.cat([-logit, logit], 1) / 2, size)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewseg.ops.resize import map_size, resize
+from fewseg.ops.resize import map_size, resize, shrink
 
 WIDTH: Final = 48
 """Channels."""
@@ -66,7 +66,7 @@ def own_similarity(logit: Tensor, tokens: Sequence[Tensor], labels: int) -> Tens
     `logit` (B * L, 1, H, W), L labels innermost; `tokens` (B, h, w, C) of unit length of every block of one scale.
     """
     height, width = tokens[0].shape[1:3]
-    inside = _shrunk(logit.sigmoid(), (height, width)).flatten(1).unflatten(0, (-1, labels))
+    inside = shrink(logit.sigmoid(), (height, width)).flatten(1).unflatten(0, (-1, labels))
     weights = torch.cat([inside.square(), (1 - inside).square()], 1)  # squared: what is unsure counts for little
     found = []
     for block in tokens:
@@ -75,9 +75,3 @@ def own_similarity(logit: Tensor, tokens: Sequence[Tensor], labels: int) -> Tens
         to_found, to_rest = (means @ flat.mT).chunk(2, 1)
         found.append((to_found - to_rest).flatten(0, 1))
     return torch.stack(found, 1).unflatten(2, (height, width)) * SIMILARITY_GAIN
-
-
-def _shrunk(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Means over whole cells, then resized to fit: bilinear samples alone would miss thin things."""
-    cells = [max(1, large // small) for large, small in zip(map_size(x), size, strict=True)]
-    return resize(F.avg_pool2d(x, (cells[0], cells[1])), size)

@@ -1,4 +1,4 @@
-"""Bilinear resizing of tensors: the only place that knows `align_corners`."""
+"""Resizing of tensors: the only place that knows `align_corners`."""
 
 from __future__ import annotations
 
@@ -16,3 +16,9 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     if map_size(x) == size:
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+def shrink(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) to a smaller (B, C, *size): means of whole cells, resized to fit; samples would miss thin things."""
+    cells = [max(1, large // small) for large, small in zip(map_size(x), size, strict=True)]
+    return resize(F.avg_pool2d(x, (cells[0], cells[1])), size)

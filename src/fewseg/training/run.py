@@ -22,6 +22,7 @@ from fewseg.training.average import WeightAverage
 from fewseg.training.batches import Batch, part_size, share_of_items
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import TrainingData, training_batches, training_episodes
+from fewseg.training.leniency import fit_leniency
 from fewseg.training.log import MetricsLog
 from fewseg.training.maps import MapCache, map_batches
 from fewseg.training.optim import Optimisers, learning_rate
@@ -176,13 +177,14 @@ class Run:
             save_method(self._smooth, self.out / name, extra={**self.method.extra, "trained": about})
 
     def _calibrate(self) -> None:
-        """How sure to be, and the presence threshold, go into the checkpoint to use, once training ends."""
+        """How lenient and sure to be, and the presence threshold, go into the checkpoint to use, once training ends."""
         if not self.data.validation:
             return
         self.processes.wait()  # until the checkpoint is written
         path = self.out / (BEST if self.done.best_step else LAST)
         method = load_method(path).to(self.method.device)
         size, config, processes = method.config.image_size, self.config, self.processes
+        fit_leniency(method, self.data.validation, size=size)
         fit_sureness(method, self.data.validation, size=size, seed=config.seed)
         processes.follow_main([*method.buffers()])  # rounding may lead each to a fit of its own
         values = calibrate_presence(

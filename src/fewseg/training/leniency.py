@@ -1,0 +1,76 @@
+"""How far out the light decoder draws outlines where little stands out, fitted on validation classes after training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from fewseg.episodes.tensors import collate, episode_tensors
+from fewseg.methods import FewShotMethod
+from fewseg.methods.dcama import DCAMA
+from fewseg.methods.dcama_light import LightDecoder
+from fewseg.methods.dcama_outline import along_edges, peak
+from fewseg.ops.resize import map_size, resize
+from fewseg.training.data import ValidationSet
+from fewseg.types import IGNORE, Episode
+
+_RAISES: Final = torch.linspace(0, 4, 17)
+"""What is added to a picture's logits, to see what that makes of its mask; between them IoU is interpolated."""
+
+_STEPS: Final = 41
+"""Of either number that are tried."""
+
+
+def fit_leniency(method: FewShotMethod, sets: Sequence[ValidationSet], *, size: int) -> bool:
+    """Choose the decoder's `leniency` so that the mean IoU of the validation episodes' masks is the largest.
+
+    `sureness`, which is fitted to the logits that come of it, belongs fitted afterwards.
+
+    Returns whether it was fitted: not where the method has no light decoder, or there are no episodes.
+    """
+    if not isinstance(method, DCAMA) or not isinstance(method.decoder, LightDecoder):
+        return False
+    drawn = [_drawn(method, part, episode, size) for part in sets for episode in part.episodes]
+    if not drawn:
+        return False
+    peaks, ious = (torch.stack(values) for values in zip(*drawn, strict=True))
+    method.decoder.leniency.copy_(_best(peaks, ious))
+    return True
+
+
+@torch.no_grad()
+def _drawn(method: DCAMA, part: ValidationSet, episode: Episode, size: int) -> tuple[Tensor, Tensor]:
+    """The peak of a query's logits, and the IoU (R) of its mask after each of `_RAISES`."""
+    tensors = collate([episode_tensors(part.dataset, episode, size)]).to(method.device)
+    query = method.encode_query(tensors.query)
+    method.eval().decoder.train()  # its own logits, nothing done to them
+    logits = method.segment(query, method.encode_support(tensors.images, tensors.masks)).float()
+    method.eval()
+    fine = map_size(query.tensors[f"skip.{min(method.skip_scales)}"])
+    logit = resize(logits[:, 1:] - logits[:, :1], fine)
+    raised = logit + _RAISES.to(logit.device).view(-1, 1, 1, 1)
+    edges = method.edges(query)
+    if edges is not None:  # every raise is a label of the same picture
+        raised = along_edges(raised, edges, len(_RAISES))
+    found = resize(raised, map_size(tensors.query_mask))[:, 0] >= 0
+    truth = tensors.query_mask == 1
+    found = found & (tensors.query_mask != IGNORE)
+    both, either = (found & truth).sum((1, 2)), (found | truth).sum((1, 2))
+    return peak(logit)[0].cpu(), (both / either.clamp_min(1)).cpu()
+
+
+def _best(peaks: Tensor, ious: Tensor) -> Tensor:
+    """`leniency` with the largest mean IoU, of queries with such peaks (E) and IoU (E, R); the mildest of equals."""
+    starts = torch.linspace(float(peaks.min()), float(peaks.max()), _STEPS)
+    slopes = torch.linspace(0, 1, _STEPS)
+    raises = slopes[:, None, None] * (starts[:, None] - peaks).clamp_min(0)  # (slopes, starts, E)
+    places = raises / (_RAISES[1] - _RAISES[0])
+    places = places.clamp_max(len(_RAISES) - 1)
+    below = places.floor().long().clamp_max(len(_RAISES) - 2)
+    each = torch.arange(len(peaks)).expand_as(below)
+    means = torch.lerp(ious[each, below], ious[each, below + 1], places - below).mean(2)
+    row, column = divmod(int(means.flatten().argmax()), len(starts))
+    return torch.stack([starts[column], slopes[row]]) if row else torch.zeros(2)
