@@ -9,11 +9,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.models.resnet import Bottleneck
+from torch.nn import functional as F
 
 from fewseg.backbones import BackboneSpec, build_pyramid, create_backbone
 from fewseg.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from fewseg.backbones.timm_pyramid import ResNetPyramid, resnet_stages
-from fewseg.backbones.tiny import TinyNet
+from fewseg.backbones.tiny import ConvNorm, TinyNet
 from fewseg.errors import InvalidCheckpoint, InvalidOption
 
 FAMILIES = {
@@ -169,3 +170,17 @@ def test_folding_keeps_the_outputs() -> None:
     x = torch.randn(2, 3, 70, 50)
     for before, after in zip(net(x), folded(x), strict=True):
         torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(12, 12), (13, 12), (12, 15), (13, 15)])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_strides_put_the_odd_pixel_of_the_padding_last(size: tuple[int, int], groups: int) -> None:
+    torch.manual_seed(0)
+    layer = ConvNorm(4, 8, 3, 2, groups).eval()
+    x = torch.randn(2, 4, *size)
+    padded = F.pad(x, (size[1] % 2, 1, size[0] % 2, 1))
+    with torch.inference_mode():
+        wanted = F.conv2d(padded, layer.conv.weight, stride=2, groups=groups)
+        torch.testing.assert_close(layer(x) * (1 + 1e-5) ** 0.5, wanted)
+        layer.fold()
+        torch.testing.assert_close(layer(x) * (1 + 1e-5) ** 0.5, wanted)

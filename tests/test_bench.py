@@ -407,3 +407,15 @@ def test_bad_input_is_one_line(options: list[str], complaint: str, capsys: pytes
     said = capsys.readouterr().err.strip()
     assert complaint in said
     assert len(said.splitlines()) == 1
+
+
+def test_zeros_that_pad_a_kernel_are_no_work() -> None:
+    # The stem and one block of a stride: their windows are 3 x 3, whatever the kernel is extended by.
+    options = {"stem": 8, "thin": 4, "widths": (8, 8), "depths": (1, 1), "strides": (2, 2), "expansions": (2, 2)}
+    method = create_method("prototype", backbone="tiny", backbone_options=options, image_size=64, scales=(8,))
+    stem, thin = (8, 3, 3, 3), [(8, 1, 3, 3), (4, 8, 1, 1)]
+    first = [((8, 4, 1, 1), 32), ((8, 1, 3, 3), 16), ((8, 8, 1, 1), 16)]
+    second = [((16, 8, 1, 1), 16), ((16, 1, 3, 3), 8), ((8, 16, 1, 1), 8)]
+    wanted = convolution_operations(stem, (32, 32)) + sum(convolution_operations(w, (32, 32)) for w in thin)
+    wanted += sum(convolution_operations(weight, (side, side)) for weight, side in [*first, *second])
+    assert needed(method, 1).backbone == wanted

@@ -15,6 +15,7 @@ from fewseg import cli
 from fewseg.checkpoints import save_method
 from fewseg.datasets.synthetic import SyntheticDataset
 from fewseg.episodes.draw import draw_test_episodes, save_episodes
+from fewseg.episodes.transforms import square_image
 from fewseg.errors import InvalidOption, InvalidSupport, OutputError
 from fewseg.explain import (
     Case,
@@ -50,6 +51,18 @@ def data() -> SyntheticDataset:
 @pytest.fixture(scope="module")
 def explained(data: SyntheticDataset) -> Explained:
     return explain_case(make(), Case.from_episode(data, Episode("03-0000", ("03-0001", "03-0002"), 3)))
+
+
+def test_the_probability_is_that_of_the_method(data: SyntheticDataset) -> None:
+    light = {"attention": "cosine", "heads": 1, "balance": True, "decoder": "light", "follow_edges": True}
+    method = make(**light).eval()
+    one = explain_case(method, Case.from_episode(data, Episode("05-0000", ("05-0001",), 5)))
+    pixels = square_image(one.case.query, SIZE)[None]
+    with torch.inference_mode():
+        wanted = method.segment(pixels, one.support).softmax(1)[0, 1]
+        without = method.segment(method.query_from_maps(one.maps, (SIZE, SIZE)), one.support).softmax(1)[0, 1]
+    torch.testing.assert_close(one.probability, wanted)
+    assert not torch.allclose(one.probability, without)
 
 
 @pytest.mark.parametrize("options", [{}, {"attention": "cosine"}, {"use_background": False}])

@@ -36,9 +36,11 @@ OPTIONS = {
 LIKE_THE_DEFAULT = {
     "attention": "cosine",
     "heads": 1,
+    "identity_start": True,
+    "position_weight": 0.0,
     "balance": True,
     "decoder": "light",
-    "attention_scales": (8, 16),
+    "attention_scales": (16, 32),
     "skip_scales": (4, 8),
     "looks": 3,
     "follow_edges": True,

@@ -8,9 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewseg.episodes.tensors import collate, episode_tensors
+from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder
-from fewseg.methods.dcama_outline import lenient, peak
+from fewseg.methods.dcama_outline import guide_among, lenient, peak
+from fewseg.ops.resize import resize
+from fewseg.training.config import TrainConfig
 from fewseg.training.leniency import _RAISES, _best, fit_leniency
+from fewseg.training.loop import make_method
+from fewseg.types import QueryFeatures
 from helpers.toy_method import toy
 from test_dcama_light import light
 from test_sureness import SETS
@@ -53,19 +58,20 @@ def test_it_is_fitted_to_the_masks_of_validation_episodes(follow_edges: bool, mo
     truths = [collate([episode_tensors(part.dataset, e, 64)]).query_mask == 1 for part in SETS for e in part.episodes]
     asked = iter(enumerate(truths))
 
-    def segment(query: object, support: object) -> Tensor:
-        assert method.decoder.training  # what it gives of itself, neither raised before nor led along edges
+    def segment(query: QueryFeatures, support: object) -> Tensor:
+        # What it gives of itself, neither raised before nor led along edges.
+        assert not method.decoder.leniency.any()
+        assert guide_among(query.tensors) is None
         number, truth = next(asked)
         sure = 8 - 6 * number / len(truths)
         depth = F.avg_pool2d(truth[:, None].float(), 9, 1, 4) - 0.5  # half of what is within 4 pixels
         logit = sure * 2 * depth - 0.5 * (8 - sure)
+        logit = resize(logit, query.image_size)
         return torch.cat([-logit, logit], 1) / 2
 
     monkeypatch.setattr(method, "segment", segment)
-    sureness = method.decoder.sureness.clone()
     assert fit_leniency(method, SETS, size=64)
-    assert torch.equal(method.decoder.sureness, sureness)
-    assert not method.decoder.training
+    assert not method.decoder.sureness.any()  # that has to be fitted anew
     start, slope = method.decoder.leniency.tolist()
     assert start == pytest.approx(8, abs=1)
     # A unit less of `sure` takes a half off the logits, and one and a half off their peaks.
@@ -76,3 +82,11 @@ def test_others_have_nothing_to_fit() -> None:
     assert not fit_leniency(toy(), SETS, size=64)
     assert not fit_leniency(light(decoder="published"), SETS, size=64)
     assert not fit_leniency(light(), [], size=64)
+
+
+def test_a_training_begins_without_what_another_was_fitted_to() -> None:
+    method = make_method(TrainConfig(data=("synthetic@0/4",), init_from="default"))
+    assert isinstance(method, DCAMA)
+    assert isinstance(method.decoder, LightDecoder)
+    assert not method.decoder.leniency.any()
+    assert not method.decoder.sureness.any()

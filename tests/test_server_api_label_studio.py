@@ -238,6 +238,15 @@ def test_what_could_not_be_learnt_is_in_the_log(studio: TestClient, caplog: pyte
     sent["task"]["data"] = {"image": "https://elsewhere.example/a.png"}
     assert studio.post("/label-studio/webhook", json=sent).status_code == 422
     assert "annotation 5: pictures are not fetched from elsewhere.example" in caplog.text
+    # The good ones of an event are learnt all the same.
+    good = event("ANNOTATION_CREATED", [brush("red", blob("red")[1])], blob("red")[0], number=8)
+    both = {"annotation": [sent["annotation"], good["annotation"]], "task": [sent["task"], good["task"]]}
+    for number, (annotation, task) in enumerate(zip(both["annotation"], both["task"], strict=True)):
+        annotation["task"] = task["id"] = 100 + number
+    asked = {**good, **both, "action": "ANNOTATIONS_CREATED"}
+    assert studio.post("/label-studio/webhook", json=asked).status_code == 422
+    gone = event("ANNOTATIONS_DELETED", [], blob("red")[0]) | {"annotations": [{"id": 77}]}
+    assert studio.post("/label-studio/webhook", json=gone).json()["taught"] == {"red": 1}
 
 
 def test_projects_do_not_mix_and_nothing_taught_gives_nothing(studio: TestClient) -> None:

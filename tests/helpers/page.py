@@ -217,7 +217,7 @@ class Page:
     def errors(self) -> list[str]:
         """What the console complained about since the last call."""
         if FIREFOX:
-            return list(self.js("return (window.noted ?? []).splice(0)"))
+            return list(self.js("return window.noted.splice(0)"))
         return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
 
     def kill(self) -> None:
@@ -245,7 +245,7 @@ _NOTE_ERRORS = (
     "addEventListener('error', (event) => noted.push(event.message));"
     "addEventListener('unhandledrejection', (event) => noted.push(String(event.reason)))"
 )
-"""geckodriver hands no console over."""
+"""geckodriver hands no console over; what goes wrong while the page starts is not seen."""
 
 
 def _chromium(profile: Path, size: tuple[int, int]) -> webdriver.Chrome:

@@ -12,13 +12,16 @@ is nine shifted 1 x 1 ones, and those commute with the upsampling). SCCAN and HS
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fewseg.backbones.tiny import ConvNorm
 from fewseg.bench.cases import pictures
 from fewseg.bench.reference import plain_maps
 from fewseg.bench.reference_others import plain_hsnet, plain_sccan
@@ -58,12 +61,34 @@ def counted(run: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
+@contextmanager
+def _counted_zeros(backbone: nn.Module, zeros: list[float]) -> Iterator[None]:
+    """Collects what multiplying by zeros adds: the embedded backbone pads kernels where others pad maps."""
+
+    def note(layer: ConvNorm, inputs: tuple[Tensor], output: Tensor) -> None:
+        if layer.conv.stride != (1, 1):
+            shape = layer.conv.weight.shape
+            longer = [side + 1 - length % 2 for side, length in zip(shape[2:], inputs[0].shape[2:], strict=True)]
+            size = (output.shape[2], output.shape[3])
+            extended = convolution_operations([*shape[:2], *longer], size) - convolution_operations(shape, size)
+            zeros.append(extended * output.shape[0])
+
+    hooks = [m.register_forward_hook(note) for m in backbone.modules() if isinstance(m, ConvNorm)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.inference_mode()
 def needed(method: FewShotMethod, shots: int) -> Operations:
     """What a query of a method (on the CPU) with so many shots needs."""
     query, images, masks = pictures(method.config.image_size, shots)
     query = query.to(method.dtype)
-    backbone = counted(lambda: plain_maps(method.backbone, query))
+    zeros: list[float] = []
+    with _counted_zeros(method.backbone, zeros):
+        backbone = counted(lambda: plain_maps(method.backbone, query)) - sum(zeros)
     if isinstance(method, DCAMA):
         sizes = [(m.shape[-2], m.shape[-1]) for m in plain_maps(method.backbone, query)]
         attention = dcama_attention(method, sizes, shots)

@@ -210,12 +210,7 @@ class PlainDCAMA:
         for _ in range(self.config.looks - 1):
             logit = logit + self._look(logit, votes, query, [_resize(skips[s], work) for s in contexts])
         if not self.training:
-            start, slope = self.weights["decoder.leniency"]
-            largest = logit.flatten(1).sort(descending=True).values
-            peak = largest[:, : max(1, round(0.01 * largest.shape[1]))].mean(1)
-            logit = logit + (slope * (start - peak).clamp(min=0))[:, None, None, None]
-        if self.config.follow_edges and not self.training and pictures is not None:
-            logit = _along_edges(logit.float(), pictures.float(), work).to(self.dtype)
+            logit = self._outlined(logit, pictures, work)
         coarse = torch.stack([torch.logit(vote.float(), eps=0.0025) for vote in votes[max(self.scales)].unbind(1)])
         inside = torch.sigmoid(logit)[:, 0]
         odds = _resize(coarse.mean(0).unsqueeze(1), fine)[:, 0]
@@ -225,6 +220,15 @@ class PlainDCAMA:
         near = padded.unfold(2, 5, 1).unfold(3, 5, 1).amax((-2, -1))
         logit = logit * torch.exp((elsewhere * (1 - near) + found * near).clamp(-5, 5)) / 2
         return _resize(torch.cat([-logit, logit], 1), masks.shape[-2:])
+
+    def _outlined(self, logit: Tensor, pictures: Tensor | None, work: torch.Size) -> Tensor:
+        start, slope = self.weights["decoder.leniency"]
+        largest = logit.flatten(1).sort(descending=True).values
+        peak = largest[:, : max(1, round(0.01 * largest.shape[1]))].mean(1)
+        logit = logit + (slope * (start - peak)).clamp(0, 4)[:, None, None, None]
+        if not self.config.follow_edges or pictures is None:
+            return logit
+        return _along_edges(logit.float(), pictures.float(), work).to(self.dtype)
 
     def _look(self, logit: Tensor, votes: dict[int, Tensor], query: list[Tensor], skips: list[Tensor]) -> Tensor:
         """What a further look adds to (B, 1, h, w)."""

@@ -66,7 +66,8 @@ def _ours(
     size = (query.shape[-2], query.shape[-1])
 
     def head() -> Tensor:
-        return ours.segment(ours.query_from_maps(maps, size), support)
+        features = ours.query_from_maps(maps, size)
+        return ours.segment(ours.with_edges(features, query) if isinstance(ours, DCAMA) else features, support)
 
     work: Work = {"op": _op(ours, maps, size, support), "head": head, "query": lambda: ours.segment(query, support)}
     kept = [*support.tensors.values(), *support.shared.values()]
@@ -82,7 +83,7 @@ def _reference(
         projected = plain.projected(maps, support_maps, masks)
         work: Work = {
             "op": lambda: _flat(plain.aggregate(projected)),
-            "head": lambda: plain.head(maps, support_maps, masks),
+            "head": lambda: plain.head(maps, support_maps, masks, query),
             "query": lambda: plain(query, images, masks),
         }
         return Prepared(work, lambda: None, 0)

@@ -21,6 +21,7 @@ from fewseg.masks import read_mask
 from fewseg.methods import FewShotMethod
 from fewseg.methods.dcama import DCAMA
 from fewseg.types import Episode, QueryFeatures, SupportSet
+from fewseg.weak import maps_seen
 
 Mask = NDArray[np.uint8]
 
@@ -87,8 +88,9 @@ def explain_case(method: FewShotMethod, case: Case) -> Explained:
     images = torch.stack([square_image(image, size) for image, _ in case.support])[None]
     masks = torch.stack([(square_mask(mask, size) == 1).float() for _, mask in case.support])[None]
     pixels = square_image(case.query, size)[None].to(method.device, method.dtype)
-    maps = method.backbone(pixels)
-    query, support = method.query_from_maps(maps, (size, size)), method.encode_support(images, masks)
+    with maps_seen(method.backbone) as maps:
+        query = method.encode_query(pixels)
+    support = method.encode_support(images, masks)
     logits = method.segment(query, support).float().cpu()
     return Explained(method, case, maps, query, support, F.softmax(logits, 1)[0, 1])
 

@@ -24,12 +24,11 @@ from fewseg.methods.dcama_attention import ScaleAttention, balanced
 from fewseg.methods.dcama_config import DCAMAConfig, check_config
 from fewseg.methods.dcama_decoder import Decoder
 from fewseg.methods.dcama_light import LightDecoder, evidence, likeness, side_sums, unit_tokens
-from fewseg.methods.dcama_outline import PICTURE, edge_guide
+from fewseg.methods.dcama_outline import guide_among, guide_tensors
 from fewseg.methods.shared_pictures import same_pictures
-from fewseg.ops.guided_filter import Guide
 from fewseg.ops.mask_aggregation import aggregate_masks
 from fewseg.ops.position import position_encoding
-from fewseg.ops.resize import map_size, resize, shrink
+from fewseg.ops.resize import map_size, resize
 from fewseg.ops.token_budget import budget_tokens
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -114,15 +113,19 @@ class DCAMA(FewShotMethod):
         return support
 
     def encode_query(self, images: Tensor) -> QueryFeatures:
-        """Queries of every block, skip maps, and the small picture whose edges outlines follow, if they do."""
-        query = super().encode_query(images)
-        if self.config.follow_edges:
-            fine = map_size(query.tensors[f"skip.{min(self.skip_scales)}"])
-            query.tensors[PICTURE] = shrink(images.to(self.device, torch.float32), fine)
-        return query
+        """Queries of every block, skip maps, and the edges that outlines follow, if they do."""
+        return self.with_edges(super().encode_query(images), images)
+
+    def with_edges(self, query: QueryFeatures, images: Tensor) -> QueryFeatures:
+        """What `query_from_maps` gave, with the edges of its pictures (B, 3, H, W) if this method follows any."""
+        if not self.config.follow_edges or self.training:  # weights learn without
+            return query
+        fine, work = (map_size(query.tensors[f"skip.{scale}"]) for scale in self.skip_scales[:2])
+        edges = guide_tensors(images.to(self.device, torch.float32), fine, work)
+        return QueryFeatures(query.image_size, {**query.tensors, **edges})
 
     def query_from_maps(self, maps: list[Tensor], image_size: tuple[int, int]) -> QueryFeatures:
-        """Queries of every block and skip maps; of maps alone outlines follow no edges."""
+        """Queries of every block and skip maps; outlines follow no edges until `with_edges`."""
         tensors: dict[str, Tensor] = {}
         for index, scale in self.attended:
             query = self._scale(scale).project_query(self._tokens(maps[index]))
@@ -156,13 +159,6 @@ class DCAMA(FewShotMethod):
         tokens = unit_tokens(query, self.places)
         seen = evidence(self._votes_of_labels(query, [support]), tokens, [support], self.places)[0]
         return likeness(logits[:, 1:] - logits[:, :1], seen[max(self.places)])
-
-    def edges(self, query: QueryFeatures) -> Guide | None:
-        """What outlines in the query follow; None where they follow nothing, or it was made of maps alone."""
-        if PICTURE not in query.tensors:
-            return None
-        work = sorted(self.skip_scales)[1]  # the light decoder has two or more
-        return edge_guide(query.tensors[PICTURE], map_size(query.tensors[f"skip.{work}"]))
 
     def _votes(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[Tensor]:
         """Likewise (B, L, h, w) for L labels on the same support pictures: keys once, a column of values a label."""
@@ -257,12 +253,12 @@ class DCAMA(FewShotMethod):
         share = decoder.query_share({s: query.tensors[f"skip.{s}"] for s in self.skip_scales})
         tokens = unit_tokens(query, self.places)
         seen = evidence(votes, tokens, supports, self.places)
-        edges = self.edges(query)
+        guide = guide_among(query.tensors)
 
         def decode(some: slice) -> Tensor:
             labels = some.stop - some.start
             own = share if labels == 1 else [part.repeat_interleave(labels, 0) for part in share]
-            return decoder(_batched_scales(seen[some], query.batch), own, tokens, query.image_size, labels, edges)
+            return decoder(_batched_scales(seen[some], query.batch), own, tokens, query.image_size, labels, guide)
 
         return decode
 

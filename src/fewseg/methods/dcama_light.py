@@ -95,6 +95,11 @@ class LightDecoder(nn.Module):
         self.looks = looks
         self.look = Look(count // 2, SKIP_WIDTH * len(self.contexts)) if looks > 1 else None
 
+    def forget_fits(self) -> None:
+        """Take back what was fitted after a training: it says nothing of other weights."""
+        self.leniency.zero_()
+        self.sureness.zero_()
+
     def query_share(self, skips: Mapping[int, Tensor]) -> list[Tensor]:
         """What depends on the query's maps alone, for any number of labels.
 
@@ -123,15 +128,15 @@ class LightDecoder(nn.Module):
             tokens: (B, h, w, C) of unit length of every block of each attention scale, for further looks.
             size: of the logits.
             labels: L.
-            guide: B pictures at the size of the finest skip map; outlines follow no edges without them.
+            guide: the edges of B pictures; outlines follow none without it.
         """
-        edges, context, *again = share
-        work, fine = map_size(context), map_size(edges)
+        edge_share, context, *again = share
+        work, fine = map_size(context), map_size(edge_share)
         scales = [resize(evidence[s], work) for s in self.scales]
         seen = torch.cat(scales, 1)
         sure = (seen * self.gain.view(1, -1, 1, 1)).sum(1, keepdim=True) + self.bias
         x = self.residuals(F.relu(self.norm(self.evidence(seen) + context)))
-        x = F.relu(self.refine(resize(self.narrow(x), fine)) + edges)
+        x = F.relu(self.refine(resize(self.narrow(x), fine)) + edge_share)
         logit = self.correction(F.relu(self.mix(x))) + resize(sure, fine)
         if self.look is not None:
             odds = torch.cat([_odds(scale) for scale in scales], 1)

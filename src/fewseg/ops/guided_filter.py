@@ -24,12 +24,11 @@ class Guide(NamedTuple):
     """(B, 3, h, w), where windows are looked at."""
     mean: Tensor
     """(B, 3, h, w), of each window."""
-    inverse: Tensor
-    """(B, 3, 3, h, w), of each window's covariance of colours."""
-    radius: int
+    factors: Tensor
+    """(B, 6, h, w), of each window's covariance of colours; see `_factors`."""
 
 
-def guide(picture: Tensor, coarse: tuple[int, int], radius: int, tolerance: float) -> Guide:
+def make_guide(picture: Tensor, coarse: tuple[int, int], radius: int, tolerance: float) -> Guide:
     """Prepare pictures (B, 3, H, W), float32, for any number of values.
 
     Args:
@@ -43,35 +42,50 @@ def guide(picture: Tensor, coarse: tuple[int, int], radius: int, tolerance: floa
     products = _window_mean((small.unsqueeze(1) * small.unsqueeze(2)).flatten(1, 2), radius)
     covariance = products.unflatten(1, (3, 3)) - mean.unsqueeze(1) * mean.unsqueeze(2)
     even = tolerance * torch.eye(3, dtype=picture.dtype, device=picture.device)
-    return Guide(picture, small, mean, _inverse(covariance + even[:, :, None, None]), radius)
+    return Guide(picture, small, mean, _factors(covariance + even[:, :, None, None]))
 
 
-def follow_guide(values: Tensor, guide: Guide) -> Tensor:
-    """Values (B, L, H, W), float32, as the mean of all windows' best linear functions of the picture's colours."""
+def follow_guide(values: Tensor, guide: Guide, radius: int) -> Tensor:
+    """Values (B, L, H, W), float32, as the mean of all windows' best linear functions of the picture's colours.
+
+    `radius` is that of `make_guide`.
+    """
     small = shrink(values, map_size(guide.coarse))
-    mean = _window_mean(small, guide.radius)
+    mean = _window_mean(small, radius)
     products = small.unsqueeze(2) * guide.coarse.unsqueeze(1)
-    together = _window_mean(products.flatten(1, 2), guide.radius).unflatten(1, (-1, 3))
+    together = _window_mean(products.flatten(1, 2), radius).unflatten(1, (-1, 3))
     covariance = together - mean.unsqueeze(2) * guide.mean.unsqueeze(1)  # (B, L, 3, h, w)
-    slope = (guide.inverse.unsqueeze(1) * covariance.unsqueeze(2)).sum(3)
+    slope = _solved(guide.factors.unsqueeze(1), covariance)
     level = mean - (slope * guide.mean.unsqueeze(1)).sum(2)
     size = map_size(guide.fine)
-    slope = resize(_window_mean(slope.flatten(1, 2), guide.radius), size).unflatten(1, (-1, 3))
-    return (slope * guide.fine.unsqueeze(1)).sum(2) + resize(_window_mean(level, guide.radius), size)
+    slope = resize(_window_mean(slope.flatten(1, 2), radius), size).unflatten(1, (-1, 3))
+    return (slope * guide.fine.unsqueeze(1)).sum(2) + resize(_window_mean(level, radius), size)
 
 
 def _window_mean(x: Tensor, radius: int) -> Tensor:
     return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
 
 
-def _inverse(x: Tensor) -> Tensor:
-    """Of symmetric matrices (B, 3, 3, h, w): cofactors over the determinant, which exports have operators for."""
-    first, second, third = x.unbind(1)
-    cofactors = torch.stack([_cross(second, third), _cross(third, first), _cross(first, second)], 1)
-    determinant = (first * cofactors[:, 0]).sum(1)
-    return cofactors / determinant[:, None, None]
+def _factors(x: Tensor) -> Tensor:
+    """Of symmetric matrices (B, 3, 3, h, w): L D Lᵀ as (B, 6, h, w), D's diagonal first, then L below its own.
+
+    Where all three colours are the same and far apart (grey pictures) an inverse by cofactors has no digit left.
+    """
+    first = x[:, 0, 0]
+    low = x[:, 1, 0] / first
+    left = x[:, 2, 0] / first
+    second = x[:, 1, 1] - low * x[:, 1, 0]
+    right = (x[:, 2, 1] - left * x[:, 1, 0]) / second
+    third = x[:, 2, 2] - left * x[:, 2, 0] - right * right * second
+    return torch.stack([first, second, third, low, left, right], 1)
 
 
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    """Cross product of vectors (B, 3, h, w)."""
-    return a.roll(-1, 1) * b.roll(-2, 1) - a.roll(-2, 1) * b.roll(-1, 1)
+def _solved(factors: Tensor, x: Tensor) -> Tensor:
+    """What the factored matrices (..., 6, h, w) make (..., 3, h, w) of."""
+    first, second, third, low, left, right = factors.unbind(-3)
+    a, b, c = x.unbind(-3)
+    b = b - low * a
+    c = (c - left * a - right * b) / third
+    b = b / second - right * c
+    a = a / first - low * b - left * c
+    return torch.stack([a, b, c], -3)

@@ -186,12 +186,7 @@ def router(studio: LabelStudio, gate: Gate) -> APIRouter:
         number = (event.project or {}).get("id")
         project = studio.project(number, str((event.project or {}).get("label_config") or ""))
         if event.action in _TAUGHT:
-            for annotation, task in _annotated(event):
-                try:
-                    await _learn(studio, gate, number, project, annotation, task)
-                except (FewsegError, Problem) as error:  # Label Studio tells nobody what it was answered
-                    log.warning("annotation %s: %s", str(annotation.get("id"))[:30], _said(error))
-                    raise
+            await _learn_all(studio, gate, number, project, _annotated(event))
         elif event.action == "ANNOTATIONS_DELETED":
             for annotation in event.annotations or []:
                 studio.keep(number, project, str(annotation.get("id")), None)
@@ -215,7 +210,7 @@ async def _predict(studio: LabelStudio, gate: Gate, sent: Predict) -> Prediction
             if isinstance(error, Problem) and error.status_code == 503:
                 raise
             errors.append(_said(error))
-            log.warning("task %s: %s", str(task.get("id"))[:30], errors[-1])
+            log.warning("task %s: %s", _plain(task.get("id")), errors[-1])
             made.append(nothing)
             continue
         scores = [found.scores[label] for label in {r["value"][r["type"]][0] for r in result}]
@@ -227,7 +222,12 @@ async def _predict(studio: LabelStudio, gate: Gate, sent: Predict) -> Prediction
 
 
 def _said(error: FewsegError | Problem) -> str:
-    return str(error.detail if isinstance(error, Problem) else error)
+    return " ".join(str(error.detail if isinstance(error, Problem) else error).split())
+
+
+def _plain(number: Any) -> str:
+    """What was sent as a number, fit for one line of a log."""
+    return " ".join(str(number)[:30].split())
 
 
 def _annotated(event: Event) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -236,6 +236,25 @@ def _annotated(event: Event) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     tasks = event.task if isinstance(event.task, list) else [event.task or {}]
     by_id = {task.get("id"): task for task in tasks}
     return [(a, tasks[0] if len(tasks) == 1 else by_id.get(a.get("task"), {})) for a in found]
+
+
+async def _learn_all(
+    studio: LabelStudio,
+    gate: Gate,
+    number: Any,
+    project: Project,
+    annotated: Sequence[tuple[dict[str, Any], dict[str, Any]]],
+) -> None:
+    """Learn what can be learnt, then raise what was wrong first. Label Studio shows nobody the answer: the log does."""
+    wrong: list[FewsegError | Problem] = []
+    for annotation, task in annotated:
+        try:
+            await _learn(studio, gate, number, project, annotation, task)
+        except (FewsegError, Problem) as error:
+            log.warning("annotation %s: %s", _plain(annotation.get("id")), _said(error))
+            wrong.append(error)
+    if wrong:
+        raise wrong[0]
 
 
 async def _learn(

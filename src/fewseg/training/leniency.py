@@ -12,30 +12,35 @@ from fewseg.episodes.tensors import collate, episode_tensors
 from fewseg.methods import FewShotMethod
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder
-from fewseg.methods.dcama_outline import along_edges, peak
+from fewseg.methods.dcama_outline import GUIDE, RAISE_LIMIT, along_edges, guide_among, peak
 from fewseg.ops.resize import map_size, resize
 from fewseg.training.data import ValidationSet
-from fewseg.types import IGNORE, Episode
+from fewseg.types import IGNORE, Episode, QueryFeatures
 
-_RAISES: Final = torch.linspace(0, 4, 17)
+_RAISES: Final = torch.linspace(0, RAISE_LIMIT, 17)
 """What is added to a picture's logits, to see what that makes of its mask; between them IoU is interpolated."""
 
-_STEPS: Final = 41
-"""Of either number that are tried."""
+_STARTS: Final = 41
+"""That are tried, from the lowest peak to the highest."""
+
+_SLOPES: Final = torch.linspace(0, 0.95, 39)
+"""Below 1, or low peaks would become equal, and `present` could not tell them apart."""
 
 
 def fit_leniency(method: FewShotMethod, sets: Sequence[ValidationSet], *, size: int) -> bool:
     """Choose the decoder's `leniency` so that the mean IoU of the validation episodes' masks is the largest.
 
-    `sureness`, which is fitted to the logits that come of it, belongs fitted afterwards.
+    Clears `sureness`, which belongs fitted afterwards, to the logits that come of it.
 
     Returns whether it was fitted: not where the method has no light decoder, or there are no episodes.
     """
     if not isinstance(method, DCAMA) or not isinstance(method.decoder, LightDecoder):
         return False
-    drawn = [_drawn(method, part, episode, size) for part in sets for episode in part.episodes]
-    if not drawn:
+    episodes = [(part, episode) for part in sets for episode in part.episodes]
+    if not episodes:
         return False
+    method.decoder.forget_fits()
+    drawn = [_drawn(method, part, episode, size) for part, episode in episodes]
     peaks, ious = (torch.stack(values) for values in zip(*drawn, strict=True))
     method.decoder.leniency.copy_(_best(peaks, ious))
     return True
@@ -45,16 +50,16 @@ def fit_leniency(method: FewShotMethod, sets: Sequence[ValidationSet], *, size: 
 def _drawn(method: DCAMA, part: ValidationSet, episode: Episode, size: int) -> tuple[Tensor, Tensor]:
     """The peak of a query's logits, and the IoU (R) of its mask after each of `_RAISES`."""
     tensors = collate([episode_tensors(part.dataset, episode, size)]).to(method.device)
-    query = method.encode_query(tensors.query)
-    method.eval().decoder.train()  # its own logits, nothing done to them
+    seen = method.eval().encode_query(tensors.query).tensors
+    guide = guide_among(seen)
+    fine = map_size(seen[f"skip.{min(method.skip_scales)}"])
+    # As the decoder makes them: at its own size, along no edges.
+    query = QueryFeatures(fine, {name: tensor for name, tensor in seen.items() if not name.startswith(GUIDE)})
     logits = method.segment(query, method.encode_support(tensors.images, tensors.masks)).float()
-    method.eval()
-    fine = map_size(query.tensors[f"skip.{min(method.skip_scales)}"])
-    logit = resize(logits[:, 1:] - logits[:, :1], fine)
+    logit = logits[:, 1:] - logits[:, :1]
     raised = logit + _RAISES.to(logit.device).view(-1, 1, 1, 1)
-    edges = method.edges(query)
-    if edges is not None:  # every raise is a label of the same picture
-        raised = along_edges(raised, edges, len(_RAISES))
+    if guide is not None:  # every raise is a label of the same picture
+        raised = along_edges(raised, guide, len(_RAISES))
     found = resize(raised, map_size(tensors.query_mask))[:, 0] >= 0
     truth = tensors.query_mask == 1
     found = found & (tensors.query_mask != IGNORE)
@@ -64,13 +69,11 @@ def _drawn(method: DCAMA, part: ValidationSet, episode: Episode, size: int) -> t
 
 def _best(peaks: Tensor, ious: Tensor) -> Tensor:
     """`leniency` with the largest mean IoU, of queries with such peaks (E) and IoU (E, R); the mildest of equals."""
-    starts = torch.linspace(float(peaks.min()), float(peaks.max()), _STEPS)
-    slopes = torch.linspace(0, 1, _STEPS)
-    raises = slopes[:, None, None] * (starts[:, None] - peaks).clamp_min(0)  # (slopes, starts, E)
-    places = raises / (_RAISES[1] - _RAISES[0])
-    places = places.clamp_max(len(_RAISES) - 1)
+    starts = torch.linspace(float(peaks.min()), float(peaks.max()), _STARTS)
+    raises = _SLOPES[:, None, None] * (starts[:, None] - peaks).clamp_min(0)  # (slopes, starts, E)
+    places = raises.clamp_max(RAISE_LIMIT) / _RAISES[1]
     below = places.floor().long().clamp_max(len(_RAISES) - 2)
     each = torch.arange(len(peaks)).expand_as(below)
     means = torch.lerp(ious[each, below], ious[each, below + 1], places - below).mean(2)
     row, column = divmod(int(means.flatten().argmax()), len(starts))
-    return torch.stack([starts[column], slopes[row]]) if row else torch.zeros(2)
+    return torch.stack([starts[column], _SLOPES[row]]) if row else torch.zeros(2)

@@ -184,7 +184,8 @@ class Run:
         path = self.out / (BEST if self.done.best_step else LAST)
         method = load_method(path).to(self.method.device)
         size, config, processes = method.config.image_size, self.config, self.processes
-        fit_leniency(method, self.data.validation, size=size)
+        if not config.absent:  # who learnt to find nothing where nothing is must not be talked out of it
+            fit_leniency(method, self.data.validation, size=size)
         fit_sureness(method, self.data.validation, size=size, seed=config.seed)
         processes.follow_main([*method.buffers()])  # rounding may lead each to a fit of its own
         values = calibrate_presence(
