@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fewseg.ops.guided_filter import Guide, follow_guide, make_guide
 from fewseg.ops.resize import shrink
+from fewseg.ops.surest import surest_mean
 
 GUIDE: Final = "guide."
 """Begins the names of the query's tensors that outlines follow: a `Guide`'s fields."""
@@ -35,9 +36,7 @@ EDGE_LIMIT: Final = 2.0
 
 def peak(logit: Tensor) -> Tensor:
     """(B): the mean of the largest hundredth of (B, 1, h, w)."""
-    flat = logit.flatten(1)
-    kept = max(1, round(flat.shape[1] * PEAK_SHARE))
-    return flat.topk(kept, 1).values.mean(1)
+    return surest_mean(logit.flatten(1), PEAK_SHARE)
 
 
 def lenient(logit: Tensor, leniency: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewseg.ops.surest import surest_mean
+
 SCORE_SHARE: Final = 0.01
 """Share of the pixels whose mean probability is a label's score."""
 
@@ -18,9 +20,7 @@ def presence_scores(coarse: Tensor) -> list[float]:
     The mean foreground probability of the most confident 1 % of the pixels at the model's size: one lone pixel does
     not make an object present, and a small object is not diluted by the background. `coarse` is (labels, h, w).
     """
-    flat = coarse.flatten(1)
-    kept = max(1, round(flat.shape[1] * SCORE_SHARE))
-    return [float(v) for v in flat.topk(kept, 1).values.mean(1)]
+    return [float(v) for v in surest_mean(coarse.flatten(1), SCORE_SHARE)]
 
 
 def choose_threshold(here: NDArray[np.float64], away: NDArray[np.float64]) -> dict[str, float]:
