@@ -64,7 +64,7 @@ def test_operations_of_attention_and_convolution_by_hand() -> None:
 @pytest.mark.parametrize("options", [{}, {"balance": True, "skip_support": False, "heads": 1}, {"skip_scales": (8,)}])
 def test_closed_form_is_what_torch_counts(options: dict[str, object]) -> None:
     """The paper's computation as it runs; and what is done once is no more than that."""
-    method = create_method("dcama", backbone="tiny", image_size=64, **options)
+    method = create_method("dcama", backbone="resnet18", image_size=64, **options)
     assert isinstance(method, DCAMA)
     query, images, masks = pictures(64, 2)
     plain = PlainDCAMA(method)
