@@ -180,7 +180,7 @@ def test_cost_experiments(out: Path) -> None:
 
 def test_multiply_adds_of_the_backbone() -> None:
     """Against the sum over convolutions of outputs times inputs of one output."""
-    method = create_method("dcama", backbone="tiny", image_size=64)
+    method = create_method("dcama", backbone="mobilenetv3_small_050", image_size=64)
     counted = []
 
     def count(layer: nn.Conv2d, _: object, output: torch.Tensor) -> None:
