@@ -29,8 +29,8 @@ def main() -> int:
         results = Results.read(args.folder / FILE)
         fill_page(args.page, results, args.place)
         for plot in draw_plots(results, args.folder):
-            images = args.page.parent / "images"
-            images.mkdir(exist_ok=True)
+            images = args.page.parent / "img" / "performance"
+            images.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(plot, images / f"{args.place}-{plot.name}")
     except FewsegError as error:
         print(f"error: {error}", file=sys.stderr)
