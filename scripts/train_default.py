@@ -77,9 +77,7 @@ def carry_over(head: Path, backbone_weights: Path) -> FewShotMethod:
     missing, unexpected = own.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
     assert all(name.startswith("backbone.") for name in missing), missing
-    assert isinstance(own, DCAMA)
-    assert isinstance(own.decoder, LightDecoder)
-    own.decoder.forget_fits()  # they were fitted to the teacher, and at the size of training
+    own.forget_fits()  # they were fitted to the teacher, and at the size of training
     own.extra = {k: v for k, v in trained.extra.items() if not k.startswith("presence")}
     return own
 

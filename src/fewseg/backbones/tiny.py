@@ -49,12 +49,17 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.conv.stride == (1, 1):
             return cast("Tensor", self.norm(self.conv(x)))
-        # Of an even side only the last pixel lacks a neighbour. A kernel that begins with zeros moves the same padding
-        # there, and is a few numbers to copy where the picture would be millions.
+        conv, kernel = self.conv, self.strided_kernel(x)
+        return cast("Tensor", self.norm(F.conv2d(x, kernel, conv.bias, conv.stride, conv.padding, groups=conv.groups)))
+
+    def strided_kernel(self, x: Tensor) -> Tensor:
+        """The weight that a stride of 2 multiplies `x` with, which begins with zeros along even sides.
+
+        Of an even side only the last pixel lacks a neighbour. The zeros move the same padding there, and are a few
+        numbers to copy where the picture would be millions.
+        """
         height, width = x.shape[-2:]
-        weight = F.pad(self.conv.weight, (1 - width % 2, 0, 1 - height % 2, 0))
-        conv = self.conv
-        return cast("Tensor", self.norm(F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)))
+        return F.pad(self.conv.weight, (1 - width % 2, 0, 1 - height % 2, 0))
 
     def fold(self) -> None:
         """Put the running statistics into the convolution."""

@@ -62,20 +62,20 @@ def counted(run: Callable[[], object]) -> float:
 
 
 @contextmanager
-def _counted_zeros(backbone: nn.Module, zeros: list[float]) -> Iterator[None]:
+def _counted_zeros(backbone: nn.Module) -> Iterator[list[float]]:
     """Collects what multiplying by zeros adds: the embedded backbone pads kernels where others pad maps."""
+    zeros: list[float] = []
 
     def note(layer: ConvNorm, inputs: tuple[Tensor], output: Tensor) -> None:
         if layer.conv.stride != (1, 1):
-            shape = layer.conv.weight.shape
-            longer = [side + 1 - length % 2 for side, length in zip(shape[2:], inputs[0].shape[2:], strict=True)]
             size = (output.shape[2], output.shape[3])
-            extended = convolution_operations([*shape[:2], *longer], size) - convolution_operations(shape, size)
-            zeros.append(extended * output.shape[0])
+            multiplied, own = layer.strided_kernel(inputs[0]).shape, layer.conv.weight.shape
+            more = convolution_operations(multiplied, size) - convolution_operations(own, size)
+            zeros.append(more * output.shape[0])
 
     hooks = [m.register_forward_hook(note) for m in backbone.modules() if isinstance(m, ConvNorm)]
     try:
-        yield
+        yield zeros
     finally:
         for hook in hooks:
             hook.remove()
@@ -86,8 +86,7 @@ def needed(method: FewShotMethod, shots: int) -> Operations:
     """What a query of a method (on the CPU) with so many shots needs."""
     query, images, masks = pictures(method.config.image_size, shots)
     query = query.to(method.dtype)
-    zeros: list[float] = []
-    with _counted_zeros(method.backbone, zeros):
+    with _counted_zeros(method.backbone) as zeros:
         backbone = counted(lambda: plain_maps(method.backbone, query)) - sum(zeros)
     if isinstance(method, DCAMA):
         sizes = [(m.shape[-2], m.shape[-1]) for m in plain_maps(method.backbone, query)]

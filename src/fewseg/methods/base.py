@@ -129,6 +129,9 @@ class FewShotMethod(nn.Module):
         for name in self.compiled_parts:
             self.get_submodule(name).compile(dynamic=False)
 
+    def forget_fits(self) -> None:
+        """Take back what was fitted after a training: it says nothing of weights that are trained on."""
+
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """What an optimiser may change: everything but a frozen backbone."""
         return (p for p in self.parameters() if p.requires_grad)

@@ -145,6 +145,11 @@ class DCAMA(FewShotMethod):
             tokens = torch.add(tokens, encoding, alpha=self.config.position_weight)
         return F.dropout(tokens, self.config.dropout, self.training)
 
+    def forget_fits(self) -> None:
+        """How lenient and how sure the light decoder is."""
+        if isinstance(self.decoder, LightDecoder):
+            self.decoder.forget_fits()
+
     def votes(self, query: QueryFeatures, support: SupportSet) -> list[Tensor]:
         """The aggregated mask (B, h, w) of every attended block, in the backbone's order; equation 3."""
         return [votes.squeeze(1) for votes in self._votes(query, [support])]

@@ -39,7 +39,7 @@ def fit_leniency(method: FewShotMethod, sets: Sequence[ValidationSet], *, size: 
     episodes = [(part, episode) for part in sets for episode in part.episodes]
     if not episodes:
         return False
-    method.decoder.forget_fits()
+    method.eval().forget_fits()
     drawn = [_drawn(method, part, episode, size) for part, episode in episodes]
     peaks, ious = (torch.stack(values) for values in zip(*drawn, strict=True))
     method.decoder.leniency.copy_(_best(peaks, ious))
@@ -50,7 +50,7 @@ def fit_leniency(method: FewShotMethod, sets: Sequence[ValidationSet], *, size: 
 def _drawn(method: DCAMA, part: ValidationSet, episode: Episode, size: int) -> tuple[Tensor, Tensor]:
     """The peak of a query's logits, and the IoU (R) of its mask after each of `_RAISES`."""
     tensors = collate([episode_tensors(part.dataset, episode, size)]).to(method.device)
-    seen = method.eval().encode_query(tensors.query).tensors
+    seen = method.encode_query(tensors.query).tensors
     guide = guide_among(seen)
     fine = map_size(seen[f"skip.{min(method.skip_scales)}"])
     # As the decoder makes them: at its own size, along no edges.

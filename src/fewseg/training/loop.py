@@ -15,8 +15,6 @@ from fewseg.devices import choose_device
 from fewseg.files import make_folder
 from fewseg.method_options import method_options
 from fewseg.methods import FewShotMethod, create_method
-from fewseg.methods.dcama import DCAMA
-from fewseg.methods.dcama_light import LightDecoder
 from fewseg.processes import Processes, join_processes
 from fewseg.training.average import WeightAverage
 from fewseg.training.batches import part_size
@@ -73,8 +71,7 @@ def make_method(config: TrainConfig) -> FewShotMethod:
     """The method that a run starts from."""
     if config.init_from:
         method = load_method(config.init_from)
-        if isinstance(method, DCAMA) and isinstance(method.decoder, LightDecoder):
-            method.decoder.forget_fits()
+        method.forget_fits()
         return method
     return create_method(
         config.method,
