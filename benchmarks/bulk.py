@@ -1,8 +1,9 @@
 """`fewseg segment` over a folder against the plain loop, and its memory: python benchmarks/bulk.py FOLDER
 
 Loop and bulk take turns over chunks of the same pictures, so that both meet the same machine; rates are totals over all
-chunks. The loop is what one would write first: `segmenter.segment(path)`, then write the same files. Their label maps
-and masks are compared byte for byte. Memory is the peak of a fresh process for each number of pictures.
+chunks. The loop is what one would write first: `segmenter.segment(path)`, then write the same files; as it is, and with
+a single thread of torch, whose label maps and masks are compared with the others' byte for byte. Memory is the peak of
+a fresh process for each number of pictures.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from fewseg.batch_outputs import OutputFolder, picture_identity
 from fewseg.draw import overlay
 from fewseg.images import read_image
 
+SINGLE = "loop, one thread"
+"""The way whose files the others' are compared with."""
+
 
 def main() -> None:
     options = parsed()
@@ -52,7 +56,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=0)
-    parser.add_argument("--model-threads", type=int, nargs="*", default=[0, 1], help="bulk with each of these")
+    parser.add_argument("--model-threads", type=int, nargs="*", default=[0], help="bulk with each of these; 0 chooses")
     parser.add_argument("--no-overlays", action="store_true")
     parser.add_argument("--memory-of", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -82,11 +86,12 @@ def compare(options: argparse.Namespace, pictures: Sequence[Path]) -> None:
     """Both ways in turns; prints rates and whether they wrote the same."""
     segmenter = taught(options, pictures[0])
     ways: dict[str, Callable[[Sequence[Path], Path], object]] = {
-        "loop": lambda part, out: loop(segmenter, part, out, not options.no_overlays)
+        "loop": lambda part, out: loop(segmenter, part, out, not options.no_overlays),
+        SINGLE: lambda part, out: in_one_thread(loop, segmenter, part, out, not options.no_overlays),
     }
     for threads in options.model_threads:
         chosen = batch_options(options, threads)
-        ways[f"bulk, model threads {threads or 'all'}"] = lambda part, out, chosen=chosen: segment_files(  # type: ignore[misc]
+        ways[f"bulk, model threads {threads or 'chosen'}"] = lambda part, out, chosen=chosen: segment_files(  # type: ignore[misc]
             segmenter, part, out, options=chosen
         )
     wall: dict[str, list[float]] = {way: [] for way in ways}
@@ -103,8 +108,18 @@ def compare(options: argparse.Namespace, pictures: Sequence[Path]) -> None:
                 wall[way].append((time.perf_counter() - before) / len(part))
                 busy[way].append((time.process_time() - cpu) / len(part))
             for way in ways:
-                differing[way] += differences(Path(folder, "loop"), Path(folder, way))
+                differing[way] += differences(Path(folder, SINGLE), Path(folder, way))
     report(wall, busy, differing)
+
+
+def in_one_thread(call: Callable[..., None], *arguments: object) -> None:
+    """Call with a single thread of torch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        call(*arguments)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def differences(one: Path, other: Path) -> int:
@@ -114,7 +129,7 @@ def differences(one: Path, other: Path) -> int:
 
 
 def report(wall: dict[str, list[float]], busy: dict[str, list[float]], differing: dict[str, int]) -> None:
-    """A table: rate over all, ratio to the loop as the median of the turns, processor time, files that differ."""
+    """A table: rate over all, ratio to the loop as the median of the turns, processor time, differing files."""
     print(f"{'':28} {'pictures/s':>10} {'times loop':>10} {'CPU ms each':>11} {'files differ':>12}")
     for way, seconds in wall.items():
         ratios = [a / b for a, b in zip(wall["loop"], seconds, strict=True)]

@@ -87,18 +87,22 @@ def test_same_bytes_as_one_by_one(tmp_path: Path, trained: Segmenter) -> None:
     assert len(expected) == 9 * 4 + 1
     for workers in (1, 3):
         out = tmp_path / str(workers)
-        segment_files(trained, [folder], out, options=BatchOptions(workers=workers))
+        options = BatchOptions(workers=workers, model_threads=torch.get_num_threads())
+        segment_files(trained, [folder], out, options=options)
         assert contents(out) == expected
 
 
 def test_same_bytes_with_several_pictures_in_the_model(tmp_path: Path, trained: Segmenter) -> None:
+    """Of many pictures each has one thread, whatever the machine's number of cores, and however few are left to do."""
     folder = photos(tmp_path / "photos", 9)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         expected = one_by_one(trained, folder, tmp_path / "loop")
         torch.set_num_threads(3)
-        segment_files(trained, [folder], tmp_path / "three", options=BatchOptions(model_threads=1))
+        segment_files(trained, [folder], tmp_path / "three")
+        (tmp_path / "three/labels/5.png").unlink()
+        assert segment_files(trained, [folder], tmp_path / "three").done == 1
         assert torch.get_num_threads() == 3
         seen: list[int] = []
         thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
@@ -206,13 +210,15 @@ def test_plan() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(6)
-        assert ThreadPlan.of(BatchOptions(), CPU).models == 1
-        assert ThreadPlan.of(BatchOptions(), CPU).model_threads == 6
-        assert ThreadPlan.of(BatchOptions(model_threads=2), CPU).models == 3
-        assert ThreadPlan.of(BatchOptions(model_threads=50), CPU) == ThreadPlan.of(BatchOptions(), CPU)
-        gpu = ThreadPlan.of(BatchOptions(), torch.device("cuda"), cores=64)
+        few, many = ThreadPlan.of(BatchOptions(), CPU, 11), ThreadPlan.of(BatchOptions(), CPU, 12)
+        assert (few.models, few.model_threads) == (1, 6)
+        assert (many.models, many.model_threads) == (6, 1)
+        for pictures in (1, 1000):
+            assert ThreadPlan.of(BatchOptions(model_threads=2), CPU, pictures).models == 3
+            assert ThreadPlan.of(BatchOptions(model_threads=50), CPU, pictures) == few
+        gpu = ThreadPlan.of(BatchOptions(), torch.device("cuda"), 1000, cores=64)
         assert (gpu.readers, gpu.models, gpu.batch_size) == (16, 2, 8)
-        assert ThreadPlan.of(BatchOptions(workers=7, batch_size=5), CPU, cores=2) == ThreadPlan(7, 7, 1, 2, 5)
+        assert ThreadPlan.of(BatchOptions(workers=7, batch_size=5), CPU, 3, cores=2) == ThreadPlan(7, 7, 1, 2, 5)
     finally:
         torch.set_num_threads(before)
 

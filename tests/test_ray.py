@@ -127,7 +127,7 @@ def test_same_bytes_after_an_interruption_and_a_killed_worker(tmp_path: Path, lo
 def worker(tmp_path: Path, made: Segmenter, monkeypatch: pytest.MonkeyPatch) -> tuple[RayWorker, WorkerState]:
     """A worker as Ray would make it, in this process."""
     folder = OutputFolder(tmp_path / "out", made)
-    plan = ThreadPlan.of(BatchOptions(workers=1), torch.device("cpu"), cores=1)
+    plan = ThreadPlan.of(BatchOptions(workers=1), torch.device("cpu"), PICTURES, cores=1)
     state = WorkerState(made, folder, Attempts(tmp_path / "attempts"), True, plan, "cpu")
     monkeypatch.setitem(sys.modules, "ray", type("ray", (), {"get": staticmethod(lambda x: x)}))
     return RayWorker(state), state
@@ -245,7 +245,7 @@ def test_ray_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_errors_of_workers_end_the_run(tmp_path: Path) -> None:
     made = segmenter()
     work = type("work", (), {"folder": OutputFolder(tmp_path / "out", made), "segmenter": made})
-    engine = ray_engine.RayEngine(work, BatchOptions())  # type: ignore[arg-type]
+    engine = ray_engine.RayEngine(work, BatchOptions(), 1)  # type: ignore[arg-type]
     for kind, error in (("OutputError", OutputError), ("InvalidOption", InvalidOption), ("Other", WorkerError)):
         with pytest.raises(error, match="why"):
             engine._outcome(Path("a"), {"kind": FATAL, "type": kind, "error": "why"})

@@ -93,7 +93,7 @@ def segment_files(
     report.skipped = len(sources) - len(todo)
     # All are named beforehand: a name depends on nothing that happens later, whatever the engine.
     tasks = [Task(source, folder.name_for(source)) for source in todo]
-    outcomes = _engine(PictureWork(segmenter, folder, options.overlays), options).run(tasks)
+    outcomes = _engine(PictureWork(segmenter, folder, options.overlays), options, len(sources)).run(tasks)
     try:
         _follow(outcomes, report, len(sources), progress)
     except BaseException:
@@ -112,10 +112,10 @@ def segment_files(
     return report
 
 
-def _engine(work: PictureWork, options: BatchOptions) -> ThreadsEngine | RayEngine:
+def _engine(work: PictureWork, options: BatchOptions, pictures: int) -> ThreadsEngine | RayEngine:
     if options.engine == "ray":
-        return RayEngine(work, options)
-    return ThreadsEngine(work, ThreadPlan.of(options, work.segmenter.method.device))
+        return RayEngine(work, options, pictures)
+    return ThreadsEngine(work, ThreadPlan.of(options, work.segmenter.method.device, pictures))
 
 
 def _follow(

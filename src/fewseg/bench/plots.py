@@ -26,6 +26,10 @@ WORDS: Final = {"reference": "straightforward"}
 """Names of ways in a legend, where they are others than in the results."""
 
 
+SUBDIVISIONS: Final = ((200.0, (1.0,)), (8.0, (1.0, 2.0, 5.0)), (0.0, (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)))
+"""Which multiples of powers of ten have a tick, for axes that span more than a factor."""
+
+
 def draw_plots(results: Results, folder: Path) -> list[Path]:
     """`curve-MODEL-AGAINST` as PNG and PDF for every curve that was measured; returns the PNGs' paths."""
     rows, drawn = results.rows("curves"), []
@@ -106,7 +110,7 @@ def _kept(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _finish(axes: Axes, rows: Sequence[Row]) -> None:
     """Logarithmic axes with plain numbers, ticks where it was measured."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     places = sorted({row["place"] for row in rows})
     axes.set_xlabel(AXES[rows[0]["curve"]])
@@ -114,6 +118,10 @@ def _finish(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_yscale("log")
     axes.set_xticks(places, [str(place) for place in places])
     axes.xaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    # Every panel has several numbers at its side, also where the values lie within one power of ten.
+    subs = next(subs for factor, subs in SUBDIVISIONS if high / low > factor)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, which="major", linewidth=0.3, color="#cccccc")

@@ -106,13 +106,16 @@ def implementation_table(results: Results) -> str:
 
 
 def curve_table(results: Results) -> str:
-    """The numbers behind the plots."""
+    """The numbers behind the plots, curve by curve, places in their order however late they were measured."""
+    rows = results.rows("curves")
+    curves = list(dict.fromkeys((r["about"], r["curve"]) for r in rows))
+    rows.sort(key=lambda r: (curves.index((r["about"], r["curve"])), r["place"]))
     lines = [
         [
             *(r["about"], r["curve"], r["place"], _way(r), _precision(r), f"{r['seconds']:.3g}"),
             *(_mib(r["memory_mib"]), _mib(r["support_mib"])),
         ]
-        for r in results.rows("curves")
+        for r in rows
     ]
     return _table(("model", "against", "at", "way", "precision", "s", "MiB of a query", "MiB kept"), lines)
 

@@ -25,7 +25,8 @@ class BatchOptions:
     """Threads that read, and threads that write; 0 chooses: one a core, at most 4, with a GPU at most 16."""
     model_threads: int = 0
     """Threads of one run of the model on a CPU; with fewer than there are cores, several pictures run at a time.
-    0: all of torch's, one picture at a time, to the bit what `Segmenter.segment` computes."""
+    0 chooses: one, a picture on every core, to the bit what `Segmenter.segment` computes with one thread of torch;
+    with fewer than two pictures a core, all of torch's, one picture at a time."""
     engine: Engine = "threads"
     """`threads` on this machine, or `ray` on one machine or many."""
     ray_address: str | None = None

@@ -61,8 +61,8 @@ def require_ray() -> Any:
 class RayEngine:
     """Segments pictures with the workers of a Ray cluster, or of a Ray that it starts on this machine."""
 
-    def __init__(self, work: PictureWork, options: BatchOptions) -> None:
-        self.work, self.options = work, options
+    def __init__(self, work: PictureWork, options: BatchOptions, pictures: int) -> None:
+        self.work, self.options, self.pictures = work, options, pictures
         self.attempts = Attempts(work.folder.root.absolute() / _ATTEMPTS)
         on_gpu = work.segmenter.method.device.type == "cuda"
         self.gpus = options.ray_gpus if options.ray_gpus >= 0 else float(on_gpu)
@@ -120,7 +120,7 @@ class RayEngine:
     def _state(self) -> WorkerState:
         """What every worker needs, on the CPU."""
         device = "cuda" if self.gpus else "cpu"
-        plan = ThreadPlan.of(self.options, torch.device(device), cores=self.cpus)
+        plan = ThreadPlan.of(self.options, torch.device(device), self.pictures, cores=self.cpus)
         segmenter = self.work.segmenter.on("cpu")
         return WorkerState(segmenter, self.work.folder, self.attempts, self.work.overlays, plan, device)
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from fewseg.batch_outputs import Record
 from fewseg.bulk.options import BatchOptions
 from fewseg.bulk.pictures import Loaded, Outcome, PictureWork, Task
 from fewseg.errors import FewsegError
+
+_PICTURES_A_CORE: Final = 2
+"""From so many on, every picture has one core; fewer would leave cores idle at the end."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,18 @@ class ThreadPlan:
     batch_size: int
 
     @classmethod
-    def of(cls, options: BatchOptions, device: torch.device, cores: int | None = None) -> ThreadPlan:
-        """What the options leave to us; with the machine's and torch's cores, or so many as are given."""
+    def of(cls, options: BatchOptions, device: torch.device, pictures: int, cores: int | None = None) -> ThreadPlan:
+        """What the options leave to us, for so many pictures; with the machine's and torch's cores, or those given.
+
+        `pictures` counts those that are finished already too: a run that goes on after an interruption computes as the
+        first one did, to the bit.
+        """
         on_cpu = device.type == "cpu"
         files = options.workers or min(4 if on_cpu else 16, cores or os.cpu_count() or 1)
         available = cores or torch.get_num_threads()
-        threads = min(options.model_threads, available) or available
+        # Threads of one run wait for each other, and keep the cores busy meanwhile; side by side, runs need not.
+        many = on_cpu and pictures >= _PICTURES_A_CORE * available
+        threads = min(options.model_threads or (1 if many else available), available)
         # A GPU has two: one batch is copied in and out, and prepared, while it computes the other.
         models = available // threads if on_cpu else 1 + (device.type == "cuda")
         return cls(files, files, models, threads, options.batch_size or (1 if on_cpu else 8))

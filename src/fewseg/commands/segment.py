@@ -82,7 +82,8 @@ class Options:
     workers: int = 0
     """Threads that read and write pictures; 0 chooses."""
     model_threads: int = 0
-    """Threads of one run of the model on a CPU; with 1, as many pictures as there are cores at a time. 0: all."""
+    """Threads of one run of the model on a CPU; with 1, as many pictures as there are cores at a time. 0 chooses: 1,
+    with few pictures all cores."""
     engine: Engine = "threads"
     """threads on this machine, or ray on one machine or many."""
     ray_address: str | None = None
