@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from fewseg import cli
-from fewseg.checkpoints import save_method
+from fewseg.checkpoints import load_method, save_method
 from fewseg.datasets.synthetic import SyntheticDataset
 from fewseg.episodes.draw import draw_test_episodes, save_episodes
 from fewseg.episodes.transforms import square_image
@@ -167,6 +167,27 @@ def test_penultimate_features_give_the_logits(data: SyntheticDataset, name: str)
         expected = one.method.segment(one.query, one.support)
         resized = torch.nn.functional.interpolate(logits, expected.shape[-2:], mode="bilinear", align_corners=True)
     torch.testing.assert_close(resized, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_penultimate_features_of_the_default_model(data: SyntheticDataset) -> None:
+    """Its decoder corrects a sum of votes: without the correction's last layer only the sum is left."""
+    method = load_method("default")
+    one = explain_case(method, Case.from_episode(data, Episode("03-0000", ("03-0001",), 3)))
+    features = penultimate_features(one)
+    layer = method.last_layer
+    assert layer is method.decoder.correction
+    assert features.shape == (layer.in_channels, *one.query.tensors["skip.4"].shape[-2:])
+
+
+def test_methods_without_a_last_layer_are_told_before_anything_is_drawn(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prototype.safetensors"
+    save_method(make("prototype"), path)
+    words = ["--checkpoint", str(path), "--figures", "features", "attention"]
+    assert cli.main(call(files, *pictures(files), *words)) == 2
+    assert "ends in no layer that gives logits" in capsys.readouterr().err
+    assert not (files / "out").exists()
 
 
 def test_feature_cloud_takes_both_sides(explained: Explained) -> None:

@@ -16,6 +16,7 @@ from fewseg.episodes.sources import open_source
 from fewseg.errors import InvalidOption, InvalidSupport, unknown
 from fewseg.explain import Case, Explained, default_points, embed, explain_case, feature_cloud, point_attention
 from fewseg.explain.attention import Point
+from fewseg.explain.features import require_last_layer
 from fewseg.explain.figures import FORMATS, attention_figure, features_figure, masks_figure, save_figure
 from fewseg.files import make_folder
 from fewseg.methods import FewShotMethod
@@ -86,6 +87,8 @@ def run(options: Options) -> int:
     cases = _cases(options)
     given = [tuple(_point(text, case) for text in options.points) for case in cases.values()]
     method = _method(options)
+    if "features" in options.figures:
+        require_last_layer(method)  # before anything is drawn
     explained = {name: explain_case(method, case) for name, case in cases.items()}
     folder = make_folder(options.out)
     for (name, one), points in zip(explained.items(), given, strict=True):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fewseg.episodes.transforms import square_mask
 from fewseg.errors import InvalidOption
 from fewseg.explain.case import Explained
+from fewseg.methods import FewShotMethod
 from fewseg.ops.resize import map_size, resize
 
 GRID = 96
@@ -27,21 +28,25 @@ class FeatureCloud:
     backbone: NDArray[np.float32]
     """(N, C): the last maps of the scales from 1/8 on, each of unit length, side by side."""
     penultimate: NDArray[np.float32]
-    """(N, D): what the last convolution, which gives the logits, sees."""
+    """(N, D): what `FewShotMethod.last_layer`, which gives the logits, sees."""
     labels: tuple[str, ...]
     """N names: a case's label, or `background`."""
     from_truth: bool
     """Whether labels are the true ones of every case; else the prediction's where a query came without its mask."""
 
 
+def require_last_layer(method: FewShotMethod) -> nn.Conv2d:
+    """`FewShotMethod.last_layer`; raises `InvalidOption` where a method has none."""
+    if method.last_layer is None:
+        raise InvalidOption(f"{method.name} ends in no layer that gives logits, so it has no penultimate features")
+    return method.last_layer
+
+
 @torch.no_grad()
 def penultimate_features(explained: Explained) -> Tensor:
-    """(D, h, w): the input of the last convolution with two outputs; raises `InvalidOption` where there is none."""
+    """(D, h, w): the input of the method's last layer; raises `InvalidOption` where there is none."""
     method, seen = explained.method, []
-    heads = [m for m in method.modules() if isinstance(m, nn.Conv2d) and m.out_channels == 2]
-    if not heads:
-        raise InvalidOption(f"{method.name} ends in no layer that gives logits, so it has no penultimate features")
-    handle = heads[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    handle = require_last_layer(method).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         method.segment(explained.query, explained.support)
     finally:

@@ -129,6 +129,12 @@ class FewShotMethod(nn.Module):
         for name in self.compiled_parts:
             self.get_submodule(name).compile(dynamic=False)
 
+    @property
+    def last_layer(self) -> nn.Conv2d | None:
+        """The convolution that gives the logits, whose input `fewseg.explain` shows; none where no one layer does."""
+        heads = [m for m in self.modules() if isinstance(m, nn.Conv2d) and m.out_channels == 2]
+        return heads[-1] if heads else None
+
     def forget_fits(self) -> None:
         """Take back what was fitted after a training: it says nothing of weights that are trained on."""
 

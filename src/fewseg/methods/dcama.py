@@ -145,6 +145,11 @@ class DCAMA(FewShotMethod):
             tokens = torch.add(tokens, encoding, alpha=self.config.position_weight)
         return F.dropout(tokens, self.config.dropout, self.training)
 
+    @property
+    def last_layer(self) -> nn.Conv2d | None:
+        """Of the light decoder the one that gives the correction of the votes."""
+        return self.decoder.correction if isinstance(self.decoder, LightDecoder) else super().last_layer
+
     def forget_fits(self) -> None:
         """How lenient and how sure the light decoder is."""
         if isinstance(self.decoder, LightDecoder):
