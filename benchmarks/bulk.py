@@ -1,4 +1,6 @@
-"""`fewseg segment` over a folder against the plain loop, and its memory: python benchmarks/bulk.py FOLDER
+"""`fewseg segment` over a folder against the plain loop, and its memory: python benchmarks/bulk.py [FOLDER]
+
+Without FOLDER, the demo's photographs are taken, over and over, at the size of thumbnails.
 
 Loop and bulk take turns over chunks of the same pictures, so that both meet the same machine; rates are totals over all
 chunks. The loop is what one would write first: `segmenter.segment(path)`, then write the same files; as it is, and with
@@ -26,15 +28,28 @@ import torch
 from fewseg import Segmenter
 from fewseg.batch import BatchOptions, find_pictures, segment_files
 from fewseg.batch_outputs import OutputFolder, picture_identity
+from fewseg.demo.pictures import sources
 from fewseg.draw import overlay
 from fewseg.images import read_image
 
 SINGLE = "loop, one thread"
 """The way whose files the others' are compared with."""
+SIDE = 300
+"""Of the photographs that are made, at most."""
 
 
 def main() -> None:
     options = parsed()
+    if options.folder is None:
+        with tempfile.TemporaryDirectory() as folder:
+            options.folder = made(Path(folder), max(options.count, *options.memory, 0))
+            sys.argv.insert(1, folder)  # for the processes that measure memory
+            run(options)
+    else:
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
     pictures = find_pictures([options.folder], "none")
     if options.memory_of:
         measure_here(options, pictures[: options.memory_of])
@@ -48,7 +63,7 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--count", type=int, default=2000, help="pictures for the comparison")
     parser.add_argument("--chunk", type=int, default=100, help="pictures before the other one has its turn")
     parser.add_argument("--memory", type=int, nargs="*", default=[500, 2000], help="pictures of each memory run")
@@ -60,6 +75,18 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--no-overlays", action="store_true")
     parser.add_argument("--memory-of", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def made(folder: Path, count: int) -> Path:
+    """So many small photographs, of which only a few differ."""
+    several = []
+    for path in sorted({source.path for source in sources().values()}):
+        picture = read_image(path).convert("RGB")
+        picture.thumbnail((SIDE, SIDE))
+        several.append(picture)
+    for number in range(count):
+        several[number % len(several)].save(folder / f"{number:05}.jpg")
+    return folder
 
 
 def taught(options: argparse.Namespace, picture: Path) -> Segmenter:

@@ -24,7 +24,7 @@ from fewseg.bench.peak import peak_bytes
 from fewseg.bench.plots import draw_plots
 from fewseg.bench.queries import query_rows
 from fewseg.bench.reference import PlainDCAMA, plain_aggregation
-from fewseg.bench.report import TABLES, fill, report
+from fewseg.bench.report import TABLES, fill, fill_page, report
 from fewseg.bench.results import Results, open_results
 from fewseg.bench.run import full_plan, measure
 from fewseg.bench.settings import BenchSettings
@@ -348,6 +348,17 @@ def test_page_is_filled() -> None:
         fill("<!-- bench cpu nothing --><!-- end -->", results, "cpu")
 
 
+def test_page_that_cannot_be_filled(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    with pytest.raises(InvalidOption, match=r"page\.md cannot be read"):
+        fill_page(page, Results({}, {}), "cpu")
+    page.write_text("<!-- bench cpu queries -->kept<!-- end -->")
+    with pytest.raises(InvalidOption, match="no place marked <!-- bench gpu NAME -->"):
+        fill_page(page, Results({}, {}), "gpu")
+    fill_page(page, Results({}, {}), "cpu")
+    assert "kept" in page.read_text()
+
+
 def test_the_documentation_has_a_place_for_every_table() -> None:
     page = (Path(__file__).parents[1] / "docs" / "performance.md").read_text("utf-8")
     places = re.findall(r"<!-- bench (\w+) (\w+) -->", page)
@@ -373,16 +384,13 @@ def test_plots(tmp_path) -> None:
 
 
 def test_command(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("<!-- bench cpu queries --><!-- end -->\n")
     command = ["bench", "queries", "--quick", "--models", QUICK_NAME, "--size", "64", "--shots", "1", "--no-memory"]
     command += ["--levels", "query", "--repeats", "1", "--precisions", "float32", "--out", str(tmp_path / "out")]
-    assert main([*command, "--json", str(tmp_path / "all.json"), "--page", str(page)]) == 0
+    assert main([*command, "--json", str(tmp_path / "all.json")]) == 0
     printed = capsys.readouterr().out
     assert "| DCAMA, small backbone | 64 | 1 | whole query | float32 |" in printed
     assert (tmp_path / "out/results.md").read_text("utf-8") == printed.removesuffix("\n")
     assert json.loads((tmp_path / "all.json").read_text()) == json.loads((tmp_path / "out/results.json").read_text())
-    assert "DCAMA, small backbone" in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -398,7 +406,6 @@ def test_command(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
         (["accuracy", "--data", "nowhere"], "nowhere"),
         (["accuracy", "--data", "synthetic", "--checkpoint", "nowhere.safetensors"], "nowhere.safetensors"),
         (["queries", "--json", "/dev/null/x.json"], "cannot make the folder /dev/null"),
-        (["queries", "--page", "nowhere.md"], "nowhere.md"),
         (["accuracy", "--data", "synthetic", "--budgets", "0"], "at least 1"),
     ],
 )

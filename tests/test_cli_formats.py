@@ -127,6 +127,7 @@ def test_a_video_with_a_painted_frame(
         (("--query", photos, "--support", photos, "--tile", "64", "--model-threads", "1"), "not for tiles"),
         (("--query", photos, "--support", photos, "--overlap", "0.5"), "give --tile too"),
         (("--query", photos, "--support", photos, "--ray-workers", "2"), "--engine ray"),
+        (("--query", photos, "--support", photos, "--ray-gpus", "1"), "--ray-gpus is for --engine ray"),
         (("--query", photos, "--support", photos, "--formats", "yollo"), "did you mean 'yolo'"),
         (("--query", photos, "--support", photos, "--tile", "3"), "tiles of 3"),
         (("--query", photos, "--support", photos), "COCO JSON"),

@@ -202,19 +202,17 @@ def fill(text: str, results: Results, place: str) -> str:
 
 
 def fill_page(page: Path, results: Results, place: str) -> None:
-    """`fill` for a file; raises what `check_page` does, and `OutputError` where it cannot be written."""
-    write_text(page, fill(check_page(page, place), results, place))
+    """`fill` for a file.
 
-
-def check_page(page: Path, place: str) -> str:
-    """The page's text; raises `InvalidOption` where it cannot be read or has no such places."""
+    Raises `InvalidOption` where it cannot be read or has no such places, `OutputError` where it cannot be written.
+    """
     try:
         text = page.read_text("utf-8")
     except OSError as error:
         raise InvalidOption(f"page {page} cannot be read: {error.strerror or error}") from error
     if f"<!-- bench {place} " not in text:
         raise InvalidOption(f"page {page} has no place marked <!-- bench {place} NAME -->: add one for each table")
-    return text
+    write_text(page, fill(text, results, place))
 
 
 # ----------------------------------------------------------------------------------------------------------- formatting

@@ -65,7 +65,7 @@ def cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
                 yield "queries", f"{model} {shots}", lambda m=model, s=shots: query_rows(settings, m, s)  # type: ignore[misc]
     if "implementations" in plan.parts:
         for model in plan.implementation_models:
-            for shots in settings.shots[:2]:
+            for shots in settings.shots:
                 yield (
                     "implementations",
                     f"{model} {shots}",
@@ -89,7 +89,7 @@ def cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
 
 def _accuracy_cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
     for target in open_data(plan.data):
-        for shots in settings.shots[:2]:
+        for shots in settings.shots:
             for variant in variants(plan.budgets, settings.precisions):
                 name = f"{plan.checkpoint} {target.dataset.name} {shots} {variant.name} {variant.precision}"
                 yield (

@@ -14,7 +14,7 @@ from rich.console import Console
 from fewseg.bench.accuracy import BUDGETS, load_variant, open_data, variants
 from fewseg.bench.curves import QUICK_CURVES
 from fewseg.bench.plots import draw_plots
-from fewseg.bench.report import check_page, fill_page, report
+from fewseg.bench.report import report
 from fewseg.bench.results import Results, open_results
 from fewseg.bench.run import Plan, about, full_plan, measure
 from fewseg.bench.settings import PARTS, QUICK, BenchSettings
@@ -53,11 +53,6 @@ class Options(BenchSettings):
     """Support-token budgets whose accuracy is measured."""
     per_class: int = 15
     """Episodes of every class, for accuracy."""
-    page: Path | None = None
-    """Put the tables into this page too, between <!-- bench PLACE NAME --> and <!-- end -->; measures nothing more
-    where --out holds all."""
-    place: str = "cpu"
-    """Which of the page's places are filled."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     """Log what is done."""
 
@@ -95,8 +90,6 @@ def _parts(options: Options) -> tuple[str, ...]:
             load_variant(options.checkpoint, variant)
     if options.json is not None:
         make_folder(options.json.absolute().parent)
-    if options.page is not None:
-        check_page(options.page, options.place)
     return parts
 
 
@@ -133,5 +126,3 @@ def _write(options: Options, results: Results, text: str) -> None:
         say.print(f"written: {options.out}, {len(plots)} plots", markup=False, highlight=False, soft_wrap=True)
     if options.json is not None:
         results.write(options.json)
-    if options.page is not None:
-        fill_page(options.page, results, options.place)

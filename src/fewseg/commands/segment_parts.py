@@ -63,8 +63,8 @@ def _check_idle(options: Options, video: bool) -> None:
                 what = "videos" if video else "tiles"
                 raise InvalidOption(f"--{name.replace('_', '-')} is for whole pictures, not for {what}: leave it out")
     if options.engine != "ray":
-        for name in ("ray_address", "ray_workers", "ray_cpus"):
-            if getattr(options, name):
+        for name, usual in (("ray_address", None), ("ray_workers", 0), ("ray_cpus", 0), ("ray_gpus", -1.0)):
+            if getattr(options, name) != usual:
                 raise InvalidOption(f"--{name.replace('_', '-')} is for --engine ray: give that too, or leave it out")
 
 
