@@ -117,9 +117,24 @@ def test_commands(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
 def test_links_lead_somewhere() -> None:
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     for page in pages:
-        for link in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+        for link, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]+))?\)", page.read_text("utf-8")):
             if "://" not in link:
-                assert (page.parent / link).exists(), f"{page}: {link}"
+                target = page.parent / link if link else page
+                assert target.exists(), f"{page}: {link}"
+                assert not anchor or anchor in anchors(target), f"{page}: {link}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as they are made of their words."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+def test_research_in_python_runs(folder: Path) -> None:
+    names: dict[str, object] = {}
+    exec(blocks((ROOT / "docs/guides/research.md").read_text("utf-8"), "python")[-1], names)
+    assert (folder / "runs/trial/best.safetensors").is_file()
+    assert 0 <= names["result"].miou <= 100
 
 
 def test_embedding_guide_runs(folder: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from fewseg.episodes.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     Augmentation,
     augment,
-    denormalise,
     normalise,
     padded_image,
     padded_mask,
@@ -20,6 +22,12 @@ from fewseg.episodes.transforms import (
 )
 
 GOLDEN = Path(__file__).parent / "golden" / "preprocess.npz"
+
+
+def denormalise(images: Tensor) -> Tensor:
+    """The inverse of `normalise`: (..., 3, H, W) back to [0, 1], clipped."""
+    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images * std + mean).clamp(0, 1)
 
 
 def test_square_matches_golden_vectors() -> None:

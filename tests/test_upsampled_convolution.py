@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fewseg.ops.resize import resize
-from fewseg.ops.upsampled_convolution import convolve_low, convolve_upsampled, low_resolution_pays
+from fewseg.ops.upsampled_convolution import convolve_low, low_resolution_pays
 
 sides = st.integers(1, 9)
 to_sides = st.integers(1, 23)
@@ -25,18 +25,13 @@ def test_equals_the_plain_convolution(b: int, c: int, o: int, h: int, w: int, he
 
 
 def test_chosen_where_it_saves_multiplications() -> None:
-    x, weight = torch.randn(1, 160, 16, 16), torch.randn(32, 160, 3, 3)
+    x = torch.randn(1, 160, 16, 16)
     assert not low_resolution_pays(x, 32, (32, 32))  # gradients are on
     with torch.no_grad():
         assert low_resolution_pays(x, 32, (32, 32))
         assert not low_resolution_pays(x, 32, (16, 16))  # nothing to upsample
         assert not low_resolution_pays(x[:, :2], 32, (32, 32))  # few channels: the plain one is less work
         assert not low_resolution_pays(x.half(), 32, (32, 32))
-        wanted = F.conv2d(resize(x, (32, 32)), weight, padding=1)
-        torch.testing.assert_close(convolve_upsampled(x, weight, (32, 32)), wanted, atol=1e-3, rtol=1e-4)
-    asked = x.clone().requires_grad_()
-    convolve_upsampled(asked, weight, (32, 32)).sum().backward()
-    assert asked.grad is not None
 
 
 @torch.inference_mode()

@@ -46,7 +46,7 @@ class Options:
     mask: tuple[str, ...] = ()
     """Masks of that frame, LABEL=FILE ..."""
     formats: tuple[str, ...] = ("png",)
-    """Also write the results as coco, coco-rle, yolo, labelme, geojson, sheet; png is always written."""
+    """Also write the results as coco, coco-rle, yolo, labelme, geojson, sheet; png and overlays are always written."""
     export: ExportOptions = field(default_factory=ExportOptions)
     """How other formats are written."""
     tile: Literal["auto"] | int | None = None

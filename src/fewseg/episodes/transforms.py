@@ -27,7 +27,6 @@ __all__ = [
     "Augmentation",
     "Resize",
     "augment",
-    "denormalise",
     "normalise",
     "padded_image",
     "padded_mask",
@@ -47,12 +46,6 @@ def normalise(images: Tensor) -> Tensor:
     """(..., 3, H, W) in [0, 1] to ImageNet-normalised."""
     mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std
-
-
-def denormalise(images: Tensor) -> Tensor:
-    """The inverse of `normalise`: (..., 3, H, W) back to [0, 1], clipped."""
-    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images * std + mean).clamp(0, 1)
 
 
 def square_image(image: Image.Image, size: int) -> Tensor:

@@ -50,7 +50,8 @@ class DCAMAConfig:
     follow_edges: bool = False
     """Let the light decoder's outlines follow the edges of the picture, by a guided filter (ours)."""
     implementation: Implementation = "auto"
-    """How masks are aggregated: `reference` materialises the scores, `streaming` never does."""
+    """How masks are aggregated: `auto` chooses by device, precision and size; `reference` materialises the scores, the
+    others never do: see `fewseg.ops.mask_aggregation.aggregate_masks`."""
 
 
 def check_config(config: DCAMAConfig) -> None:

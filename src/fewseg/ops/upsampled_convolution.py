@@ -21,16 +21,6 @@ GAIN = {torch.float32: 1.5, torch.bfloat16: 3.0}
 docs/performance.md. Other dtypes and devices: the plain convolution."""
 
 
-def convolve_upsampled(x: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
-    """`F.conv2d(resize(x, size), weight, padding=1)`, whichever way is faster; equal to rounding.
-
-    x (B, C, h, w), weight (O, C, 3, 3), to (B, O, *size).
-    """
-    if low_resolution_pays(x, weight.shape[0], size):
-        return convolve_low(x, weight, size)
-    return F.conv2d(resize(x, size), weight, padding=1)
-
-
 def low_resolution_pays(x: Tensor, outputs: int, size: tuple[int, int]) -> bool:
     """Whether `convolve_low` is faster; only without gradients, on CPUs."""
     if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype not in GAIN or map_size(x) == size:
@@ -44,7 +34,10 @@ def low_resolution_pays(x: Tensor, outputs: int, size: tuple[int, int]) -> bool:
 
 
 def convolve_low(x: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
-    """The low-resolution way of `convolve_upsampled`; the result is in channels-last order."""
+    """`F.conv2d(resize(x, size), weight, padding=1)`, equal to rounding; the result is in channels-last order.
+
+    x (B, C, h, w), weight (O, C, 3, 3), to (B, O, *size).
+    """
     (b, c, h, w), (height, width), o = x.shape, size, weight.shape[0]
     across, down = (_spread(n, to, x.device, x.dtype) for n, to in ((w, width), (h, height)))
     tokens = x.permute(0, 2, 3, 1).reshape(-1, c)

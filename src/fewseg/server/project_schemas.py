@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-Count = Annotated[int, Field(ge=0)]
 LabelId = Annotated[int, Field(ge=0, le=2**31)]
 Coordinate = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
 

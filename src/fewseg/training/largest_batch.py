@@ -151,14 +151,15 @@ def noise_batch(method: FewShotMethod, episodes: int, shots: int, *, kept: bool)
     side, supports = method.config.image_size, episodes * shots
     query_mask = torch.zeros(episodes, side, side, dtype=torch.long)
     query_mask[:, side // 4 : side // 2] = 1
+    draw = torch.Generator().manual_seed(0)
     masks = torch.zeros(episodes, shots, side, side)
     masks[..., side // 3 : 2 * side // 3, :] = 1
     if not kept:
-        pictures = torch.randn(episodes + supports, 3, side, side)
+        pictures = torch.randn(episodes + supports, 3, side, side, generator=draw)
         rows = range(episodes + supports)
         return EpisodePictures(pictures, tuple(rows[:episodes]), tuple(rows[episodes:]), query_mask, masks)
     with torch.no_grad():
-        one = [m.cpu() for m in method.backbone(torch.randn(1, 3, side, side, device=method.device))]
+        one = [m.cpu() for m in method.backbone(torch.randn(1, 3, side, side, generator=draw).to(method.device))]
 
     def copies(count: int) -> list[Tensor]:
         return [m.repeat(count, 1, 1, 1) for m in one]
