@@ -103,7 +103,10 @@ class Segmenter:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str] = "default", **options: Any) -> Segmenter:
-        """A segmenter over the embedded model (`default`), a file, a folder or a hub id; options as in `Segmenter`."""
+        """A segmenter over the embedded model (`default`), a file, a folder or a hub id; options as in `Segmenter`.
+
+        Raises `InvalidCheckpoint` where it cannot be had or read, `InvalidOption` for impossible options.
+        """
         segmenter = cls(load_method(name_or_path), **options)
         segmenter.source = {"name": taught.lasting_name(name_or_path)}
         return segmenter
@@ -112,7 +115,7 @@ class Segmenter:
     def from_official(
         cls, path: str | os.PathLike[str], backbone: str, method: str = "dcama", **options: Any
     ) -> Segmenter:
-        """A segmenter over the authors' released file; `method` and `backbone` as in `load_official`."""
+        """A segmenter over the authors' released file; `method`, `backbone` and errors as in `load_official`."""
         segmenter = cls(load_official(path, method, backbone), **options)
         segmenter.source = {"name": taught.lasting_name(path), "official": backbone, "method": method}
         return segmenter
@@ -264,7 +267,10 @@ class Segmenter:
     def segment_batch(
         self, images: Sequence[ImageLike], *, batch_size: int = 8, probabilities: bool = True
     ) -> list[Prediction]:
-        """`segment` for several pictures, `batch_size` going through the model together."""
+        """`segment` for several pictures, `batch_size` going through the model together.
+
+        Raises what `segment` does, and `InvalidOption` for a batch size below 1; nothing is returned then.
+        """
         if batch_size < 1:
             raise InvalidOption(f"batch size {batch_size}: choose at least 1")
         self.require_labels()

@@ -40,6 +40,7 @@ class QueryFeatures:
 
     @property
     def batch(self) -> int:
+        """Pictures (queries), or label sets (supports), that were encoded together."""
         return next(iter(self.tensors.values())).shape[0]
 
 
@@ -61,10 +62,12 @@ class SupportSet:
 
     @property
     def batch(self) -> int:
+        """Pictures (queries), or label sets (supports), that were encoded together."""
         return next(iter(self.tensors.values())).shape[0]
 
     @property
     def shots(self) -> int:
+        """Support pictures of each."""
         return next(iter(self.tensors.values())).shape[1]
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> SupportSet:
@@ -141,4 +144,5 @@ class Prediction:
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """In order of teaching; value 1 of `label_map` is the first."""
         return tuple(self.masks)

@@ -47,12 +47,22 @@ class FewShotMethod(nn.Module):
         """JSON values stored beside the weights, e.g. `presence_threshold`."""
 
     def encode_support(self, images: Tensor, masks: Tensor) -> SupportSet:
-        """Everything that depends on the support alone."""
+        """Everything that depends on the support alone.
+
+        Args:
+            images: (B, n, 3, H, W), ImageNet-normalised.  masks: (B, n, H, W), 1 where the class is.
+
+        Raises:
+            InvalidSupport: other shapes.
+        """
         check_support(images, masks)
         return self.support_from_maps(self.backbone(self._cast(images).flatten(0, 1)), masks)
 
     def encode_query(self, images: Tensor) -> QueryFeatures:
-        """Everything that depends on the query alone; share it between labels."""
+        """Everything that depends on the query alone; share it between labels.
+
+        `images` is (B, 3, H, W), ImageNet-normalised. Raises `InvalidImage` for other shapes.
+        """
         if images.ndim != 4 or images.shape[1] != 3:
             raise InvalidImage(f"query images are {tuple(images.shape)}: expected (B, 3, H, W)")
         return self.query_from_maps(self.backbone(self._cast(images)), map_size(images))
@@ -144,10 +154,12 @@ class FewShotMethod(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are; inputs are brought there."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The weights' own, in which all is computed; inputs are cast."""
         return next(self.parameters()).dtype
 
     def _cast(self, x: Tensor) -> Tensor:
