@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from fewseg.errors import InvalidOption
 from fewseg.images import ImageLike, open_picture
 from fewseg.marks import Box, Mark, Place, Point
+from fewseg.ops.resize import resize_by_centres
 from fewseg.superpixels import Regions, Window, cut
 
 Mode: TypeAlias = Literal["superpixel", "grow"]
@@ -90,9 +91,7 @@ def region_features(maps: Sequence[Tensor], inputs: Tensor) -> Tensor:
     if not last:
         return F.interpolate(inputs, (max(1, side // 8),) * 2, mode="area").half()
     size = (max(last),) * 2
-    same = [
-        F.interpolate(F.normalize(m.float(), dim=1), size, mode="bilinear", align_corners=False) for m in last.values()
-    ]
+    same = [resize_by_centres(F.normalize(m.float(), dim=1), size) for m in last.values()]
     return F.normalize(torch.cat(same, 1), dim=1).half().cpu()
 
 

@@ -10,10 +10,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fewseg.backbones.folding import FoldedNet
 from fewseg.ops.layout import convolution_order
+from fewseg.ops.resize import resize_by_centres
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -103,7 +103,7 @@ class FeaturePyramid(nn.Module):
         if self.spec.mean != IMAGENET_MEAN or self.spec.std != IMAGENET_STD:
             images = images * self.gain + self.shift
         if self.fixed_size is not None and tuple(images.shape[-2:]) != (self.fixed_size, self.fixed_size):
-            images = F.interpolate(images, (self.fixed_size,) * 2, mode="bilinear", align_corners=False)
+            images = resize_by_centres(images, (self.fixed_size, self.fixed_size))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self._run_features(convolution_order(images))
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from fewseg.backbones.base import BackboneSpec, BlockInfo, FeaturePyramid
 from fewseg.errors import InvalidOption
+from fewseg.ops.resize import map_size, resize_by_centres
 
 SIZE_FREE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
 """What lets a transformer take any input size (ViT-like, Swin-like); the first that is accepted wins."""
@@ -156,9 +157,10 @@ class TransformerPyramid(FeaturePyramid):
         self.freeze().eval()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        whole = tuple(max(1, round(side / self.patch)) * self.patch for side in images.shape[-2:])
-        if whole != tuple(images.shape[-2:]):
-            images = F.interpolate(images, whole, mode="bilinear", align_corners=False)
+        height, width = (max(1, round(side / self.patch)) * self.patch for side in map_size(images))
+        whole = height, width
+        if whole != map_size(images):
+            images = resize_by_centres(images, whole)
         maps: list[Tensor] = self.net.forward_intermediates(  # type: ignore[operator]
             images, norm=False, output_fmt="NCHW", intermediates_only=True
         )

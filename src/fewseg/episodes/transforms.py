@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
 from fewseg.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from fewseg.ops.resize import resize_by_centres
 from fewseg.types import IGNORE
 
 __all__ = [
@@ -67,7 +68,7 @@ def padded_image(image: Image.Image, size: int) -> Tensor:
     """
     # OpenCV computes coordinates in double precision; in float32 they would be off by 1e-5 of a pixel.
     pixels = tv.pil_to_tensor(image).double()[None]
-    inside = F.interpolate(pixels, _padded_size(image.height, image.width, size), mode="bilinear", align_corners=False)
+    inside = resize_by_centres(pixels, _padded_size(image.height, image.width, size))
     canvas = torch.zeros(3, size, size)
     canvas[:, : inside.shape[-2], : inside.shape[-1]] = inside[0].float() / 255
     return normalise(canvas)

@@ -1,4 +1,4 @@
-"""Resizing of tensors: the only place that knows `align_corners`."""
+"""Resizing of tensors: the only place that knows `align_corners`, but for what is sampled at points."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     if map_size(x) == size:
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+def resize_by_centres(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear with pixel centres aligned, as pictures are resized; (B, C, H, W) to (B, C, *size)."""
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def shrink(x: Tensor, size: tuple[int, int]) -> Tensor:
