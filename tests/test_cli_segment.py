@@ -95,10 +95,55 @@ def test_bad_support(tmp_path: Path, photos: Path, checkpoint: Path, capsys: pyt
     Image.fromarray(np.zeros((64, 96), np.uint8)).save(other / "red" / "0.png")
     assert cli.main(arguments(other, photos, checkpoint)) == 2
     fails(capsys, "0.png has no foreground")
+    levels = np.zeros((64, 96), np.uint8)
+    levels[10:20], levels[30:40] = 7, 255
+    Image.fromarray(levels).save(other / "red" / "0.png")
+    assert cli.main(arguments(other, photos, checkpoint)) == 2
+    fails(capsys, "0.png has more than two values (0, 7, 255): save it with 0 and 255 only")
+    Image.fromarray(levels).save(other / "red" / "0.jpeg")
+    assert cli.main(arguments(other, photos, checkpoint)) == 2
+    fails(capsys, "0.png is the mask of 0.jpeg and of 0.jpg")
+    (other / "red" / "0.jpeg").unlink()
     (other / "red" / "0.jpg").write_bytes(b"no picture")
     assert cli.main(arguments(other, photos, checkpoint)) == 2
     fails(capsys, "0.jpg is not a readable picture")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_file_is_not_finished(
+    support: Path, photos: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A power cut can leave one behind."""
+    call = arguments(support, photos, checkpoint)
+    assert cli.main(call) == 0
+    before = {name: (support.parent / "out" / name).read_bytes() for name in ("masks/red/blue.png", "overlays/red.jpg")}
+    for name in before:
+        (support.parent / "out" / name).write_bytes(b"")
+    capsys.readouterr()
+    assert cli.main(call) == 0
+    assert "2 segmented, 1 already finished" in capsys.readouterr().err
+    assert before == {name: (support.parent / "out" / name).read_bytes() for name in before}
+
+
+def test_a_batch_is_no_larger_than_the_pictures_are_many(support: Path, photos: Path, checkpoint: Path) -> None:
+    assert cli.main(arguments(support, photos, checkpoint, "--batch-size", "1000000")) == 0
+
+
+def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def allocate(options: object) -> int:
+        torch.zeros(1 << 60)
+        return 0
+
+    monkeypatch.setattr("fewseg.commands.demo.run", allocate)
+    assert cli.main(["demo"]) == 2
+    fails(capsys, "not enough memory", "--image-size")
+
+    def fail(options: object) -> int:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("fewseg.commands.demo.run", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        cli.main(["demo"])
 
 
 def test_wrong_checkpoint(

@@ -259,3 +259,10 @@ def test_registering_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
         register(type("Nameless", (FewShotMethod,), {}))
     with pytest.raises(InvalidOption, match="image_size"):
         register(type("Sizeless", (FewShotMethod,), {"name": "sizeless", "Config": dict}))
+
+
+@pytest.mark.parametrize("name", ["dcama", "sccan", "hsnet", "prototype"])
+@pytest.mark.parametrize("size", [7, 100_000, 64.0, True])
+def test_impossible_image_sizes(name: str, size: object) -> None:
+    with pytest.raises(InvalidOption, match=r"image_size .*from 32 to 4096"):
+        create_method(name, backbone="tiny", image_size=size)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewseg.checkpoints import save_method
 from fewseg.cli import main
 from fewseg.commands import evaluate as report_of_run
 from fewseg.datasets.benchmark import Index, write_index
@@ -28,7 +29,7 @@ from fewseg.evaluation.protocols import PROTOCOLS, choose_protocol
 from fewseg.evaluation.published import paper_backbone, paper_results, published
 from fewseg.evaluation.report import markdown_table, published_tables
 from fewseg.evaluation.summary import mean_interval, summarise
-from fewseg.methods import FewShotMethod
+from fewseg.methods import FewShotMethod, create_method
 from fewseg.metrics.iou import IoUMeter
 from fewseg.metrics.regions import RegionMeter
 from helpers.colour_method import ColourMethod
@@ -223,6 +224,22 @@ def test_a_benchmark_from_the_command_line(
     wrong = ["evaluate", "--data", f"fss1000:{root}", "--out", str(tmp_path), "--per-class", "3"]
     assert main(wrong) == 2
     assert "--per-class does not go with protocol hsnet: give --count" in capsys.readouterr().err
+
+
+def test_results_of_another_model_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "--data", "synthetic@0/8", "--per-class", "1", "--shots", "1", "--image-size", "32"]
+    words += ["--pictures", "0", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(words) == 0
+    before = (tmp_path / "results.json").read_bytes()
+    capsys.readouterr()
+    save_method(create_method("prototype", backbone="tiny", image_size=32), tmp_path / "other.safetensors")
+    for other in (["--fusion", "vote"], ["--checkpoint", str(tmp_path / "other.safetensors")]):
+        assert main([*words, *other]) == 2
+        assert "holds the results of another model or fusion, dcama (default)" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert main(words) == 0
+    assert main([*words, "--fold", "2"]) == 2
+    assert "--fold is for datasets without @" in capsys.readouterr().err
 
 
 def test_walks(pascal: Path) -> None:

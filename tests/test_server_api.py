@@ -77,6 +77,12 @@ def test_the_answers_format_is_negotiated(http: TestClient) -> None:
     refused(ask(params={"format": "tiff"}), 422, "format")
 
 
+def test_one_picture_at_a_time(http: TestClient) -> None:
+    path, image = started(http, "red"), png(blob("red")[0])
+    files = [("image", ("a.png", image)), ("image", ("b.png", image))]
+    refused(http.post(f"{path}/segment", files=files), 422, "image")
+
+
 def test_nothing_taught_or_unknown_label(http: TestClient) -> None:
     image = {"image": png(blob("red")[0])}
     refused(http.post(f"{started(http)}/segment", files=image), 409, "taught nothing yet")

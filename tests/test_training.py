@@ -227,6 +227,12 @@ def test_a_broken_picture_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
     assert re.fullmatch(r"0\d-\d{4} is cut short: save it again", str(caught.value))
 
 
+def test_fewer_validation_classes_than_asked_for_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    data = divide([open_source("synthetic@0/4")], (1.0,), replace(CONFIG, validation_classes=(100,)))
+    assert len(data.sources[0].classes) == 2
+    assert "22 classes to validate on in place of 100" in caplog.text
+
+
 def test_validation_classes_are_base_classes() -> None:
     opened = open_source("synthetic@plain disc,dotted heart")
     assert opened.novel == (0, 31)

@@ -223,7 +223,8 @@ def test_a_list_marks_several_objects(tmp_path: Path, embedded: FewShotMethod) -
         ({"box": None}, "exactly one"),
         ({"box": [1, 2, 3]}, "a.weak.json: box"),
         ({"box": [1, 2, 10**400, 4]}, "4 finite numbers"),
-        ({"points": [[900, 2, 1]]}, "support of 'disc': place 900, 2 lies outside"),
+        ({"points": [[900, 2, 1]]}, r"support of 'disc': marks of .*a\.jpg: place 900, 2 lies outside"),
+        ({"box": [-40, -25, -1, -1]}, r"marks of .*a\.jpg: box -40, -25, -1, -1 in a picture of"),
     ],
 )
 def test_bad_files_of_marks(tmp_path: Path, content: object, words: str) -> None:

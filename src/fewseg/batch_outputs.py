@@ -133,7 +133,7 @@ class OutputFolder:
         except InvalidImage:
             return False
         return record is not None and (
-            not overlays or (record["overlay"] is not None and (self.root / record["overlay"]).is_file())
+            not overlays or (record["overlay"] is not None and _is_whole(self.root / record["overlay"]))
         )
 
     def finished(self, source: Path, identity: list[int]) -> Record | None:
@@ -145,7 +145,7 @@ class OutputFolder:
         if record is None or record["made_by"] != self._made_by or record["source"] != identity:
             return None
         files = [record["label_map"], *(label["mask"] for label in record["labels"].values())]
-        return record if all((self.root / file).is_file() for file in files) else None
+        return record if all(_is_whole(self.root / file) for file in files) else None
 
     def name_for(self, source: Path) -> str:
         """The picture's name in this folder: the same in every run, different from all others."""
@@ -299,6 +299,11 @@ def picture_identity(source: Path) -> list[int]:
     except OSError as error:
         raise InvalidImage(f"{source}: {error.strerror or error}; check the path of the picture") from error
     return [status.st_size, status.st_mtime_ns]
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether it is there; a power cut can leave an empty file behind."""
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _candidates(source: Path) -> Iterator[str]:

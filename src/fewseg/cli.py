@@ -15,6 +15,7 @@ import itertools
 import operator
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, get_type_hints
 
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: all done; 2: something a person can mend, said in one line on stderr; 130: interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken files, which we name ourselves
     try:
         return _dispatch(arguments)
     except FewsegError as error:
@@ -57,9 +59,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fewseg: interrupted; what is finished is kept: run the same command again to resume", file=sys.stderr)
         return INTERRUPTED
+    except (MemoryError, RuntimeError) as error:
+        if not _ran_out_of_memory(error):
+            raise
+        print(
+            "fewseg: error: there is not enough memory for this: give a smaller --image-size, --batch or --batch-size; "
+            "what is finished is kept",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
     except BrokenPipeError:  # the reader of our output (`| head`) has left: nothing more to say to it
         sys.stderr.close()
         return 0
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    """Whether numpy's or torch's memory is used up: on CPUs torch says so in a plain `RuntimeError`."""
+    words = str(error)
+    on_gpu = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or on_gpu or "can't allocate memory" in words or "not enough memory" in words
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -276,12 +276,13 @@ def _bytes(file: Sendable) -> tuple[str, bytes]:
 
 
 def _picture(values: NDArray[Any]) -> Image.Image:
+    said = f"an array of {values.dtype} {values.shape} is no picture or mask: give uint8 (H, W[, 3]), or bool (H, W)"
+    if np.issubdtype(values.dtype, np.floating):
+        raise InvalidImage(said)
     try:
         return Image.fromarray(values.astype(np.uint8) * 255 if values.dtype == np.bool_ else values)
     except (TypeError, ValueError) as error:
-        raise InvalidImage(
-            f"an array of {values.dtype} {values.shape} is no picture: give uint8 (H, W[, 3])"
-        ) from error
+        raise InvalidImage(said) from error
 
 
 def _listed(value: Sendable | Sequence[Sendable]) -> list[Sendable]:

@@ -60,6 +60,8 @@ def read_mask(
     array([[  0,   1, 255]], dtype=uint8)
     """
     raw = _from_array(mask) if isinstance(mask, (np.ndarray, torch.Tensor)) else _from_picture(mask, value)
+    if raw.values.dtype.kind == "f" and not np.isfinite(raw.values).all():
+        raise InvalidMask(f"{raw.name} holds values that are no finite numbers: give 0 and 1")
     raw = _fit(raw, size, orientation)
     if value is None:
         return _two_valued(raw)
@@ -155,7 +157,8 @@ def _two_valued(raw: _Raw) -> NDArray[np.uint8]:
     if not foreground:
         raise InvalidMask(f"{raw.name} has no foreground: every pixel is 0; mark the object with 255")
     if len(foreground) > 1:
-        remedy = "choose the foreground with value=(r, g, b)" if raw.colours else "choose the foreground with value=..."
+        chosen = "value=(r, g, b)" if raw.colours else "value=..."
+        remedy = f"save it with 0 and 255 only, or from Python choose the foreground with {chosen}"
         if len(found) > 20:
             remedy = "save it as PNG without smoothing, 0 and 255 only"
         raise InvalidMask(f"{raw.name} has more than two values ({_listed(raw, found)}): {remedy}")

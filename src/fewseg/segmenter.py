@@ -163,7 +163,8 @@ class Segmenter:
                 added then.
         """
         if not isinstance(label, str) or not label.strip():
-            raise InvalidSupport(f"label {label!r} is empty: give the class a name")
+            what = "is empty" if isinstance(label, str) else f"is of type {type(label).__name__}"
+            raise InvalidSupport(f"label {label!r} {what}: give the class a name")
         if mask is None:
             mask = self._outline_alone(label, image, value, {"box": box, "points": points, "scribble": scribble})
         elif any(v is not None for v in (box, points, scribble)):

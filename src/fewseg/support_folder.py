@@ -78,7 +78,13 @@ def is_marks(path: Path) -> bool:
 
 def mask_of(segmenter: Segmenter, picture: Path, mask: Path) -> ImageLike:
     """What `Segmenter.teach` takes: the mask, or what the marks in its place stand for."""
-    return segmenter.outline_marks(picture, read_marks(mask)) if is_marks(mask) else mask
+    if not is_marks(mask):
+        return mask
+    marks = read_marks(mask)
+    try:
+        return segmenter.outline_marks(picture, marks)
+    except (InvalidSupport, InvalidOption) as error:
+        raise InvalidSupport(f"marks of {picture}: {error}") from error
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -94,6 +100,11 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
         beside = picture.with_name(picture.stem + ENDING)
         pairs.append((picture, _only(picture, (*masks, beside) if beside in marked else masks)))
         marked.discard(beside)
+    owners: dict[Path, Path] = {}
+    for picture, mask in pairs:
+        if mask in owners:
+            raise InvalidSupport(f"{mask} is the mask of {owners[mask].name} and of {picture.name}: rename one of them")
+        owners[mask] = picture
     if alone := sorted([*found.orphans, *marked]):
         raise InvalidSupport(f"{alone[0]} is a mask without its picture: put the picture beside it, or remove it")
     return pairs

@@ -193,7 +193,9 @@ def _scaling(name: str, timm_name: str, normalisation: str | None) -> tuple[Any,
 
 def _download(pyramid: FeaturePyramid, timm_name: str) -> None:
     if pyramid.name == "tiny":
-        raise InvalidOption('the tiny backbone has no weights of its own: use Segmenter.from_pretrained("default")')
+        raise InvalidOption(
+            "the tiny backbone's weights come with the default model's: use that, or give backbone weights of your own"
+        )
     try:
         options = {k: v for k, v in pyramid.spec.options.items() if k != "features_only"}
         staged: dict[str, Any] = {"features_only": True} if pyramid.spec.options.get("features_only") else {}

@@ -55,7 +55,8 @@ class ThreadPlan:
         threads = min(options.model_threads or (1 if many else available), available)
         # A GPU has two: one batch is copied in and out, and prepared, while it computes the other.
         models = available // threads if on_cpu else 1 + (device.type == "cuda")
-        return cls(files, files, models, threads, options.batch_size or (1 if on_cpu else 8))
+        batch = min(options.batch_size or (1 if on_cpu else 8), pictures)
+        return cls(files, files, models, threads, batch)
 
 
 class ThreadsEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from fewseg.files import write_bytes
 from fewseg.methods import FewShotMethod, build_method
 
 FILE_NAME = "model.safetensors"
+BEST = "best.safetensors"
+"""What a training run leaves in its folder: the checkpoint to use."""
 """Name within a folder or on the hub."""
 
 EMBEDDED = {"default": Path(__file__).parent.parent / "weights" / "default.safetensors"}
@@ -107,12 +110,16 @@ def locate(source: str | os.PathLike[str]) -> Path:
         return EMBEDDED[name]
     path = Path(name)
     if path.is_dir():
-        path = path / FILE_NAME
+        names = (FILE_NAME, BEST)
+        path = next((path / file for file in names if (path / file).is_file()), path / FILE_NAME)
     if path.is_file():
         return path
     parts = name.split("/")
     if len(parts) != 2 or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or not all(parts):
-        raise InvalidCheckpoint(f"no checkpoint {name}: give a file, a folder with {FILE_NAME}, a hub id or 'default'")
+        raise InvalidCheckpoint(
+            f"no checkpoint {name}: give a file, a folder with {FILE_NAME} or {BEST}, a hub id or 'default'"
+        )
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every attempt
     try:
         return Path(hf_hub_download(name, FILE_NAME))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -124,6 +125,7 @@ def run(options: Options) -> int:
         method.to(device, choose_dtype(options.precision, device, method.bfloat16_on))
         about |= {"device": method.device.type, "dtype": str(method.dtype).removeprefix("torch.")}
         make_folder(options.out)
+        _check_folder(options.out, about, options.fusion)
         if processes.main:
             _save_lists(options, trials, protocol)
             with progress_bar("evaluating") as advance:
@@ -139,6 +141,8 @@ def _check(options: Options) -> None:
         raise InvalidOption("nothing to evaluate: give at least one dataset and one number of shots")
     if options.options and options.method is None:
         raise InvalidOption("a checkpoint brings its method's options: leave out --options, or give --method")
+    if options.fold and all("@" in text for text in options.data):
+        raise InvalidOption("--fold is for datasets without @: leave it out, or name no classes behind @")
     numbers = (options.per_class, options.count, options.batch)
     if (
         any(n is not None and n < 1 for n in numbers)
@@ -223,6 +227,20 @@ def _evaluate(
         results.append(dataclasses.replace(result, benchmark=target.benchmark, fold=target.fold, seed=trial.seed))
         before += len(trial.episodes)
     return results
+
+
+def _check_folder(out: Path, about: dict[str, Any], fusion: str) -> None:
+    """Raise `InvalidOption` where a folder holds the results of another model: they would be lost."""
+    try:
+        held = json.loads((out / "results.json").read_text("utf-8"))
+        other = held["fingerprint"] != about["fingerprint"] or any(row["fusion"] != fusion for row in held["results"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if other:
+        raise InvalidOption(
+            f"{out} holds the results of another model or fusion, {held['method']} "
+            f"({held.get('checkpoint') or held['backbone']}): give another --out, or delete them"
+        )
 
 
 def _save_lists(options: Options, trials: Sequence[Trial], protocol: Protocol) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewseg.decoding import ImageLike
-from fewseg.errors import FewsegError, InvalidSupport, did_you_mean
+from fewseg.errors import FewsegError, InvalidOption, InvalidSupport, did_you_mean
 from fewseg.images import open_picture, read_mask
 from fewseg.marks import Mark
 from fewseg.masks import MaskValue
@@ -70,7 +70,10 @@ class SupportExample:
         if self.load_marks is None and self.load_mask is not None:
             return self.load_mask(), self.value
         marks = self.load_marks() if self.load_marks is not None else ()
-        outlined = segmenter.outline_marks(self.picture, marks).astype(np.uint8)
+        try:
+            outlined = segmenter.outline_marks(self.picture, marks).astype(np.uint8)
+        except (InvalidSupport, InvalidOption) as error:
+            raise InvalidSupport(f"marks of {self.picture}: {error}") from error
         if self.load_mask is None:
             return outlined, 1
         mask = self.mask()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +86,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance <= 1000:
             raise InvalidOption(f"tolerance {self.tolerance:g}: give pixels, 0 for exact polygons, at most 1000")
-        if not self.min_area >= 0:
+        if not 0 <= self.min_area < math.inf:
             raise InvalidOption(f"smallest area {self.min_area:g}: give a number of pixels, 0 keeps all")
 
 

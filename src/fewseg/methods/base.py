@@ -6,15 +6,18 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
 from fewseg.backbones import FeaturePyramid
-from fewseg.errors import InvalidImage, InvalidSupport
+from fewseg.errors import InvalidImage, InvalidOption, InvalidSupport
 from fewseg.ops.resize import map_size
 from fewseg.types import QueryFeatures, SupportSet
+
+IMAGE_SIZES: Final = (32, 4096)
+"""The smallest and the largest side of an input; beyond it the maps alone are many gigabytes."""
 
 
 class FewShotMethod(nn.Module):
@@ -164,6 +167,13 @@ class FewShotMethod(nn.Module):
 
     def _cast(self, x: Tensor) -> Tensor:
         return x.to(self.device, self.dtype)
+
+
+def check_image_size(size: Any) -> None:
+    """Raise `InvalidOption` unless the input's side is a whole number of pixels that a method can work at."""
+    least, most = IMAGE_SIZES
+    if type(size) is not int or not least <= size <= most:
+        raise InvalidOption(f"image_size {size!r}: give a whole number of pixels from {least} to {most}")
 
 
 def check_support(images: Tensor, masks: Tensor) -> None:

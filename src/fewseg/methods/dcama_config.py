@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fewseg.errors import InvalidOption, unknown
+from fewseg.methods.base import check_image_size
 from fewseg.ops.mask_aggregation import Implementation
 
 SCALES = (2, 4, 8, 16, 32, 64)
@@ -76,10 +77,8 @@ def check_config(config: DCAMAConfig) -> None:
         raise InvalidOption("follow_edges is a step of the light decoder: give decoder=light too")
     if config.support_pixel_budget is not None and config.support_pixel_budget < 1:
         raise InvalidOption(f"support_pixel_budget {config.support_pixel_budget}: give at least 1, or None for all")
-    if not isinstance(config.image_size, int):
-        raise InvalidOption(f"image_size {config.image_size!r}: give a whole number of pixels")
-    if config.heads < 1 or config.image_size < 32 or not 0 <= config.dropout < 1:
+    check_image_size(config.image_size)
+    if config.heads < 1 or not 0 <= config.dropout < 1:
         raise InvalidOption(
-            f"heads {config.heads}, image_size {config.image_size}, dropout {config.dropout}: "
-            "expected at least 1, at least 32, and from 0 to below 1"
+            f"heads {config.heads}, dropout {config.dropout}: expected at least 1, and from 0 to below 1"
         )

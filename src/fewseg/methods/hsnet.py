@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fewseg.backbones import FeaturePyramid
 from fewseg.errors import InvalidOption, unknown
-from fewseg.methods.base import FewShotMethod
+from fewseg.methods.base import FewShotMethod, check_image_size
 from fewseg.ops.correlation import PivotKernel, centre_pivot_convolution, convolve_correlation, unit_maps
 from fewseg.ops.fusion import hsnet_vote, mean_probability
 from fewseg.ops.group_norm import group_norm_relu
@@ -198,5 +198,4 @@ def _check(config: HSNetConfig) -> None:
     wrong = [s for s in config.scales if s not in SCALES]
     if wrong:
         raise InvalidOption(f"scales has {wrong}: choose among {', '.join(map(str, SCALES))}")
-    if not isinstance(config.image_size, int) or config.image_size < 32:
-        raise InvalidOption(f"image_size {config.image_size!r}: give a whole number of pixels, at least 32")
+    check_image_size(config.image_size)

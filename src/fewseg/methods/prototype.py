@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from fewseg.backbones import FeaturePyramid
 from fewseg.errors import InvalidOption
-from fewseg.methods.base import FewShotMethod
+from fewseg.methods.base import FewShotMethod, check_image_size
 from fewseg.ops.prototypes import cluster_means, masked_mean
 from fewseg.ops.resize import map_size, resize
 from fewseg.types import QueryFeatures, SupportSet
@@ -185,8 +185,7 @@ def _check(config: PrototypeConfig) -> None:
             raise InvalidOption(f"{name} {value!r}: give a whole number of at least 1")
     if config.width is not None and not config.learned:
         raise InvalidOption(f"width {config.width} without learned: only learned projections have a width")
-    if not isinstance(config.image_size, int) or config.image_size < 32:
-        raise InvalidOption(f"image_size {config.image_size!r}: give a whole number of pixels, at least 32")
+    check_image_size(config.image_size)
     if not (config.temperature > 0 and math.isfinite(config.temperature)):
         raise InvalidOption(f"temperature {config.temperature}: give a finite number above 0")
     if not config.alignment >= 0:

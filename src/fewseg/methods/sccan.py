@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from fewseg.backbones import FeaturePyramid
 from fewseg.backbones.levels import middle_levels
 from fewseg.errors import InvalidOption, unknown
-from fewseg.methods.base import FewShotMethod
+from fewseg.methods.base import FewShotMethod, check_image_size
 from fewseg.ops.cosine import unit
 from fewseg.ops.prior import cosine_prior, cosine_prior_of_shots
 from fewseg.ops.resize import map_size, resize
@@ -330,10 +330,11 @@ def _check(config: SCCANConfig) -> None:
     """Raise `InvalidOption` for values that mean nothing."""
     if config.implementation not in get_args(WindowImplementation):
         raise unknown("implementation", str(config.implementation), get_args(WindowImplementation))
-    for name in ("image_size", "feature_size", "width", "blocks", "heads", "window"):
-        value, least = getattr(config, name), 32 if name == "image_size" else 1
-        if (type(value) is not int or value < least) and (name, value) != ("feature_size", None):
-            raise InvalidOption(f"{name} {value!r}: give a whole number of at least {least}")
+    check_image_size(config.image_size)
+    for name in ("feature_size", "width", "blocks", "heads", "window"):
+        value = getattr(config, name)
+        if (type(value) is not int or value < 1) and (name, value) != ("feature_size", None):
+            raise InvalidOption(f"{name} {value!r}: give a whole number of at least 1")
     if config.width % config.heads:
         raise InvalidOption(f"width {config.width} is not a multiple of heads {config.heads}: change one")
     if config.feature_size is not None and config.feature_size % config.window:

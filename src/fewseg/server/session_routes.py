@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Body, Form, Header, Query, UploadFile
+from fastapi import APIRouter, Body, File, Form, Header, Query, UploadFile
 from fastapi.responses import Response
 
 from fewseg.server.limits import Limits
@@ -124,7 +124,7 @@ def _add_segmenting(routes: APIRouter, model: ServedModel, sessions: Sessions, g
     @routes.post("/{session}/segment", response_model=Found, responses={200: _PNG, **error_responses(404, 406, 409)})
     async def segment(
         session: SessionId,
-        image: UploadFile,
+        image: Annotated[list[UploadFile], File(min_length=1, max_length=1, description="One picture.")],
         label: Annotated[list[str] | None, Query(description="Only these labels; all if not given.")] = None,
         format: Annotated[
             Format | None, Query(description=f"{_FORMAT_HELP}label numbers. Decided by `Accept` if not given.")
@@ -141,7 +141,7 @@ def _add_segmenting(routes: APIRouter, model: ServedModel, sessions: Sessions, g
             raise Problem(
                 422, f"format png shows one of {len(supports)} labels: name it with ?label=, or ask for index"
             )
-        return await gate.run(_segment, model, supports, image, wanted, limits)
+        return await gate.run(_segment, model, supports, image[0], wanted, limits)
 
 
 def _segment(

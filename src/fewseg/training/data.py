@@ -101,7 +101,13 @@ def validation_classes(source: OpenSource, config: TrainConfig, number: int) -> 
     """Some base classes with enough pictures, drawn by the seed; never so many that fewer than two stay."""
     least = max(MIN_IMAGES, max(config.shots) + 1)
     enough = [c for c in source.base if len(source.dataset.names(c)) >= least]
-    count = min(config.validation_classes_of(number), len(enough), max(0, len(source.base) - 2))
+    wanted = config.validation_classes_of(number)
+    count = min(wanted, len(enough), max(0, len(source.base) - 2))
+    if count < wanted and config.validation_episodes:
+        LOG.warning(
+            "%s: %d classes to validate on in place of %d, as two have to stay to train on and %d have enough pictures",
+            *(source.dataset.name, count, wanted, len(enough)),
+        )
     rng = np.random.default_rng([config.seed, number, 3])
     return tuple(sorted(int(c) for c in rng.permutation(enough)[:count]))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fewseg.checkpoints.native import load_method
+from fewseg.checkpoints.native import BEST, load_method
 from fewseg.devices import choose_device
 from fewseg.files import make_folder
 from fewseg.method_options import method_options
@@ -22,7 +22,7 @@ from fewseg.training.config import TrainConfig
 from fewseg.training.data import TrainingData, open_data
 from fewseg.training.log import MetricsLog
 from fewseg.training.optim import make_optimiser
-from fewseg.training.run import BEST, LAST, ProgressCallback, Run
+from fewseg.training.run import LAST, ProgressCallback, Run
 from fewseg.training.state import Progress, read_state, restore
 
 

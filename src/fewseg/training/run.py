@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fewseg.checkpoints.native import load_method, save_method
+from fewseg.checkpoints.native import BEST, load_method, save_method
 from fewseg.episodes.views import VIEWS
 from fewseg.errors import InvalidOption
 from fewseg.methods import FewShotMethod
@@ -37,7 +37,7 @@ LOG = logging.getLogger(__name__)
 ProgressCallback = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and the last numbers in words."""
 
-BEST, LAST = "best.safetensors", "last.safetensors"
+LAST = "last.safetensors"
 
 
 @dataclass
