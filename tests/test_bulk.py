@@ -218,7 +218,8 @@ def test_plan() -> None:
             assert ThreadPlan.of(BatchOptions(model_threads=50), CPU, pictures) == few
         gpu = ThreadPlan.of(BatchOptions(), torch.device("cuda"), 1000, cores=64)
         assert (gpu.readers, gpu.models, gpu.batch_size) == (16, 2, 8)
-        assert ThreadPlan.of(BatchOptions(workers=7, batch_size=5), CPU, 3, cores=2) == ThreadPlan(7, 7, 1, 2, 5)
+        assert ThreadPlan.of(BatchOptions(workers=7, batch_size=5), CPU, 3, cores=2) == ThreadPlan(7, 7, 1, 2, 3)
+        assert ThreadPlan.of(BatchOptions(workers=7, batch_size=5), CPU, 9, cores=2) == ThreadPlan(7, 7, 2, 1, 5)
     finally:
         torch.set_num_threads(before)
 
