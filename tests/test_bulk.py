@@ -251,7 +251,7 @@ def test_a_batch_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(made, "coarse_probabilities", full)
     with pytest.raises(InvalidOption, match=r"4 pictures at a time do not fit.*smaller --batch-size"):
-        segment_files(made, [photos(tmp_path / "photos", 2)], tmp_path / "out", options=BatchOptions(batch_size=4))
+        segment_files(made, [photos(tmp_path / "photos", 5)], tmp_path / "out", options=BatchOptions(batch_size=4))
 
 
 def test_names_do_not_depend_on_what_can_be_read(tmp_path: Path) -> None:
