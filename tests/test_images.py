@@ -404,7 +404,7 @@ def test_chosen_colour() -> None:
     ("mask", "value", "words"),
     [
         (np.zeros((2, 2), np.uint8), None, "no foreground"),
-        (np.array([[0, 1, 2, 200]]), None, r"more than two values \(0, 1, 2, 200\): choose"),
+        (np.array([[0, 1, 2, 200]]), None, r"more than two values \(0, 1, 2, 200\): save it"),
         (np.arange(100)[None], None, "0, 1, 2, 3, 4, 5, 6, 7 ... 100 in all.*without smoothing"),
         (np.array([[1, 2]]), None, "more than two values"),
         (np.array([[0, 1, 2]]), 9, "no pixel is 9, it holds 0, 1, 2"),
