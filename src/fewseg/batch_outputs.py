@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -303,7 +304,11 @@ def picture_identity(source: Path) -> list[int]:
 
 def _is_whole(file: Path) -> bool:
     """Whether it is there; a power cut can leave an empty file behind."""
-    return file.is_file() and file.stat().st_size > 0
+    try:
+        status = file.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def _candidates(source: Path) -> Iterator[str]:

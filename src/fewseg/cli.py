@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import io
 import itertools
+import logging
 import operator
 import re
 import sys
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken files, which we name ourselves
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every attempt
     try:
         return _dispatch(arguments)
     except FewsegError as error:

@@ -17,12 +17,16 @@ Every folder is a label. Hidden files and files that are no pictures are left al
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fewseg.decoding import ImageLike
 from fewseg.errors import FewsegError, InvalidOption, InvalidSupport
-from fewseg.marks import ENDING, read_marks
+from fewseg.marks import ENDING, Mark, read_marks
 from fewseg.pairs import pairs_in, pictures_in
 from fewseg.segmenter import Segmenter
 
@@ -78,13 +82,16 @@ def is_marks(path: Path) -> bool:
 
 def mask_of(segmenter: Segmenter, picture: Path, mask: Path) -> ImageLike:
     """What `Segmenter.teach` takes: the mask, or what the marks in its place stand for."""
-    if not is_marks(mask):
-        return mask
-    marks = read_marks(mask)
+    return outlined(segmenter, picture, read_marks(mask)) if is_marks(mask) else mask
+
+
+def outlined(segmenter: Segmenter, picture: ImageLike, marks: Sequence[Mark]) -> NDArray[np.bool_]:
+    """`Segmenter.outline_marks` of one example of many: what is wrong with its marks names its picture's file."""
     try:
         return segmenter.outline_marks(picture, marks)
     except (InvalidSupport, InvalidOption) as error:
-        raise InvalidSupport(f"marks of {picture}: {error}") from error
+        name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "the picture"
+        raise InvalidSupport(f"marks of {name}: {error}") from error
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:

@@ -40,7 +40,7 @@ class QueryFeatures:
 
     @property
     def batch(self) -> int:
-        """Pictures (queries), or label sets (supports), that were encoded together."""
+        """Pictures that were encoded together."""
         return next(iter(self.tensors.values())).shape[0]
 
 
@@ -62,7 +62,7 @@ class SupportSet:
 
     @property
     def batch(self) -> int:
-        """Pictures (queries), or label sets (supports), that were encoded together."""
+        """Support sets that were encoded together."""
         return next(iter(self.tensors.values())).shape[0]
 
     @property

@@ -25,7 +25,6 @@ STYLES: Final = {"float32": "-", "bfloat16": "--", "float16": ":"}
 WORDS: Final = {"reference": "straightforward"}
 """Names of ways in a legend, where they are others than in the results."""
 
-
 SUBDIVISIONS: Final = ((200.0, (1.0,)), (8.0, (1.0, 2.0, 5.0)), (0.0, (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)))
 """Which multiples of powers of ten have a tick, for axes that span more than a factor."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,6 @@ def locate(source: str | os.PathLike[str]) -> Path:
         raise InvalidCheckpoint(
             f"no checkpoint {name}: give a file, a folder with {FILE_NAME} or {BEST}, a hub id or 'default'"
         )
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every attempt
     try:
         return Path(hf_hub_download(name, FILE_NAME))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewseg.decoding import ImageLike
-from fewseg.errors import FewsegError, InvalidOption, InvalidSupport, did_you_mean
+from fewseg.errors import FewsegError, InvalidSupport, did_you_mean
 from fewseg.images import open_picture, read_mask
 from fewseg.marks import Mark
 from fewseg.masks import MaskValue
 from fewseg.segmenter import Segmenter
+from fewseg.support_folder import outlined
 from fewseg.tiles import Tile, teach_tiled
 
 log = logging.getLogger(__name__)
@@ -70,14 +71,11 @@ class SupportExample:
         if self.load_marks is None and self.load_mask is not None:
             return self.load_mask(), self.value
         marks = self.load_marks() if self.load_marks is not None else ()
-        try:
-            outlined = segmenter.outline_marks(self.picture, marks).astype(np.uint8)
-        except (InvalidSupport, InvalidOption) as error:
-            raise InvalidSupport(f"marks of {self.picture}: {error}") from error
+        marked = outlined(segmenter, self.picture, marks).astype(np.uint8)
         if self.load_mask is None:
-            return outlined, 1
+            return marked, 1
         mask = self.mask()
-        return np.where(mask == 1, mask, np.where(outlined == 1, outlined, mask)), 1
+        return np.where(mask == 1, mask, np.where(marked == 1, marked, mask)), 1
 
 
 @dataclass(frozen=True)
