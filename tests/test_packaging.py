@@ -67,3 +67,9 @@ def test_layers_hold() -> None:
         pytest.skip("import-linter is not installed")
     run = subprocess.run([lint], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
+
+
+def test_every_command_is_on_its_page() -> None:
+    page = (ROOT / "docs/command-line.md").read_text("utf-8")
+    assert re.findall(r"^## fewseg (\w+)$", page, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^<!-- options: (\w+) -->$", page, re.MULTILINE) == list(COMMANDS)
