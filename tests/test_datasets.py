@@ -82,7 +82,7 @@ def test_index_masks(index_masks: Path) -> None:
 
 
 def test_plain_class_list(index_masks: Path) -> None:
-    (index_masks / "classes.txt").write_text("dog\ntraffic light\n")
+    (index_masks / "classes.txt").write_text("dog\ntraffic light\n", "utf-8-sig")
     assert FolderDataset(index_masks).classes == ("dog", "traffic light")
 
 

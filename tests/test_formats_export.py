@@ -115,7 +115,7 @@ def test_small_regions_and_holes_are_dropped() -> None:
 # ---------------------------------------------------------------------------------------------------- whole exports
 
 
-LABELS = ("cell", 'größe: "x"', "empty")
+LABELS = ("cell", 'größe: "x" 🐈', "empty")
 
 
 def records(folder: Path, count: int = 3) -> Iterator[MaskRecord]:
@@ -242,7 +242,7 @@ def test_pictures(tmp_path: Path) -> None:
     record = given_records[0]
     index = Image.open(tmp_path / "out" / "labels" / "p0.png")
     assert index.mode == "P"
-    for i, (label, folder) in enumerate(zip(LABELS, ("cell", "größe_ _x_", "empty"), strict=True), 1):
+    for i, (label, folder) in enumerate(zip(LABELS, ("cell", "größe_ _x_ _", "empty"), strict=True), 1):
         mask = np.asarray(Image.open(tmp_path / "out" / "masks" / folder / "p0.png"))
         np.testing.assert_array_equal(mask, record.masks[label] * 255)
         np.testing.assert_array_equal(np.asarray(index) == i, record.masks[label])

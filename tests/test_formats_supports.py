@@ -239,6 +239,16 @@ def test_voc_with_names_of_its_own(tmp_path: Path) -> None:
         read_supports(folder)
 
 
+def test_voc_as_windows_and_macs_leave_it(tmp_path: Path) -> None:
+    """A byte order mark before the names, and hidden files beside the pictures."""
+    folder = voc(tmp_path / "voc")
+    names = ["_background_", *(f"class {i}" for i in range(1, 21))]
+    (folder / "class_names.txt").write_text("\n".join(names), "utf-8-sig")
+    for file in ("JPEGImages/._a.jpg", "SegmentationClass/._a.png"):
+        (folder / file).write_bytes(b"\0\5\26\7" * 50)
+    assert read_supports(folder).labels == ("class 8", "class 20")
+
+
 def test_mask_folders_still_work(tmp_path: Path) -> None:
     supports = read_supports(write_support(tmp_path / "support", "red", "blue"))
     assert (supports.kind, supports.labels) == ("mask folders", ("blue", "red"))
@@ -274,6 +284,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("other json", {"a": 1}, "neither COCO JSON"),
     ("deep", b"[" * 100_000, "no JSON"),
     ("no categories", coco((1, 7, rle(A)), categories=[]), "no categories"),
+    ("null categories", coco((1, 7, rle(A)), categories=None), "no categories"),
     ("category", coco((1, 9, rle(A))), "category 9, which the file does not list"),
     ("picture", coco((4, 7, rle(A))), "picture 4, which the file does not list"),
     ("no boxes", coco((1, 7, [])), "neither segmentations nor boxes"),
@@ -290,6 +301,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("no counts", coco((1, 7, {"size": [64, 96]})), "without size or counts"),
     ("text", coco((1, 7, "abc")), "neither polygons nor run lengths"),
     ("empty", coco((1, 7, [[1, 1, 1, 1, 1, 1]])), "no foreground"),
+    ("whose mask is empty", coco((1, 7, [[1, 1, 1, 1, 1, 1]])), "a.jpg: the mask has"),
     (
         "huge",
         {**coco((1, 7, rle(A))), "images": [{"id": 1, "file_name": "a.jpg", "width": 10**6, "height": 10**6}]},

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fewseg.segmenter import Segmenter
 from fewseg.server.project_state import InvalidProject
-from helpers.annotating import Page, colour_segmenter, png, serving, write_pictures
+from helpers.annotating import API, Page, colour_segmenter, png, serving, write_pictures
 from helpers.colour_method import blob, iou
 
 pytest.importorskip("fastapi")
@@ -173,6 +173,33 @@ def test_export_as_a_download(tmp_path: Path) -> None:
         assert "choose from" in page.ask("GET", "/export.zip", 422, params={"formats": ","})["error"]
         assert list((tmp_path / ".fewseg").glob("export-*")) == []  # nothing left behind
         assert list((tmp_path / ".fewseg").glob("fewseg-*")) == []
+
+
+def test_export_of_a_picture_far_down_in_folders_of_long_names(tmp_path: Path) -> None:
+    below = tmp_path / ("写真" * 10) / ("二〇二四年" * 8)
+    below.mkdir(parents=True)
+    image, mask = blob("red")
+    image.save(below / ("漢字" * 10 + ".png"))
+    with serving(tmp_path) as page:
+        (name,) = page.pictures()
+        page.paint(name, page.add_label("disc"), mask)
+        answer = page.ask("POST", "/export", json={"formats": ["png"]})
+        (exported,) = (tmp_path / answer["folder"] / "masks" / "disc").iterdir()
+        np.testing.assert_array_equal(np.asarray(Image.open(exported)), mask)
+
+
+def test_only_the_revision_that_was_asked_for_may_be_kept(tmp_path: Path) -> None:
+    """Another one's mask under its address would come back with undo."""
+    masks = write_pictures(tmp_path, "r")
+    with serving(tmp_path) as page:
+        label = page.add_label("disc")
+        first, second = (
+            page.paint("0.png", label, mask)["masks"][str(label)] for mask in (masks["0.png"], ~masks["0.png"])
+        )
+        address = f"{API}/pictures/{page.pictures()['0.png']['id']}/masks/{label}"
+        late, now = (page.client.get(address, params={"r": r}).headers["cache-control"] for r in (first, second))
+        assert "immutable" not in late
+        assert "immutable" in now
 
 
 def test_masks_that_cannot_be_used_are_refused(tmp_path: Path) -> None:

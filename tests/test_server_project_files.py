@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewseg.errors import FewsegError, InvalidImage, InvalidMask
-from fewseg.server import project_state
+from fewseg.errors import FewsegError, InvalidImage, InvalidMask, OutputError
+from fewseg.server import project_state, project_store
 from fewseg.server.project import Project
 from fewseg.server.project_state import Annotation, Change, InvalidProject, KnownPicture, Label, State
 from helpers.annotating import write_pictures
@@ -307,3 +307,28 @@ def test_undo_and_redo_are_exact_and_survive_saving(changes: list[Change]) -> No
         state = project_state.redo(state)
         assert seen(state) == seen(after)
     assert state.undo == states[-1].undo
+
+
+def test_a_good_backup_survives_the_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, _ = painted(tmp_path)
+    project.check(by_name(project)["1.png"], True)
+    project.close()
+    file, backup = tmp_path / ".fewseg/project.json", tmp_path / ".fewseg/project.backup.json"
+    good = backup.read_text()
+    file.write_text("")
+
+    def full(path: Path, content: bytes) -> None:
+        raise OutputError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(project_store, "_write", full)
+        with pytest.raises(OutputError):
+            Project(tmp_path)
+    assert backup.read_text() == good
+    Project(tmp_path).close()
+    assert backup.read_text() == good
+    file.write_text("")  # once more, before anything was changed
+    project = Project(tmp_path)
+    assert "damaged" in project.notices[0]
+    assert project.state.annotations
+    project.close()

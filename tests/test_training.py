@@ -134,6 +134,16 @@ def test_a_finished_run_is_left_alone(whole: Path) -> None:
     assert (whole / "last.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("less", [{"patience": 1}, {"epochs": 2}])
+def test_what_is_asked_for_less_on_resuming_is_still_fitted(tmp_path: Path, less: dict[str, int]) -> None:
+    longer = replace(CONFIG, epochs=6)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, longer, stop_at=21)
+    assert "presence_threshold" not in load_method(tmp_path / "best.safetensors").extra
+    report = run(tmp_path, replace(longer, **less))
+    assert 0 <= load_method(report.best).extra["presence_threshold"] <= 1
+
+
 def test_longer_at_a_constant_rate(whole: Path, tmp_path: Path) -> None:
     run(tmp_path)
     assert run(tmp_path, replace(CONFIG, epochs=3)).steps == 12

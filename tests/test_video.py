@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewseg.batch import segment_files
 from fewseg.batch_outputs import OutputFolder
 from fewseg.errors import InvalidImage, InvalidOption
 from fewseg.segmenter import Segmenter
@@ -26,12 +27,12 @@ def scene(number: int) -> tuple[Image.Image, np.ndarray]:
     return blob("red", size=(98, 66), place=0.3 + 0.05 * number)
 
 
-def clip(path: Path, frames: int = FRAMES) -> Path:
+def clip(path: Path, frames: int = FRAMES, keyframes: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 98, 66, "yuv420p"
-        stream.options = {"crf": "4"}
+        stream.options = {"crf": "4"} | ({"g": str(keyframes)} if keyframes else {})
         for number in range(frames):
             container.mux(stream.encode(av.VideoFrame.from_image(scene(number)[0])))
         container.mux(stream.encode())
@@ -141,3 +142,45 @@ def test_bad_videos(tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InvalidOption, match=r"pip install 'fewseg\[video\]'"):
         segment_video(segmenter, path, tmp_path / "out")
+
+
+def test_one_damaged_spot_does_not_end_a_clip(tmp_path: Path, segmenter: Segmenter) -> None:
+    path = clip(tmp_path / "a.mp4", 60, keyframes=10)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = np.random.default_rng(5).integers(0, 256, 200, dtype=np.uint8).tobytes()
+    path.write_bytes(content)
+    report = segment_video(segmenter, path, tmp_path / "out", overlays=False)
+    assert 50 <= report.done < 60
+    ((where, what),) = report.errors
+    assert where == str(path)
+    assert "cannot be decoded" in what
+    content[200:] = bytes(len(content) - 200)
+    (tmp_path / "b.mp4").write_bytes(content)
+    with pytest.raises(InvalidImage, match=r"b\.mp4"):
+        next(read_frames(tmp_path / "b.mp4"), None)
+
+
+def test_frames_of_a_longer_clip_that_was_replaced_are_gone(tmp_path: Path, segmenter: Segmenter) -> None:
+    path, out = clip(tmp_path / "a.mp4"), tmp_path / "out"
+    segment_video(segmenter, path, out, save_frames=True)
+    clip(path, 4)
+    report = segment_video(segmenter, path, out, save_frames=True)
+    assert report.done == 4
+    pictures = json.loads((out / "results.json").read_text())["pictures"]
+    assert [p["frame"] for p in pictures] == [0, 1, 2, 3]
+    assert len({tuple(p["source"]) for p in pictures}) == 1
+    for folder in ("labels", "masks/red", "frames"):
+        assert sorted(f.stem for f in (out / folder).iterdir()) == [f"a-{i:06d}" for i in range(4)]
+
+
+def test_frames_do_not_take_the_names_of_pictures(tmp_path: Path, segmenter: Segmenter) -> None:
+    out, pictures = tmp_path / "out", tmp_path / "frames"
+    pictures.mkdir()
+    for name in ("a-000000", "a-000001", "z"):
+        blob("red", size=(40, 30))[0].save(pictures / f"{name}.png")
+    segment_files(segmenter, [pictures], out)
+    segment_video(segmenter, clip(tmp_path / "a.mp4", 3), out)
+    names = [p["name"] for p in json.loads((out / "results.json").read_text())["pictures"]]
+    assert len(set(names)) == len(names) == 6
+    assert mask_of(out, "a-000000").shape == (30, 40)

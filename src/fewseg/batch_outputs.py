@@ -20,7 +20,7 @@ import re
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final, TypeAlias
@@ -30,7 +30,7 @@ from PIL import Image
 
 from fewseg.draw import label_colours
 from fewseg.errors import InvalidImage, OutputError
-from fewseg.files import make_folder, replacing, write_text
+from fewseg.files import cut_name, make_folder, replacing, write_text
 from fewseg.segmenter import Segmenter
 from fewseg.types import Prediction
 
@@ -40,9 +40,6 @@ Record: TypeAlias = dict[str, Any]
 """A picture's entry in results.json."""
 
 _FORMAT: Final = "fewseg.results.v1"
-_LONGEST: Final = 200
-"""Bytes of a picture's or label's name that are kept."""
-
 FOLDERS: Final = ("labels", "masks", "overlays")
 
 
@@ -163,7 +160,7 @@ class OutputFolder:
         known = {picture.rpartition("#")[0]: name.rpartition("-")[0] for picture, name in self._names.items()}
         if str(clip) in known:
             return known[str(clip)]
-        taken = {name.casefold() for name in known.values()}
+        taken = {name.rpartition("-")[0].casefold() for name in self._names.values()}  # pictures' too: `a-000000.png`
         return next(name for name in _candidates(clip) if name.casefold() not in taken)
 
     def write(
@@ -205,6 +202,24 @@ class OutputFolder:
         record |= {"made_by": self._made_by, "source": identity}
         self.accept(record)
         return record
+
+    def forget_frames(self, clip: Path, identity: list[int]) -> None:
+        """Drop frames of another file that was at the clip's place, with what was written for them.
+
+        What this run wrote over is not theirs any more.
+        """
+        of_clip = [r for r in self._records.values() if r["picture"].rpartition("#")[0] == str(clip)]
+        kept = {record["name"] for record in of_clip if record["source"] == identity}
+        for record in of_clip:
+            if record["source"] == identity:
+                continue
+            del self._records[record["picture"]]
+            if record["name"] not in kept:
+                masks = [label["mask"] for label in record["labels"].values()]
+                for file in (record["label_map"], *masks, record.get("saved")):
+                    if file is not None:
+                        with suppress(OSError):
+                            (self.root / file).unlink()
 
     def accept(self, record: Record) -> None:
         """Journal a picture whose files are written: by `write`, here or in another process."""
@@ -312,23 +327,17 @@ def _is_whole(file: Path) -> bool:
 
 
 def _candidates(source: Path) -> Iterator[str]:
-    stem, parent = _cut(source.stem), source.parent.name
-    yield from (stem, _cut(f"{parent}_{source.stem}"), _cut(f"{parent}_{source.name.replace('.', '_')}"))
+    stem, parent = cut_name(source.stem), source.parent.name
+    yield from (stem, cut_name(f"{parent}_{source.stem}"), cut_name(f"{parent}_{source.name.replace('.', '_')}"))
     number = 2
     while True:
         yield f"{stem}_{number}"
         number += 1
 
 
-def _cut(name: str) -> str:
-    """As much of the name as leaves room for endings, in the 255 bytes that file systems give a name."""
-    encoded = name.encode("utf-8", "surrogateescape")
-    return name if len(encoded) <= _LONGEST else encoded[:_LONGEST].decode("utf-8", "ignore")
-
-
 def folder_name(label: str, taken: set[str]) -> str:
     """A name for the label's folder: without characters that some system refuses, unlike those taken; is then taken."""
-    plain = _cut(re.sub(r"[^\w\- .]", "_", label)).strip(" .") or "_"
+    plain = cut_name(re.sub(r"[^\w\- .]", "_", label)).strip(" .") or "_"
     name, number = plain, 2
     while name.casefold() in taken:
         name, number = f"{plain}_{number}", number + 1

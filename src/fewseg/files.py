@@ -15,6 +15,9 @@ from fewseg.errors import OutputError
 _TEMPORARY: Final = re.compile(r"\.([0-9]+)(-[0-9a-f]{8})?\.tmp$")
 """Ends the names that `replacing` gives: the number of the process, and one of the call (older versions had none)."""
 
+_LONGEST: Final = 200
+"""Bytes of a name that are kept."""
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -31,8 +34,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}; free space or choose another") from error
     finally:
-        if temporary.exists():
+        with suppress(OSError):  # it is gone, or was never there: what went wrong is said above
             temporary.unlink()
+
+
+def cut_name(name: str) -> str:
+    """As much of the name as leaves room for endings, in the 255 bytes that file systems give a name."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    return name if len(encoded) <= _LONGEST else encoded[:_LONGEST].decode("utf-8", "ignore")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -111,29 +111,41 @@ def open_clip(path: str | os.PathLike[str]) -> Clip:
     return Clip(file, first.image.size, rate, int(count))
 
 
-def read_frames(path: str | os.PathLike[str]) -> Iterator[Frame]:
-    """The frames of a video in order, upright; of a file that is cut off those before the damage.
+def read_frames(path: str | os.PathLike[str], damage: list[str] | None = None) -> Iterator[Frame]:
+    """The frames of a video in order, upright; numbers count those that can be decoded.
 
-    Raises `InvalidImage` where it is no video.
+    What cannot be decoded is left out, with a line to `damage` for each part, so that one bad spot does not end a long
+    clip. Raises `InvalidImage` where it is no video, or nothing of it can be decoded.
     """
-    av, file = _av(), Path(path)
+    file, number = Path(path), 0
+    damage = [] if damage is None else damage
     with ExitStack() as stack:
         container, stream = _open(file, stack)
-        number = 0
-        frames = container.decode(stream)
-        while True:
-            try:
-                frame = next(frames, None)
-            except av.FFmpegError as error:
-                if number == 0:
-                    raise InvalidImage(f"{file} is damaged ({one_line(error)}): get the whole file again") from error
-                return
-            if frame is None:
-                return
+        for frame in _decoded(container, stream, damage):
             pixels = np.asarray(frame.to_ndarray(format="rgb24"))
             turned = np.rot90(pixels, getattr(frame, "rotation", 0) // 90)
             yield Frame(number, float(frame.time or 0.0), Image.fromarray(np.ascontiguousarray(turned)))
             number += 1
+    if damage and number == 0:
+        raise InvalidImage(f"{file} is damaged ({damage[0]}): get the whole file again")
+
+
+def _decoded(container: Any, stream: Any, damage: list[str]) -> Iterator[Any]:
+    """Packet by packet: `container.decode` ends at the first that is damaged."""
+    av = _av()
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:  # the file itself ends here
+            damage.append(one_line(error))
+            return
+        if packet is None:
+            return
+        try:
+            yield from packet.decode()
+        except av.FFmpegError as error:
+            damage.append(one_line(error))
 
 
 def read_frame(path: str | os.PathLike[str], number: int) -> Image.Image:
@@ -209,6 +221,7 @@ class _Run:
         self.name = self.folder.name_for_clip(clip.path)
         self.report = BatchReport(self.folder.results)
         self.sources: list[Path] = []
+        self.damage: list[str] = []
         # What the clip with the masks was made from: kept in it, so that it is known to be up to date.
         self.made_from = f"fewseg {segmenter.fingerprint} {self.identity} {every}"
         self.target = self.folder.root / "overlays" / f"{self.name}.mp4"
@@ -236,6 +249,10 @@ class _Run:
                 if progress is not None:
                     done = self.report.done + self.report.skipped
                     progress(done, max(total, done), f"{self.name}-{frame.number:06d}")
+            if self.damage:
+                what = f"{len(self.damage)} parts of it cannot be decoded ({self.damage[0]}) and are left out"
+                self.report.errors.append((str(self.clip.path), what))
+            self.folder.forget_frames(self.clip.path, self.identity)
         return self.report
 
     def _up_to_date(self) -> list[Path]:
@@ -255,7 +272,7 @@ class _Run:
     def _found(self) -> Iterator[tuple[Frame, Prediction]]:
         """Every frame that is wanted with its result, found now or earlier."""
         batch: list[Frame] = []
-        for frame in read_frames(self.clip.path):
+        for frame in read_frames(self.clip.path, self.damage):
             if frame.number % self.every:
                 continue
             source = self._source(frame.number)

@@ -176,7 +176,7 @@ def _header(picture: Path) -> tuple[tuple[int, int], int]:
 def _read_classes(path: Path) -> tuple[str, ...]:
     """Class names in the order of their mask values, 1 first."""
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidDataset(f"cannot read {path} ({error}): save it as UTF-8 text, one class a line") from error
     parts = [line.split(maxsplit=1) for line in lines]

@@ -43,7 +43,7 @@ def find_file(folder: Path, own: Sequence[str], names: Iterable[str]) -> Path | 
 def read_lines(path: Path) -> list[str]:
     """The lines that are not blank."""
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidDataset(f"cannot read {path} ({error}): get the list again") from error
     if not any(lines):

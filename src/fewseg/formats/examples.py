@@ -109,7 +109,10 @@ class Supports:
                 else:
                     teach_tiled(segmenter, example.label, example.picture, mask, tile=tile, value=value)
             except FewsegError as error:
-                raise type(error)(f"support of {example.label!r}: {error}") from error
+                # A mask out of a JSON file has no name of its own.
+                named = not isinstance(example.picture, Path) or str(example.picture) in str(error)
+                where = "" if named else f" in {example.picture}"
+                raise type(error)(f"support of {example.label!r}{where}: {error}") from error
 
 
 def chosen(

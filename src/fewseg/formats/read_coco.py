@@ -38,9 +38,10 @@ def is_coco(content: Any) -> bool:
 
 def read_coco(path: Path, content: Any, images: Path | None, labels: tuple[str, ...] = (), shots: int = 0) -> Supports:
     """The examples in parsed COCO JSON from `path`; raises `InvalidSupport` for what is not as documented."""
-    names = {_key(c, "id", path): str(_key(c, "name", path)) for c in content.get("categories", [])}
-    if not names:
+    categories = content.get("categories")
+    if not isinstance(categories, list) or not categories:
         raise InvalidSupport(f"{path} has no categories: a COCO file names its labels there")
+    names = {_key(c, "id", path): str(_key(c, "name", path)) for c in categories}
     pictures = {_key(i, "id", path): _picture(i, path) for i in content["images"]}
     groups: dict[tuple[Any, str], list[Any]] = {}
     for annotation in content["annotations"]:

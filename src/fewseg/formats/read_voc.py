@@ -51,8 +51,8 @@ def is_voc(folder: Path) -> bool:
 
 def read_voc(folder: Path, labels: tuple[str, ...] = (), shots: int = 0) -> Supports:
     """The examples in a VOC folder: every class in every mask; raises `InvalidSupport`."""
-    pictures = {p.stem: p for p in sorted((folder / "JPEGImages").iterdir()) if p.suffix.lower() in SUFFIXES}
-    masks = sorted(p for p in (folder / "SegmentationClass").iterdir() if p.suffix.lower() == ".png")
+    pictures = {p.stem: p for p in _shown(folder / "JPEGImages") if p.suffix.lower() in SUFFIXES}
+    masks = [p for p in _shown(folder / "SegmentationClass") if p.suffix.lower() == ".png"]
     if not masks:
         raise InvalidSupport(
             f"{folder / 'SegmentationClass'} has no PNG masks: put one there for every labelled picture"
@@ -67,6 +67,11 @@ def read_voc(folder: Path, labels: tuple[str, ...] = (), shots: int = 0) -> Supp
     if not examples:
         raise InvalidSupport(f"{folder / 'SegmentationClass'} has masks without any class: they hold 0 and 255 only")
     return Supports("VOC", examples)
+
+
+def _shown(folder: Path) -> list[Path]:
+    """The files of a folder but for hidden ones, as systems leave them beside pictures."""
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def _examples(pairs: list[tuple[Path, Path]], classes: dict[int, _Class]) -> Iterator[SupportExample]:
@@ -122,7 +127,7 @@ def _classes(folder: Path) -> dict[int, _Class]:
     if path is None:
         return {i: _Class(name, voc_colour(i)) for i, name in enumerate(["background", *_VOC])}
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSupport(f"cannot read {path} ({error}): save it as UTF-8 text") from error
     rows = [line.split(":") for line in lines if line and not line.startswith("#")]

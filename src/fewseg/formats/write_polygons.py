@@ -48,8 +48,8 @@ class YoloWriter:
         return files
 
     def finish(self) -> int:
-        """data.yaml; names are quoted as JSON does, which YAML reads. Without `path`, folders are beside the file."""
-        names = "".join(f"  {i}: {json.dumps(name)}\n" for i, name in enumerate(self._labels.names))
+        """data.yaml; without `path`, folders are beside the file."""
+        names = "".join(f"  {i}: {_quoted(name)}\n" for i, name in enumerate(self._labels.names))
         text = (
             "# Pictures and masks by fewseg: move some pictures (and their labels) to a val folder before training.\n"
             f"train: images\nval: images\nnames:{' {}' if not names else ''}\n{names}"
@@ -59,6 +59,12 @@ class YoloWriter:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _quoted(name: str) -> str:
+    """As YAML reads it: like JSON, but what is beyond 16 bits is one number there, not a pair."""
+    escaped = (json.dumps(c)[1:-1] if ord(c) < 0x10000 else f"\\U{ord(c):08x}" for c in name)
+    return f'"{"".join(escaped)}"'
 
 
 class LabelmeWriter:

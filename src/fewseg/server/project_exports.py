@@ -19,7 +19,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
 
 from fewseg.errors import InvalidOption, OutputError
-from fewseg.files import make_folder
+from fewseg.files import cut_name, make_folder
 from fewseg.formats import FORMATS, ExportReport, MaskRecord, export_masks
 from fewseg.server.project import Project
 from fewseg.server.project_pictures import EXPORT_MARK, PictureFile
@@ -145,7 +145,7 @@ def _unique(picture: PictureFile, taken: set[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^\w\- .]", "_", name).strip(" .")[:100] or "_"
+    return cut_name(re.sub(r"[^\w\- .]", "_", name).strip(" .")[:100]) or "_"
 
 
 def _free(folder: Path) -> Path:

@@ -151,9 +151,12 @@ def _add_pictures(routes: APIRouter, engine: Engine, view: ProjectView) -> None:
         side: Side | None = None,
     ) -> Response:
         """The mask that counts, 0 and 255: hand-made, else found; at the picture's size unless `side` is smaller."""
-        kept = "private, no-cache" if r is None else "private, max-age=31536000, immutable"
+        before = view.revision(picture, label)
         with RENDERING:
             content = png(view.mask(picture, label, side))
+        # Another revision's mask under this address would come back with undo.
+        asked = r is not None and before == r == view.revision(picture, label)
+        kept = "private, max-age=31536000, immutable" if asked else "private, no-cache"
         return Response(content, media_type="image/png", headers={"Cache-Control": kept})
 
     @routes.get("/pictures/{picture}/uncertainty", response_class=Response, responses=_PNG)

@@ -89,8 +89,8 @@ class ProjectStore:
         while kept.exists():
             number += 1
             kept = self.file.with_name(f"project.damaged-{now}-{number}.json")
-        with contextlib.suppress(OSError):
-            shutil.copyfile(self.file, kept)
+        with contextlib.suppress(OSError):  # out of the way: or the next `save` takes it for the backup
+            os.replace(self.file, kept)
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.backup.stat().st_mtime))
         notice = (
             f"{self.file.name} was damaged ({reason}): the backup of {changed} is used, at most the last change is "

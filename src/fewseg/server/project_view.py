@@ -141,6 +141,12 @@ class ProjectView:
             return shrunk(self.project.mask(identifier, label), size)
         return self.predicted(identifier, label, size)
 
+    def revision(self, identifier: str, label: int) -> int | None:
+        """Of the mask that counts; None where there is none."""
+        annotation = self.project.annotation(identifier, label)
+        counts = annotation or self.engine.finder.shown.get((identifier, label))
+        return None if counts is None else counts.revision
+
     def predicted(self, identifier: str, label: int, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
         """What the model found last, at the picture's size or `size` (width, height); raises `NotFound`."""
         picture, named = self.project.picture(identifier), self.project.label(label)

@@ -60,6 +60,7 @@ class Run:
         """All steps that are left; returns the last logged loss."""
         config, last = self.config, math.nan
         if self._over:
+            self._calibrate_if_missing()
             return last
         gradient = Gradient(self.method, config, self.processes)
         started, logged = time.perf_counter(), self.done.step
@@ -176,12 +177,22 @@ class Run:
             about = about_training(self.config, self.data, self.done)
             save_method(self._smooth, self.out / name, extra={**self.method.extra, "trained": about})
 
+    @property
+    def _to_use(self) -> Path:
+        """The checkpoint that the run is for."""
+        return self.out / (BEST if self.done.best_step else LAST)
+
+    def _calibrate_if_missing(self) -> None:
+        """For a run that was interrupted, and asked for less when it was resumed: its end never came."""
+        if self.data.validation and "presence_threshold" not in load_method(self._to_use).extra:
+            self._calibrate()
+
     def _calibrate(self) -> None:
         """How lenient and sure to be, and the presence threshold, go into the checkpoint to use, once training ends."""
         if not self.data.validation:
             return
         self.processes.wait()  # until the checkpoint is written
-        path = self.out / (BEST if self.done.best_step else LAST)
+        path = self._to_use
         method = load_method(path).to(self.method.device)
         size, config, processes = method.config.image_size, self.config, self.processes
         if not config.absent:  # who learnt to find nothing where nothing is must not be talked out of it
