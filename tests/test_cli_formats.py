@@ -70,6 +70,25 @@ def test_formats_are_complete_after_resuming(tmp_path: Path, model: Path, photos
         assert (out / file).is_file(), file
 
 
+def test_what_is_left_out_as_absent_is_told(
+    tmp_path: Path, model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    support = write_support(tmp_path / "support", "red", shots=1)
+    arguments = ("--support", support, "--query", photos / "red.jpg", "--formats", "coco")
+    assert call(tmp_path, model, *arguments) == 0
+    assert "judged absent" not in capsys.readouterr().err
+    results = tmp_path / "out/results.json"
+    results.write_text(results.read_text().replace('"present": true', '"present": false'))
+    Image.fromarray(blob("red")[1]).save(tmp_path / "out/masks/red/red.png")  # whatever an untrained model found
+    assert call(tmp_path, model, *arguments) == 0
+    told = capsys.readouterr().err
+    assert "1 of 1 masks are not in coco: judged absent; --export.absent writes them too" in told
+    assert json.loads((tmp_path / "out/coco.json").read_text())["annotations"] == []
+    assert call(tmp_path, model, *arguments, "--export.absent") == 0
+    assert "judged absent" not in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "out/coco.json").read_text())["annotations"]) == 1
+
+
 def test_a_coco_file_teaches(tmp_path: Path, model: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = {
         "images": [{"id": 1, "file_name": "red.jpg", "width": 96, "height": 64}],

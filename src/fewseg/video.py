@@ -250,7 +250,8 @@ class _Run:
                     done = self.report.done + self.report.skipped
                     progress(done, max(total, done), f"{self.name}-{frame.number:06d}")
             if self.damage:
-                what = f"{len(self.damage)} parts of it cannot be decoded ({self.damage[0]}) and are left out"
+                parts = f"{len(self.damage)} part{'s' if len(self.damage) > 1 else ''}"
+                what = f"{self.clip.path}: {parts} of it cannot be decoded ({self.damage[0]}) and left out"
                 self.report.errors.append((str(self.clip.path), what))
             self.folder.forget_frames(self.clip.path, self.identity)
         return self.report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -154,4 +155,8 @@ def export(out: Path, formats: Sequence[str], options: Options) -> None:
         wanted = [name for name in wanted if name != "overlays"]  # drawn already, with scores
     if wanted:
         with progress_bar("exporting") as advance:
-            write_results(out, wanted, options=options.export, progress=advance)
+            report = write_results(out, wanted, options=options.export, progress=advance)
+        if report.absent:
+            told = f"{report.absent} of {report.absent + report.annotations} masks are not in {', '.join(wanted)}: "
+            told += "judged absent; --export.absent writes them too, a lower --threshold judges fewer so"
+            print(told, file=sys.stderr)

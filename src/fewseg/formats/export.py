@@ -53,7 +53,7 @@ def export_masks(
     known = Labels(tuple(labels or ()))
     folder = make_folder(out)
     names: set[str] = set()
-    files = annotations = 0
+    files = annotations = absent = 0
     with ExitStack() as stack:
         writers = []
         for name in chosen:
@@ -66,10 +66,11 @@ def export_masks(
             page = Page(record, known, options)
             files += sum(writer.add(page) for writer in writers)
             annotations += len(page.masks)
+            absent += page.absent
             if progress is not None:
                 progress(len(names), total, record.name)
         files += sum(writer.finish() for writer in writers)
-    return ExportReport(len(names), files, annotations)
+    return ExportReport(len(names), files, annotations, absent)
 
 
 def _writer(name: str, out: Path, labels: Labels) -> Writer:

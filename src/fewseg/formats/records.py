@@ -98,6 +98,8 @@ class ExportReport:
     files: int
     annotations: int
     """Masks of labels in pictures that were written: empty ones, and absent labels, are not."""
+    absent: int = 0
+    """Masks that were left out as their label is probably not in the picture."""
 
 
 def check_formats(formats: tuple[str, ...] | list[str]) -> tuple[str, ...]:

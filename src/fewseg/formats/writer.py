@@ -55,12 +55,13 @@ class Page:
         self.record, self.labels, self.options = record, labels, options
         for label in record.masks:
             labels.number(label)
+        found = {label: np.asarray(mask, np.bool_) for label, mask in record.masks.items() if mask.any()}
         self.masks: dict[str, NDArray[np.bool_]] = {
-            label: np.asarray(mask, np.bool_)
-            for label, mask in record.masks.items()
-            if (options.absent or record.present.get(label, True)) and mask.any()
+            label: mask for label, mask in found.items() if options.absent or record.present.get(label, True)
         }
         """What annotations are made of: masks that are not empty, of labels that are there."""
+        self.absent = len(found) - len(self.masks)
+        """Masks of labels that probably are not."""
         self._exact: dict[str, list[Polygon]] = {}
         self._simple: dict[str, list[Polygon]] = {}
 
