@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -262,6 +263,22 @@ def test_find_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "photos/deep/c.webp",
         "none.jpg",
     ]
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("open", "closed"):
+        (tmp_path / name).mkdir()
+        blob("red")[0].save(tmp_path / name / "a.png")
+    real = os.scandir
+
+    def scandir(path: str | os.PathLike[str]) -> Any:
+        if os.fspath(path).endswith("closed"):  # permissions do not stop who may do anything
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InvalidImage, match="closed: Permission denied; make the folder readable"):
+        find_pictures([tmp_path], tmp_path / "out")
 
 
 def test_results_are_no_pictures_to_segment(tmp_path: Path) -> None:

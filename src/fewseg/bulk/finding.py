@@ -40,7 +40,11 @@ def find_pictures(
 
 
 def _pictures_below(folder: Path, out: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
+    def refuse(error: OSError) -> None:
+        reason = f"{error.filename}: {error.strerror or error}"
+        raise InvalidImage(f"{reason}; make the folder readable, or give others") from error
+
+    for root, folders, files in os.walk(folder, onerror=refuse):
         here = (Path(root, f) for f in sorted(folders) if not f.startswith("."))
         folders[:] = [f.name for f in here if f.resolve() != out and not _holds_results(f)]
         for name in sorted(files):
