@@ -26,7 +26,7 @@ demo: $(STAMP)  ## teach with a few pictures, segment others, say where the shee
 	$(BIN)/fewseg demo
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(STAMP)  ## lint, format, types, layers
 	$(BIN)/ruff check .
