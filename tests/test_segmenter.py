@@ -472,3 +472,12 @@ def test_releases_of_other_methods_are_found_again(tmp_path: Path) -> None:
     segmenter.save(tmp_path / "red.fewseg")
     again = Segmenter.load(tmp_path / "red.fewseg", device="cpu", precision="float32")
     assert (again.method.name, again.labels, again.shots("red")) == ("hsnet", ("red",), 1)
+
+
+def test_a_mistyped_path_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without asking the hub, which takes half a minute where there is no network."""
+    monkeypatch.setattr("fewseg.checkpoints.native.hf_hub_download", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/trial").mkdir(parents=True)
+    with pytest.raises(InvalidCheckpoint, match=r"no checkpoint runs/tria \(did you mean 'trial'\?\): give"):
+        load_method("runs/tria")

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fewseg.backbones import BackboneSpec
-from fewseg.errors import InvalidCheckpoint
+from fewseg.errors import InvalidCheckpoint, did_you_mean
 from fewseg.files import write_bytes
 from fewseg.methods import FewShotMethod, build_method
 
@@ -114,15 +114,27 @@ def locate(source: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     parts = name.split("/")
-    if len(parts) != 2 or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or not all(parts):
+    # What lies in a folder that is here was meant to be here: asking the hub takes half a minute without a network.
+    here = len(parts) == 2 and path.parent.is_dir()
+    if here or len(parts) != 2 or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or not all(parts):
         raise InvalidCheckpoint(
-            f"no checkpoint {name}: give a file, a folder with {FILE_NAME} or {BEST}, a hub id or 'default'"
+            f"no checkpoint {name}{_like(path)}: give a file, a folder with {FILE_NAME} or {BEST}, a hub id or "
+            "'default'"
         )
     try:
         return Path(hf_hub_download(name, FILE_NAME))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InvalidCheckpoint(f"no file or folder {name}, and no such model on the hub: {reason}") from error
+
+
+def _like(path: Path) -> str:
+    """What has nearly that name beside it, in brackets; nothing where nothing has."""
+    try:
+        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+    except OSError:
+        return ""
+    return f" ({near})" if near else ""
 
 
 def fingerprint(method: FewShotMethod) -> str:
