@@ -19,7 +19,7 @@ from PIL import Image
 
 from fewseg.cli import main
 from fewseg.client import Client, ServerError
-from fewseg.commands.serve import Options, _address, _token, run
+from fewseg.commands.serve import Options, _address, _announce, _seen_by_others, _token, run
 from fewseg.errors import InvalidImage, InvalidOption
 from fewseg.segmenter import Segmenter
 from fewseg.server.limits import Limits
@@ -76,6 +76,8 @@ def test_what_goes_wrong_is_one_line(address: str, tmp_path: Path) -> None:
             Client(f"http://127.0.0.1:{unused.getsockname()[1]}").info()
     with pytest.raises(ServerError, match="write it as"):
         Client("localhost:8000")
+    with pytest.raises(ServerError, match="nonnumeric port"):
+        Client("http://127.0.0.1:abc").info()
     with Client(address, TOKEN).session() as session:
         with pytest.raises(InvalidImage, match="cannot be read"):
             session.segment(tmp_path / "none.png")
@@ -83,6 +85,30 @@ def test_what_goes_wrong_is_one_line(address: str, tmp_path: Path) -> None:
             session.segment(np.zeros((3, 3, 3), np.complex64))
         with pytest.raises(InvalidImage, match="a float is no picture"):
             session.segment(0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "cannot be reached"),  # cut off
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "cannot be reached"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", "does not answer as fewseg serve does"),
+    ],
+)
+def test_what_is_no_server_of_ours(answer: bytes, said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(ServerError, match=said) as caught:
+            Client(f"http://127.0.0.1:{listener.getsockname()[1]}").info()
+        thread.join()
+    assert "\n" not in str(caught.value)
 
 
 def test_many_clients_at_once_lose_nothing(address: str) -> None:
@@ -151,6 +177,16 @@ def test_a_token_is_made_up_where_others_can_reach_the_server(monkeypatch: pytes
     assert _token(Options()) == "from-the-environment"
     assert _address("0.0.0.0", 80) == "http://localhost:80"
     assert _address("::1", 81) == "http://[::1]:81"
+
+
+def test_other_machines_are_told_an_address_with_the_token(capsys: pytest.CaptureFixture[str]) -> None:
+    options = Options(host="0.0.0.0")
+    _announce(options, "http://localhost:8000", "http://localhost:8000/?token=abc", "abc")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "from other machines" in line]
+    assert line.endswith(":8000/?token=abc")
+    assert "localhost" not in line
+    assert _seen_by_others("192.168.1.5") == "192.168.1.5"
+    assert _seen_by_others("box.example.org") == "box.example.org"
 
 
 def test_without_the_extra_the_command_says_what_to_install(

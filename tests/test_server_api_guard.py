@@ -90,8 +90,9 @@ def basic(password: str) -> dict[str, str]:
         (basic(TOKEN), 200),
         (basic("wrong"), 401),
         ({"Authorization": "Basic !!"}, 401),
-        ({"Cookie": f"fewseg_token={TOKEN}"}, 200),
-        ({"Cookie": "fewseg_token=other"}, 401),
+        ({"Cookie": f"fewseg_token_80={TOKEN}"}, 200),
+        ({"Cookie": "fewseg_token_80=other"}, 401),
+        ({"Cookie": f"fewseg_token_8000=other; fewseg_token_80={TOKEN}"}, 200),  # of a server at another port
     ],
 )
 def test_the_token(headers: Any, status: int) -> None:

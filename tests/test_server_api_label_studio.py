@@ -274,6 +274,19 @@ def test_what_was_taught_outlives_the_server(tmp_path: Path) -> None:
         assert len(body["results"][0]["result"]) == 1
 
 
+def test_what_another_model_was_taught_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with client(label_studio_folder=tmp_path) as first:
+        teach(first)
+    (taught,) = tmp_path.iterdir()
+    content = taught.read_bytes()
+    taught.write_bytes(content[:-9])
+    with client(label_studio_folder=tmp_path) as second:
+        teach(second)
+    assert (tmp_path / f"{taught.stem}.unused-1.fewseg").read_bytes() == content[:-9]
+    assert taught.read_bytes() == content
+    assert "kept as" in caplog.text
+
+
 # ---------------------------------------------------------------------------------------- configuration, addresses
 
 

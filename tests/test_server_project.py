@@ -28,7 +28,7 @@ def test_paint_see_correct_improve_export(tmp_path: Path) -> None:
         label = page.add_label("disc")
         painted = page.paint("0.png", label, masks["0.png"])
         assert painted["supports"] == [label]
-        assert painted["masks"] == {str(label): page.project()["revision"]}
+        assert painted["masks"] == page.pictures()["0.png"]["masks"]
         project = page.wait()
         assert project["progress"] == {"done": 5, "total": 5, "seconds_left": 0.0}
         assert [v["shots"] for v in project["labels"]] == [1]
@@ -200,6 +200,19 @@ def test_only_the_revision_that_was_asked_for_may_be_kept(tmp_path: Path) -> Non
         late, now = (page.client.get(address, params={"r": r}).headers["cache-control"] for r in (first, second))
         assert "immutable" not in late
         assert "immutable" in now
+
+
+def test_a_masks_address_is_that_of_no_other_mask(tmp_path: Path) -> None:
+    """Browsers keep masks by their address: a folder that is served later has the same but for the revision."""
+    found = []
+    for name, number in (("one", 0), ("other", 1)):
+        masks = write_pictures(tmp_path / name, "rr")
+        with serving(tmp_path / name) as page:
+            label = page.add_label("disc")
+            found.append(page.paint("0.png", label, masks[f"{number}.png"])["masks"])
+            page.ask("POST", "/undo")
+            assert page.paint("0.png", label, masks[f"{number}.png"])["masks"] == found[-1]
+    assert found[0] != found[1]
 
 
 def test_masks_that_cannot_be_used_are_refused(tmp_path: Path) -> None:

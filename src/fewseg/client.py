@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import mimetypes
@@ -92,7 +93,10 @@ class Client:
 
     def _json(self, method: str, path: str, content: Any = None, form: _Form | None = None) -> Any:
         answer = self.request(method, path, content, form)
-        return json.loads(answer) if answer else None
+        try:
+            return json.loads(answer) if answer else None
+        except ValueError:
+            raise ServerError(0, f"{self._address} does not answer as fewseg serve does: check the address") from None
 
     def request(self, method: str, path: str, content: Any = None, form: _Form | None = None) -> bytes:
         """The answer to a request below `/api/v1`, with JSON or a form; raises `ServerError`."""
@@ -112,8 +116,8 @@ class Client:
                 if error.code != 503 or attempt == self._retries:
                     raise ServerError(error.code, _said(error)) from None
                 time.sleep(_pause(error.headers.get("Retry-After")))
-            except OSError as error:
-                reason = getattr(error, "reason", error)
+            except (OSError, http.client.HTTPException) as error:  # the latter: cut off, or no HTTP at all
+                reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
                 raise ServerError(
                     0, f"{self._address} cannot be reached ({reason}): is fewseg serve running?"
                 ) from error

@@ -197,14 +197,28 @@ def _address(host: str, port: int) -> str:
     return f"http://{host}:{port}"
 
 
+def _seen_by_others(host: str) -> str:
+    """The address of this machine in its network, where the server listens at all of them."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    family, far = (socket.AF_INET, "192.0.2.1") if address.version == 4 else (socket.AF_INET6, "2001:db8::1")
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((far, 9))  # sends nothing: it only chooses the way there
+        return str(probe.getsockname()[0])
+    return socket.gethostname()
+
+
 def _announce(options: Options, address: str, page: str, token: str | None) -> None:
     what = f"label {options.folder} at" if options.folder is not None else "API at"
     print(f"fewseg: {what} {page}", flush=True)
     print(f"  API: {address}/api/v1 (OpenAPI: /api/v1/openapi.json)  Label Studio: {address}/label-studio", flush=True)
     if not _is_local(options.host):
-        print(
-            f"  reachable by other machines, as http://{socket.gethostname()}:{address.rpartition(':')[2]}", flush=True
-        )
+        elsewhere = _address(_seen_by_others(options.host), int(address.rpartition(":")[2]))
+        print(f"  from other machines: {elsewhere}{page.removeprefix(address)}", flush=True)
     if token:
         print(f"  token: {token} (Authorization: Bearer TOKEN)", flush=True)
     print("  stop with Ctrl-C", flush=True)

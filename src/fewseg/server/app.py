@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -125,5 +127,6 @@ def _add_info(app: FastAPI, model: ServedModel, limits: Limits, folder: Path | N
             model=model.name,
             image_size=model.image_size,
             folder=folder.resolve().name if folder else None,
+            project=hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16] if folder else None,
             limits=dataclasses.asdict(limits),
         )

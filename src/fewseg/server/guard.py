@@ -92,10 +92,10 @@ class Guard:
         if asked:
             self._check_token(asked)
             answer = RedirectResponse("/", 303)
-            answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", path="/")
+            answer.set_cookie(_cookie(scope), self.token, httponly=True, samesite="strict", path="/")
             await answer(scope, receive, send)
             return True
-        self._check_token(_offered(headers))
+        self._check_token(_offered(headers, _cookie(scope)))
         return False
 
     def _check_name(self, host: str) -> None:
@@ -167,7 +167,13 @@ class Guard:
         return counting
 
 
-def _offered(headers: Headers) -> list[str]:
+def _cookie(scope: Scope) -> str:
+    """Its name: browsers send cookies to every port of a host, and another server there has another token."""
+    server = scope.get("server")
+    return f"{COOKIE}_{server[1]}" if server and server[1] else COOKIE
+
+
+def _offered(headers: Headers, cookie: str) -> list[str]:
     """The tokens that a request brings."""
     found = []
     kind, _, value = headers.get("authorization", "").partition(" ")
@@ -178,8 +184,8 @@ def _offered(headers: Headers) -> list[str]:
             found.append(base64.b64decode(value, validate=True).decode().partition(":")[2])
         except (binascii.Error, UnicodeDecodeError):
             found.append("")
-    if cookie := cookie_parser(headers.get("cookie", "")).get(COOKIE):
-        found.append(cookie)
+    if given := cookie_parser(headers.get("cookie", "")).get(cookie):
+        found.append(given)
     return found
 
 

@@ -7,6 +7,7 @@ one file a project.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -156,8 +157,19 @@ class LabelStudio:
                     annotation, _, label = key.partition(":")
                     project.examples.setdefault(annotation, {})[label] = support
             except FewsegError as error:
-                log.warning("%s is not used: %s", self._path(name), error)
+                kept = _aside(self._path(name))
+                log.warning("%s is not used: %s; it is kept as %s", self._path(name), error, kept)
         return project
+
+
+def _aside(file: Path) -> Path:
+    """Move it out of the way of what is written next: it may be of another model, and wanted again."""
+    number = 1
+    while (kept := file.with_name(f"{file.stem}.unused-{number}{file.suffix}")).exists():
+        number += 1
+    with contextlib.suppress(OSError):
+        file.rename(kept)
+    return kept
 
 
 def router(studio: LabelStudio, gate: Gate) -> APIRouter:

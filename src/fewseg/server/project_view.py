@@ -84,7 +84,7 @@ class ProjectView:
             marks = (plan.state.annotations[picture.id, label.id] for label in by_hand)
             said = (engine.finder.unusable.get(Shot(picture, mark).key) for mark in marks)
             error = next((text for text in said if text), None)
-        masks = {str(label.id): plan.state.annotations[picture.id, label.id].revision for label in by_hand}
+        masks = {str(label.id): plan.state.annotations[picture.id, label.id].content for label in by_hand}
         return {
             "id": picture.id,
             "name": picture.shown_name,
@@ -144,8 +144,10 @@ class ProjectView:
     def revision(self, identifier: str, label: int) -> int | None:
         """Of the mask that counts; None where there is none."""
         annotation = self.project.annotation(identifier, label)
-        counts = annotation or self.engine.finder.shown.get((identifier, label))
-        return None if counts is None else counts.revision
+        if annotation is not None:
+            return annotation.content
+        found = self.engine.finder.shown.get((identifier, label))
+        return None if found is None else found.revision
 
     def predicted(self, identifier: str, label: int, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
         """What the model found last, at the picture's size or `size` (width, height); raises `NotFound`."""

@@ -72,12 +72,18 @@ class Info(BaseModel):
     """About the server."""
 
     model_config = _example(
-        version="0.1.0", model="default (dcama over tiny)", image_size=384, folder="photos", limits=_LIMITS
+        version="0.1.0",
+        model="default (dcama over tiny)",
+        image_size=384,
+        folder="photos",
+        project="0c4f1b2d9a7e3f58",
+        limits=_LIMITS,
     )
     version: str
     model: str
     image_size: int = Field(description="Side, in pixels, of the square that pictures are resized to for the model.")
     folder: str | None = Field(description="Name of the folder that the page labels, if there is one.")
+    project: str | None = Field(description="Tells that folder from all others, those of the same name too.")
     limits: dict[str, int | float] = Field(description="How much the server gives to its clients.")
 
 
