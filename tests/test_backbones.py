@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import timm
@@ -184,3 +185,28 @@ def test_strides_put_the_odd_pixel_of_the_padding_last(size: tuple[int, int], gr
         torch.testing.assert_close(layer(x) * (1 + 1e-5) ** 0.5, wanted)
         layer.fold()
         torch.testing.assert_close(layer(x) * (1 + 1e-5) ** 0.5, wanted)
+
+
+def test_blocks_that_give_no_maps_fall_back_to_stages() -> None:
+    """Blocks of CAFormer's later stages give tokens, those of NesT windows of tokens."""
+    assert {b.scale for b in create_backbone("caformer_s18").blocks} == {4, 8, 16, 32}
+    assert {b.scale for b in create_backbone("nest_tiny").blocks} == {4, 8, 16}
+
+
+def test_weights_that_are_none_are_told(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(InvalidCheckpoint):
+        create_backbone("tiny", weights=tmp_path / "empty.safetensors")
+    (tmp_path / "page.pth").write_text("Rate limit exceeded")
+    with pytest.raises(InvalidCheckpoint, match=r"page\.pth"):
+        create_backbone("resnet18", weights=tmp_path / "page.pth")
+    torch.save({1: torch.zeros(1)}, tmp_path / "numbers.pth")
+    with pytest.raises(InvalidCheckpoint, match="expected parameter names"):
+        create_backbone("resnet18", weights=tmp_path / "numbers.pth")
+
+
+def test_an_unknown_tag_of_weights_is_told() -> None:
+    with pytest.raises(InvalidOption, match="unknown weights of resnet18 'a9_in1k'; did you mean"):
+        create_backbone("resnet18.a9_in1k")
+    with pytest.raises(InvalidOption, match="does not take the options"):
+        create_backbone("mobilenetv2_100", options={"output_stride": 7})

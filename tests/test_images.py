@@ -455,3 +455,12 @@ def test_huge_png_text_chunks_are_still_refused(tmp_path: Path) -> None:
     Image.new("L", (2, 2)).save(tmp_path / "a.png", pnginfo=about)
     with pytest.raises(InvalidImage, match=r"a.png"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("place", [(0, 0), (5, 7)])
+def test_nan_anywhere_in_a_float_tiff_is_told(tmp_path: Path, place: tuple[int, int]) -> None:
+    values = np.full((8, 9), 0.5, np.float32)
+    values[place] = np.nan
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(InvalidImage, match=r"a\.tif holds NaN"):
+        read_image(tmp_path / "a.tif")

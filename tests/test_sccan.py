@@ -384,3 +384,17 @@ def test_deep_backbone_is_torchvisions_with_another_stem(tmp_path) -> None:
 )
 def test_middle_levels(levels: list[tuple[int, int]], expected: tuple[int, int]) -> None:
     assert middle_levels([BlockInfo(*level) for level in levels]) == expected
+
+
+def test_what_autocast_rounded_is_not_kept() -> None:
+    method = create_method("sccan", backbone="tiny", image_size=96).eval()
+    images, masks, query = torch.randn(1, 1, 3, 96, 96), torch.ones(1, 1, 96, 96), torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        support = method.encode_support(images, masks)
+        with torch.autocast("cpu", torch.bfloat16):
+            method.segment(query, support)
+        found = method.segment(query, support)
+        torch.testing.assert_close(found, method.segment(query, method.encode_support(images, masks)))
+        again = method.encode_support(images, masks)
+        method.prepare_support(again)
+        assert again.shared

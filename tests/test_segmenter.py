@@ -481,3 +481,15 @@ def test_a_mistyped_path_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "runs/trial").mkdir(parents=True)
     with pytest.raises(InvalidCheckpoint, match=r"no checkpoint runs/tria \(did you mean 'trial'\?\): give"):
         load_method("runs/tria")
+
+
+def test_scales_that_coincide_are_one_size(tmp_path: Path) -> None:
+    segmenter = Segmenter(ColourMethod(), device="cpu", scales=(1.0, 1.01))
+    segmenter.teach("red", *blob("red"))
+    twice = segmenter.view(dict.fromkeys(("red", "rot"), segmenter.supports["red"]))  # one example, two names
+    twice.save(tmp_path / "a.fewseg")
+    loaded = Segmenter.load(tmp_path / "a.fewseg", ColourMethod(), device="cpu")
+    assert loaded.labels == ("red", "rot")
+    assert loaded.input_sizes == segmenter.input_sizes
+    found = loaded.segment(blob("red")[0])
+    np.testing.assert_array_equal(found.masks["red"], found.masks["rot"])

@@ -144,6 +144,12 @@ def test_what_is_asked_for_less_on_resuming_is_still_fitted(tmp_path: Path, less
     assert 0 <= load_method(report.best).extra["presence_threshold"] <= 1
 
 
+def test_what_was_fitted_to_other_weights_does_not_stay() -> None:
+    method = make_method(replace(CONFIG, init_from="default"))
+    assert not [key for key in method.extra if key.startswith("presence_")]
+    assert "presence_threshold" in load_method("default").extra
+
+
 def test_longer_at_a_constant_rate(whole: Path, tmp_path: Path) -> None:
     run(tmp_path)
     assert run(tmp_path, replace(CONFIG, epochs=3)).steps == 12

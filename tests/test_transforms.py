@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from fewseg.episodes import transforms
 from fewseg.episodes.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -117,3 +119,9 @@ def test_augmentation_of_a_tiny_object_falls_back_to_the_whole_picture() -> None
     picture, labels = augment(image, mask, 64, np.random.default_rng(0), settings)
     assert torch.equal(labels, square_mask(mask, 64))
     assert torch.allclose(picture, square_image(image, 64), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [384, 400, 480])
+def test_padded_pictures_fill_the_longest_side_whatever_their_size(size: int) -> None:
+    for longest in range(200, 1301):
+        assert transforms._padded_size(longest // 2, longest, size)[1] == size

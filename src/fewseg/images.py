@@ -120,7 +120,14 @@ def _to_rgb(image: Image.Image, name: str) -> Callable[[Image.Image], Image.Imag
         kind = np.dtype(np.uint16 if ";" in mode else np.float32 if mode == "F" else np.int32)
         low, high = cast("tuple[float, float]", image.getextrema())  # one band, so one pair
         scale = _scale(kind, low, high, name)
-        return lambda part: Image.fromarray(_bytes(np.asarray(part), scale)).convert("RGB")
+
+        def grey(part: Image.Image) -> Image.Image:
+            values = np.asarray(part)
+            if mode == "F" and not np.isfinite(values).all():  # Pillow's extrema pass NaN over
+                raise _not_finite(name)
+            return Image.fromarray(_bytes(values, scale)).convert("RGB")
+
+        return grey
     if image.has_transparency_data:
         return _over_white
     return lambda part: part.convert("RGB")
@@ -136,7 +143,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 def _scale(kind: np.dtype[np.generic], low: float, high: float, name: str) -> float:
     """The factor that takes values of this kind, which span `low` to `high`, to 0..255."""
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise InvalidImage(f"{name} holds NaN or infinite values: replace them")
+        raise _not_finite(name)
     if kind.kind == "b":
         return 255.0
     if kind.kind == "f":
@@ -146,6 +153,10 @@ def _scale(kind: np.dtype[np.generic], low: float, high: float, name: str) -> fl
     if low < 0 or high > 65535:
         raise InvalidImage(f"{name} has values from {low} to {high}: scale them to 0..255 (or 0..65535 for 16 bits)")
     return 1 / 257 if kind == np.uint16 or high > 255 else 1.0
+
+
+def _not_finite(name: str) -> InvalidImage:
+    return InvalidImage(f"{name} holds NaN or infinite values: replace them")
 
 
 def _bytes(values: NDArray[np.generic], scale: float) -> NDArray[np.uint8]:

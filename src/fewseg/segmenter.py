@@ -415,6 +415,10 @@ class Segmenter:
                 f"({about['method']}, fingerprint {about['fingerprint']}, not {segmenter.model_fingerprint}): "
                 "load it with that model, or teach again"
             )
+        if any(len(support.sets) != len(segmenter.input_sizes) for support in supports.values()):  # sizes may coincide
+            raise InvalidCheckpoint(
+                f"{os.fspath(path)} has examples for other input sizes than its scales: teach again"
+            )
         segmenter._supports = {k: s.to(segmenter._device, segmenter.method.dtype) for k, s in supports.items()}
         return segmenter
 

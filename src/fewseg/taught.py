@@ -62,7 +62,7 @@ def unknown_label(label: str, known: Sequence[str]) -> InvalidSupport:
 def save(path: str | os.PathLike[str], supports: Mapping[str, LabelSupport], about: Mapping[str, Any]) -> None:
     """Write the labels, and JSON values about them, to a safetensors file, atomically; raises `OutputError`."""
     tensors = {
-        f"{i}.{j}.{name}": tensor.contiguous().cpu()
+        f"{i}.{j}.{name}": tensor.clone(memory_format=torch.contiguous_format).cpu()  # labels may share examples
         for i, support in enumerate(supports.values())
         for j, encoded in enumerate(support.sets)
         for name, tensor in encoded.tensors.items()
@@ -111,7 +111,7 @@ def _grouped(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> d
             for j, (side, encoder) in enumerate(zip(entry["image_sizes"], entry["encoders"], strict=True))
         )
         digests = tuple(entry["digests"])
-        if not sets or len(sets) != len(about["scales"]) or any(s.shots != len(digests) for s in sets):
+        if not sets or len(sets) != len(about["labels"][0]["encoders"]) or any(s.shots != len(digests) for s in sets):
             raise ValueError(f"the examples of {entry['label']!r} are incomplete")
         supports[str(entry["label"])] = LabelSupport(sets, digests)
     return supports

@@ -12,12 +12,12 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from fewseg.backbones.base import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, FeaturePyramid
 from fewseg.backbones.deep_resnet import DeepResNetPyramid, timm_stem_names
-from fewseg.backbones.timm_pyramid import build_timm_pyramid
+from fewseg.backbones.timm_pyramid import build_timm_pyramid, pretrained_config
 from fewseg.backbones.tiny import TinyPyramid
 from fewseg.errors import InvalidCheckpoint, InvalidOption, unknown
 
@@ -79,11 +79,11 @@ def create_backbone(
     merged = {**defaults, **_metadata_options(metadata), **(options or {})}
     mean, std = _scaling(name, timm_name, normalisation or _METADATA_NORMALISATIONS.get(metadata.get("norm", "")))
     pyramid = build_pyramid(BackboneSpec(name, merged, mean, std))
-    if state:
-        load_backbone_weights(pyramid, state, source=os.fspath(weights or ""))
+    if weights is not None:
+        load_backbone_weights(pyramid, state, source=os.fspath(weights))
     elif pretrained:
         _download(pyramid, timm_name)
-    elif weights is None:
+    else:
         LOG.info("backbone %s has random weights: give pretrained=True or backbone_weights=PATH", name)
     return pyramid
 
@@ -114,13 +114,14 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise InvalidCheckpoint(
             f"{os.fspath(path)} holds more than tensors, or is no PyTorch file: not opened"
         ) from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).split("\n")[0]
+    except Exception as error:  # readers of damaged files raise anything
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise InvalidCheckpoint(f"{os.fspath(path)} is not a readable checkpoint ({reason}): get it again") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named or not state:
         raise InvalidCheckpoint(f"{os.fspath(path)} holds no state dict: expected parameter names and tensors")
     return strip_prefix(state, "module."), {}
 
@@ -187,7 +188,7 @@ def _scaling(name: str, timm_name: str, normalisation: str | None) -> tuple[Any,
         return NORMALISATIONS[normalisation]
     if name == "tiny" or name in PAPER_BACKBONES:
         return NORMALISATIONS["imagenet"]
-    config = timm.get_pretrained_cfg(timm_name)
+    config = pretrained_config(timm_name)
     return (config.mean, config.std) if config is not None else NORMALISATIONS["imagenet"]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewseg.backbones.base import BackboneSpec, BlockInfo, FeaturePyramid
-from fewseg.errors import InvalidOption
+from fewseg.errors import InvalidOption, unknown
 from fewseg.ops.resize import map_size, resize_by_centres
 
 SIZE_FREE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
@@ -35,7 +35,7 @@ def create_timm_model(name: str, **options: Any) -> tuple[nn.Module, bool]:
 
     Raises `InvalidOption` where timm refuses the options.
     """
-    config = timm.get_pretrained_cfg(name)
+    config = pretrained_config(name)
     fixed = bool(config is not None and config.fixed_input_size)
     for extra in SIZE_FREE_OPTIONS if fixed else ():
         try:
@@ -44,8 +44,19 @@ def create_timm_model(name: str, **options: Any) -> tuple[nn.Module, bool]:
             continue  # this family does not know the option
     try:
         return timm.create_model(name, pretrained=False, **options), fixed
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidOption(f"backbone {name} does not take the options {options}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        reason = str(error) or type(error).__name__
+        raise InvalidOption(f"backbone {name} does not take the options {options}: {reason}") from error
+
+
+def pretrained_config(name: str) -> Any:
+    """What timm knows of a model's weights, None where it has none; raises `InvalidOption` for an unknown tag."""
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        base = name.partition(".")[0]
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
+        raise unknown(f"weights of {base}", name.partition(".")[2], tags) from error
 
 
 def switch_off_inplace(model: nn.Module) -> None:
@@ -107,9 +118,19 @@ class HookedPyramid(FeaturePyramid):
         self._taps = tuple(name for name in taps if name in shapes and 1 < shapes[name][-1] < size)
         for name in set(taps) - set(self._taps):
             handles[name].remove()
+        self._check(model, {name: shapes[name] for name in self._taps}, size)
         self._own_hooks = len(self._taps)
         self.blocks = tuple(BlockInfo(shapes[name][1], size / shapes[name][-1]) for name in self._taps)
         self.freeze().eval()
+
+    @staticmethod
+    def _check(model: nn.Module, shapes: dict[str, torch.Size], size: int) -> None:
+        """Raise `RuntimeError` where blocks return something else than maps: tokens, or windows of them."""
+        stages: Any = getattr(model, "feature_info", None) or ()
+        deepest = max([stage["reduction"] for stage in stages if "reduction" in stage], default=1)
+        oblong = [name for name, shape in shapes.items() if shape[2] != shape[3]]  # of a square picture
+        if oblong or not any(size / shape[-1] > 0.75 * deepest for shape in shapes.values()):
+            raise RuntimeError(f"the blocks of {type(model).__name__} give no maps of every stage")
 
     def _collector(self, name: str) -> Any:
         def collect(_module: nn.Module, _inputs: Any, output: Any) -> None:

@@ -74,7 +74,7 @@ class Options:
     folds: int = 4
     """Number of folds of a dataset that is no benchmark."""
     shots: tuple[int, ...] = (1, 5)
-    """Numbers of support pictures to measure, all on the same queries."""
+    """Numbers of support pictures to measure; on the same queries, but where a protocol draws anew for each."""
     count: int | None = None
     """Episodes of a fold, for every protocol but folder; the protocol's if not given."""
     per_class: int | None = None

@@ -66,8 +66,8 @@ def draw_fss(pools: Pools, shots: int, count: int | None = None, seed: int = 0) 
 def draw_walk(pairs: Pairs, shots: int, count: int, seed: int = 0) -> list[Episode]:
     """SCCAN's: the query walks the *pictures* cyclically, its class is drawn among those it holds, supports differ.
 
-    Lists of one seed share queries and classes whatever the number of shots, and fewer shots are the first of more.
-    Classes with fewer than `shots + 1` pictures are left out.
+    Lists of one seed share queries and classes whatever the number of shots, as long as every class has pictures for
+    the most, and fewer shots are the first of more. Classes with fewer than `shots + 1` pictures are left out.
     """
     pools = {class_id: names for class_id, names in pools_of(pairs).items() if len(names) > shots}
     _checked(pools, shots, count)

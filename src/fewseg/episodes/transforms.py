@@ -85,8 +85,8 @@ def padded_mask(mask: NDArray[np.uint8], size: int) -> Tensor:
 
 def _padded_size(height: int, width: int, size: int) -> tuple[int, int]:
     """The longest side becomes `size`, then both sides are rounded down to multiples of 8."""
-    factor = size / max(height, width)
-    return max(8, int(height * factor) // 8 * 8), max(8, int(width * factor) // 8 * 8)
+    longest = max(height, width)
+    return max(8, height * size // longest // 8 * 8), max(8, width * size // longest // 8 * 8)
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

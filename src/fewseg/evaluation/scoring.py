@@ -54,6 +54,8 @@ def segment_batch(
     """Predicted masks, each of its truth's size, and the seconds that one query took with the support encoded."""
     with torch.inference_mode():
         support = fused_support(method, batch.tensors.images, batch.tensors.masks, fusion)
+        for one in support.sets:
+            method.prepare_support(one)
         if method.device.type == "cuda":
             torch.cuda.synchronize(method.device)  # the support is still on its way: not the query's time
         started = time.perf_counter()

@@ -110,6 +110,9 @@ class FewShotMethod(nn.Module):
             raise InvalidSupport(f"{support.batch} support episodes for {query.batch} queries: give one, or one each")
         return support
 
+    def prepare_support(self, support: SupportSet) -> None:
+        """Compute now, and keep with the support set, what the first query would otherwise have computed."""
+
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
         """`segment` for a support set that fits."""
         raise NotImplementedError

@@ -291,7 +291,7 @@ class DCAMA(FewShotMethod):
             return cached
         pooled = {s: support.tensors[f"skip.{s}"].amax(1) for s in self.skip_scales}
         share = cast("Decoder", self.decoder).support_share(pooled, mix)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not torch.is_autocast_enabled(self.device.type):
             support.shared[name] = share
         return share
 

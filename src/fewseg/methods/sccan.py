@@ -302,6 +302,10 @@ class SCCAN(FewShotMethod):
         """Logits on the grid, (B, 2, *grid)."""
         return self.head(F.relu(self.fuse(query, support)))
 
+    def prepare_support(self, support: SupportSet) -> None:
+        """The support stream through every block."""
+        self._stream(support)
+
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
         return resize(self.low_logits(query, support), query.image_size)
 
@@ -310,7 +314,8 @@ class SCCAN(FewShotMethod):
         shared = support.shared
         if not shared or torch.is_grad_enabled():
             shared = self._run_support(support)
-            if not torch.is_grad_enabled():
+            # Rounded by autocast, they would be of another precision than what looks at them without it.
+            if not torch.is_grad_enabled() and not torch.is_autocast_enabled(self.device.type):
                 support.shared.update(shared)
         names = SupportWindows._fields
         blocks = [SupportWindows(*(shared[f"{i}.{name}"] for name in names)) for i in range(self.config.blocks)]

@@ -72,6 +72,7 @@ def make_method(config: TrainConfig) -> FewShotMethod:
     if config.init_from:
         method = load_method(config.init_from)
         method.forget_fits()
+        method.extra = {key: value for key, value in method.extra.items() if not key.startswith("presence_")}
         return method
     return create_method(
         config.method,
