@@ -209,4 +209,4 @@ def test_an_unknown_tag_of_weights_is_told() -> None:
     with pytest.raises(InvalidOption, match="unknown weights of resnet18 'a9_in1k'; did you mean"):
         create_backbone("resnet18.a9_in1k")
     with pytest.raises(InvalidOption, match="does not take the options"):
-        create_backbone("mobilenetv2_100", options={"output_stride": 7})
+        create_backbone("resnet18", options={"output_stride": 7})
