@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.browsers import FIREFOX
 from helpers.colour_method import iou
@@ -118,6 +121,73 @@ def test_nothing_is_lost_with_the_server_gone_and_the_page_killed(server: PageSe
         assert server.picture("red-2.png")["supports"] == [1]
     finally:
         page.quit()
+
+
+def test_strokes_wait_for_their_own_folder(opened: Page, server: PageServer, tmp_path: Path) -> None:
+    page = opened
+    other = PageServer(tmp_path / "other" / "pictures")  # the same names of folder and pictures
+    shutil.copytree(server.folder, other.folder, ignore=shutil.ignore_patterns(".*"))
+    other.port, other.address = server.port, server.address
+    server.add_label()
+    page.go("red-1.png")
+    page.brush(50)
+    server.stop()
+    page.until("!document.querySelector('#banner').hidden", "the banner says that the server is gone")
+    cover(page, "red-1.png")
+    page.until("document.querySelector('#saved').dataset.state === 'kept'", "the browser keeps it")
+    page.js("window.before = true")
+    other.start()
+    try:
+        page.until("!window.before && !document.body.classList.contains('starting')", "the page starts afresh")
+        other.add_label()
+        page.go("red-1.png")
+        page.until("document.querySelector('.label-row')", "the label arrives by itself")
+        page.saved()
+        assert other.picture("red-1.png")["supports"] == []
+    finally:
+        other.stop()
+    server.start()
+    wait_until(lambda: server.picture("red-1.png")["supports"] == [1], "the stroke arrives in its folder")
+    assert iou(server.mask("red-1.png"), truth("red-1.png")) > 0.9
+    page.saved()
+    page.errors()  # servers that were away
+
+
+def test_a_server_that_wants_its_token_gets_the_strokes_later(opened: Page, server: PageServer) -> None:
+    page = opened
+    server.add_label()
+    page.go("red-1.png")
+    page.js(
+        "const real = fetch; window.denied = 0; window.fetch = (url, init) => init.method === 'PUT' && denied++ < 1"
+        " ? Promise.resolve(new Response('', { status: 401 })) : real(url, init)"
+    )
+    page.brush(50)
+    cover(page, "red-1.png")
+    page.until("document.querySelector('.notice')?.textContent.includes('token')", "the page says what is missing")
+    assert page.find("#saved").get_attribute("data-state") != "refused"
+    page.saved()
+    assert server.picture("red-1.png")["supports"] == [1]
+
+
+def test_a_filter_is_walked_through_to_its_end(opened: Page, server: PageServer) -> None:
+    page = opened
+    server.add_label()
+    mask = io.BytesIO()
+    Image.fromarray(truth("red-1.png").astype(np.uint8) * 255).save(mask, "png")
+    names = ["green.png", "red-1.png", "red-3.png"]
+    for name in names:
+        path = f"pictures/{server.picture(name)['id']}/annotations/1"
+        server.get(path, method="PUT", data=mask.getvalue(), headers={"Content-Type": "image/png"})
+    page.click("[data-filter=labelled]")
+    page.until("document.querySelectorAll('#grid .card').length === 3", "the filter is on")
+    page.go("green.png")
+    page.until("document.querySelector('.is-example')", "the picture is an example")
+    page.click("[data-focus=lead]")
+    wait_until(lambda: server.picture("green.png")["supports"] == [], "the picture passes the filter no more")
+    for place, name in enumerate(names, 1):
+        page.until("document.querySelector('#picture-name').textContent === arguments[0]", f"{name} is next", name)
+        assert page.find("#picture-place").text == f"{place} / 3"
+        page.keys("j")
 
 
 def test_keys_alone_suffice(opened: Page, server: PageServer) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
 
-from helpers.page import Page, PageServer, discs
-from helpers.page_fixtures import SIZE, middle, opened, page, server
+from fewseg.server.project_view import ProjectView
+from helpers.page import Page, PageServer, discs, wait_until
+from helpers.page_fixtures import SIZE, cover, middle, opened, page, server
 
 _ = (opened, page, server)  # fixtures
 
@@ -103,3 +106,111 @@ def test_every_control_has_a_name_and_every_format_is_offered(opened: Page, serv
     assert page.js("return [...document.querySelectorAll('dialog [name=format]')].map(b => b.value)") == list(FORMATS)
     assert page.js(nameless.replace("document", "document.querySelector('dialog')")) == []
     page.keys("\ue00c")
+
+
+def test_painting_waits_for_the_mask_that_is_there(
+    opened: Page, server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = opened
+    server.add_label()
+    page.go("red-1.png")
+    page.brush(56)
+    cover(page, "red-1.png")
+    page.saved()
+    before = server.mask("red-1.png")
+    read, broken = ProjectView.mask, True
+
+    def mask(*asked: object) -> object:
+        if broken:
+            raise OSError("the disk is away")
+        return read(*asked)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ProjectView, "mask", mask)
+    page.browser.get("about:blank")
+    page.clear_cache()
+    page.open()
+    page.go("red-1.png")
+    page.until("document.querySelector('.label-row')", "the labels are there")
+    page.drag([(20, 20), (60, 20)], SIZE)
+    page.until("document.querySelector('.notice')?.textContent.includes('still loading')", "the page says why")
+    assert not page.find("#undo-stroke").is_enabled()
+
+    def painted() -> bool:
+        page.drag([(20, 20), (60, 20)], SIZE)
+        return page.find("#undo-stroke").is_enabled()
+
+    broken = False
+    wait_until(painted, "the mask has come by itself")
+    page.saved()
+    after = server.mask("red-1.png")
+    assert after[20, 40]
+    assert after[before].all()
+    page.errors()  # the masks that were refused
+
+
+def test_a_stroke_stays_with_its_label_and_tool(opened: Page, server: PageServer) -> None:
+    page = opened
+    server.add_label("red")
+    server.add_label("blue")
+    page.go("red-1.png")
+    page.until("document.querySelectorAll('.label-row').length === 2", "the labels are there")
+    page.brush(30)
+    places = [page.place(point, SIZE) for point in ((100, 100), (150, 100), (250, 100))]
+    press = ActionChains(page.browser, duration=5)
+    press.w3c_actions.pointer_action.move_to_location(*places[0])
+    press.w3c_actions.pointer_action.pointer_down()
+    press.w3c_actions.pointer_action.move_to_location(*places[1])
+    press.perform()
+    page.keys("2", "e")
+    lift = ActionChains(page.browser, duration=5)
+    lift.w3c_actions.pointer_action.move_to_location(*places[2])
+    lift.w3c_actions.pointer_action.pointer_up()
+    lift.perform()
+    page.saved()
+    assert server.picture("red-1.png")["supports"] == [1]
+    assert server.mask("red-1.png")[100, 100:250].all()
+    page.keys("2")
+    page.drag([(100, 200), (200, 200)], SIZE)
+    page.saved()
+    assert server.picture("red-1.png")["supports"] == [1, 2]
+
+
+def test_undo_leaves_no_example_that_nobody_made(opened: Page, server: PageServer) -> None:
+    page = opened
+    server.add_label()
+    page.go("red-1.png")
+    page.brush(56)
+    cover(page, "red-1.png")
+    page.saved()
+    page.until("document.querySelector('#progress').classList.contains('done')", "all pictures are segmented")
+    page.go("red-2.png")
+    page.until("document.querySelector('#promote')", "a mask is found")
+    found = server.mask("red-2.png")
+
+    def stroke() -> bool:
+        page.drag([(20, 20), (60, 60)], SIZE)  # again, while the mask is still loading
+        return page.find("#undo-stroke").is_enabled()
+
+    # Taken back before it is sent, and after.
+    wait_until(stroke, "there is a stroke")
+    page.chord("\ue009", "z")
+    page.saved()
+    assert server.picture("red-2.png")["supports"] == []
+    assert np.array_equal(server.mask("red-2.png"), found)
+    wait_until(stroke, "there is a stroke")
+    page.saved()
+    assert server.picture("red-2.png")["supports"] == [1]
+    page.chord("\ue009", "z")
+    page.saved()
+    assert server.picture("red-2.png")["supports"] == []
+
+    # An example that is removed takes its steps along.
+    page.go("red-1.png")
+    page.until("document.querySelector('.is-example')", "the picture is an example")
+    wait_until(stroke, "there is a stroke")
+    page.saved()
+    page.click("[data-focus=lead]")
+    page.until("document.querySelector('#undo-stroke').disabled", "its steps are gone")
+    page.chord("\ue009", "z")
+    page.saved()
+    assert server.picture("red-1.png")["supports"] == []

@@ -214,6 +214,10 @@ class Page:
         where = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
         self.browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": where})
 
+    def clear_cache(self) -> None:
+        if not FIREFOX:
+            self.browser.execute_cdp_cmd("Network.clearBrowserCache", {})
+
     def errors(self) -> list[str]:
         """What the console complained about since the last call."""
         if FIREFOX:

@@ -15,6 +15,11 @@ export class ApiError extends Error {
   get temporary() {
     return this.status === 0 || this.status === 429 || this.status >= 500;
   }
+
+  /** Whether the server wants its token. */
+  get denied() {
+    return this.status === 401 || this.status === 403;
+  }
 }
 
 /** @param {string} path @param {Record<string, any>} [query] @returns {string} */

@@ -37,7 +37,9 @@ export class Assist {
   accept(erase) {
     const { region } = this.desk;
     if (!region) return;
-    this.desk.beginEdit()?.blend(region.bitmap, erase);
+    const layer = this.desk.beginEdit();
+    if (!layer) return; // the region stays on offer
+    layer.blend(region.bitmap, erase);
     this.desk.endEdit();
     this.discard();
   }

@@ -1,10 +1,12 @@
 /** The desk: one open picture, its masks, and the tool in hand. It knows nothing of the panels around it. */
 
 import { Assist } from "./assist.js";
+import { cross, ring } from "./cursors.js";
 import { perFrame } from "./dom.js";
 import { followPointers } from "./gestures.js";
 import { History } from "./history.js";
 import { Loader } from "./loader.js";
+import { notice } from "./notices.js";
 import { Scene } from "./scene.js";
 import { makeTools } from "./tools/index.js";
 import { View } from "./view.js";
@@ -19,6 +21,8 @@ export class Desk extends EventTarget {
   picture = null;
   /** @type {{bitmap: ImageBitmap}|null} the region on offer */
   region = null;
+  /** @type {MaskLayer|null} what the stroke in progress goes to, whatever label is chosen meanwhile */
+  painted = null;
   /** @type {Point|null} the keyboard's place in the picture */
   pen = null;
   penDown = false;
@@ -79,7 +83,7 @@ export class Desk extends EventTarget {
   }
 
   close() {
-    this.cancelEdit();
+    this.endEdit();
     this.tool.leave();
     this.assist.discard();
     this.history.clear();
@@ -93,7 +97,8 @@ export class Desk extends EventTarget {
   setTool(id) {
     const tool = this.tools.find((candidate) => candidate.id === id);
     if (!tool || tool === this.tool) return;
-    this.cancelEdit();
+    this.liftPen();
+    if (this.painted) return; // the pointer is still down
     this.tool.leave();
     this.assist.discard();
     this.tool = tool;
@@ -121,17 +126,25 @@ export class Desk extends EventTarget {
   /** @returns {MaskLayer|null} the mask to draw on, its state remembered */
   beginEdit() {
     if (!this.canPaint()) return null;
+    this.endEdit();
     const layer = /** @type {MaskLayer} */ (this.layer);
+    if (this.loader.awaits(layer)) {
+      notice("The mask is still loading: paint when it is there.");
+      return null;
+    }
     this.loader.claim(layer);
     layer.begin();
+    this.painted = layer;
     this.saver.painting = true;
     return layer;
   }
 
   endEdit() {
     this.saver.painting = false;
-    const change = this.layer?.end();
+    const change = this.painted?.end();
+    this.painted = null;
     if (change) {
+      if (!this.history.steps(change.layer)) this.#noteStart(change.layer);
       this.history.add(change);
       this.#changed(change.layer);
     }
@@ -140,17 +153,37 @@ export class Desk extends EventTarget {
 
   cancelEdit() {
     this.saver.painting = false;
-    if (this.layer?.editing) this.layer.cancel();
+    const layer = this.painted;
+    this.painted = null;
+    layer?.cancel();
+    if (layer) this.loader.sync(); // what came meanwhile had to wait
     this.redraw();
+  }
+
+  /** The keyboard's stroke ends where the cross is. */
+  liftPen() {
+    if (this.penDown) this.tool.up();
+    this.penDown = false;
+  }
+
+  /** A mask was replaced or is gone: its steps cannot be taken back. @param {MaskLayer} layer */
+  forget(layer) {
+    this.history.drop(layer);
+    layer.example = true; // until the next first step
+    this.say("history");
   }
 
   /** @param {"undo"|"redo"} which @returns {boolean} whether there was anything */
   step(which) {
-    if (this.layer?.editing) return false;
+    if (this.painted) return false;
     const change = this.history[which]();
     if (!change) return false;
-    this.store.setActive(change.layer.label);
-    this.#changed(change.layer);
+    const { layer } = change;
+    const steps = this.history.steps(layer);
+    this.store.setActive(layer.label);
+    if (which === "redo" && steps === 1) this.#noteStart(layer);
+    if (which === "undo" && steps === 0 && !layer.example) this.#unmake(layer);
+    else this.#changed(layer);
     this.redraw();
     return true;
   }
@@ -183,6 +216,22 @@ export class Desk extends EventTarget {
   /** @param {MaskLayer} layer */
   #changed(layer) {
     this.saver.touch(/** @type {Picture} */ (this.picture), layer.label, layer.canvas);
+    this.say("history");
+  }
+
+  /** The first step of a history is made. @param {MaskLayer} layer */
+  #noteStart(layer) {
+    const picture = /** @type {Picture} */ (this.picture);
+    // While something is on its way the store does not know yet: what was noted before holds.
+    if (layer.awaited || this.saver.pending(picture, layer.label)) return;
+    layer.example = picture.supports.includes(layer.label);
+  }
+
+  /** Nothing painted is left: the picture is no example of the mask that was found. @param {MaskLayer} layer */
+  #unmake(layer) {
+    const picture = /** @type {Picture} */ (this.picture);
+    this.saver.revert(picture, layer.label, layer.awaited > 0 || picture.supports.includes(layer.label));
+    this.loader.sync();
     this.say("history");
   }
 
@@ -239,30 +288,5 @@ export class Desk extends EventTarget {
     if (!at || this.spaceHeld) return;
     if (this.tool.round) ring(context, at, this.store.view.brush / 2);
     if (this.pen) cross(context, at, this.penDown);
-  }
-}
-
-/** @param {CanvasRenderingContext2D} context @param {Point} at @param {number} radius */
-function ring(context, { x, y }, radius) {
-  for (const [width, colour] of /** @type {[number, string][]} */ ([[3, "rgba(0, 0, 0, 0.55)"], [1.5, "#fff"]])) {
-    context.beginPath();
-    context.arc(x, y, radius, 0, 2 * Math.PI);
-    context.lineWidth = width;
-    context.strokeStyle = colour;
-    context.stroke();
-  }
-}
-
-/** @param {CanvasRenderingContext2D} context @param {Point} at @param {boolean} down */
-function cross(context, { x, y }, down) {
-  for (const [width, colour] of /** @type {[number, string][]} */ ([[4, "rgba(0, 0, 0, 0.7)"], [2, down ? "#ffd43b" : "#fff"]])) {
-    context.beginPath();
-    context.moveTo(x - 12, y);
-    context.lineTo(x + 12, y);
-    context.moveTo(x, y - 12);
-    context.lineTo(x, y + 12);
-    context.lineWidth = width;
-    context.strokeStyle = colour;
-    context.stroke();
   }
 }

@@ -2,8 +2,8 @@
  * Strokes that the server has not confirmed, kept in the browser (IndexedDB) so that a closed or killed page loses none.
  *
  * @typedef {Object} Draft
- * @property {string} key folder, picture and label
- * @property {string} folder
+ * @property {string} key project, picture and label
+ * @property {string} project
  * @property {string} picture id
  * @property {string} name the picture's, and its size: ids alone may mean another picture after a restart
  * @property {number} width
@@ -51,9 +51,9 @@ export class Drafts {
     if (kept && kept.version <= version) await done(table.delete(key));
   }
 
-  /** @param {string} folder @returns {Promise<Draft[]>} */
-  async of(folder) {
+  /** @param {string} project @returns {Promise<Draft[]>} */
+  async of(project) {
     const all = await done((await this.#table("readonly")).getAll());
-    return all.filter((draft) => draft.folder === folder);
+    return all.filter((draft) => draft.project === project);
   }
 }

@@ -8,6 +8,8 @@ import { showPanel } from "./panel.js";
 import { PictureList } from "./picture-list.js";
 import { showToolbar } from "./toolbar.js";
 
+/** @typedef {import("./types.js").Picture} Picture */
+
 export class Editor {
   /** @param {import("./store.js").Store} store @param {import("./saver.js").Saver} saver */
   constructor(store, saver) {
@@ -32,6 +34,7 @@ export class Editor {
   /** @param {string|null} id null closes it */
   show(id) {
     const picture = id === null ? null : this.store.pictures.get(id);
+    const walking = this.open;
     this.view.hidden = !picture;
     if (!picture) {
       if (this.desk.picture) this.saver.flush();
@@ -45,7 +48,8 @@ export class Editor {
     }
     if (this.desk.picture?.id === picture.id) return;
     if (this.desk.picture) this.saver.flush();
-    this.strip.show(this.#order());
+    // One walks through the list that was left for the editor, whatever passes the filter meanwhile.
+    if (!walking || !this.#ids().includes(picture.id)) this.strip.show(this.#order(picture.id));
     this.desk.open(picture);
     this.strip.mark(picture.id, true);
     this.#describe();
@@ -57,15 +61,20 @@ export class Editor {
     if (id) location.replace(`#/picture/${encodeURIComponent(id)}`);
   }
 
-  /** Pictures in the gallery's order; all of them where the open one does not pass the filter. */
-  #order() {
+  /** Pictures in the gallery's order; all of them where the one to open does not pass the filter. @param {string} open its id */
+  #order(open) {
     const shown = this.store.shown();
-    return shown.some(({ id }) => id === this.desk.picture?.id) || !this.desk.picture ? shown : [...this.store.pictures.values()];
+    return shown.some(({ id }) => id === open) ? shown : [...this.store.pictures.values()];
+  }
+
+  /** @returns {string[]} what one walks through */
+  #ids() {
+    return [...this.strip.host.children].map((element) => /** @type {HTMLElement} */ (element).dataset.id ?? "");
   }
 
   /** @param {1|-1} step @returns {string|undefined} */
   #beside(step) {
-    const ids = [...this.strip.host.children].map((element) => /** @type {HTMLElement} */ (element).dataset.id ?? "");
+    const ids = this.#ids();
     const at = ids.indexOf(this.desk.picture?.id ?? "");
     const ahead = step > 0 ? ids.slice(at + 1) : ids.slice(0, Math.max(at, 0)).reverse();
     return at < 0 ? undefined : ahead.find((id) => this.store.pictures.get(id)?.width);
@@ -74,14 +83,22 @@ export class Editor {
   #reopen() {
     const id = this.desk.picture?.id;
     if (id && !this.store.pictures.has(id)) location.hash = "#/";
-    else this.strip.show([...this.store.pictures.values()]);
+    else if (id) this.strip.show(this.#still(id));
+    this.#describe();
+  }
+
+  /** The list to walk through, after pictures came or went. @param {string} open id of the open picture @returns {Picture[]} */
+  #still(open) {
+    const { pictures, view } = this.store;
+    if (view.filter === "all") return this.#order(open);
+    return this.#ids().flatMap((id) => pictures.get(id) ?? []);
   }
 
   #describe() {
     const { picture } = this.desk;
     if (!picture) return;
-    const ids = [...this.strip.host.children];
-    const at = ids.findIndex((element) => /** @type {HTMLElement} */ (element).dataset.id === picture.id);
+    const ids = this.#ids();
+    const at = ids.indexOf(picture.id);
     find("#picture-name").textContent = picture.name;
     find("#picture-place").textContent = `${at + 1} / ${ids.length}`;
     find("#previous").disabled = at <= 0;

@@ -15,10 +15,15 @@ export class Connection {
   /** @type {ReturnType<typeof setTimeout>|undefined} */
   #timer;
 
-  /** @param {Store} store @param {(error: ApiError) => void} refused called when the server answers, but not this page */
-  constructor(store, refused) {
+  /**
+   * @param {Store} store
+   * @param {(error: ApiError) => void} refused called when the server answers, but not this page
+   * @param {() => void} moved called when another folder is served than the page was opened with
+   */
+  constructor(store, refused, moved) {
     this.store = store;
     this.refused = refused;
+    this.moved = moved;
     addEventListener("online", () => this.open());
   }
 
@@ -29,28 +34,33 @@ export class Connection {
     const source = new EventSource(api.eventsAddress());
     this.#source = source;
     source.addEventListener("error", () => this.#lost(source));
-    this.#hear(source, "project", (project) => {
+    // What the stream says waits, in its order, until it is known that it speaks of this page's folder.
+    const known = new Promise((resolve) => source.addEventListener("open", () => resolve(this.#found(source))));
+    const hear = (/** @type {string} */ name, /** @type {(data: any) => void} */ action) =>
+      source.addEventListener(name, async (event) => {
+        if ((await known) && source === this.#source) action(JSON.parse(event.data));
+      });
+    hear("project", (project) => {
       this.store.setProject(project);
-      if (this.store.connection !== "open") this.#found(source);
+      this.store.setConnection("open");
     });
-    this.#hear(source, "picture", (picture) => this.store.setPicture(picture));
-    this.#hear(source, "progress", (progress) => this.store.setProgress(progress));
+    hear("picture", (picture) => this.store.setPicture(picture));
+    hear("progress", (progress) => this.store.setProgress(progress));
   }
 
-  /** @param {EventSource} source @param {string} name @param {(data: any) => void} action */
-  #hear(source, name, action) {
-    source.addEventListener(name, (event) => source === this.#source && action(JSON.parse(event.data)));
-  }
-
-  /** @param {EventSource} source */
+  /** @param {EventSource} source @returns {Promise<boolean>} whether the server that answered serves this page's folder */
   async #found(source) {
     try {
-      this.store.info = await api.info();
-      if (source !== this.#source) return;
+      const info = await api.info();
+      if (source !== this.#source) return false;
+      const same = !this.store.info || info.project === this.store.info.project;
+      if (!same) this.moved();
+      else this.store.info = info;
       this.#wait = FIRST_WAIT;
-      this.store.setConnection("open");
+      return same;
     } catch {
       this.#lost(source);
+      return false;
     }
   }
 

@@ -24,7 +24,8 @@ export class History {
     this.#undone = [];
     let kept = 0;
     const from = this.#done.findLastIndex(({ before }) => (kept += 2 * before.width * before.height) > PIXELS);
-    if (from >= 0 && from < this.#done.length - 1) this.#done.splice(0, from + 1);
+    if (from < 0 || from === this.#done.length - 1) return;
+    for (const { layer } of this.#done.splice(0, from + 1)) layer.example = true; // its first step can no longer be taken back
   }
 
   /** @returns {Change|undefined} what was taken back */
@@ -43,6 +44,11 @@ export class History {
     change.layer.restore(change, "after");
     this.#done.push(change);
     return change;
+  }
+
+  /** @param {import("./layer.js").MaskLayer} layer @returns {number} how many of its steps can be taken back */
+  steps(layer) {
+    return this.#done.filter((change) => change.layer === layer).length;
   }
 
   /** Forgets the steps of one mask, which was replaced. @param {import("./layer.js").MaskLayer} layer */

@@ -15,8 +15,12 @@ export class MaskLayer {
   awaited = 0;
   /** The revision that is on its way, 0 when none is. */
   loading = 0;
-  /** The revision that was loaded or saved last; -1: nothing yet, 0: known to be empty. */
+  /** The revision that was loaded or saved last; -1: nothing yet, -2: a draft or begun afresh, 0: known to be empty. */
   revision = -1;
+  /** Whether the canvas has ever shown the mask that there is. */
+  ready = false;
+  /** Whether the picture was an example of the label before the history's first step. */
+  example = true;
   /** @type {{left: number, top: number, right: number, bottom: number}|null} what the edit in progress touched */
   #touched = null;
   /** @type {HTMLCanvasElement|null} the mask before the edit in progress */
@@ -37,6 +41,7 @@ export class MaskLayer {
 
   /** @param {CanvasImageSource|null} mask replaces everything */
   replace(mask) {
+    this.ready = true;
     this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (mask) this.context.drawImage(mask, 0, 0, this.canvas.width, this.canvas.height);
   }

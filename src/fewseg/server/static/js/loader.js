@@ -10,6 +10,7 @@ const FIRST_SIDE = 1600; // pixels of the picture that opens
 const SHARP_SIDE = 6000; // and of the one that is fetched when one zooms in
 const MASK_SIDE = 2560; // pixels of the canvases that are painted on; larger pictures' masks are enlarged when sent
 const AWAITED = 4000; // milliseconds that the event of an own save may take
+const AGAIN = 2000; // milliseconds before a mask that did not come is asked for again
 const UNSURE_COLOUR = "#e64980";
 
 export class Loader {
@@ -63,7 +64,14 @@ export class Loader {
     layer.visible = true;
     if (!layer.absent) return;
     layer.absent = false;
+    layer.revision = -2;
     layer.replace(null);
+  }
+
+  /** Whether a mask is still to come: what is painted before it would take its place. @param {MaskLayer} layer */
+  awaits(layer) {
+    const picture = /** @type {Picture} */ (this.#picture);
+    return !layer.ready && !layer.absent && (Boolean(picture.masks[layer.label]) || this.desk.saver.pending(picture, layer.label));
   }
 
   /** Brings the layers in step with what the store says of the picture. */
@@ -72,7 +80,7 @@ export class Loader {
     const picture = this.#picture && store.pictures.get(this.#picture.id);
     if (!picture) return;
     this.#picture = this.desk.picture = picture;
-    for (const id of [...this.layers.keys()]) if (!store.label(id)) this.layers.delete(id);
+    for (const layer of [...this.layers.values()]) if (!store.label(layer.label)) this.#remove(layer);
     for (const label of store.labels) {
       const layer = this.#layer(picture, label);
       if (layer.colour !== label.colour) layer.recolour(label.colour);
@@ -83,6 +91,13 @@ export class Loader {
     this.#loadUncertainty();
     this.desk.say("layers");
     this.desk.redraw();
+  }
+
+  /** Its label is gone. @param {MaskLayer} layer */
+  #remove(layer) {
+    this.layers.delete(layer.label);
+    if (this.desk.painted === layer) this.desk.cancelEdit();
+    this.desk.forget(layer);
   }
 
   /** @param {Picture} picture @param {import("./types.js").Label} label */
@@ -105,6 +120,7 @@ export class Loader {
     if (layer.revision === revision || layer.awaited) return;
     if (revision) this.#loadMask(picture, layer, revision);
     else {
+      if (layer.revision > 0) this.desk.forget(layer); // it was removed: its steps would bring back pieces of it
       layer.revision = 0;
       layer.replace(null);
     }
@@ -119,21 +135,27 @@ export class Loader {
     const bitmap = await paintedMask({ url }, width, height, layer.colour).catch(() => null);
     if (layer.loading !== revision) return;
     layer.loading = 0;
+    if (!bitmap) setTimeout(() => this.sync(), AGAIN);
     const kept = !bitmap || this.layers.get(layer.label) !== layer || layer.editing || this.desk.saver.pending(picture, layer.label);
-    if (kept) return; // the next event brings the mask again, or what was painted meanwhile wins
+    if (kept) return; // it is asked for again, or what was painted meanwhile wins
     layer.revision = revision;
     layer.replace(bitmap);
-    this.desk.history.drop(layer);
-    this.desk.say("history");
+    this.desk.forget(layer);
     this.desk.redraw();
   }
 
   /** @param {Picture} picture @param {MaskLayer} layer */
   async #loadDraft(picture, layer) {
     layer.revision = -2;
-    const draft = this.desk.saver.draft(picture, layer.label);
+    const { canvas, draft } = this.desk.saver.unsent(picture, layer.label);
+    if (canvas) {
+      layer.replace(canvas);
+      layer.recolour(layer.colour);
+      return;
+    }
     if (!draft) return;
-    const bitmap = await paintedMask({ blob: draft.mask }, layer.canvas.width, layer.canvas.height, layer.colour);
+    const { width, height } = layer.canvas;
+    const bitmap = await paintedMask({ blob: draft.mask }, width, height, layer.colour).catch(() => null);
     if (layer.revision !== -2 || layer.editing) return;
     layer.replace(bitmap);
     this.desk.redraw();
@@ -143,10 +165,14 @@ export class Loader {
   #saved({ job, picture }) {
     const layer = this.layers.get(job.label);
     if (!layer || job.picture.id !== this.#picture?.id) return;
-    if (job.draft?.count) {
+    if (job.draft?.count && layer.ready) {
       this.#await(layer, picture?.masks[job.label] ?? 0);
-    } else {
-      layer.revision = -1; // an empty mask was not kept: show what the server shows
+    } else if (!this.desk.saver.pending(job.picture, job.label)) {
+      // An empty mask was not kept, and a draft may be gone before it was shown: show what the server shows.
+      layer.revision = -1;
+      layer.awaited = 0;
+      layer.ready = false;
+      if (picture) this.desk.store.setPicture(picture);
       this.sync();
     }
   }

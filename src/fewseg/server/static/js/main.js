@@ -76,4 +76,13 @@ store.on("connection", async () => {
   await saver.resume().catch(() => notice("This browser keeps no drafts (a private window?): strokes are safe once “Saved” is shown."));
   route();
 });
-new Connection(store, (error) => banner(error.message)).open();
+
+/** Another folder is served now: its page starts afresh, and the strokes of this one wait in the browser for their folder. */
+async function moved() {
+  editor.desk.endEdit();
+  await saver.keep().catch(() => {});
+  history.replaceState(null, "", "#/");
+  location.reload();
+}
+
+new Connection(store, (error) => banner(error.message), moved).open();

@@ -21,8 +21,7 @@ export function pressStage(desk, event) {
     return true;
   }
   if (event.key === "Escape" && desk.pen) {
-    if (desk.penDown) desk.tool.up();
-    desk.penDown = false;
+    desk.liftPen();
     if (!desk.region) desk.pen = null;
     desk.assist.discard();
     desk.redrawOver();
@@ -48,8 +47,7 @@ function press(desk) {
   const at = /** @type {import("./types.js").Point} */ (desk.pen);
   const drags = desk.tool.round || desk.tool.id === "box" || desk.tool.id === "scribble";
   if (desk.penDown) {
-    desk.tool.up();
-    desk.penDown = false;
+    desk.liftPen();
   } else if (desk.tool.down(at, {})) {
     if (drags) desk.penDown = true;
     else desk.tool.up();

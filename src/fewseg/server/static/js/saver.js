@@ -5,7 +5,7 @@
 
 import { api, ApiError } from "./api.js";
 import { complain, notice } from "./notices.js";
-import { writtenMask } from "./masks.js";
+import { canvas, writtenMask } from "./masks.js";
 
 /** @typedef {import("./types.js").Picture} Picture */
 /** @typedef {import("./drafts.js").Draft} Draft */
@@ -24,6 +24,8 @@ const LAST_WORD = 60_000; // bytes that a request may carry which outlives the p
  * @property {Draft|null} draft
  * @property {Promise<void>|null} keeping
  * @property {Promise<void>|null} sending
+ * @property {boolean} sent the server made the picture an example of it, whether the store knows or not
+ * @property {boolean} denied the server wants its token
  * @property {boolean} refused the server will not take this version
  * @property {ReturnType<typeof setTimeout>|undefined} timer
  */
@@ -54,9 +56,9 @@ export class Saver extends EventTarget {
     return jobs.some((job) => job.sending) ? "saving" : "unsaved";
   }
 
-  /** @param {Picture} picture @param {number} label @returns {Draft|null} strokes that the server does not have yet */
-  draft(picture, label) {
-    return this.#jobs.get(this.#key(picture, label))?.draft ?? null;
+  /** Strokes that the server does not have yet. @param {Picture} picture @param {number} label @returns {{canvas?: HTMLCanvasElement|null, draft?: Draft|null}} */
+  unsent(picture, label) {
+    return this.#jobs.get(this.#key(picture, label)) ?? {};
   }
 
   /** @param {Picture} picture @param {number} label */
@@ -75,6 +77,25 @@ export class Saver extends EventTarget {
     this.#say();
   }
 
+  /**
+   * Takes note that a mask is again what it was before anybody painted: strokes that were not sent are forgotten, an
+   * example that was made of them is withdrawn.
+   * @param {Picture} picture @param {number} label @param {boolean} sent whether the picture became an example
+   */
+  revert(picture, label, sent) {
+    const job = this.#jobs.get(this.#key(picture, label));
+    if (sent || job?.sent || job?.sending) {
+      this.#job(picture, label).sent = true;
+      this.touch(picture, label, canvas(1, 1));
+    } else if (job) this.#drop(job);
+    this.#say();
+  }
+
+  /** @returns {Promise<void>} when the browser's store has every stroke */
+  async keep() {
+    await Promise.all([...this.#jobs.values()].map((job) => this.#keep(job)));
+  }
+
   /** Sends what waits, now. @returns {Promise<void>} when every attempt has ended */
   async flush() {
     await Promise.all([...this.#jobs.values()].filter((job) => !job.refused).map((job) => this.#send(job)));
@@ -83,29 +104,27 @@ export class Saver extends EventTarget {
   /** Takes up strokes of an earlier visit that the server never confirmed. */
   async resume() {
     let found = 0;
-    for (const draft of await this.drafts.of(this.#folder())) {
+    for (const draft of await this.drafts.of(this.#project())) {
       const picture = this.store.pictures.get(draft.picture);
       const same = picture && picture.name === draft.name && picture.width === draft.width && picture.height === draft.height;
-      if (!same || !this.store.label(draft.label)) {
-        await this.drafts.remove(draft.key, draft.version); // its picture or label is gone, there is nothing to save it to
-      } else if (!this.#jobs.has(draft.key)) {
-        const job = this.#job(picture, draft.label);
-        Object.assign(job, { version: draft.version, draft });
-        found++;
-        this.#later(job, 0);
-      }
+      // Where its picture or label is gone there is nothing to save it to; it waits, for both may come back.
+      if (!same || !this.store.label(draft.label) || this.#jobs.has(draft.key)) continue;
+      const job = this.#job(picture, draft.label);
+      Object.assign(job, { version: draft.version, draft });
+      found++;
+      this.#later(job, 0);
     }
     if (found) notice(`Restored unsaved strokes of ${found === 1 ? "one mask" : `${found} masks`} from your last visit.`);
     this.#say();
   }
 
-  #folder() {
-    return this.store.info?.folder ?? "";
+  #project() {
+    return this.store.info?.project ?? "";
   }
 
   /** @param {Picture} picture @param {number} label */
   #key(picture, label) {
-    return `${this.#folder()}\n${picture.id}\n${label}`;
+    return `${this.#project()}\n${picture.id}\n${label}`;
   }
 
   /** @param {Picture} picture @param {number} label @returns {Job} */
@@ -113,7 +132,7 @@ export class Saver extends EventTarget {
     const key = this.#key(picture, label);
     let job = this.#jobs.get(key);
     if (!job) {
-      job = { key, picture, label, version: 0, canvas: null, draft: null, keeping: null, sending: null, refused: false, timer: undefined };
+      job = { key, picture, label, version: 0, canvas: null, draft: null, keeping: null, sending: null, sent: false, denied: false, refused: false, timer: undefined };
       this.#jobs.set(key, job);
     }
     return job;
@@ -127,6 +146,15 @@ export class Saver extends EventTarget {
   #later(job, wait) {
     clearTimeout(job.timer);
     job.timer = setTimeout(() => (this.painting ? this.#later(job, REST) : this.#send(job)), wait);
+  }
+
+  /** @param {Job} job its strokes were taken back before they were sent */
+  #drop(job) {
+    clearTimeout(job.timer);
+    job.canvas = null; // ends the keeping
+    this.#jobs.delete(job.key);
+    const forget = () => this.drafts.remove(job.key, job.version).catch(() => {});
+    Promise.resolve(job.keeping).then(forget, forget);
   }
 
   /** Writes the newest strokes into the browser's store. @param {Job} job @returns {Promise<void>} */
@@ -144,10 +172,10 @@ export class Saver extends EventTarget {
   /** @param {Job} job */
   async #keepOnce(job) {
     const { key, picture, label, version } = job;
-    const canvas = /** @type {HTMLCanvasElement} */ (job.canvas);
-    const { blob, count } = await writtenMask(canvas, canvas.width, canvas.height);
+    const painted = /** @type {HTMLCanvasElement} */ (job.canvas);
+    const { blob, count } = await writtenMask(painted, painted.width, painted.height);
     const { id, name, width, height } = picture;
-    job.draft = { key, folder: this.#folder(), picture: id, name, width, height, label, version, count, mask: blob };
+    job.draft = { key, project: this.#project(), picture: id, name, width, height, label, version, count, mask: blob };
     await this.drafts.put(job.draft).catch(() => {}); // no room in the browser: the server still gets it
   }
 
@@ -158,7 +186,8 @@ export class Saver extends EventTarget {
       this.#say();
       try {
         await this.#keep(job);
-        if (job.draft) await this.#deliver(job, job.draft);
+        // While the connection is lost it is not known whose server answers; when it is back, everything is sent.
+        if (job.draft && this.store.connection === "open" && this.#jobs.get(job.key) === job) await this.#deliver(job, job.draft);
       } catch (error) {
         this.#failed(job, error);
       } finally {
@@ -171,13 +200,15 @@ export class Saver extends EventTarget {
 
   /** @param {Job} job @param {Draft} draft */
   async #deliver(job, draft) {
-    const painted = this.store.pictures.get(draft.picture)?.supports.includes(draft.label);
+    const painted = job.sent || this.store.pictures.get(draft.picture)?.supports.includes(draft.label);
     let picture = null;
     if (draft.count) {
       const { blob } = await writtenMask(draft.mask, draft.width, draft.height);
       picture = await api.annotate(draft.picture, draft.label, blob);
+      job.sent = true;
     } else if (painted) {
-      picture = await api.withdraw(draft.picture, draft.label);
+      picture = await api.withdraw(draft.picture, draft.label).catch(unlessGone);
+      job.sent = false;
     } else {
       notice("An empty mask teaches nothing: the mask that was found stays. Paint a part of it to correct it.");
     }
@@ -189,20 +220,20 @@ export class Saver extends EventTarget {
 
   /** @param {Job} job @param {unknown} error */
   #failed(job, error) {
-    if (error instanceof ApiError && error.temporary) {
+    const denied = error instanceof ApiError && error.denied;
+    if (denied && !job.denied) complain(error); // once: the token may come with another tab
+    job.denied = denied;
+    if (denied || (error instanceof ApiError && error.temporary)) {
       this.#later(job, AGAIN);
       return;
     }
     complain(error);
-    job.refused = true;
-    if (error instanceof ApiError && error.status === 404) {
-      this.#jobs.delete(job.key);
-      this.drafts.remove(job.key, job.version).catch(() => {});
-    }
+    job.refused = true; // the draft stays: what was not found may come back
   }
 
   /** The page goes: small masks may still travel. What does not arrive is in the browser's store. */
   #lastWord() {
+    if (this.store.connection !== "open") return;
     for (const job of this.#jobs.values()) {
       const { draft } = job;
       if (!draft?.count || job.sending || draft.mask.size > LAST_WORD) continue;
@@ -211,4 +242,10 @@ export class Saver extends EventTarget {
       api.annotate(draft.picture, draft.label, draft.mask, true).catch(() => {});
     }
   }
+}
+
+/** An example that is not there need not be withdrawn. @param {unknown} error @returns {null} */
+function unlessGone(error) {
+  if (error instanceof ApiError && error.status === 404) return null;
+  throw error;
 }

@@ -87,7 +87,11 @@ function inEditor(event, store, editor, keys) {
   if (onControl && key.startsWith("Arrow") && /** @type {HTMLElement} */ (target).closest("input, .card")) return false;
   if (key === " ") return hold(desk, true), true;
   if (desk.tool.press?.(key)) return true;
-  if (/^[1-9]$/.test(key) && store.labels[Number(key) - 1]) return store.setActive(store.labels[Number(key) - 1].id), true;
+  const label = /^[1-9]$/.test(key) && store.labels[Number(key) - 1];
+  if (label) {
+    if (!desk.painted) store.setActive(label.id); // a stroke belongs to the label that it began with
+    return true;
+  }
   const action = keys[key.length === 1 ? key.toLowerCase() : key];
   action?.();
   return Boolean(action);

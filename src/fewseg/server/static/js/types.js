@@ -29,7 +29,7 @@
  * @property {boolean} can_redo
  * @property {string[]} notices what a person should know of the project's files
  *
- * @typedef {{version: string, model: string, image_size: number, folder: string|null, limits: Object}} Info
+ * @typedef {{version: string, model: string, image_size: number, folder: string|null, project: string|null, limits: Object}} Info
  * @typedef {{id: string, score: number, reason: string}} Suggestion
  * @typedef {"all"|"labelled"|"unsure"|"absent"|"failed"} Filter
  * @typedef {{x: number, y: number}} Point picture pixels, or CSS pixels of the stage where said so

@@ -31,7 +31,7 @@ export class BrushTool {
 
   /** @param {Point[]} points */
   move(points) {
-    this.desk.layer?.stroke([this.#last ?? points[0], ...points], this.desk.brushWidth, this.erasing ?? this.erase);
+    this.desk.painted?.stroke([this.#last ?? points[0], ...points], this.desk.brushWidth, this.erasing ?? this.erase);
     this.#last = points[points.length - 1];
     this.desk.redraw();
   }

@@ -73,12 +73,13 @@ export class PolygonTool {
   }
 
   finish() {
-    const corners = this.corners;
-    this.corners = [];
-    if (corners.length >= 3) {
-      this.desk.beginEdit()?.fill(corners, this.desk.erasing);
+    if (this.corners.length >= 3) {
+      const layer = this.desk.beginEdit();
+      if (!layer) return; // the corners stay
+      layer.fill(this.corners, this.desk.erasing);
       this.desk.endEdit();
     }
+    this.corners = [];
     this.desk.redrawOver();
   }
 
