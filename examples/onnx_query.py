@@ -50,6 +50,10 @@ class Graphs:
 def open_picture(path: Path) -> Image.Image:
     """Upright, RGB, transparency over white."""
     image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
+        values = np.asarray(image)
+        deep = ";" in image.mode or values.max() > 255
+        image = Image.fromarray((values / (257 if deep else 1) + 0.5).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -113,14 +117,15 @@ def save_supports(graphs: Graphs, path: Path, labels: dict[str, dict[str, np.nda
     about = graphs.about
     arrays = {f"{i}/{name}": array for i, tensors in enumerate(labels.values()) for name, array in tensors.items()}
     new = path.with_name(f"new.{path.name}")
-    np.savez(
-        new,
-        labels=np.array(list(labels)),
-        fingerprint=np.array(about["fingerprint"]),
-        image_size=np.array(about["image_size"]),
-        presence_threshold=np.array(about["presence_threshold"]),
-        **arrays,
-    )
+    with new.open("wb") as file:  # to a name, numpy would add .npz
+        np.savez(
+            file,
+            labels=np.array(list(labels)),
+            fingerprint=np.array(about["fingerprint"]),
+            image_size=np.array(about["image_size"]),
+            presence_threshold=np.array(about["presence_threshold"]),
+            **arrays,
+        )
     os.replace(new, path)
 
 

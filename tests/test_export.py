@@ -266,3 +266,12 @@ def test_what_was_taught_in_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) ->
         assert str(file["fingerprint"]) == segmenter.model_fingerprint
         assert file["1/prototypes.16"].shape == (1, 1, 2, 8)
     assert main(["export", "--out", str(tmp_path / "out"), *taught]) == 2  # another model
+
+
+def test_graphs_of_another_model_do_not_stay(tmp_path: Path) -> None:
+    one, other = (create_method("prototype", backbone="tiny", image_size=64) for _ in range(2))
+    export_method(one, tmp_path, ExportOptions(formats=("pt2",)))
+    export_method(one, tmp_path, ExportOptions(formats=("onnx",)))
+    assert (tmp_path / "support.pt2").exists()  # of the same model
+    export_method(other, tmp_path, ExportOptions(formats=("onnx",), query_only=True))
+    assert {path.name for path in tmp_path.iterdir()} == {"query.onnx", "model.json"}

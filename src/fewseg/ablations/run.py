@@ -14,6 +14,7 @@ from typing import Any, Final
 from fewseg.ablations.experiments import Experiment, Variant
 from fewseg.ablations.measure import Row, cost_rows, mask_rows, score_rows, shot_rows
 from fewseg.ablations.settings import Settings, train_config, variant_options
+from fewseg.backbones import build_pyramid
 from fewseg.checkpoints import fingerprint, load_method
 from fewseg.devices import choose_device
 from fewseg.episodes.sources import BENCHMARKS
@@ -23,7 +24,7 @@ from fewseg.evaluation.protocols import Protocol, choose_protocol
 from fewseg.evaluation.summary import mean_interval
 from fewseg.files import make_folder, write_text
 from fewseg.method_options import method_options
-from fewseg.methods import FewShotMethod, create_method
+from fewseg.methods import METHODS, FewShotMethod, create_method
 from fewseg.training.loop import TrainReport, train
 
 Progress = Callable[[int, int, str], None]
@@ -145,6 +146,8 @@ class _Part:
         """What decides the numbers; not where and how fast they are computed."""
         left_out = ("device", "cache_folder", "repeats", "fold", "seed", "measure_batch")
         settings = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in left_out}
+        if self.experiment.measure in ("cost", "shots"):  # where and how fast is what they measure
+            settings |= {"repeats": self.settings.repeats, "device": str(choose_device(self.settings.device))}
         if self.settings.checkpoint:
             settings["checkpoint"] = fingerprint(load_method(self.settings.checkpoint))
         protocol = self.protocol.to_json() if self.protocol else None
@@ -176,8 +179,14 @@ class _Part:
 
     def _model(self) -> tuple[FewShotMethod, TrainReport | None]:
         given = self.settings
-        if given.checkpoint is not None and self.variant.method == "dcama":
-            return load_method(given.checkpoint), None
+        if given.checkpoint is not None:
+            method = load_method(given.checkpoint)
+            if method.name == self.variant.method:
+                return method, None
+            if self.variant.method == "dcama":
+                raise InvalidOption(f"{given.checkpoint} is {method.name}: {self.experiment.name} takes a DCAMA")
+            other: Any = METHODS[self.variant.method]  # beside it, over the same backbone at the same size
+            return other(build_pyramid(method.backbone.spec), other.Config(image_size=method.config.image_size)), None
         if _as_made(self.experiment, given):
             options = method_options(self.variant.method, variant_options(self.variant, given))
             options["image_size"] = given.image_size

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import gc
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +23,7 @@ from fewseg.bench.queries import query_rows
 from fewseg.bench.results import Results, Row
 from fewseg.bench.settings import BenchSettings
 from fewseg.bench.training import training_rows
+from fewseg.checkpoints import fingerprint, load_method
 
 ProgressCallback = Callable[[int, int, str], None]
 
@@ -88,10 +92,20 @@ def cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
 
 
 def _accuracy_cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
+    model = fingerprint(load_method(plan.checkpoint))
     for target in open_data(plan.data):
+        # What the episodes and the answers depend on: folders share names, and checkpoints their paths.
+        asked = [
+            [os.path.abspath(word) for word in plan.data],
+            target.dataset.classes,
+            target.novel,
+            plan.per_class,
+            model,
+        ]
+        digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
         for shots in settings.shots:
             for variant in variants(plan.budgets, settings.precisions):
-                name = f"{plan.checkpoint} {target.dataset.name} {shots} {variant.name} {variant.precision}"
+                name = f"{plan.checkpoint} {target.dataset.name} {digest} {shots} {variant.name} {variant.precision}"
                 yield (
                     "accuracy",
                     name,

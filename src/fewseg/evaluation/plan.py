@@ -106,10 +106,12 @@ def read_trials(paths: Sequence[Path], targets: Sequence[Target]) -> list[Trial]
     trials = []
     for path in paths:
         name = list_dataset(path)
-        target = next((target for target in targets if target.dataset.name == name), None)
-        if target is None:
+        named = [target for target in targets if target.dataset.name == name]
+        if not named:
             raise InvalidDataset(f"{path} was drawn from a dataset named {name}: give its folder with --data")
-        episodes = load_episodes(path, target.dataset)
+        episodes = load_episodes(path, named[0].dataset)
+        tested = {episode.class_id for episode in episodes}  # all folds of a folder share its name
+        target = next((target for target in named if tested <= set(target.novel)), named[0])
         stem = f"{_stem(target.dataset)}_{len(episodes[0].support)}shot"
         seen[stem] += 1
         trials.append(Trial(target, episodes, stem if seen[stem] == 1 else f"{stem}_{seen[stem]}"))

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, get_args
 
 import torch
 
@@ -108,10 +109,22 @@ def export_method(
                 differences.append(difference)
                 step(f"compared: {kind}, {difference.shots} shots")
         sizes = {name: paths[name].stat().st_size for *_, name in names}
+    for name in _of_another_model(out / DESCRIPTION, about["fingerprint"]) - sizes.keys():
+        (out / name).unlink(missing_ok=True)
     about["files"] = list(sizes)
     about["differences"] = [difference.to_json() for difference in differences]
     write_text(out / DESCRIPTION, json.dumps(about, indent=1) + "\n")
     return ExportReport(sizes, tuple(differences), about)
+
+
+def _of_another_model(description: Path, fingerprint: str) -> set[str]:
+    """Names that graphs may have beside an earlier export's description, if that is not of this model."""
+    try:
+        if json.loads(description.read_text("utf-8"))["fingerprint"] == fingerprint:
+            return set()
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
+    return {f"{graph}.{kind}" for graph in ("support", "join", "query") for kind in get_args(Format)}
 
 
 def check_options(options: ExportOptions) -> None:
