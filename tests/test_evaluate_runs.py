@@ -19,12 +19,12 @@ from fewseg.commands import evaluate as report_of_run
 from fewseg.datasets.benchmark import Index, write_index
 from fewseg.datasets.pascal5i import VOC_CLASSES
 from fewseg.datasets.synthetic import SyntheticDataset
-from fewseg.episodes.draw import draw_test_episodes
+from fewseg.episodes.draw import draw_test_episodes, save_episodes
 from fewseg.episodes.draw_published import draw_pascal
 from fewseg.errors import InvalidDataset, InvalidOption
 from fewseg.evaluation import evaluate as evaluation
 from fewseg.evaluation.evaluate import EvaluationResult, evaluate
-from fewseg.evaluation.plan import draw_trials, open_targets
+from fewseg.evaluation.plan import Target, draw_trials, open_targets, read_trials
 from fewseg.evaluation.protocols import PROTOCOLS, choose_protocol
 from fewseg.evaluation.published import paper_backbone, paper_results, published
 from fewseg.evaluation.report import markdown_table, published_tables
@@ -315,3 +315,15 @@ def test_published_numbers(method: FewShotMethod) -> None:
         for shots in ("one_shot", "five_shot"):
             if folds := row[shots].get("folds"):
                 assert np.mean(folds) == pytest.approx(row[shots]["miou"], abs=0.11), row
+
+
+def test_lists_go_to_the_fold_that_tests_their_classes(tmp_path: Path) -> None:
+    """Folds of a folder share its name."""
+    dataset = SyntheticDataset(per_class=6)
+    targets = [Target(dataset, (0, 2), 0), Target(dataset, (1, 3), 1)]
+    paths = []
+    for target in targets:
+        episodes = draw_test_episodes(dataset, target.novel, 1, 2, 0)
+        paths.append(tmp_path / f"{target.fold}.json")
+        save_episodes(paths[-1], episodes, dataset)
+    assert [trial.target.fold for trial in read_trials(paths[::-1], targets)] == [1, 0]
