@@ -81,16 +81,20 @@ def test_the_whole_loop(opened: Page, server: PageServer) -> None:
     assert {c["name"] for c in json.loads(coco.read_text())["categories"]} == {"red"}
 
 
-def test_nothing_is_lost_with_the_server_gone_and_the_page_killed(server: PageServer, tmp_path: Path) -> None:
-    server.add_label()
-    page = Page(server.address, tmp_path / "profile")
-    page.open()
+def paint_with_the_server_gone(page: Page, server: PageServer) -> None:
     page.go("red-1.png")
     page.brush(50)
     server.stop()
     page.until("!document.querySelector('#banner').hidden", "the banner says that the server is gone")
     cover(page, "red-1.png")
     page.until("document.querySelector('#saved').dataset.state === 'kept'", "the browser keeps it")
+
+
+def test_nothing_is_lost_with_the_server_gone_and_the_page_killed(server: PageServer, tmp_path: Path) -> None:
+    server.add_label()
+    page = Page(server.address, tmp_path / "profile")
+    page.open()
+    paint_with_the_server_gone(page, server)
     kept = (
         "const done = arguments[0]; const open = indexedDB.open('fewseg', 1); open.onsuccess = () => {"
         "const ask = open.result.transaction('drafts').objectStore('drafts').count();"
@@ -129,12 +133,7 @@ def test_strokes_wait_for_their_own_folder(opened: Page, server: PageServer, tmp
     shutil.copytree(server.folder, other.folder, ignore=shutil.ignore_patterns(".*"))
     other.port, other.address = server.port, server.address
     server.add_label()
-    page.go("red-1.png")
-    page.brush(50)
-    server.stop()
-    page.until("!document.querySelector('#banner').hidden", "the banner says that the server is gone")
-    cover(page, "red-1.png")
-    page.until("document.querySelector('#saved').dataset.state === 'kept'", "the browser keeps it")
+    paint_with_the_server_gone(page, server)
     page.js("window.before = true")
     other.start()
     try:

@@ -108,15 +108,20 @@ def test_every_control_has_a_name_and_every_format_is_offered(opened: Page, serv
     page.keys("\ue00c")
 
 
-def test_painting_waits_for_the_mask_that_is_there(
-    opened: Page, server: PageServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = opened
+def make_example(page: Page, server: PageServer) -> None:
+    """A label, and the first picture painted with it."""
     server.add_label()
     page.go("red-1.png")
     page.brush(56)
     cover(page, "red-1.png")
     page.saved()
+
+
+def test_painting_waits_for_the_mask_that_is_there(
+    opened: Page, server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = opened
+    make_example(page, server)
     before = server.mask("red-1.png")
     read, broken = ProjectView.mask, True
 
@@ -177,11 +182,7 @@ def test_a_stroke_stays_with_its_label_and_tool(opened: Page, server: PageServer
 
 def test_undo_leaves_no_example_that_nobody_made(opened: Page, server: PageServer) -> None:
     page = opened
-    server.add_label()
-    page.go("red-1.png")
-    page.brush(56)
-    cover(page, "red-1.png")
-    page.saved()
+    make_example(page, server)
     page.until("document.querySelector('#progress').classList.contains('done')", "all pictures are segmented")
     page.go("red-2.png")
     page.until("document.querySelector('#promote')", "a mask is found")

@@ -210,16 +210,13 @@ class OutputFolder:
         """
         of_clip = [r for r in self._records.values() if r["picture"].rpartition("#")[0] == str(clip)]
         kept = {record["name"] for record in of_clip if record["source"] == identity}
-        for record in of_clip:
-            if record["source"] == identity:
-                continue
+        for record in (r for r in of_clip if r["source"] != identity):
             del self._records[record["picture"]]
-            if record["name"] not in kept:
-                masks = [label["mask"] for label in record["labels"].values()]
-                for file in (record["label_map"], *masks, record.get("saved")):
-                    if file is not None:
-                        with suppress(OSError):
-                            (self.root / file).unlink()
+            saved = [record["saved"]] if "saved" in record else []
+            masks = [label["mask"] for label in record["labels"].values()]
+            for file in [record["label_map"], *masks, *saved] if record["name"] not in kept else []:
+                with suppress(OSError):
+                    (self.root / file).unlink()
 
     def accept(self, record: Record) -> None:
         """Journal a picture whose files are written: by `write`, here or in another process."""

@@ -23,7 +23,7 @@ from fewseg import decoding
 from fewseg.decoding import ImageLike
 from fewseg.errors import InvalidMask, InvalidSupport
 from fewseg.formats.examples import SupportExample, Supports, chosen
-from fewseg.images import SUFFIXES
+from fewseg.pairs import pictures_in
 from fewseg.types import IGNORE
 
 # fmt: off
@@ -51,8 +51,8 @@ def is_voc(folder: Path) -> bool:
 
 def read_voc(folder: Path, labels: tuple[str, ...] = (), shots: int = 0) -> Supports:
     """The examples in a VOC folder: every class in every mask; raises `InvalidSupport`."""
-    pictures = {p.stem: p for p in _shown(folder / "JPEGImages") if p.suffix.lower() in SUFFIXES}
-    masks = [p for p in _shown(folder / "SegmentationClass") if p.suffix.lower() == ".png"]
+    pictures = {p.stem: p for p in pictures_in(folder / "JPEGImages")}
+    masks = [p for p in pictures_in(folder / "SegmentationClass") if p.suffix.lower() == ".png"]
     if not masks:
         raise InvalidSupport(
             f"{folder / 'SegmentationClass'} has no PNG masks: put one there for every labelled picture"
@@ -67,11 +67,6 @@ def read_voc(folder: Path, labels: tuple[str, ...] = (), shots: int = 0) -> Supp
     if not examples:
         raise InvalidSupport(f"{folder / 'SegmentationClass'} has masks without any class: they hold 0 and 255 only")
     return Supports("VOC", examples)
-
-
-def _shown(folder: Path) -> list[Path]:
-    """The files of a folder but for hidden ones, as systems leave them beside pictures."""
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def _examples(pairs: list[tuple[Path, Path]], classes: dict[int, _Class]) -> Iterator[SupportExample]:
