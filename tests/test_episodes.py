@@ -19,10 +19,11 @@ from fewseg.episodes.draw import (
     save_episodes,
     split_classes,
 )
-from fewseg.episodes.tensors import TrainingEpisodes, TrainingSource, collate, episode_tensors
+from fewseg.episodes.tensors import TrainingEpisodes, TrainingSource, collate, episode_tensors, episode_views
 from fewseg.episodes.transforms import Augmentation
 from fewseg.episodes.views import VIEWS
 from fewseg.errors import InvalidDataset, InvalidOption, OutputError
+from fewseg.types import IGNORE
 
 DATA = SyntheticDataset(per_class=7, size=48)
 
@@ -110,8 +111,10 @@ def test_tensors_of_an_episode() -> None:
     batch = collate([tensors, tensors])
     assert batch.images.shape == (2, 3, 3, 32, 32)
     rng = np.random.default_rng(0)
-    varied = episode_tensors(DATA, episode, 32, augmentation=Augmentation(rotate=1.0), rng=rng)
-    assert set(varied.masks.unique().tolist()) == {0.0, 1.0}, "ignored pixels of a support are background"
+    varied = episode_views(DATA, episode, 32, augmentation=Augmentation(rotate=1.0), rng=rng)
+    assert any((mask == IGNORE).any() for _, mask in varied)
+    support = _training(augmentation=Augmentation(rotate=1.0))[0].masks
+    assert set(support.unique().tolist()) == {0.0, 1.0}, "ignored pixels of a support are background"
 
 
 def _training(**changes: object) -> TrainingEpisodes:

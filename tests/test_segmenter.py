@@ -294,6 +294,7 @@ def dot() -> np.ndarray:
         (lambda s: s.teach("", *blob("red")), InvalidSupport, "label '' is empty"),
         (lambda s: s.teach(" ", *blob("red")), InvalidSupport, "is empty"),
         (lambda s: s.teach(None, *blob("red")), InvalidSupport, "label None is of type NoneType"),
+        (lambda s: s.teach("a\nb", *blob("red")), InvalidSupport, "cannot be shown: leave them out"),
         (lambda s: s.teach("a", [blob("red")[0]], []), InvalidSupport, "1 pictures and 0 masks"),
         (lambda s: s.teach("a", [], []), InvalidSupport, "0 pictures and 0 masks"),
         (lambda s: s.teach("a", blob("red")[0], np.ones((3, 3))), InvalidMask, "3x3, its picture 96x64"),

@@ -150,7 +150,7 @@ class Segmenter:
         """Add one example, or a list of pictures and a list of masks; again for more shots or other labels.
 
         Args:
-            label: any name.
+            label: any name of printable characters.
             image: anything `fewseg.images.read_image` reads.
             mask: the label's mask at the picture's size: 0/255, 0/1, bool, or with `value`.
             value: which index, or RGB colour, of the mask is the label.
@@ -165,6 +165,8 @@ class Segmenter:
         if not isinstance(label, str) or not label.strip():
             what = "is empty" if isinstance(label, str) else f"is of type {type(label).__name__}"
             raise InvalidSupport(f"label {label!r} {what}: give the class a name")
+        if not label.isprintable():  # line breaks and the like would break lists, file names and pages of labels
+            raise InvalidSupport(f"label {label!r} has characters that cannot be shown: leave them out")
         if mask is None:
             mask = self._outline_alone(label, image, value, {"box": box, "points": points, "scribble": scribble})
         elif any(v is not None for v in (box, points, scribble)):

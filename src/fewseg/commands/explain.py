@@ -119,6 +119,12 @@ def _check(options: Options) -> None:
         raise InvalidOption(f"pixels is {options.pixels}: give at least 4")
     if (options.query is None) == (options.episodes is None):
         raise InvalidOption("give a picture with --query and --support, or episodes with --data and --episodes")
+    if options.query is None and (options.support or options.truth or options.label):
+        raise InvalidOption("episodes bring their examples and masks: leave out --support, --truth and --label")
+    if options.query is not None and (options.data or options.entry != (0,)):
+        raise InvalidOption("--data and --entry are for episodes: leave them out, or give --episodes for --query")
+    if "attention" not in options.figures and (options.points or options.scales):
+        raise InvalidOption("--points and --scales are for the figure of attention: ask for it, or leave them out")
 
 
 def _cases(options: Options) -> dict[str, Case]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -11,10 +11,14 @@ from torch import Tensor
 
 from fewseg.datasets.base import Dataset
 from fewseg.episodes.draw import draw_training_episodes
+from fewseg.episodes.joined import View, join_views
 from fewseg.episodes.transforms import Resize, padded_image, padded_mask, square_image, square_mask
 from fewseg.episodes.views import Views
 from fewseg.errors import InvalidDataset
 from fewseg.types import Episode
+
+# What a generator of an item is for, in its seed.
+_VIEWS, _JOINING, _HALVES = 2, 6, 7
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,12 @@ class EpisodeTensors:
         return EpisodeTensors(*(getattr(self, f.name).pin_memory() for f in fields(self)))
 
 
-def episode_tensors(
+def episode_tensors(dataset: Dataset, episode: Episode, size: int, *, resize: Resize = "square") -> EpisodeTensors:
+    """Read an episode's pictures and masks, brought to `size` by `resize`."""
+    return _tensors(episode_views(dataset, episode, size, resize=resize))
+
+
+def episode_views(
     dataset: Dataset,
     episode: Episode,
     size: int,
@@ -47,20 +56,25 @@ def episode_tensors(
     resize: Resize = "square",
     augmentation: Views | None = None,
     rng: np.random.Generator | None = None,
-) -> EpisodeTensors:
-    """Read an episode's pictures and masks, brought to `size` by `resize`; augmented, each on its own, with `rng`."""
-    pairs = []
+) -> list[View]:
+    """Picture and mask of the query and of every support; augmented, each on its own, with `rng`."""
+    views: list[View] = []
     to_image, to_mask = (square_image, square_mask) if resize == "square" else (padded_image, padded_mask)
     for name in (episode.query, *episode.support):
         image, mask = dataset.image(name), dataset.mask(name, episode.class_id)
         if augmentation is not None and rng is not None:
-            pairs.append(augmentation.view(image, mask, size, rng))
+            picture, labels = augmentation.view(image, mask, size, rng)
         else:
-            pairs.append((to_image(image, size), to_mask(mask, size)))
-    (query, query_mask), support = pairs[0], pairs[1:]
-    images = torch.stack([image for image, _ in support])
-    masks = torch.stack([(mask == 1).float() for _, mask in support])
-    return EpisodeTensors(query, query_mask.long(), images, masks)
+            picture, labels = to_image(image, size), to_mask(mask, size)
+        views.append(((picture,), labels))
+    return views
+
+
+def _tensors(views: Sequence[View]) -> EpisodeTensors:
+    """Of views with nothing but the picture as maps."""
+    pictures, masks = [picture for (picture,), _ in views], [mask for _, mask in views]
+    support = torch.stack([(mask == 1).float() for mask in masks[1:]])
+    return EpisodeTensors(pictures[0], masks[0].long(), torch.stack(pictures[1:]), support)
 
 
 def collate(episodes: Sequence[EpisodeTensors]) -> EpisodeTensors:
@@ -89,7 +103,7 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         sources: what to draw from; each episode picks a source by weight.
         shots: numbers of support pictures; of several, each batch draws one.
         batch: episodes that form a batch and so share their number of shots.
-        absent, per_epoch, epochs, size, seed: see `TrainConfig`.
+        absent, joined, per_epoch, epochs, size, seed: see `TrainConfig`.
         augmentation: how pairs are varied; None for the papers' plain resize.
     """
 
@@ -100,6 +114,7 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         shots: Sequence[int],
         batch: int = 1,
         absent: float = 0.0,
+        joined: float = 0.0,
         per_epoch: int,
         epochs: int,
         size: int,
@@ -109,7 +124,7 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         if not sources or not all(source.weight >= 0 for source in sources) or not any(s.weight for s in sources):
             raise InvalidDataset("nothing to train on: give at least one dataset, with a weight above 0")
         self.sources, self.per_epoch, self.epochs = tuple(sources), per_epoch, epochs
-        self.shots, self.batch, self.absent = tuple(shots), batch, absent
+        self.shots, self.batch, self.absent, self.joined = tuple(shots), batch, absent, joined
         self.size, self.seed, self.augmentation = size, seed, augmentation
         self._epoch_cache: tuple[int, list[tuple[int, Episode]]] | None = None
 
@@ -146,9 +161,40 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         epoch, place = divmod(index, self.per_epoch)
         return self.epoch(epoch)[place]
 
-    def __getitem__(self, index: int) -> EpisodeTensors:
+    def partner(self, index: int) -> Episode | None:
+        """Pictures of another class that those of item `index` are joined with, where its own class is to be found too.
+
+        None where they stay as they are, or no other class was drawn in that epoch.
+        """
+        rng = self.draws(index, _JOINING)
+        if rng.random() >= self.joined:
+            return None
         epoch, place = divmod(index, self.per_epoch)
-        source, episode = self.epoch(epoch)[place]
-        rng = np.random.default_rng([self.seed, epoch, 2, place])
-        dataset = self.sources[source].dataset
-        return episode_tensors(dataset, episode, self.size, augmentation=self.augmentation, rng=rng)
+        drawn = self.epoch(epoch)
+        source, episode = drawn[place]
+        for other in rng.permutation(len(drawn)):
+            number, partner = drawn[other]
+            if number == source and partner.class_id != episode.class_id:
+                shots = len(episode.support)
+                return replace(partner, support=(partner.support * shots)[:shots], class_id=episode.class_id)
+        return None
+
+    def draws(self, index: int, purpose: int = _VIEWS) -> np.random.Generator:
+        """What the views of item `index` are drawn with, or something else of it."""
+        epoch, place = divmod(index, self.per_epoch)
+        return np.random.default_rng([self.seed, epoch, purpose, place])
+
+    def joined_views(self, index: int, views: Callable[[Episode], Sequence[View]]) -> Sequence[View]:
+        """Those of item `index`, query and supports, joined with its partner's where it has one."""
+        _, episode = self.episode(index)
+        partner, mine = self.partner(index), views(episode)
+        return mine if partner is None else join_views(mine, views(partner), self.draws(index, _HALVES))
+
+    def __getitem__(self, index: int) -> EpisodeTensors:
+        source, _ = self.episode(index)
+        dataset, rng = self.sources[source].dataset, self.draws(index)
+
+        def views(episode: Episode) -> list[View]:
+            return episode_views(dataset, episode, self.size, augmentation=self.augmentation, rng=rng)
+
+        return _tensors(self.joined_views(index, views))

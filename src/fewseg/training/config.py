@@ -78,6 +78,9 @@ class TrainConfig:
     """Support pictures of an episode; of several numbers, each batch draws one."""
     absent: float = 0.0
     """Share of episodes whose query shows another class, so that the answer is "nothing": teaches `present`."""
+    joined: float = 0.0
+    """Share of episodes whose pictures are joined, half to half, with pictures of another class: what stands out is
+    then no answer, comparing with the examples is."""
     batch: int = 8
     """Episodes of a step, over all processes together. The paper: 48 over four GPUs."""
     accumulate: int = 1
@@ -167,6 +170,8 @@ class TrainConfig:
         for name in ("absent", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more, below 1")
+        if not 0 <= self.joined <= 1:
+            raise InvalidOption(f"joined is {self.joined}: give a share from 0 to 1")
         if not self.shots or min(self.shots) < 1:
             raise InvalidOption(f"shots {' '.join(map(str, self.shots))}: give at least 1")
         if not self.data:

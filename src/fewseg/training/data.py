@@ -160,7 +160,7 @@ class _Carried(torch.utils.data.Dataset[_Read | FewsegError]):
             return error
         source, episode = self.episodes.episode(index)
         names = (episode.query, *episode.support)
-        if self.episodes.augmentation is None:
+        if self.episodes.augmentation is None and self.episodes.partner(index) is None:
             return tensors, tuple((source, name) for name in names)
         return tensors, tuple((index, place) for place in range(len(names)))
 
@@ -199,6 +199,7 @@ def training_episodes(sources: Sequence[TrainingSource], config: TrainConfig, si
         shots=config.shots,
         batch=config.batch,
         absent=config.absent,
+        joined=config.joined,
         per_epoch=config.steps_per_epoch * config.batch,
         epochs=config.epochs,
         size=size,

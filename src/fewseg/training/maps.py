@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewseg.backbones import FeaturePyramid
+from fewseg.episodes.joined import View
 from fewseg.episodes.tensors import TrainingEpisodes, TrainingSource
 from fewseg.episodes.transforms import square_image, square_mask
 from fewseg.episodes.views import Views
@@ -137,15 +139,11 @@ class MapCache:
             digest.update(f"{self.views!r} {self._draws(kept)}".encode())
         return digest.hexdigest()
 
-    def episode(
-        self, source: int, episode: Episode, rng: np.random.Generator
-    ) -> list[tuple[tuple[Tensor, ...], Tensor]]:
+    def episode(self, source: int, episode: Episode, rng: np.random.Generator) -> list[View]:
         """Maps and mask (s, s; 0, 1, 255) of the query and of every support, each in a view that `rng` draws."""
         return [self._draw(source, name, episode.class_id, rng) for name in (episode.query, *episode.support)]
 
-    def _draw(
-        self, source: int, name: str, class_id: int, rng: np.random.Generator
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _draw(self, source: int, name: str, class_id: int, rng: np.random.Generator) -> View:
         view = int(rng.integers(self.count))
         if view:
             # A picture without the class is seen in a view of a class that it holds: were it always plain, that alone
@@ -155,26 +153,32 @@ class MapCache:
             assert kept.mask is not None
             return kept.maps, kept.mask if shown == class_id else kept.mask.masked_fill(kept.mask == 1, 0)
         key: _Key = (source, name, None, 0)
-        kept = self._store.get(key)
-        if (key, class_id) not in self._masks:
-            mask = self.sources[source].dataset.mask(name, class_id)
-            self._masks[key, class_id] = square_mask(mask, self.size).byte()
-        return kept.maps, self._masks[key, class_id]
+        return self._store.get(key).maps, self._plain_mask(key, class_id)
+
+    def _plain_mask(self, key: _Key, class_id: int) -> Tensor:
+        """Of the plain view; kept where it shows the class, as those without it are many and seldom asked for."""
+        if (key, class_id) in self._masks:
+            return self._masks[key, class_id]
+        source, name, _, _ = key
+        mask = square_mask(self.sources[source].dataset.mask(name, class_id), self.size).byte()
+        if (mask == 1).any():
+            self._masks[key, class_id] = mask
+        return mask
 
 
 def map_batches(episodes: TrainingEpisodes, cache: MapCache, items: Iterable[int], batch: int) -> Iterator[EpisodeMaps]:
     """Batches of so many of the items after one another, as `data.training_batches` gives them, views aside."""
     drawn = []
     for item in items:
-        source, episode = episodes.episode(item)
-        epoch, place = divmod(item, episodes.per_epoch)
-        drawn.append(cache.episode(source, episode, np.random.default_rng([episodes.seed, epoch, 2, place])))
+        source, _ = episodes.episode(item)
+        rng = episodes.draws(item)
+        drawn.append(episodes.joined_views(item, partial(cache.episode, source, rng=rng)))
         if len(drawn) == batch:
             yield _stacked(drawn)
             drawn = []
 
 
-def _stacked(episodes: Sequence[Sequence[tuple[tuple[Tensor, ...], Tensor]]]) -> EpisodeMaps:
+def _stacked(episodes: Sequence[Sequence[View]]) -> EpisodeMaps:
     supports = [pair for episode in episodes for pair in episode[1:]]
     masks = torch.stack([(mask == 1).float() for _, mask in supports])
     return EpisodeMaps(
