@@ -79,6 +79,10 @@ def test_index_masks(index_masks: Path) -> None:
     assert (mask == 1).sum() == 100
     assert (mask == 255).sum() == 20
     assert FolderDataset(index_masks).names(1) == ("a", "b")
+    without = dataset.mask("b", 0)
+    assert np.array_equal(without == 255, mask == 255), "pixels that do not count do not for other classes either"
+    assert not (without == 1).any()
+    assert not dataset.mask("c", 0).any()
 
 
 def test_plain_class_list(index_masks: Path) -> None:

@@ -215,15 +215,36 @@ def test_a_benchmark_from_the_command_line(
     said = capsys.readouterr().out
     assert "| DCAMA paper, Table 2 | 90.1 |" in said
     assert "protocol hsnet: drawn hsnet" in said
+    assert "Not all classes" not in said
     results = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert results["results"][0]["episodes"] == 30
     assert results["results"][0]["benchmark"] == "fss1000"
     queries = [score["query"].split("/")[1] for score in results["results"][0]["scores"][:10]]
     assert queries == sorted(queries)
     assert queries[1] == "10.jpg"
+    few = ["evaluate", "--data", f"fss1000:{root}", "--out", str(tmp_path / "few"), *words.split(), "--count", "1"]
+    assert main(few) == 0
+    assert "Not all classes of the fold are in these means (fss1000, 1-shot: 1 of 3" in capsys.readouterr().out
     wrong = ["evaluate", "--data", f"fss1000:{root}", "--out", str(tmp_path), "--per-class", "3"]
     assert main(wrong) == 2
     assert "--per-class does not go with protocol hsnet: give --count" in capsys.readouterr().err
+
+
+def test_one_evaluation_ends_without_forgetting_another_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", "--data", "synthetic@0/8", "--per-class", "3", "--image-size", "32", "--pictures", "0"]
+    words += ["--device", "cpu", "--out", str(tmp_path), "--shots"]
+    counting, left = evaluation.count, iter(range(3))
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "count", lambda *a: counting(*a) if next(left, None) is not None else _stop())
+        assert main([*words, "2"]) == 130
+    begun = sorted((tmp_path / "journal").iterdir())
+    assert len(begun) == 1
+    assert main([*words, "1"]) == 0
+    assert sorted((tmp_path / "journal").iterdir()) == begun
+    assert main([*words, "1", "2"]) == 0
+    assert not (tmp_path / "journal").exists()
 
 
 def test_results_of_another_model_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,8 +257,13 @@ def test_results_of_another_model_are_not_overwritten(tmp_path: Path, capsys: py
     for other in (["--fusion", "vote"], ["--checkpoint", str(tmp_path / "other.safetensors")]):
         assert main([*words, *other]) == 2
         assert "holds the results of another model or fusion, dcama (default)" in capsys.readouterr().err
+    elsewhere = [word.replace("synthetic@0/8", "synthetic@1/8") for word in words]
+    for lost in (elsewhere, [*words, "--shots", "5"]):
+        assert main(lost) == 2
+        assert "holds results that would be lost (synthetic, 1-shot): ask for" in capsys.readouterr().err
     assert (tmp_path / "results.json").read_bytes() == before
     assert main(words) == 0
+    assert main([*words, "--shots", "1", "2"]) == 0, "more of the same loses nothing"
     assert main([*words, "--fold", "2"]) == 2
     assert "--fold is for datasets without @" in capsys.readouterr().err
 

@@ -97,7 +97,7 @@ def test_pascal_masks_are_merged(fresh: Callable[[str], Path], capsys: pytest.Ca
         file = f"2008_{number:06d}.png"
         path, own = voc / "SegmentationClassAug" / file, voc / "SegmentationClass" / file
         if own.exists():
-            assert path.read_bytes() == own.read_bytes()
+            assert np.array_equal(read_values(path), read_values(own))
         expected = np.zeros((HEIGHT, WIDTH), np.uint8)
         for offset, box in enumerate(boxes(number)):
             if box is not None:
@@ -126,6 +126,44 @@ def test_coco_masks_are_painted(fresh: Callable[[str], Path], capsys: pytest.Cap
         held = index.parts["test"][f"{name}.jpg"]
         assert held == {int(v) - 1: int((expected == v).sum()) for v in np.unique(expected) if v}
     assert not list(root.rglob("*.tmp"))
+
+
+def test_masks_are_made_again_when_what_they_were_made_from_is_replaced(fresh: Callable[[str], Path]) -> None:
+    root = fresh("coco20i")
+    path = root / "annotations/instances_val2014.json"
+    whole, first = path.read_text("utf-8"), json.loads(path.read_text("utf-8"))
+    seen = set()
+    kept = [a for a in first["annotations"] if a["image_id"] in seen or seen.add(a["image_id"])]
+    path.write_text(json.dumps({**first, "annotations": kept}), "utf-8")  # lacks the first instance of every picture
+    pairs = []
+    for content in (path.read_text("utf-8"), whole, whole):
+        path.write_text(content, "utf-8")
+        assert _prepare("coco20i", root) == 0
+        masks = sorted((root / "masks/val2014").iterdir())
+        pairs.append((len(Coco20i(root, 0).test_pairs(0)), [m.stat().st_mtime_ns for m in masks]))
+    assert pairs[0][0] < pairs[1][0]
+    assert pairs[1] == pairs[2], "finished masks are kept"
+
+    root = fresh("pascal5i")
+    brought = root / VOC / "SegmentationClassAug/2008_000003.png"
+    brought.parent.mkdir()
+    Image.fromarray(np.full((HEIGHT, WIDTH), 7, np.uint8)).save(brought)
+    assert _prepare("pascal5i", root) == 0
+    own, merged = (root / VOC / f"{folder}/2008_000001.png" for folder in ("SegmentationClass", "SegmentationClassAug"))
+    Image.fromarray(np.full((HEIGHT, WIDTH), 5, np.uint8)).save(own)
+    assert _prepare("pascal5i", root) == 0
+    assert np.unique(read_values(merged)).tolist() == [5]
+    assert np.unique(read_values(brought)).tolist() == [7], "a mask from elsewhere stays"
+
+
+def test_sccan_leaves_out_novel_classes_however_the_split_is_named(fresh: Callable[[str], Path]) -> None:
+    root = fresh("coco20i")
+    assert _prepare("coco20i", root) == 0
+    novel = Coco20i(root).novel(0)
+    by_fold, by_names = Coco20i(root, 0, selection="sccan"), Coco20i(root, selection="sccan").opened(held_out=novel)
+    assert [by_fold.names(c) for c in range(80)] == [by_names.names(c) for c in range(80)]
+    plain = Coco20i(root).opened(held_out=novel)
+    assert sum(len(plain.names(c)) for c in by_fold.base(0)) > sum(len(by_names.names(c)) for c in by_fold.base(0)) > 0
 
 
 def test_later_instances_cover_earlier_ones() -> None:

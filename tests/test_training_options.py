@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from fewseg.checkpoints.native import load_method
@@ -120,6 +121,22 @@ def test_queries_without_their_class_are_seen_in_varied_views_too() -> None:
     assert len({float(maps[0].sum()) for maps, _ in drawn}) == 3
     assert not any((mask == 1).any() for _, mask in drawn)
     assert any((mask == IGNORE).any() for _, mask in drawn)
+
+
+def test_too_little_of_the_class_to_train_on_is_not_taught_as_nothing() -> None:
+    class Hidden(SyntheticDataset):
+        """Pictures of class 1 show class 2 too, in the same place, but are not among its pictures."""
+
+        def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
+            return super().mask(name, 1 if name in self.names(1) else class_id)
+
+    data = Hidden(per_class=4, size=48)
+    cache = _cache(None, [], TrainingSource(data, (1, 2)), count=3)
+    shown = next(name for name in data.names(1) if name not in data.names(2))
+    episode = Episode(shown, (data.names(2)[0],), 2)
+    for seed in range(8):
+        (_, mask), *_ = cache.episode(0, episode, np.random.default_rng(seed))
+        assert (mask == 1).any()
 
 
 def test_a_run_uses_the_maps_of_the_one_before(tmp_path: Path) -> None:

@@ -50,6 +50,16 @@ def test_padded_matches_golden_vectors() -> None:
             assert torch.equal(padded_mask(np.ascontiguousarray(labels), 121), expected)
 
 
+@pytest.mark.parametrize("shape", [(375, 500), (500, 333), (480, 640), (121, 90)])
+def test_padded_masks_take_the_pixels_that_opencv_takes(shape: tuple[int, int]) -> None:
+    """`INTER_NEAREST` reads source pixel floor(x * side / new side), exactly."""
+    mask = np.random.default_rng(0).integers(0, 2, shape, np.uint8)
+    height, width = (max(8, side * 473 // max(shape) // 8 * 8) for side in shape)
+    got = padded_mask(mask, 473)[:height, :width]
+    expected = [[mask[y * shape[0] // height, x * shape[1] // width] for x in range(width)] for y in range(height)]
+    assert torch.equal(got, torch.tensor(np.array(expected)).float())
+
+
 def test_padding_is_black_and_ignored() -> None:
     """At least one step of 8 pixels is left of a thin picture; the longest side never fills a side of 473."""
     picture, mask = (

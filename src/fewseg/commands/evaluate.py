@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from fewseg.episodes.draw import save_episodes
 from fewseg.episodes.sources import BENCHMARKS
 from fewseg.episodes.transforms import Resize
 from fewseg.errors import InvalidOption
-from fewseg.evaluation.evaluate import EvaluationResult, Scoring, evaluate
+from fewseg.evaluation.evaluate import EvaluationResult, Scoring, evaluate, open_journal
 from fewseg.evaluation.fusion import Fusion
 from fewseg.evaluation.plan import Trial, draw_trials, open_targets, read_trials
 from fewseg.evaluation.protocols import Protocol, choose_protocol
@@ -125,7 +124,7 @@ def run(options: Options) -> int:
         method.to(device, choose_dtype(options.precision, device, method.bfloat16_on))
         about |= {"device": method.device.type, "dtype": str(method.dtype).removeprefix("torch.")}
         make_folder(options.out)
-        _check_folder(options.out, about, options.fusion)
+        _check_folder(options.out, about, options.fusion, trials)
         if processes.main:
             _save_lists(options, trials, protocol)
             with progress_bar("evaluating") as advance:
@@ -214,12 +213,9 @@ def _evaluate(
             method,
             trial.target.dataset,
             trial.episodes,
-            scoring=protocol.scoring,
-            resize=protocol.resize,
-            fusion=options.fusion,
-            batch=options.batch,
+            **_how(protocol, options),
             workers=4 * (method.device.type == "cuda") if options.workers is None else options.workers,
-            journal=options.out / "journal",
+            journal=_journals(options),
             processes=processes,
             progress=moved,
         )
@@ -229,18 +225,46 @@ def _evaluate(
     return results
 
 
-def _check_folder(out: Path, about: dict[str, Any], fusion: str) -> None:
-    """Raise `InvalidOption` where a folder holds the results of another model: they would be lost."""
+def _how(protocol: Protocol, options: Options) -> dict[str, Any]:
+    """What decides the numbers beside method and episodes, and so which journal they are in."""
+    return {
+        "scoring": protocol.scoring,
+        "resize": protocol.resize,
+        "fusion": options.fusion,
+        "batch": options.batch,
+    }
+
+
+def _journals(options: Options) -> Path:
+    return options.out / "journal"
+
+
+def _check_folder(out: Path, about: dict[str, Any], fusion: str, trials: Sequence[Trial]) -> None:
+    """Raise `InvalidOption` where a folder holds other results than those to come: they would be lost."""
     try:
         held = json.loads((out / "results.json").read_text("utf-8"))
         other = held["fingerprint"] != about["fingerprint"] or any(row["fusion"] != fusion for row in held["results"])
+        whose = f"{held['method']} ({held.get('checkpoint') or held['backbone']})"
+        lists = {(r["dataset"], r["fold"], r["shots"], r["seed"], frozenset(r["class_iou"])) for r in held["results"]}
     except (OSError, ValueError, LookupError, TypeError):
         return
     if other:
         raise InvalidOption(
-            f"{out} holds the results of another model or fusion, {held['method']} "
-            f"({held.get('checkpoint') or held['backbone']}): give another --out, or delete them"
+            f"{out} holds the results of another model or fusion, {whose}: give another --out, or delete them"
         )
+    if lost := lists - {_measured(trial) for trial in trials}:
+        names = "; ".join(sorted({f"{dataset}, {shots}-shot" for dataset, _, shots, _, _ in lost}))
+        raise InvalidOption(
+            f"{out} holds results that would be lost ({names}): ask for the same and more, give another --out, "
+            "or delete them"
+        )
+
+
+def _measured(trial: Trial) -> tuple[str, int | None, int, int | None, frozenset[str]]:
+    """What tells the results of one list from those of another."""
+    target = trial.target
+    classes = frozenset(target.dataset.classes[episode.class_id] for episode in trial.episodes)
+    return target.dataset.name, target.fold, trial.shots, trial.seed, classes
 
 
 def _save_lists(options: Options, trials: Sequence[Trial], protocol: Protocol) -> None:
@@ -263,6 +287,15 @@ def _about(method: FewShotMethod, options: Options) -> dict[str, Any]:
     }
 
 
+def _classes_left_out(trials: Sequence[Trial], results: Sequence[EvaluationResult]) -> str:
+    """A line where the mean over a fold's classes is one over fewer, as with few episodes; else empty."""
+    pairs = [(len(t.target.novel), r) for t, r in zip(trials, results, strict=True) if t.target.benchmark]
+    fewer = [
+        f"{r.dataset}, {r.shots}-shot: {len(r.class_iou)} of {n} classes" for n, r in pairs if len(r.class_iou) < n
+    ]
+    return f"Not all classes of the fold are in these means ({'; '.join(fewer)}): give a larger --count." * bool(fewer)
+
+
 def _report(
     method: FewShotMethod,
     trials: Sequence[Trial],
@@ -281,10 +314,13 @@ def _report(
         published_tables(results, method.name, paper_backbone(method)),
         class_table(results),
         protocol.describe(),
+        _classes_left_out(trials, results),
     ]
     text = "\n\n".join(table for table in tables if table)
     write_text(options.out / "results.md", text + "\n")
     for trial, result in zip(trials, results, strict=True):
         draw_sheets(method, trial, result, options.out, options.pictures)
-    shutil.rmtree(options.out / "journal", ignore_errors=True)
+    for trial in trials:
+        dataset, how = trial.target.dataset, _how(protocol, options)
+        open_journal(_journals(options), method, dataset, trial.episodes, processes, **how).remove()
     print(text)

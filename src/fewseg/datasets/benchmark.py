@@ -115,9 +115,13 @@ class Benchmark:
     def train_pairs(self, fold: int) -> tuple[Pair, ...]:
         """(picture, base class) to train on when `fold` is tested."""
         pairs = self._listed("train", fold) or self._computed("train", self.base(fold))
+        return self._selected(pairs, self.novel(fold))
+
+    def _selected(self, pairs: tuple[Pair, ...], novel: Collection[int]) -> tuple[Pair, ...]:
+        """What the selection leaves of training pairs: sccan's has no pictures that show a novel class too."""
         if self.selection == "hsnet":
             return pairs
-        areas, novel = self.index.parts["train"], frozenset(self.novel(fold))
+        areas, novel = self.index.parts["train"], frozenset(novel)
         return tuple((name, c) for name, c in pairs if novel.isdisjoint(areas[name]))
 
     def names(self, class_id: int) -> tuple[str, ...]:
@@ -153,7 +157,8 @@ class Benchmark:
             pairs: Iterable[Pair] = (*self.train_pairs(self.fold), *self.test_pairs(self.fold))
         else:
             base = [c for c in range(len(self.classes)) if c not in self.held_out]
-            pairs = (*self._computed("train", base), *self._computed("test", self.held_out))
+            train = self._selected(self._computed("train", base), self.held_out)
+            pairs = (*train, *self._computed("test", self.held_out))
         return grouped(pairs)
 
     def _computed(self, part: Part, classes: Collection[int]) -> tuple[Pair, ...]:

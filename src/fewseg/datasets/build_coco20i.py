@@ -21,6 +21,7 @@ from fewseg.datasets.prepare import (
     areas_of,
     check_picture,
     in_processes,
+    outdated,
     require,
     save_mask,
     sound,
@@ -126,15 +127,17 @@ def _prepare(root: Path, whole: bool, picture: _Picture) -> tuple[str, dict[int,
 
 
 def _mask(path: Path, picture: _Picture) -> NDArray[np.uint8]:
+    source = json.dumps(picture.instances).encode()
     if path.exists():
         try:
             values = read_values(path, _CLASSES)
-            if values.shape == picture.size[::-1]:
+            if values.shape == picture.size[::-1] and not outdated(path, source):
                 return values
+            LOG.info("%s was painted from other annotations and is painted again", path)
         except InvalidMask:
             LOG.info("%s is damaged and is painted again", path)
     values = paint(picture.instances, picture.size, picture.name)
-    save_mask(path, values)
+    save_mask(path, values, source)
     return values
 
 

@@ -21,6 +21,7 @@ from fewseg.datasets.prepare import (
     areas_of,
     check_picture,
     in_processes,
+    outdated,
     require,
     save_mask,
     sound,
@@ -29,7 +30,7 @@ from fewseg.datasets.prepare import (
 )
 from fewseg.datasets.published import FOLDERS, PascalList, find_file, read_lines, read_pascal
 from fewseg.errors import FewsegError, InvalidDataset, InvalidMask
-from fewseg.files import make_folder, remove_leftovers, write_bytes
+from fewseg.files import make_folder, remove_leftovers
 
 LOG = logging.getLogger(__name__)
 
@@ -123,23 +124,25 @@ def _prepare(folders: _Folders, name: str) -> tuple[str, dict[int, int]] | Fewse
 
 
 def _merged(folders: _Folders, name: str) -> NDArray[np.uint8]:
+    """VOC's own mask where there is one, else SBD's; what lies in the folder of merged masks is kept."""
     target = folders.voc / AUGMENTED / f"{name}.png"
     own = folders.voc / "SegmentationClass" / f"{name}.png"
+    origin = own if own.exists() else folders.sbd and folders.sbd / "cls" / f"{name}.mat"
+    source = origin.read_bytes() if origin and origin.is_file() else b""
     if target.exists():
         try:
-            return read_values(target, len(VOC_CLASSES))
+            values = read_values(target, len(VOC_CLASSES))
+            if not source or not outdated(target, source):
+                return values
+            LOG.info("%s was made from another file than %s and is made again", target, origin)
         except InvalidMask:
-            if not own.exists() and folders.sbd is None:
+            if origin is None:
                 raise
             LOG.info("%s is damaged and is made again", target)
-    if own.exists():
-        values = read_values(own, len(VOC_CLASSES))
-        write_bytes(target, own.read_bytes())
-        return values
-    if folders.sbd is None:
+    if origin is None:
         raise InvalidMask(f"{target} is missing: get it again, or put {SBD.file} into the root")
-    values = read_sbd(folders.sbd / "cls" / f"{name}.mat")
-    save_mask(target, values)
+    values = read_values(own, len(VOC_CLASSES)) if origin == own else read_sbd(origin)
+    save_mask(target, values, source)
     return values
 
 

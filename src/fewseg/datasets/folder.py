@@ -50,6 +50,8 @@ class _Entry:
     orientation: int
     areas: dict[int, float]
     """Class id to the share of the picture it covers."""
+    ignores: bool = False
+    """Whether some pixels do not count."""
 
 
 class FolderDataset:
@@ -94,10 +96,13 @@ class FolderDataset:
         return read_image(self._item(name).picture)
 
     def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
-        """(H, W) of 0, 1, 255; all 0 where the picture does not hold the class."""
+        """(H, W) of 0, 1, 255; no 1 where the picture does not hold the class."""
         item, entry = self._item(name), self._index[name]
         if self._check(class_id) not in entry.areas:
-            return np.zeros(entry.size[::-1], np.uint8)
+            if not entry.ignores or not entry.areas:
+                return np.zeros(entry.size[::-1], np.uint8)
+            shown = self.mask(name, next(iter(entry.areas)))
+            return np.where(shown == IGNORE, shown, np.uint8(0))
         value = class_id + 1 if self._indexed else None
         return read_mask(item.mask, value=value, size=entry.size, orientation=entry.orientation)
 
@@ -146,7 +151,8 @@ class FolderDataset:
         if found and found[-1] > len(self.classes):
             known = len(self.classes)
             raise InvalidDataset(f"{item.mask} has value {found[-1]}, classes.txt lists {known}: add the others")
-        return _Entry(size, orientation, {v - 1: float(counts[v] / values.size) for v in found})
+        areas = {v - 1: float(counts[v] / values.size) for v in found}
+        return _Entry(size, orientation, areas, bool(counts[IGNORE]))
 
 
 def _by_name(items: Iterable[_Item]) -> dict[str, _Item]:

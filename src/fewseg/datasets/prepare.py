@@ -1,12 +1,13 @@
 """What preparing any benchmark needs: archives, checks of files, many processes, no half-written file ever.
 
 Everything is resumable without a journal: a file that is there is whole (it was put in place by a rename), so a run
-that was killed is simply run again.
+that was killed is simply run again. Masks say what they were made from, and are made again when that was replaced.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import os
 import signal
@@ -25,9 +26,10 @@ from typing import IO, Final, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fewseg import decoding
-from fewseg.errors import FewsegError, InvalidDataset, InvalidImage
+from fewseg.errors import FewsegError, InvalidDataset, InvalidImage, InvalidMask
 from fewseg.files import make_folder, replacing
 from fewseg.types import IGNORE
 
@@ -43,6 +45,9 @@ _TOLD: Final = 5
 """Damaged files that are named in one message."""
 
 _CHUNK: Final = 1 << 20
+
+_SOURCE: Final = "fewseg source"
+"""Key of a mask's text that says what it was made from."""
 
 
 @dataclass(frozen=True)
@@ -173,12 +178,24 @@ def palette() -> list[int]:
     return colours
 
 
-def save_mask(path: Path, values: NDArray[np.uint8]) -> None:
-    """Write a palette PNG whose indexes are `values`, atomically."""
+def save_mask(path: Path, values: NDArray[np.uint8], source: bytes) -> None:
+    """Write a palette PNG whose indexes are `values`, atomically, and in it a word for what it was made from."""
     image = Image.fromarray(values)
     image.putpalette(palette())
+    about = PngInfo()
+    about.add_text(_SOURCE, _word(source))
     with replacing(path) as temporary:
-        image.save(temporary, "PNG")
+        image.save(temporary, "PNG", pnginfo=about)
+
+
+def outdated(path: Path, source: bytes) -> bool:
+    """Whether `save_mask` wrote the mask from another source than this; masks from elsewhere never are."""
+    with decoding.open_file(path, "mask", InvalidMask) as image:
+        return bool(image.info.get(_SOURCE, _word(source)) != _word(source))
+
+
+def _word(source: bytes) -> str:
+    return hashlib.sha256(source).hexdigest()[:16]
 
 
 def areas_of(values: NDArray[np.uint8]) -> dict[int, int]:

@@ -27,7 +27,15 @@ from fewseg.metrics.regions import RegionMeter
 from fewseg.processes import ALONE, Processes
 from fewseg.types import Episode
 
-__all__ = ["EpisodeScore", "EvaluationResult", "Scoring", "bootstrap_interval", "evaluate", "segment_episode"]
+__all__ = [
+    "EpisodeScore",
+    "EvaluationResult",
+    "Scoring",
+    "bootstrap_interval",
+    "evaluate",
+    "open_journal",
+    "segment_episode",
+]
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,9 @@ def evaluate(
     if batch < 1 or workers < 0 or not episodes:
         raise InvalidOption(f"{len(episodes)} episodes in batches of {batch}, {workers} workers: give at least 1, 1, 0")
     settings: dict[str, Any] = {"scoring": scoring, "resize": resize, "fusion": fusion}
-    kept = _journal(journal, method, dataset, episodes, processes, batch=batch, **settings)
+    kept = None
+    if journal is not None:
+        kept = open_journal(journal, method, dataset, episodes, processes, batch=batch, **settings)
     rows, known = _known(len(episodes), kept, processes)
     groups = [range(start, min(start + batch, len(episodes))) for start in range(0, len(episodes), batch)]
     missing = [group for group in groups if not known[list(group)].all()]
@@ -142,16 +152,15 @@ def evaluate(
     return _result(dataset, episodes, rows + processes.total(torch.from_numpy(own)).numpy(), **settings)
 
 
-def _journal(
-    folder: Path | None,
+def open_journal(
+    folder: Path,
     method: FewShotMethod,
     dataset: Dataset,
     episodes: Sequence[Episode],
     processes: Processes,
     **settings: Any,
-) -> Journal | None:
-    if folder is None:
-        return None
+) -> Journal:
+    """Where `evaluate` keeps finished batches; `settings` are its scoring, resize, fusion and batch."""
     about = {
         **settings,
         "method": fingerprint(method),

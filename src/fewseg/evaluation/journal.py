@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class Journal:
     def write(self, numbers: Sequence[int], rows: NDArray[np.float64]) -> None:
         """Add a finished batch; raises `OutputError`."""
         line = json.dumps({"episodes": list(numbers), "rows": rows.tolist()})
+        make_folder(self.folder)  # another evaluation that ended may have taken the empty folder away
         try:
             with self._path.open("ab") as file:
                 # The line break in front ends what a kill may have left of a line.
@@ -56,6 +58,13 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(f"cannot write {self._path}: {error.strerror or error}; free space, run again") from error
+
+    def remove(self) -> None:
+        """Delete this evaluation's files, of all processes, and the folder where no other one keeps any there."""
+        for path in self.folder.glob(f"{self._key}.*.jsonl"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # others' files
+            self.folder.rmdir()
 
 
 def _parsed(line: bytes) -> dict[int, NDArray[np.float64]]:

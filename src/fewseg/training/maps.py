@@ -68,7 +68,7 @@ class MapCache:
         if folder is not None:
             about = f"{describe_backbone(backbone)} {size} {'bfloat16' if amp else next(backbone.parameters()).dtype}"
             self._store = FolderStore(folder, about, self._content)
-        self._masks: dict[tuple[_Key, int], Tensor] = {}
+        self._masks: dict[tuple[int, str, int], Tensor] = {}
         self._known = dict.fromkeys(self._keys())
         self._shown = {(number, name): class_id for number, name, class_id, _ in self._known if class_id is not None}
         self._fill(backbone, amp, processes, progress)
@@ -145,24 +145,28 @@ class MapCache:
 
     def _draw(self, source: int, name: str, class_id: int, rng: np.random.Generator) -> View:
         view = int(rng.integers(self.count))
-        if view:
-            # A picture without the class is seen in a view of a class that it holds: were it always plain, that alone
-            # would say that the class is absent.
-            shown = class_id if (source, name, class_id, view) in self._known else self._shown[source, name]
-            kept = self._store.get((source, name, shown, view))
+        if view and (source, name, class_id, view) in self._known:
+            kept = self._store.get((source, name, class_id, view))
             assert kept.mask is not None
-            return kept.maps, kept.mask if shown == class_id else kept.mask.masked_fill(kept.mask == 1, 0)
-        key: _Key = (source, name, None, 0)
-        return self._store.get(key).maps, self._plain_mask(key, class_id)
+            return kept.maps, kept.mask
+        mask = self._plain_mask(source, name, class_id)
+        if view and not (mask == 1).any():
+            # A picture without the class is seen in a view of a class that it holds: were it always plain, that alone
+            # would say that the class is absent. Where there is too little of it to train on, only the plain view's
+            # mask is known.
+            kept = self._store.get((source, name, self._shown[source, name], view))
+            assert kept.mask is not None
+            return kept.maps, kept.mask.masked_fill(kept.mask == 1, 0)
+        return self._store.get((source, name, None, 0)).maps, mask
 
-    def _plain_mask(self, key: _Key, class_id: int) -> Tensor:
+    def _plain_mask(self, source: int, name: str, class_id: int) -> Tensor:
         """Of the plain view; kept where it shows the class, as those without it are many and seldom asked for."""
-        if (key, class_id) in self._masks:
-            return self._masks[key, class_id]
-        source, name, _, _ = key
+        key = (source, name, class_id)
+        if key in self._masks:
+            return self._masks[key]
         mask = square_mask(self.sources[source].dataset.mask(name, class_id), self.size).byte()
         if (mask == 1).any():
-            self._masks[key, class_id] = mask
+            self._masks[key] = mask
         return mask
 
 
