@@ -75,7 +75,7 @@ def test_released_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "prior", lambda *_: prior)  # the same whatever the alignment, and a third of the time
 
     def low_logits(alignment: Alignment) -> tuple[Tensor, Tensor]:
-        monkeypatch.setattr("fewseg.methods.sccan.align", alignment)
+        monkeypatch.setattr("fewseg.methods.sccan_blocks.align", alignment)
         fused = model.fuse(features, support)
         return fused.mean((2, 3)), model.head(F.relu(fused))
 

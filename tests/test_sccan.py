@@ -14,7 +14,9 @@ from fewseg.backbones import BlockInfo, create_backbone
 from fewseg.backbones.levels import middle_levels
 from fewseg.errors import InvalidOption
 from fewseg.methods import create_method
-from fewseg.methods.sccan import SCCAN, Block, SCCANConfig, Stream, Transformer
+from fewseg.methods.sccan import SCCAN
+from fewseg.methods.sccan_blocks import Block, Stream, Transformer
+from fewseg.methods.sccan_config import SCCANConfig
 from fewseg.ops import prior as prior_module
 from fewseg.ops.cosine import unit
 from fewseg.ops.prior import cosine_prior
@@ -40,6 +42,19 @@ def episode(shots: int = 2, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, T
 # Choices
 
 
+@pytest.mark.parametrize("prior", [True, False])
+def test_an_alike_start_reduces_query_and_support_alike(prior: bool) -> None:
+    usual, alike = model(prior=prior), model(prior=prior, alike_start=True)
+    assert not torch.equal(usual.down_query.weight, usual.down_support.weight)
+    assert torch.equal(alike.down_query.weight, alike.down_support.weight)
+    both = alike.merge_query.in_channels
+    assert torch.equal(alike.merge_query.weight, alike.merge_support.weight[:, :both])
+    if prior:
+        # A 1 x 1 convolution of one input is drawn from [-1, 1].
+        assert 0.8 < alike.merge_query.weight[:, -1].abs().max() <= 1
+        assert torch.equal(alike.merge_query.weight[:, :-1], usual.merge_query.weight[:, :-1])
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -54,6 +69,7 @@ def episode(shots: int = 2, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, T
         {"prior": False},
         {"implementation": "streaming"},
         {"dropout": 0.0, "head_dropout": 0.0},
+        {"alike_start": True},
     ],
     ids=str,
 )
