@@ -124,6 +124,10 @@ def test_a_video_with_a_painted_frame(
             container.mux(stream.encode(av.VideoFrame.from_image(blob("red", place=0.3 + 0.1 * number)[0])))
         container.mux(stream.encode())
     assert cli.main(["frame", "--video", str(clip), "--number", "2", "--out", str(tmp_path / "frame.png")]) == 0
+    for ending, kind in ((".webp", "WEBP"), (".tif", "TIFF"), (".JPG", "JPEG")):
+        other = tmp_path / f"frame{ending}"
+        assert cli.main(["frame", "--video", str(clip), "--number", "2", "--out", str(other)]) == 0
+        assert Image.open(other).format == kind
     assert Image.open(tmp_path / "frame.png").size == (96, 64)
     Image.fromarray(blob("red", place=0.5)[1]).save(tmp_path / "disc.png")
     teach = ("--frame", "2", "--mask", f"red={tmp_path / 'disc.png'}")

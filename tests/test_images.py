@@ -377,6 +377,22 @@ def test_palette_in_any_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), truth)
 
 
+@pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (20, 200, 90)])
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("ending", ["png", "gif"])
+def test_transparent_index_is_background(
+    tmp_path: Path, colour: tuple[int, int, int], large: bool, ending: str
+) -> None:
+    """Whichever of the two comes first in the palette, and whatever colour hides behind transparency."""
+    truth = 1 - disc() if large else disc()
+    rgba = np.concatenate([np.broadcast_to(np.uint8(colour), (*truth.shape, 3)), truth[..., None] * 255], -1)
+    path = tmp_path / f"a.{ending}"
+    image = Image.fromarray(np.ascontiguousarray(rgba))
+    (image.quantize(2) if ending == "png" else image).save(path)
+    assert Image.open(path).mode == "P"
+    np.testing.assert_array_equal(read_mask(path), truth)
+
+
 def test_all_foreground() -> None:
     assert read_mask(np.full((2, 3), 255, np.uint8)).tolist() == [[1, 1, 1], [1, 1, 1]]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from fewseg.checkpoints import load_method, save_method
 from fewseg.devices import choose_device, choose_dtype
@@ -24,6 +26,7 @@ from fewseg.errors import (
     OutputError,
 )
 from fewseg.full_size import full_size_prediction, presence_scores
+from fewseg.inputs import PreparedPicture
 from fewseg.methods import create_method
 from fewseg.ops.resize import resize
 from fewseg.segmenter import Segmenter
@@ -49,6 +52,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------- results
+
+
+def test_precision_may_be_a_type_of_torch() -> None:
+    assert taught("red", precision=torch.float32).fingerprint == taught("red", precision="float32").fingerprint
 
 
 def test_finds_what_was_taught_at_the_pictures_own_size() -> None:
@@ -270,6 +277,49 @@ def test_forget_a_shot_or_a_label() -> None:
     assert segmenter.labels == ()
 
 
+def test_what_others_teach_meanwhile_is_for_later_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a thread would that replaces an example: the order of the labels changes, and one more is taught."""
+    segmenter = taught("red", "blue")
+    image, _ = blob("red")
+    before = segmenter.segment(image)
+    computing = Segmenter.coarse_probabilities
+
+    def interrupted(self: Segmenter, pictures: Sequence[PreparedPicture]) -> Tensor:
+        found = computing(self, pictures)
+        segmenter.forget("red")
+        segmenter.teach("red", *blob("red"))
+        segmenter.teach("green", *blob("green"))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Segmenter, "coarse_probabilities", interrupted)
+        meanwhile = segmenter.segment(image)
+    assert segmenter.labels == ("blue", "red", "green")
+    assert list(meanwhile.masks) == ["red", "blue"]
+    for label, mask in before.masks.items():
+        np.testing.assert_array_equal(meanwhile.masks[label], mask)
+
+
+def test_threads_that_teach_one_label_lose_nothing() -> None:
+    segmenter = taught("red")
+    threads = [threading.Thread(target=segmenter.teach, args=("red", *blob("red"))) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert segmenter.shots("red") == 13
+
+
+def test_batches_of_anything_that_can_be_gone_through() -> None:
+    segmenter, images = taught("red"), [blob("red", place=place)[0] for place in (0.3, 0.5, 0.6)]
+    found = segmenter.segment_batch((image for image in images), batch_size=2)
+    for image, prediction in zip(images, found, strict=True):
+        np.testing.assert_array_equal(prediction.masks["red"], segmenter.segment(image).masks["red"])
+    for one in (np.asarray(images[0]), "a.jpg", torch.zeros(3, 8, 8)):
+        with pytest.raises(InvalidOption, match="one picture in place of several"):
+            segmenter.segment_batch(one)  # type: ignore[arg-type]
+
+
 def test_a_bad_example_adds_nothing() -> None:
     segmenter = taught("red")
     image, mask = blob("red")
@@ -303,6 +353,11 @@ def dot() -> np.ndarray:
         (lambda s: s.teach("a", "none.jpg", "none.png"), InvalidImage, "none.jpg: no such file"),
         (lambda s: s.segment("none.jpg"), InvalidImage, "none.jpg: no such file"),
         (lambda s: s.segment_batch([], batch_size=0), InvalidOption, "at least 1"),
+        (lambda s: s.teach("a", *blob("red"), value=1.5), InvalidMask, "value 1.5 is neither an index nor a colour"),
+        (lambda s: s.teach("a", *blob("red"), value="red"), InvalidMask, "value 'red' is neither"),
+        (lambda s: Segmenter("default"), InvalidOption, "a str is no method: give one of create_method, or call"),
+        (lambda s: Segmenter(ColourMethod(), precision=None), InvalidOption, "unknown precision None"),
+        (lambda s: s.forget(None), InvalidSupport, "no label None"),
         (lambda s: Segmenter(ColourMethod(), device="cpu").segment(blob("red")[0]), InvalidSupport, "teach"),
         (lambda s: Segmenter(ColourMethod(), device="cpu").segment_batch([]), InvalidSupport, "teach"),
     ],

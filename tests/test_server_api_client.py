@@ -67,6 +67,28 @@ def test_teaches_segments_forgets_and_keeps(address: str, tmp_path: Path) -> Non
     again.delete()
 
 
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_pillow_pictures_are_sent_upright(address: str, tmp_path: Path, orientation: int) -> None:
+    image, truth = blob("red", size=(150, 80), place=0.3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    image.rotate({3: 180, 6: 90}[orientation], expand=True).save(path, exif=exif)
+    with Client(address, TOKEN).session() as session:
+        session.teach("red", Image.open(path), truth, value=np.int64(255))
+        found = [session.segment(picture).masks["red"] for picture in (path, Image.open(path), image)]
+    for mask in found:
+        assert mask.shape == (80, 150)
+        assert iou(mask, truth) > 0.9
+
+
+@pytest.mark.parametrize("token", ["a token\nand more", "ä€"])
+def test_tokens_that_cannot_be_sent(address: str, token: str) -> None:
+    with pytest.raises(ServerError, match="the address or the token cannot be sent") as caught:
+        Client(address, token).info()
+    assert "\n" not in str(caught.value)
+
+
 def test_what_goes_wrong_is_one_line(address: str, tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="a token is needed"):
         Client(address).info()

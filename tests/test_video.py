@@ -13,6 +13,7 @@ from PIL import Image
 from fewseg.batch import segment_files
 from fewseg.batch_outputs import OutputFolder
 from fewseg.errors import InvalidImage, InvalidOption
+from fewseg.formats import write_results
 from fewseg.segmenter import Segmenter
 from fewseg.video import is_video, open_clip, read_frame, read_frames, segment_video
 from helpers.colour_method import ColourMethod, blob, iou
@@ -139,6 +140,8 @@ def test_bad_videos(tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.Mo
     path = clip(tmp_path / "a.mp4")
     with pytest.raises(InvalidOption, match="every 0"):
         segment_video(segmenter, path, tmp_path / "out", every=0)
+    with pytest.raises(InvalidOption, match=r"every 1\.5"):
+        segment_video(segmenter, path, tmp_path / "out", every=1.5)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InvalidOption, match=r"pip install 'fewseg\[video\]'"):
         segment_video(segmenter, path, tmp_path / "out")
@@ -159,6 +162,25 @@ def test_one_damaged_spot_does_not_end_a_clip(tmp_path: Path, segmenter: Segment
     (tmp_path / "b.mp4").write_bytes(content)
     with pytest.raises(InvalidImage, match=r"b\.mp4"):
         next(read_frames(tmp_path / "b.mp4"), None)
+
+
+def test_damage_of_one_clip_is_told_after_the_next(tmp_path: Path, segmenter: Segmenter) -> None:
+    out, damaged = tmp_path / "out", ("one.mp4", "one.mp4: 1 part of it cannot be decoded")
+    report = segment_video(segmenter, clip(tmp_path / "two.mp4", 2), out, overlays=False, errors=[damaged])
+    assert report.errors == [damaged]
+    assert json.loads((out / "results.json").read_text())["errors"] == [{"picture": damaged[0], "error": damaged[1]}]
+
+
+def test_frames_of_an_earlier_run_are_saved_too(tmp_path: Path, segmenter: Segmenter) -> None:
+    """They are listed, and so formats that need pictures ask for them."""
+    path, out = clip(tmp_path / "a.mp4"), tmp_path / "out"
+    segment_video(segmenter, path, out)
+    report = segment_video(segmenter, path, out, every=4, save_frames=True)
+    assert (report.done, report.skipped) == (3, 0)
+    pictures = json.loads((out / "results.json").read_text())["pictures"]
+    assert len(pictures) == FRAMES
+    assert all((out / picture["saved"]).is_file() for picture in pictures)
+    write_results(out, ["yolo"])
 
 
 def test_frames_of_a_longer_clip_that_was_replaced_are_gone(tmp_path: Path, segmenter: Segmenter) -> None:

@@ -224,6 +224,7 @@ def test_a_list_marks_several_objects(tmp_path: Path, embedded: FewShotMethod) -
         ({"box": [1, 2, 3]}, "a.weak.json: box"),
         ({"box": [1, 2, 10**400, 4]}, "4 finite numbers"),
         ({"points": [[900, 2, 1]]}, r"support of 'disc': marks of .*a\.jpg: place 900, 2 lies outside"),
+        ({"box": [80.2, 70.2, 80.4, 70.4]}, r"the marks of .*a\.jpg outline nothing: draw a larger box"),
         ({"box": [-40, -25, -1, -1]}, r"marks of .*a\.jpg: box -40, -25, -1, -1 in a picture of"),
     ],
 )

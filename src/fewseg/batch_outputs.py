@@ -203,12 +203,16 @@ class OutputFolder:
         self.accept(record)
         return record
 
+    def of_clip(self, clip: Path) -> list[Record]:
+        """The entries of a clip's frames, of this run and of earlier ones."""
+        return [r for r in self._records.values() if r["picture"].rpartition("#")[0] == str(clip)]
+
     def forget_frames(self, clip: Path, identity: list[int]) -> None:
         """Drop frames of another file that was at the clip's place, with what was written for them.
 
         What this run wrote over is not theirs any more.
         """
-        of_clip = [r for r in self._records.values() if r["picture"].rpartition("#")[0] == str(clip)]
+        of_clip = self.of_clip(clip)
         kept = {record["name"] for record in of_clip if record["source"] == identity}
         for record in (r for r in of_clip if r["source"] != identity):
             del self._records[record["picture"]]

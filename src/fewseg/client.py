@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
+from fewseg import decoding
 from fewseg.errors import FewsegError, InvalidImage
 from fewseg.files import write_bytes
 from fewseg.marks import Mark
@@ -116,6 +117,8 @@ class Client:
                 if error.code != 503 or attempt == self._retries:
                     raise ServerError(error.code, _said(error)) from None
                 time.sleep(_pause(error.headers.get("Retry-After")))
+            except ValueError as error:
+                raise ServerError(0, f"the address or the token cannot be sent ({decoding.one_line(error)})") from error
             except (OSError, http.client.HTTPException) as error:  # the latter: cut off, or no HTTP at all
                 reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
                 raise ServerError(
@@ -162,7 +165,7 @@ class Session:
         if any(given is not None for given in (box, points, scribble)):
             fields.append(("marks", _marks(box, points, scribble)))
         if value is not None:
-            fields.append(("value", str(value) if isinstance(value, int) else ",".join(map(str, value))))
+            fields.append(("value", ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)))
         files = [("image", image) for image in images] + [("mask", mask) for mask in masks]
         shots: list[str] = self._client._json("POST", f"{self._path}/shots", form=_Form(fields, files))["shots"]
         return shots
@@ -273,6 +276,7 @@ def _bytes(file: Sendable) -> tuple[str, bytes]:
         raise InvalidImage(f"a {type(file).__name__} is no picture: give a path, bytes, a Pillow image or an array")
     buffer = io.BytesIO()
     try:
+        picture = decoding.upright(picture, decoding.orientation(picture))  # what is saved says nothing of it
         picture.save(buffer, "PNG")
     except (OSError, ValueError) as error:
         raise InvalidImage(f"the picture cannot be sent ({error}): save it as PNG and give the path") from error

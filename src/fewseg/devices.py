@@ -35,7 +35,9 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device, bfloat16_on: Collection[str] = ("cuda",)) -> torch.dtype:
+def choose_dtype(
+    name: str | torch.dtype, device: torch.device, bfloat16_on: Collection[str] = ("cuda",)
+) -> torch.dtype:
     """The precision named; `auto` is bfloat16 where it is native and pays, and float32 elsewhere.
 
     Native means CUDA devices of compute capability 8 or more, and CPUs with a matrix unit for it (AMX). CPUs that have
@@ -43,6 +45,8 @@ def choose_dtype(name: str, device: torch.device, bfloat16_on: Collection[str] =
     pay for results that depend on the processor. `bfloat16_on` names the kinds of device on which the model is faster
     and no less accurate with it (`FewShotMethod.bfloat16_on`).
     """
+    if isinstance(name, torch.dtype):
+        name = str(name).removeprefix("torch.")
     if name != "auto":
         if name not in PRECISIONS:
             raise unknown("precision", name, ["auto", *PRECISIONS])

@@ -60,5 +60,5 @@ def did_you_mean(got: str, known: Iterable[str]) -> str:
     >>> did_you_mean("rod", ["red", "rod 2", "blue"])
     "did you mean 'rod 2' or 'red'?"
     """
-    near = difflib.get_close_matches(got, list(known), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(got), list(known), n=3, cutoff=0.5)
     return f"did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -104,9 +104,14 @@ def _from_picture(mask: str | os.PathLike[str] | Image.Image, value: MaskValue |
 
 
 def _darkest(image: Image.Image, raw: _Raw) -> int:
-    """The background index: 0, or the one black of a two-coloured palette, which tools that shrink PNGs reorder."""
+    """The background index: 0, or of two colours the transparent or the black one: tools that shrink PNGs reorder."""
     palette = image.getpalette("RGB") or []
     used = _unique(raw)
+    clear = image.info.get("transparency")  # one index, or the opacity of the first ones
+    if len(used) == 2 and clear is not None:
+        through = [i for i in used if (i == clear if isinstance(clear, int) else i < len(clear) and clear[i] < 128)]
+        if len(through) == 1:
+            return int(through[0])
     black = [i for i in used if palette[3 * i : 3 * i + 3] == [0, 0, 0]]
     return black[0] if len(used) == 2 and len(black) == 1 else 0
 
@@ -174,9 +179,10 @@ def _comparable(raw: _Raw, value: MaskValue) -> int:
                 f"{raw.name} is a colour picture: choose the foreground with value=(r, g, b), not {value}"
             )
         return int(value)
-    if len(value) != 3 or not all(0 <= v <= 255 for v in value):
-        raise InvalidMask(f"value {value} is neither an index nor a colour of three numbers from 0 to 255")
-    red, green, blue = (int(v) for v in value)
+    numbers: list[Any] = list(value) if np.ndim(value) == 1 else []
+    if len(numbers) != 3 or not all(isinstance(v, (int, np.integer)) and 0 <= v <= 255 for v in numbers):
+        raise InvalidMask(f"value {value!r} is neither an index nor a colour of three numbers from 0 to 255")
+    red, green, blue = (int(v) for v in numbers)
     if raw.colours:
         return (red << 16) + (green << 8) + blue
     if not red == green == blue:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -40,6 +42,9 @@ DEFAULT_THRESHOLD = 0.5
 
 _AT_ONCE = 32
 """Labels, times pictures, whose logits are held at the same time."""
+
+_TEACHING = threading.Lock()
+"""Held while examples that are encoded join others; of the module, so that segmenters can be copied and pickled."""
 
 
 class Segmenter:
@@ -81,6 +86,10 @@ class Segmenter:
         Raises:
             InvalidOption: an unknown device or precision, or an impossible scale or threshold.
         """
+        if not isinstance(method, FewShotMethod):
+            raise InvalidOption(
+                f"a {type(method).__name__} is no method: give one of create_method, or call Segmenter.from_pretrained"
+            )
         self._device = choose_device(device)
         dtype = choose_dtype(precision, self._device, method.bfloat16_on)
         self.scales = tuple(float(s) for s in scales)
@@ -177,8 +186,9 @@ class Segmenter:
                 f"{len(images)} pictures and {len(masks)} masks for {label!r}: give one mask a picture"
             )
         shots = [self._encode(i, m, value) for i, m in zip(images, masks, strict=True)]
-        before = [self._supports[label]] if label in self._supports else []
-        self._supports[label] = LabelSupport.concatenate([*before, *shots])
+        with _TEACHING:
+            before = [self._supports[label]] if label in self._supports else []
+            self._supports[label] = LabelSupport.concatenate([*before, *shots])
         log.info("%s: %d shots", label, self.shots(label))
 
     def outline(
@@ -218,7 +228,10 @@ class Segmenter:
             raise InvalidSupport(f"marks for {len(image)} pictures of {label!r}: teach them one by one")
         if value is not None:
             raise InvalidOption(f"value {value!r} chooses in a mask, and {label!r} has none: leave it out")
-        return self.outline(image, **given)
+        mask = self.outline(image, **given)
+        if not mask.any():
+            raise InvalidSupport(f"the marks of {label!r} outline nothing: draw a larger box, or a point inside")
+        return mask
 
     @torch.no_grad()
     def _encode(self, image: ImageLike, mask: ImageLike, value: MaskValue | None) -> LabelSupport:
@@ -268,22 +281,25 @@ class Segmenter:
         return self.segment_batch([image], probabilities=probabilities)[0]
 
     def segment_batch(
-        self, images: Sequence[ImageLike], *, batch_size: int = 8, probabilities: bool = True
+        self, images: Iterable[ImageLike], *, batch_size: int = 8, probabilities: bool = True
     ) -> list[Prediction]:
         """`segment` for several pictures, `batch_size` going through the model together.
 
-        Raises what `segment` does, and `InvalidOption` for a batch size below 1; nothing is returned then.
+        What other threads teach or forget meanwhile is for later calls. Raises what `segment` does, and
+        `InvalidOption` for a batch size below 1 or one picture that is in no list; nothing is returned then.
         """
         if batch_size < 1:
             raise InvalidOption(f"batch size {batch_size}: choose at least 1")
-        self.require_labels()
+        if isinstance(images, (str, os.PathLike)) or getattr(images, "ndim", 4) < 4:
+            raise InvalidOption("one picture in place of several: give a list, [picture], or call segment")
+        now = self.view(self._supports)
+        now.require_labels()
         found: list[Prediction] = []
-        for start in range(0, len(images), batch_size):
-            prepared = [self.prepare(image) for image in images[start : start + batch_size]]
-            coarse = self.coarse_probabilities(prepared)
-            found += [
-                self.finish(c, p.size, probabilities=probabilities) for c, p in zip(coarse, prepared, strict=True)
-            ]
+        waiting = iter(images)
+        while some := list(itertools.islice(waiting, batch_size)):
+            prepared = [now.prepare(image) for image in some]
+            coarse = now.coarse_probabilities(prepared)
+            found += [now.finish(c, p.size, probabilities=probabilities) for c, p in zip(coarse, prepared, strict=True)]
         return found
 
     def prepare(self, image: ImageLike) -> PreparedPicture:

@@ -87,11 +87,14 @@ def mask_of(segmenter: Segmenter, picture: Path, mask: Path) -> ImageLike:
 
 def outlined(segmenter: Segmenter, picture: ImageLike, marks: Sequence[Mark]) -> NDArray[np.bool_]:
     """`Segmenter.outline_marks` of one example of many: what is wrong with its marks names its picture's file."""
+    name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "the picture"
     try:
-        return segmenter.outline_marks(picture, marks)
+        mask = segmenter.outline_marks(picture, marks)
     except (InvalidSupport, InvalidOption) as error:
-        name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "the picture"
         raise InvalidSupport(f"marks of {name}: {error}") from error
+    if not mask.any():
+        raise InvalidSupport(f"the marks of {name} outline nothing: draw a larger box, or a point inside")
+    return mask
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:

@@ -92,6 +92,7 @@ def segment_tiled(
     picture = open_picture(image).image
     if max(picture.size) <= side:
         return segmenter.segment(picture, probabilities=probabilities)
+    segmenter = segmenter.view(segmenter.supports)  # other threads may teach meanwhile
     pixels = np.asarray(picture)
     height, width = pixels.shape[:2]
     rows, columns = _spans(height, side, overlap), _spans(width, side, overlap)

@@ -170,6 +170,7 @@ def segment_video(
     overwrite: bool = False,
     batch_size: int = 0,
     save_frames: bool = False,
+    errors: Sequence[tuple[str, str]] = (),
     progress: Progress | None = None,
 ) -> BatchReport:
     """Segment the frames of a video file into `out`; see the top of this module for what is written there.
@@ -185,17 +186,19 @@ def segment_video(
         overwrite: do frames again that are finished already.
         batch_size: frames that go through the model together; 0 chooses: 8 on a GPU, 1 else.
         save_frames: also save the frames, as JPEG: formats with pictures beside their annotations need them.
+        errors: of clips that the same command segmented before, to be reported with this one's.
         progress: called after every frame with (done, total, name).
 
     Raises:
         InvalidSupport: nothing was taught. InvalidImage: the clip cannot be read. InvalidOption: an impossible option,
         or PyAV is not installed. OutputError: results cannot be written.
     """
-    if every < 1 or batch_size < 0:
-        raise InvalidOption(f"every {every}, batch size {batch_size}: give at least 1 (batch size 0 chooses)")
+    if every < 1 or batch_size < 0 or every != int(every):
+        raise InvalidOption(f"every {every}, batch size {batch_size}: give whole numbers from 1 (batch size 0 chooses)")
     segmenter.require_labels()
     about = open_clip(Path(os.path.abspath(clip)))
-    run = _Run(segmenter, about, out, every, overlays, overwrite, batch_size, save_frames)
+    run = _Run(segmenter, about, out, int(every), overlays, overwrite, batch_size, save_frames)
+    run.report.errors += errors
     return run.all(progress)
 
 
@@ -248,7 +251,7 @@ class _Run:
                 self.report.seconds = time.monotonic() - start
                 if progress is not None:
                     done = self.report.done + self.report.skipped
-                    progress(done, max(total, done), f"{self.name}-{frame.number:06d}")
+                    progress(done, max(total, done), self._frame_name(frame))
             if self.damage:
                 parts = f"{len(self.damage)} part{'s' if len(self.damage) > 1 else ''}"
                 what = f"{self.clip.path}: {parts} of it cannot be decoded ({self.damage[0]}) and left out"
@@ -268,15 +271,18 @@ class _Run:
             return []
         frames = [self._source(number * self.every) for number in range(count)]
         whole = made_from == self.made_from and all(self._finished(f) for f in frames)
+        if self.save_frames and not all(self._is_saved(r) for r in self.folder.of_clip(self.clip.path)):
+            return []
         return frames if whole else []
 
     def _found(self) -> Iterator[tuple[Frame, Prediction]]:
         """Every frame that is wanted with its result, found now or earlier."""
         batch: list[Frame] = []
         for frame in read_frames(self.clip.path, self.damage):
-            if frame.number % self.every:
-                continue
             source = self._source(frame.number)
+            if frame.number % self.every:
+                self._save_listed(frame, source)
+                continue
             self.sources.append(source)
             record = None if self.overwrite else self._finished(source)
             if record is None:
@@ -293,9 +299,27 @@ class _Run:
 
     def _finished(self, source: Path) -> Record | None:
         record = self.folder.finished(source, self.identity)
-        if record is None or (self.save_frames and not (self.folder.root / record.get("saved", "-")).is_file()):
+        if record is None or (self.save_frames and not self._is_saved(record)):
             return None
         return record
+
+    def _save_listed(self, frame: Frame, source: Path) -> None:
+        """Save a frame that only an earlier run wanted: it is listed too, and so will be asked for."""
+        record = self.folder.finished(source, self.identity) if self.save_frames else None
+        if record is not None and not self._is_saved(record):
+            self.folder.accept({**record, "saved": self._save(frame)})
+
+    def _is_saved(self, record: Record) -> bool:
+        return (self.folder.root / record.get("saved", "-")).is_file()
+
+    def _save(self, frame: Frame) -> str:
+        """Save a frame; gives its place in the folder."""
+        file = f"frames/{self._frame_name(frame)}.jpg"
+        self.folder.save(file, frame.image, "JPEG")
+        return file
+
+    def _frame_name(self, frame: Frame) -> str:
+        return f"{self.name}-{frame.number:06d}"
 
     def _source(self, number: int) -> Path:
         return Path(f"{self.clip.path}#{number}")
@@ -307,12 +331,11 @@ class _Run:
             [frame.image for frame in frames], batch_size=self.batch_size, probabilities=False
         )
         for frame, prediction in zip(frames, found, strict=True):
-            name = f"{self.name}-{frame.number:06d}"
             more: dict[str, Any] = {"frame": frame.number, "seconds": round(frame.seconds, 4)}
             if self.save_frames:
-                more["saved"] = f"frames/{name}.jpg"
-                self.folder.save(more["saved"], frame.image, "JPEG")
-            self.folder.write(self._source(frame.number), name, self.identity, prediction, None, more)
+                more["saved"] = self._save(frame)
+            source, name = self._source(frame.number), self._frame_name(frame)
+            self.folder.write(source, name, self.identity, prediction, None, more)
             self.report.done += 1
             yield frame, prediction
 

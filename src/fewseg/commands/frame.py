@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from fewseg.errors import InvalidOption, OutputError
 from fewseg.files import make_folder, replacing
 from fewseg.images import SUFFIXES
@@ -31,7 +33,7 @@ def run(options: Options) -> int:
     make_folder(options.out.parent)
     with replacing(options.out) as temporary:
         try:
-            image.save(temporary, {".jpg": "JPEG", ".jpeg": "JPEG"}.get(options.out.suffix.lower(), "PNG"), quality=95)
+            image.save(temporary, Image.registered_extensions()[options.out.suffix.lower()], quality=95)
         except ValueError as error:
             raise OutputError(f"cannot write {options.out}: {error}") from error
     return 0

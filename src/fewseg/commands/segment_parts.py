@@ -137,6 +137,7 @@ def _videos(segmenter: Segmenter, options: Options, advance: ProgressCallback) -
             overwrite=options.overwrite,
             batch_size=options.batch_size,
             save_frames=bool(_NEED_PICTURES & set(options.formats)),
+            errors=total.errors if total is not None else (),
             progress=advance,
         )
         if total is not None:
