@@ -13,7 +13,7 @@ from torch import nn
 from fewseg import cli
 from fewseg.ablations import EXPERIMENTS, Settings, run, run_experiment
 from fewseg.ablations.costs import LiveTensors, multiply_adds, peak_megabytes
-from fewseg.ablations.report import table
+from fewseg.ablations.report import table, write_outcome
 from fewseg.checkpoints import fingerprint, load_method, save_method
 from fewseg.errors import InvalidDataset, InvalidOption
 from fewseg.evaluation.published import paper_results
@@ -35,6 +35,10 @@ SETTINGS = Settings(
     repeats=1,
     device="cpu",
 )
+
+
+MEASURED = Settings(data=SETTINGS.data, count=1, repeats=1, device="cpu")
+"""For a model that is given."""
 
 
 def test_the_paper_is_complete() -> None:
@@ -134,7 +138,7 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
 
 def test_datasets_are_told_apart(tmp_path: Path, checkpoint: str) -> None:
     data = ("synthetic@plain disc,checked star", f"{write_support(tmp_path / 'photos', 'red', 'blue', shots=6)}@0/2")
-    settings = dataclasses.replace(SETTINGS, data=data, checkpoint=checkpoint)
+    settings = dataclasses.replace(MEASURED, data=data, checkpoint=checkpoint)
     masks = run_experiment(EXPERIMENTS["intermediate-masks"], settings, tmp_path / "out").rows
     assert {row["title"].rpartition(", ")[2] for row in masks} == {"synthetic", "photos"}
     fusion = run_experiment(EXPERIMENTS["fusion"], dataclasses.replace(settings, shots=(1, 2)), tmp_path / "out").rows
@@ -152,7 +156,7 @@ def checkpoint(out: Path) -> str:
 
 def test_experiments_with_a_given_model(out: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("trained though a model was given"))
-    settings = dataclasses.replace(SETTINGS, checkpoint=checkpoint)
+    settings = dataclasses.replace(MEASURED, checkpoint=checkpoint)
     fusion = run_experiment(EXPERIMENTS["fusion"], dataclasses.replace(settings, shots=(2,)), out)
     assert [row["shots"] for row in fusion.rows] == [2] * 5
     assert "| paper" not in table(fusion)  # the paper's are 5-shot
@@ -163,6 +167,76 @@ def test_experiments_with_a_given_model(out: Path, checkpoint: str, monkeypatch:
     assert masks.rows[-1]["miou"] == pytest.approx(scored.rows[0]["miou"])
     with pytest.raises(InvalidOption, match="weights of its own: leave out --checkpoint"):
         run_experiment(EXPERIMENTS["background"], settings, out)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("backbone", "tiny"),
+        ("image_size", 64),
+        ("options", ("heads=2",)),
+        ("random_backbone", True),
+        ("epochs", 2),
+        ("cache_folder", "maps"),
+        ("train", ("lr=0.1",)),
+        ("seed", (1,)),
+    ],
+)
+def test_settings_that_a_given_model_leaves_nothing_to(
+    tmp_path: Path, checkpoint: str, name: str, value: object
+) -> None:
+    settings = dataclasses.replace(MEASURED, checkpoint=checkpoint, **{name: value})  # type: ignore[arg-type]
+    said = f"--checkpoint brings its own model: leave out --{name.replace('_', '-')}"
+    for experiment in ("fusion", "intermediate-masks", "shots"):
+        with pytest.raises(InvalidOption, match=said):
+            run_experiment(EXPERIMENTS[experiment], settings, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_of_a_given_model_tell_nothing_of_training(tmp_path: Path, checkpoint: str) -> None:
+    settings = dataclasses.replace(MEASURED, checkpoint=checkpoint)
+    outcome = run_experiment(EXPERIMENTS["intermediate-masks"], settings, tmp_path)
+    write_outcome(tmp_path / "told", outcome, settings)
+    whole = json.loads((tmp_path / "told" / "results.json").read_text())["settings"]
+    part = json.loads((tmp_path / "intermediate-masks" / "DCAMA.json").read_text())["about"]["settings"]
+    for told in (whole, part):
+        assert told.keys().isdisjoint({"backbone", "image_size", "options", "epochs", "train"})
+        assert {"checkpoint", "data", "count"} <= told.keys()
+    assert run_experiment(EXPERIMENTS["intermediate-masks"], settings, tmp_path).skipped == 1
+    with pytest.raises(InvalidOption, match="measured with count 1, not 2"):
+        run_experiment(EXPERIMENTS["intermediate-masks"], dataclasses.replace(settings, count=2), tmp_path)
+
+
+def test_intermediate_masks_of_several_shots_are_told_apart(tmp_path: Path, checkpoint: str) -> None:
+    settings = dataclasses.replace(MEASURED, checkpoint=checkpoint)
+    experiment = EXPERIMENTS["intermediate-masks"]
+    both = run_experiment(experiment, dataclasses.replace(settings, shots=(1, 2)), tmp_path / "both").rows
+    assert [row["title"] for row in both] == [
+        f"{what}, {shots}-shot" for shots in (1, 2) for what in ("1/8, Otsu", "1/16, Otsu", "1/32, Otsu", "prediction")
+    ]
+    for number, shots in enumerate((1, 2)):
+        alone = run_experiment(experiment, dataclasses.replace(settings, shots=(shots,)), tmp_path / str(shots)).rows
+        of_these = both[4 * number : 4 * number + 4]
+        assert [(row["miou"], row["shots"]) for row in of_these] == [(row["miou"], shots) for row in alone]
+
+
+def test_what_cannot_work_is_said_before_anything_is_trained(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("trained for nothing"))
+    with pytest.raises(InvalidOption, match="protocol sccan pads pictures"):
+        run_experiment(
+            EXPERIMENTS["intermediate-masks"], dataclasses.replace(SETTINGS, protocol="sccan"), tmp_path / "out"
+        )
+    torch.manual_seed(0)
+    save_method(create_method("hsnet", backbone="tiny", image_size=32), tmp_path / "hsnet.safetensors")
+    given = str(tmp_path / "hsnet.safetensors")
+    with pytest.raises(InvalidOption, match="is hsnet: fusion takes a DCAMA"):
+        run_experiment(EXPERIMENTS["fusion"], dataclasses.replace(MEASURED, checkpoint=given), tmp_path / "out")
+    words = ["--data", *SETTINGS.data, "--checkpoint", checkpoint, "--out", str(tmp_path / "out")]
+    assert cli.main(["ablate", "fusion", "background", *words]) == 2
+    assert "every variant of background has weights of its own" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_cost_experiments(out: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,25 +15,28 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewseg import create_method
-from fewseg.bench import curves, floor, queries, run, training
-from fewseg.bench.accuracy import Variant, variants
-from fewseg.bench.cases import QUICK_NAME, pictures
-from fewseg.bench.floor import floor_contenders, operations_of, throughput
+from fewseg.bench import curves, floor, implementations, queries, run, training
+from fewseg.bench.accuracy import Variant, accuracy_row, questions, variants
+from fewseg.bench.cases import MODELS, QUICK_NAME, pictures
+from fewseg.bench.curves import CURVES
+from fewseg.bench.floor import floor_contenders, floors, limit, operations_of, throughput
 from fewseg.bench.memory import peak_mebibytes
 from fewseg.bench.operations import attention_operations, convolution_operations, counted, dcama_decoder, needed
 from fewseg.bench.peak import peak_bytes
 from fewseg.bench.plots import draw_plots
 from fewseg.bench.queries import query_rows
 from fewseg.bench.reference import PlainDCAMA, plain_aggregation
-from fewseg.bench.report import TABLES, fill, fill_page, report
+from fewseg.bench.report import TABLES, accuracy_table, fill, fill_page, query_table, report
 from fewseg.bench.results import Results, open_results
 from fewseg.bench.run import full_plan, measure
 from fewseg.bench.settings import BenchSettings
 from fewseg.bench.timing import interleaved, summary
 from fewseg.bench.ways import prepare
 from fewseg.cli import main
+from fewseg.commands import bench as command
 from fewseg.errors import InvalidOption
 from fewseg.methods.dcama import DCAMA
+from helpers.colour_method import write_support
 
 CPU = torch.device("cpu")
 
@@ -107,6 +111,38 @@ def test_floor_is_positive_and_finite() -> None:
     assert math.isfinite(reached)
     assert reached > 1e8
     assert throughput({2: [1.0, 0.5], 4: [16.0]}) == 32.0  # the best of all
+
+
+def test_the_floor_stops_before_products_that_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(floor.SIDES, "cpu", (16, 32, 64))
+    tried: list[int] = []
+
+    def products(device: torch.device, dtype: torch.dtype, side: int) -> Callable[[], torch.Tensor]:
+        tried.append(side)
+        a = torch.ones(side, side)
+        return lambda: [a, time.sleep(0.03 * (dtype == torch.bfloat16) * side / 16)][0]  # type: ignore[return-value]
+
+    monkeypatch.setattr(floor, "products", products)
+    monkeypatch.setattr(floor, "LONGEST", 0.3)  # 0.03 s make 0.24 of twice the side, and then 0.06 s 0.48
+    assert list(floor_contenders(CPU, torch.bfloat16)) == tried == [16, 32]
+    assert list(floor_contenders(CPU, torch.float32)) == [16, 32, 64]
+
+
+def test_the_limit_of_a_slow_precision_is_that_of_float32() -> None:
+    assert {name.rpartition("/")[0] for name in floors(CPU, ("bfloat16",))} == {"floor/float32", "floor/bfloat16"}
+    taken = {"floor/float32/10": [2.0], "floor/bfloat16/10": [8.0, 4.0], "floor/float16/10": [1.0], "op/ours": [0.1]}
+    assert limit(taken, "float32") == limit(taken, "bfloat16") == 1000.0
+    assert limit(taken, "float16") == 2000.0
+
+
+def test_background_of_the_support_is_no_work_for_hsnet() -> None:
+    method = create_method("hsnet", backbone="resnet18", image_size=64)
+    with torch.inference_mode():
+        plain, ours = (counted(prepare(method, way, 1, CPU, torch.float32).work["op"]) for way in ("reference", "ours"))
+        head = counted(prepare(method, "reference", 1, CPU, torch.float32).work["head"])
+    once = needed(method, 1)
+    assert once.attention == ours < plain
+    assert once.at("head") == head - plain + ours
 
 
 # -------------------------------------------------------------------------------- times
@@ -235,6 +271,13 @@ def test_what_would_not_fit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["way"] for row in rows] == ["ours"]
     assert rows[0]["faster"] is rows[0]["difference"] is None
     assert "did not fit" in report(Results(_about(), {"queries": {"x": rows}}))
+    only = [{**row, "precision": "bfloat16"} for row in rows]
+    assert "did not fit" not in query_table(Results({}, {"queries": {"x": only}}))  # nobody asked for float32
+
+
+def test_memory_of_hsnets_correlation_is_asked_for() -> None:
+    method = create_method("hsnet", backbone="resnet18", image_size=64)
+    assert queries.score_bytes(method, 5, torch.float32) == 2 * 4 * 2 * 8**4  # two blocks of 8 x 8 at 1/8, and a copy
 
 
 # -------------------------------------------------------------------------------- rows
@@ -252,6 +295,13 @@ def test_rows_of_a_query() -> None:
         assert row["faster"] == pytest.approx(row["faster_same_precision"])
     ours = [row for row in rows if row["way"] == "ours"]
     assert all(row["support_mib"] > 0 and row["teach_seconds"] > 0 for row in ours)
+
+
+def test_a_share_of_the_limit_is_one_where_bf16_is_slow() -> None:
+    settings = dataclasses.replace(SMALL, precisions=("bfloat16",), levels=("op",))
+    for row in (*query_rows(settings, QUICK_NAME, 1), *implementations.implementation_rows(settings, QUICK_NAME, 1)):
+        assert row["limit"] > 5e9  # float32's; without instructions bf16 has less than 1e9
+        assert row["memory_how"] is None
 
 
 def test_curves() -> None:
@@ -311,16 +361,63 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
         if len(measured) == 1:
             raise KeyboardInterrupt
         measured.append(f"{name} {shots}")
-        return [{"n": shots}]
+        return [{"n": shots, **same}]
 
+    same = {"precision": "float32", "level": "op"}
     monkeypatch.setattr(run, "query_rows", stop)
-    settings = dataclasses.replace(SMALL, shots=(1, 2))
+    settings = dataclasses.replace(SMALL, shots=(1, 2), levels=("op",))
     plan = full_plan(("queries",), settings)
     with pytest.raises(KeyboardInterrupt):
         measure(settings, plan, open_results(tmp_path, _about(), overwrite=False))
-    monkeypatch.setattr(run, "query_rows", lambda s, n, shots: [{"n": -shots}])
+    monkeypatch.setattr(run, "query_rows", lambda s, n, shots: [{"n": -shots, **same}])
     results = measure(settings, plan, open_results(tmp_path, _about(), overwrite=False))
-    assert results.rows("queries") == [{"n": 1}, {"n": -2}]
+    assert results.rows("queries") == [{"n": 1, **same}, {"n": -2, **same}]
+
+
+def test_what_is_asked_for_later_is_measured_with_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def rows(told: BenchSettings, *_: object) -> list[dict[str, object]]:
+        asked.append((told.precisions, told.levels, told.memory))
+        how = "resident" if told.memory else None
+        return [{"precision": p, "level": level, "memory_how": how} for p in told.precisions for level in told.levels]
+
+    for part in ("query", "implementation", "curve", "training"):
+        monkeypatch.setattr(run, f"{part}_rows", rows)
+    results = Results({})
+
+    def again(part: str, **more: object) -> object:
+        settings = dataclasses.replace(SMALL, **{"levels": ("op",), **more})  # type: ignore[arg-type]
+        before = len(asked)
+        plan = dataclasses.replace(full_plan((part,), settings), curves={"shots": (1,)})
+        measure(settings, plan, results)
+        return asked[-1] if len(asked) > before else None
+
+    assert again("queries") == (("float32",), ("op",), False)
+    assert again("queries") is None
+    assert again("queries", precisions=("bfloat16",)) == (("float32", "bfloat16"), ("op",), False)
+    assert again("queries", levels=("query",)) == (("float32", "bfloat16"), ("op", "query"), False)
+    assert again("queries", memory=True) == (("float32", "bfloat16"), ("op", "query"), True)
+    assert again("queries", levels=("op", "query")) is None
+    for part in ("implementations", "curves"):
+        assert again(part) is not None
+        assert again(part, levels=("query",)) is None  # has no levels
+        assert again(part, precisions=("bfloat16",)) == (("float32", "bfloat16"), ("op",), False)
+        assert again(part, memory=True) == (("float32", "bfloat16"), ("op",), True)
+        assert again(part) is None
+    assert again("training") is not None
+    assert again("training", precisions=("bfloat16",)) is None
+    assert again("training", memory=True) is not None
+    assert again("training") is None
+
+
+def test_models_that_are_named_are_measured() -> None:
+    usual = full_plan((), BenchSettings())
+    assert usual.curve_models == usual.implementation_models == ("dcama-resnet50", "embedded")
+    named = full_plan((), BenchSettings(models=("hsnet-resnet50", "dcama-swin_b", "embedded")))
+    assert named.curve_models == ("hsnet-resnet50", "dcama-swin_b", "embedded")
+    assert named.implementation_models == ("dcama-swin_b", "embedded")
+    assert named.training == (("hsnet-resnet50", 2), ("dcama-swin_b", 2), ("embedded", 8))
 
 
 def test_other_settings_do_not_mix(tmp_path) -> None:
@@ -331,6 +428,77 @@ def test_other_settings_do_not_mix(tmp_path) -> None:
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(InvalidOption, match="no results of fewseg bench"):
         open_results(tmp_path, _about(), overwrite=False)
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"about": {}}, {"about": {}, "parts": {"queries": []}}, {"about": {}, "parts": {"a": {"b": [1]}}}]
+)
+def test_damaged_results_are_one_line(tmp_path: Path, content: dict[str, object]) -> None:
+    (tmp_path / "results.json").write_text(json.dumps({"format": "fewseg.bench.1", **content}))
+    with pytest.raises(InvalidOption, match=r"results\.json is damaged: remove it"):
+        open_results(tmp_path, _about(), overwrite=False)
+
+
+def test_other_parts_stay_when_one_is_overwritten(tmp_path: Path) -> None:
+    results = open_results(tmp_path, _about(), overwrite=False)
+    results.put("queries", "a", [{"x": 1}])
+    results.put("training", "b", [{"x": 2}])
+    kept = open_results(tmp_path, _about(), overwrite=True, parts=("training",))
+    assert kept.parts == {"queries": {"a": [{"x": 1}]}}
+    other = {**_about(), "repeats": 3}
+    with pytest.raises(InvalidOption, match="repeats 2, not 3: give another folder, or overwrite queries too"):
+        open_results(tmp_path, other, overwrite=True, parts=("training",))
+    assert open_results(tmp_path, other, overwrite=True, parts=("training", "queries")).parts == {}
+
+
+# -------------------------------------------------------------------------------- accuracy
+
+
+def _question(folder: Path, *classes: str, size: int | None = 64, per_class: int = 1) -> tuple[str, str]:
+    """Digests of the episodes of one and of two shots."""
+    settings = dataclasses.replace(SMALL, size=size, shots=(1, 2))
+    one, two = questions(settings, "default", (f"{folder}@{','.join(classes)}",), per_class)
+    return one.digest, two.digest
+
+
+def test_other_pictures_are_another_question(tmp_path: Path) -> None:
+    folder = write_support(tmp_path / "photos", "red", "blue", shots=6)
+    first = _question(folder, "red")
+    assert first == _question(folder, "red")
+    assert len({*first, *_question(folder, "blue"), *_question(folder, "red", per_class=2)}) == 6
+    assert set(first).isdisjoint(_question(folder, "red", size=96))
+    for path in (folder / "red").glob(f"*{sorted((folder / 'red').iterdir())[0].stem}.*"):
+        path.rename(path.with_stem("another"))
+    assert set(first).isdisjoint(_question(folder, "red"))
+
+
+def test_accuracy_at_the_size_that_was_given() -> None:
+    data = ("synthetic@plain disc",)
+    settings = dataclasses.replace(SMALL, shots=(1,))
+    (question,) = questions(settings, "default", data, 1)
+    row = accuracy_row(settings, question, Variant())
+    assert (row["size"], row["shots"], row["classes"], row["digest"]) == (64, 1, ["plain disc"], question.digest)
+    (own,) = questions(dataclasses.replace(settings, size=None), "default", data, 1)
+    assert own.digest != question.digest
+
+
+def test_accuracy_is_compared_with_the_same_episodes() -> None:
+    def row(digest: str, of: str, variant: Variant, miou: float) -> dict[str, object]:
+        told = {"checkpoint": "default", "dataset": "photos", "classes": [of], "digest": digest, "shots": 1}
+        told |= {"variant": variant.name, "precision": variant.precision, "budget": variant.budget, "miou": miou}
+        return {**told, "interval": [0.0, 1.0], "episodes": 3, "seconds": 0.1}
+
+    rows = [
+        row("a", "cat", Variant(), 50.0),
+        row("b", "dog", Variant(), 70.0),
+        row("b", "dog", Variant(budget=16), 69.0),
+    ]
+    lines = accuracy_table(Results({}, {"accuracy": {"x": rows}})).splitlines()[2:]
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+    assert [line[1] for line in cells] == ["photos: cat", "photos: dog", "photos: dog"]
+    assert [line[6] for line in cells] == ["+0.00", "+0.00", "-1.00"]
+    one = accuracy_table(Results({}, {"accuracy": {"x": rows[1:]}}))
+    assert "| photos |" in one  # one set of classes needs no telling
 
 
 def test_page_is_filled() -> None:
@@ -393,6 +561,25 @@ def test_command(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads((tmp_path / "all.json").read_text()) == json.loads((tmp_path / "out/results.json").read_text())
 
 
+def _told(**given: object) -> tuple[BenchSettings, run.Plan]:
+    options = command.Options(**given)  # type: ignore[arg-type]
+    settings = command._settings(options)
+    return settings, command._plan(options, settings, ())
+
+
+def test_given_options_win_over_quick_ones() -> None:
+    quick, plan = _told(quick=True)
+    assert (quick.models, quick.shots, quick.repeats) == (("embedded",), (5,), 3)
+    assert plan.training == (("embedded", 2),)
+    models = tuple(MODELS)
+    given, plan = _told(quick=True, models=models[:2], shots=(1, 5, 10), repeats=5)
+    assert (given.models, given.shots, given.repeats) == (models[:2], (1, 5, 10), 5)
+    assert plan.curve_models == plan.implementation_models == models[:2]
+    usual, plan = _told()
+    assert usual == BenchSettings()
+    assert plan.curves == CURVES
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -406,6 +593,8 @@ def test_command(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
         (["accuracy", "--data", "nowhere"], "nowhere"),
         (["accuracy", "--data", "synthetic", "--checkpoint", "nowhere.safetensors"], "nowhere.safetensors"),
         (["queries", "--json", "/dev/null/x.json"], "cannot make the folder /dev/null"),
+        (["queries", "--json", "/"], "--json / is a folder: name a file"),
+        (["implementations", "--models", "hsnet-resnet50"], "implementations are DCAMA's"),
         (["accuracy", "--data", "synthetic", "--budgets", "0"], "at least 1"),
     ],
 )

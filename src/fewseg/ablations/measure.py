@@ -69,23 +69,35 @@ def score_rows(
     return rows
 
 
+def check_masks(protocol: Protocol) -> None:
+    """Raise `InvalidOption` for a protocol that pads pictures: intermediate masks are of the squashed ones here."""
+    if protocol.resize != "square":
+        raise InvalidOption(
+            f"protocol {protocol.name} pads pictures: intermediate masks are scored with square ones, "
+            "e.g. --protocol folder"
+        )
+
+
 @torch.inference_mode()
 def mask_rows(method: FewShotMethod, trials: Sequence[Trial], protocol: Protocol, moved: Moved) -> list[Row]:
-    """IoU of each scale's intermediate mask, cut at Otsu's threshold, and the prediction; means of a dataset's trials.
+    """IoU of each scale's intermediate mask, cut at Otsu's threshold, and the prediction.
 
-    Raises `InvalidOption` for a protocol that pads pictures: masks are of the squashed ones here.
+    Means of the trials of a dataset with a number of shots. Raises `InvalidOption` for a protocol that pads pictures.
     """
-    if protocol.resize != "square":
-        raise InvalidOption(f"protocol {protocol.name} pads pictures: intermediate masks are scored with square ones")
-    found: dict[str, list[tuple[float, float]]] = {}
+    check_masks(protocol)
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     datasets = [trial.target.benchmark or trial.target.dataset.name for trial in trials]
+    several = len({trial.shots for trial in trials}) > 1
     for number, (trial, dataset) in enumerate(zip(trials, datasets, strict=True)):
+        words = [*([dataset] * (len(set(datasets)) > 1)), *([f"{trial.shots}-shot"] * several)]
         for title, meter in _count_masks(method, trial, protocol, _within(moved, number, trials)).items():
             scores = meter.scores()
-            named = f"{title}, {dataset}" if len(set(datasets)) > 1 else title
-            found.setdefault(named, []).append((scores.miou, scores.fb_iou))
-    means = {title: np.mean(values, 0) for title, values in found.items()}
-    return [{"title": title, "miou": float(miou), "fb_iou": float(fb)} for title, (miou, fb) in means.items()]
+            found.setdefault((", ".join([title, *words]), trial.shots), []).append((scores.miou, scores.fb_iou))
+    rows = []
+    for (title, shots), values in found.items():
+        miou, fb_iou = np.mean(values, 0)
+        rows.append({"title": title, "miou": float(miou), "fb_iou": float(fb_iou), "shots": shots})
+    return rows
 
 
 def _count_masks(method: FewShotMethod, trial: Trial, protocol: Protocol, moved: Moved) -> dict[str, IoUMeter]:

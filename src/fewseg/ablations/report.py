@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Final
 from fewseg.ablations.experiments import Experiment, Variant
 from fewseg.ablations.measure import Row
 from fewseg.ablations.run import Outcome
-from fewseg.ablations.settings import Settings
+from fewseg.ablations.settings import Settings, telling
 from fewseg.evaluation.report import aligned
 from fewseg.files import make_folder, write_text
 
@@ -94,7 +93,7 @@ def write_outcome(folder: Path, outcome: Outcome, settings: Settings) -> None:
     content: dict[str, Any] = {
         "experiment": outcome.experiment.name,
         "source": outcome.experiment.source,
-        "settings": dataclasses.asdict(settings),
+        "settings": telling(settings),
         "protocol": outcome.protocol.to_json() if outcome.protocol else None,
         "rows": rows,
     }

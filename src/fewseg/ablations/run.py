@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fewseg.ablations.experiments import Experiment, Variant
-from fewseg.ablations.measure import Row, cost_rows, mask_rows, score_rows, shot_rows
-from fewseg.ablations.settings import Settings, train_config, variant_options
+from fewseg.ablations.measure import Row, check_masks, cost_rows, mask_rows, score_rows, shot_rows
+from fewseg.ablations.settings import Settings, check_given_model, telling, train_config, variant_options
 from fewseg.backbones import build_pyramid
 from fewseg.checkpoints import fingerprint, load_method
 from fewseg.devices import choose_device
@@ -58,7 +58,7 @@ def run_experiment(
         InvalidOption: settings that cannot work, or another run's results in `out`.
         InvalidDataset, InvalidCheckpoint: data or weights that cannot be used.
     """
-    _check(experiment, settings)
+    check_experiment(experiment, settings)
     protocol = _protocol(settings) if experiment.reads_pictures else None
     found: dict[str, list[Row]] = {}
     skipped = 0
@@ -74,23 +74,31 @@ def run_experiment(
     return Outcome(experiment, means, _benchmark(settings), protocol, skipped)
 
 
-def _check(experiment: Experiment, settings: Settings) -> None:
+def check_experiment(experiment: Experiment, settings: Settings) -> None:
+    """Raise `InvalidOption` or `InvalidDataset` for settings that cannot work, before anything is trained."""
     trains = not _as_made(experiment, settings) and (experiment.trains == "each" or settings.checkpoint is None)
     if not settings.data and (trains or experiment.reads_pictures):
         raise InvalidDataset(f"{experiment.name} needs pictures: give a dataset with --data")
     if settings.checkpoint and experiment.trains == "each":
         raise InvalidOption(f"every variant of {experiment.name} has weights of its own: leave out --checkpoint")
+    check_given_model(settings)
     if settings.shots and min(settings.shots) < 1:
         raise InvalidOption(f"shots {' '.join(map(str, settings.shots))}: give at least 1")
     if not settings.seed or len(set(settings.seed)) < len(settings.seed):
         raise InvalidOption(f"seeds {' '.join(map(str, settings.seed)) or 'missing'}: give each once")
     if settings.repeats < 1 or settings.measure_batch < 1:
         raise InvalidOption(f"repeats {settings.repeats}, measure_batch {settings.measure_batch}: give at least 1")
+    if experiment.reads_pictures:
+        protocol = _protocol(settings)
+        if experiment.measure == "masks":
+            check_masks(protocol)
+    if settings.checkpoint is not None:
+        given = load_method(settings.checkpoint).name
+        if given != "dcama" and any(variant.method == "dcama" for variant in experiment.variants):
+            raise InvalidOption(f"{settings.checkpoint} is {given}: {experiment.name} takes a DCAMA")
     if trains:
         for variant in experiment.variants:
-            train_config(
-                variant, settings, None, settings.seed[0]
-            )  # what does not work is said before anything is trained
+            train_config(variant, settings, None, settings.seed[0])
 
 
 def _as_made(experiment: Experiment, settings: Settings) -> bool:
@@ -145,7 +153,7 @@ class _Part:
     def _about(self) -> dict[str, Any]:
         """What decides the numbers; not where and how fast they are computed."""
         left_out = ("device", "cache_folder", "repeats", "fold", "seed", "measure_batch")
-        settings = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in left_out}
+        settings = {k: v for k, v in telling(self.settings).items() if k not in left_out}
         if self.experiment.measure in ("cost", "shots"):  # where and how fast is what they measure
             settings |= {"repeats": self.settings.repeats, "device": str(choose_device(self.settings.device))}
         if self.settings.checkpoint:
@@ -183,8 +191,6 @@ class _Part:
             method = load_method(given.checkpoint)
             if method.name == self.variant.method:
                 return method, None
-            if self.variant.method == "dcama":
-                raise InvalidOption(f"{given.checkpoint} is {method.name}: {self.experiment.name} takes a DCAMA")
             other: Any = METHODS[self.variant.method]  # beside it, over the same backbone at the same size
             return other(build_pyramid(method.backbone.spec), other.Config(image_size=method.config.image_size)), None
         if _as_made(self.experiment, given):
@@ -231,9 +237,9 @@ def _read(path: Path, about: dict[str, Any]) -> list[Row]:
 def _difference(before: Any, now: Any, key: str) -> str:
     """The first field that differs, in words."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for name in now:
-            if before.get(name) != now[name]:
-                return _difference(before.get(name), now[name], name)
+        for name in {**now, **before}:
+            if before.get(name) != now.get(name):
+                return _difference(before.get(name), now.get(name), name)
     return f"{key} {before!r}, not {now!r}"
 
 

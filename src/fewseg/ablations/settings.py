@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from fewseg.ablations.experiments import Variant
 from fewseg.errors import InvalidOption, unknown
@@ -52,7 +52,7 @@ class Settings:
     train: tuple[str, ...] = ()
     """Other settings of `fewseg train`, as KEY=VALUE: `lr=0.01 optimiser=adamw validation_classes=(2,)`."""
     checkpoint: str | None = None
-    """Measure this model instead of training one; for experiments that need only one."""
+    """Measure this model instead of training one; for experiments that need only one. Without settings of training."""
 
     shots: tuple[int, ...] = ()
     """Numbers of support pictures to measure; the experiment's own if not given."""
@@ -70,6 +70,28 @@ class Settings:
     """Of training; several train every model as often, and the mean is printed with its 95 % interval."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
+
+
+_MAKING: Final = (
+    *("backbone", "pretrained", "backbone_weights", "random_backbone", "image_size", "options"),
+    *("epochs", "episodes", "batch", "cache_views", "cache_folder", "train", "seed"),
+)
+"""Settings that make a model, and mean nothing for one that is given."""
+
+
+def check_given_model(settings: Settings) -> None:
+    """Raise `InvalidOption` for settings that a given model leaves nothing to."""
+    usual = Settings()
+    for name in _MAKING:
+        if settings.checkpoint is not None and getattr(settings, name) != getattr(usual, name):
+            option = name.replace("_", "-")
+            raise InvalidOption(f"--checkpoint brings its own model: leave out --{option}")
+
+
+def telling(settings: Settings) -> dict[str, Any]:
+    """The settings that numbers depend on, as JSON values: with a given model none of those that make one."""
+    left_out = _MAKING if settings.checkpoint is not None else ()
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
 
 
 def train_config(variant: Variant, settings: Settings, fold: int | None, seed: int) -> TrainConfig:

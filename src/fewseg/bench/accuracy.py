@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from fewseg.bench.machine import synchronise
 from fewseg.bench.queries import Row
 from fewseg.bench.settings import BenchSettings
-from fewseg.checkpoints import load_method
+from fewseg.checkpoints import fingerprint, load_method
 from fewseg.devices import PRECISIONS
 from fewseg.episodes.draw import draw_test_episodes
 from fewseg.errors import InvalidDataset, InvalidOption
@@ -58,25 +61,56 @@ def open_data(words: tuple[str, ...]) -> list[Target]:
     return open_targets(words, choose_protocol("folder"), min_area=0.02)
 
 
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What variants are compared on: a model, and episodes of a dataset."""
+
+    checkpoint: str
+    target: Target
+    episodes: list[Episode]
+    digest: str
+    """Of what the answers depend on: folders share names, and checkpoints their paths."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Those tested."""
+        return [self.target.dataset.classes[number] for number in self.target.novel]
+
+
+def questions(settings: BenchSettings, checkpoint: str, data: tuple[str, ...], per_class: int) -> Iterator[Question]:
+    """Every dataset with every number of shots; `per_class` episodes of each class.
+
+    Raises `InvalidDataset` where no class has enough pictures.
+    """
+    model = fingerprint(load_method(checkpoint, image_size=settings.size))
+    places = [os.path.abspath(word) for word in data]
+    for target in open_data(data):
+        for shots in settings.shots:
+            episodes = draw(target, shots, per_class)
+            drawn = [dataclasses.astuple(episode) for episode in episodes]
+            asked = json.dumps([places, target.dataset.classes, target.novel, drawn, model])
+            yield Question(checkpoint, target, episodes, hashlib.sha256(asked.encode()).hexdigest()[:8])
+
+
 def accuracy_row(
     settings: BenchSettings,
-    target: Target,
-    checkpoint: str,
-    shots: int,
+    question: Question,
     variant: Variant,
     *,
-    per_class: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Row:
-    """mIoU of a variant on the novel classes of a dataset; `per_class` episodes each, the same for every variant."""
-    method = load_variant(checkpoint, variant).to(settings.torch_device, PRECISIONS[variant.precision])
-    episodes = draw(target, shots, per_class)
-    result = evaluate(method, target.dataset, episodes, progress=progress)
+    """mIoU of a variant on the novel classes of a dataset."""
+    method = load_variant(question.checkpoint, variant, settings.size)
+    method = method.to(settings.torch_device, PRECISIONS[variant.precision])
+    result = evaluate(method, question.target.dataset, question.episodes, progress=progress)
     synchronise(settings.torch_device)
     row: dict[str, Any] = {
-        "checkpoint": checkpoint,
+        "checkpoint": question.checkpoint,
         "dataset": result.dataset,
-        "shots": shots,
+        "classes": question.classes,
+        "digest": question.digest,
+        "size": method.config.image_size,
+        "shots": len(question.episodes[0].support),
         "variant": variant.name,
         "precision": variant.precision,
         "budget": variant.budget,
@@ -88,9 +122,12 @@ def accuracy_row(
     return row
 
 
-def load_variant(checkpoint: str, variant: Variant) -> FewShotMethod:
-    """The model with the variant's budget; raises `InvalidOption` for a method that has none."""
-    method = load_method(checkpoint)
+def load_variant(checkpoint: str, variant: Variant, size: int | None = None) -> FewShotMethod:
+    """The model with the variant's budget, its own input size if none is given.
+
+    Raises `InvalidOption` for a method that has no budget, or cannot work at that size.
+    """
+    method = load_method(checkpoint, image_size=size)
     if variant.budget is not None:
         if not isinstance(method, DCAMA):
             raise InvalidOption(f"{method.name} has no support-token budget: measure a DCAMA checkpoint")

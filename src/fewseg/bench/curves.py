@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewseg.bench.cases import build, find_model
 from fewseg.bench.memory import fits, peak_mebibytes, together
-from fewseg.bench.peak import Pieces
+from fewseg.bench.peak import Pieces, way_of_measuring
 from fewseg.bench.queries import Case, Row, memory_pieces, score_bytes
 from fewseg.bench.settings import BenchSettings
 from fewseg.bench.timing import interleaved, summary
@@ -56,16 +56,24 @@ def curve_rows(settings: BenchSettings, name: str, curve: str, place: int) -> li
     peaks = _peaks("curves:memory_pieces", works, settings, size_of)
     rows = []
     for case, values in _seconds(works, settings).items():
-        rows.append(_row(name, curve, place, case, values, peaks.get(case), support[case] / 2**20))
+        rows.append(_row(settings, name, curve, place, case, values, peaks.get(case), support[case] / 2**20))
     return rows
 
 
 def _row(
-    name: str, curve: str, place: int, case: Case, seconds: list[float], memory: float | None, kept: float | None
+    settings: BenchSettings,
+    name: str,
+    curve: str,
+    place: int,
+    case: Case,
+    seconds: list[float],
+    memory: float | None,
+    kept: float | None,
 ) -> Row:
     about = {"model": name, "about": find_model(name).about, "curve": curve, "place": place}
     about |= {"way": case[0], "precision": case[1]}
-    return {**about, **summary(seconds), "memory_mib": memory, "support_mib": kept}
+    how = way_of_measuring(settings.torch_device) if settings.memory else None
+    return {**about, **summary(seconds), "memory_mib": memory, "memory_how": how, "support_mib": kept}
 
 
 def _peaks(
@@ -100,7 +108,7 @@ def _label_rows(settings: BenchSettings, name: str, labels: int) -> list[Row]:
             works[way, precision] = _label_work(method, way, labels, device, precision)
     peaks = _peaks("curves:label_pieces", works, settings, {"model": name, "size": settings.size, "labels": labels})
     taken = _seconds(works, settings)
-    return [_row(name, "labels", labels, case, values, peaks.get(case), None) for case, values in taken.items()]
+    return [_row(settings, name, "labels", labels, c, values, peaks.get(c), None) for c, values in taken.items()]
 
 
 def label_pieces(

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fewseg.bench.cases import build, find_model
-from fewseg.bench.floor import floor_contenders, throughput
+from fewseg.bench.floor import floors, limit
 from fewseg.bench.memory import fits, peak_mebibytes, together
 from fewseg.bench.operations import attention_operations
-from fewseg.bench.peak import Pieces
+from fewseg.bench.peak import Pieces, way_of_measuring
 from fewseg.bench.queries import Row, score_bytes
 from fewseg.bench.reference import plain_aggregation
 from fewseg.bench.settings import BenchSettings
@@ -66,9 +66,9 @@ def implementation_rows(settings: BenchSettings, name: str, shots: int) -> list[
             works = dict(_works(method, shots, values, device, dtype, settings))
             base = _exact(method, shots, values, device, dtype) if PLAIN in works else None
             with torch.inference_mode():
-                floor = {f"floor/{k}": run for k, run in floor_contenders(device, dtype).items()}
-                taken = interleaved({**floor, **works}, repeats=settings.repeats, device=device, clock=settings.clock)
-            limit = throughput({int(k.split("/")[1]): v for k, v in taken.items() if k.startswith("floor/")})
+                contenders = {**floors(device, (precision,)), **works}
+                taken = interleaved(contenders, repeats=settings.repeats, device=device, clock=settings.clock)
+            most = limit(taken, precision)
             needed = sum(
                 attention_operations(s.queries, s.keys, s.width, s.heads, values) for s in shapes(method, shots)
             )
@@ -90,9 +90,10 @@ def implementation_rows(settings: BenchSettings, name: str, shots: int) -> list[
                         **seconds,
                         "faster": statistics.median(taken[PLAIN]) / seconds["seconds"] if PLAIN in taken else None,
                         "operations": needed,
-                        "limit": limit,
-                        "share_of_limit": needed / limit / seconds["seconds"],
+                        "limit": most,
+                        "share_of_limit": needed / most / seconds["seconds"],
                         "memory_mib": peaks.get(work),
+                        "memory_how": way_of_measuring(device) if settings.memory else None,
                         "difference": None if base is None else (run().float() - base).abs().max().item(),
                     }
                 )

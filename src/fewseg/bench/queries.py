@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewseg.bench.cases import build, find_model
-from fewseg.bench.floor import floor_contenders, throughput
+from fewseg.bench.floor import floors, limit
 from fewseg.bench.memory import fits, peak_mebibytes, together
 from fewseg.bench.operations import operations_by_level
 from fewseg.bench.peak import Pieces, way_of_measuring
@@ -21,6 +21,7 @@ from fewseg.bench.ways import WAYS, Prepared, prepare
 from fewseg.devices import PRECISIONS
 from fewseg.methods import FewShotMethod
 from fewseg.methods.dcama import DCAMA
+from fewseg.methods.hsnet import HSNet
 
 Row = dict[str, Any]
 """JSON values of one measurement."""
@@ -50,7 +51,7 @@ def query_rows(settings: BenchSettings, name: str, shots: int) -> list[Row]:
         for case, what in prepared.items():
             way, precision = case
             seconds = taken[_name(level, case)]
-            limit = throughput({side: taken[f"floor/{precision}/{side}"] for side in _sides(taken, precision)})
+            most = limit(taken, precision)
             rows.append(
                 {
                     "model": name,
@@ -64,8 +65,8 @@ def query_rows(settings: BenchSettings, name: str, shots: int) -> list[Row]:
                     "faster": _ratio(taken, level, BASE, case),
                     "faster_same_precision": _ratio(taken, level, ("reference", precision), case),
                     "operations": operations[level],
-                    "limit": limit,
-                    "share_of_limit": operations[level] / limit / statistics.median(seconds),
+                    "limit": most,
+                    "share_of_limit": operations[level] / most / statistics.median(seconds),
                     "memory_mib": peaks.get(case, {}).get(level),
                     "memory_how": way_of_measuring(device) if settings.memory else None,
                     "support_mib": what.support_bytes / 2**20,
@@ -78,7 +79,11 @@ def query_rows(settings: BenchSettings, name: str, shots: int) -> list[Row]:
 
 def score_bytes(method: FewShotMethod, shots: int, dtype: torch.dtype) -> float:
     """About what the straightforward way materialises at once: the scores of the largest block, before and after the
-    softmax."""
+    softmax; HSNet's correlation of its finest scale, and a copy; little for other methods."""
+    if isinstance(method, HSNet):
+        finest = min(method.scales)
+        correlations = len(method.compared[finest]) * (method.config.image_size / finest) ** 4
+        return 2 * correlations * torch.empty((), dtype=dtype).element_size()
     if not isinstance(method, DCAMA):
         return 0.0
     largest = 0.0
@@ -104,15 +109,8 @@ def _name(level: str, case: Case) -> str:
     return "/".join((level, *case))
 
 
-def _sides(taken: dict[str, list[float]], precision: str) -> list[int]:
-    return [int(name.split("/")[2]) for name in taken if name.startswith(f"floor/{precision}/")]
-
-
 def _timed(prepared: dict[Case, Prepared], settings: BenchSettings, device: torch.device) -> dict[str, list[float]]:
-    contenders: dict[str, Callable[[], object]] = {}
-    for precision, dtype in settings.dtypes.items():
-        for side, product in floor_contenders(device, dtype).items():
-            contenders[f"floor/{precision}/{side}"] = product
+    contenders: dict[str, Callable[[], object]] = {**floors(device, settings.precisions)}
     for level in settings.levels:
         for case, what in prepared.items():
             contenders[_name(level, case)] = what.work[level]

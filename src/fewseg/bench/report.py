@@ -48,11 +48,17 @@ def query_table(results: Results) -> str:
         if row["way"] != "ours":
             continue
         plain = _beside(rows, row, "reference", "float32")
+        asked = _beside(rows, row, "ours", "float32") is not None
         same = _beside(rows, row, "reference", row["precision"])
         lines.append(
             [
                 *(row["about"], row["size"], row["shots"], LEVEL_WORDS[row["level"]], _precision(row)),
-                *(_seconds(plain), _seconds(row), _times(row["faster"]), _times(row["faster_same_precision"])),
+                *(
+                    _seconds(plain) if asked else "-",
+                    _seconds(row),
+                    _times(row["faster"]),
+                    _times(row["faster_same_precision"]),
+                ),
                 *(_percent(row["share_of_limit"]), _percent(plain["share_of_limit"]) if plain else "-"),
                 *(_mib(same["memory_mib"] if same else None), _mib(row["memory_mib"]), _difference(row)),
             ]
@@ -139,21 +145,24 @@ def training_table(results: Results) -> str:
 
 
 def accuracy_table(results: Results) -> str:
-    """mIoU of precisions and budgets, against all tokens in float32."""
+    """mIoU of precisions and budgets, against all tokens in float32 on the same episodes."""
     rows, lines = results.rows("accuracy"), []
+    keys = ("dataset", "shots", "checkpoint", "digest")
+    classes: dict[str, set[tuple[str, ...]]] = {}
+    for r in rows:
+        classes.setdefault(r["dataset"], set()).add(tuple(r.get("classes", ())))
     for r in rows:
         same = [
             o
             for o in rows
-            if (o["dataset"], o["shots"], o["checkpoint"]) == (r["dataset"], r["shots"], r["checkpoint"])
-            and o["budget"] is None
-            and o["precision"] == "float32"
+            if all(o.get(key) == r.get(key) for key in keys) and o["budget"] is None and o["precision"] == "float32"
         ]
+        named = f": {', '.join(r.get('classes', ()))}" if len(classes[r["dataset"]]) > 1 else ""
         change = f"{r['miou'] - same[0]['miou']:+.2f}" if same else ""
         low, high = r["interval"]
         lines.append(
             [
-                *(r["dataset"], r["shots"], r["variant"], _precision(r), f"{r['miou']:.2f}", change),
+                *(f"{r['dataset']}{named}", r["shots"], r["variant"], _precision(r), f"{r['miou']:.2f}", change),
                 *(f"{low:.1f} to {high:.1f}", r["episodes"], f"{1e3 * r['seconds']:.0f}"),
             ]
         )
@@ -166,7 +175,7 @@ TITLES: Final = {
     "floor": "The limit",
     "support": "What is kept of the support",
     "implementations": "Implementations of the aggregation",
-    "training": "Training",
+    "training": "Training, one shot in float32",
     "accuracy": "Accuracy",
     "curves": "Cost curves",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,10 @@ class Results:
         """Whether that was measured already."""
         return case in self.parts.get(part, {})
 
+    def of(self, part: str, case: str) -> list[Row]:
+        """What was measured for it."""
+        return self.parts[part][case]
+
     def put(self, part: str, case: str, rows: list[Row]) -> None:
         """Keep, and write where there is a folder."""
         self.parts.setdefault(part, {})[case] = rows
@@ -56,7 +61,11 @@ class Results:
         """Raises `InvalidOption` for what is no result of `fewseg bench`."""
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise InvalidOption(f"{source} holds no results of fewseg bench ({FORMAT}): give its results.json")
-        return cls(values["about"], values["parts"])
+        about: Any = values.get("about")
+        parts: Any = values.get("parts")
+        if not isinstance(about, dict) or not _are_rows(parts):
+            raise InvalidOption(f"{source} is damaged: remove it to measure again")
+        return cls(about, parts)
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -67,22 +76,29 @@ class Results:
             raise InvalidOption(f"{path} cannot be read: {error}; give the results.json of fewseg bench") from error
 
 
-def open_results(folder: Path | None, about: dict[str, Any], *, overwrite: bool) -> Results:
-    """New results, or those in the folder to go on with.
+def open_results(
+    folder: Path | None, about: dict[str, Any], *, overwrite: bool, parts: Collection[str] | None = None
+) -> Results:
+    """New results, or those in the folder to go on with; to overwrite is to go on without `parts`, all if not given.
 
     Raises `InvalidOption` where those were measured otherwise or elsewhere: numbers would not compare.
     """
     if folder is None:
         return Results(about)
     path = make_folder(folder) / FILE
-    if overwrite or not path.exists():
+    if not path.exists() or (overwrite and parts is None):
         return Results(about, folder=folder)
     found = Results.read(path)
+    if overwrite:
+        found.parts = {part: rows for part, rows in found.parts.items() if part not in (parts or ())}
+        if not found.parts:
+            return Results(about, folder=folder)
+    remedy = f"overwrite {', '.join(found.parts)} too" if overwrite else "--overwrite"
     for key, value in about.items():
         if key not in _MAY_CHANGE and found.about.get(key) != value:
             raise InvalidOption(
                 f"{path} was measured with {key} {found.about.get(key)!r}, not {value!r}: "
-                "give another folder, or --overwrite"
+                f"give another folder, or {remedy}"
             )
     found.folder = folder
     return found
@@ -90,6 +106,14 @@ def open_results(folder: Path | None, about: dict[str, Any], *, overwrite: bool)
 
 _MAY_CHANGE: Final = {"load", "date", "memory_gib"}
 """What may differ between a run and its continuation."""
+
+
+def _are_rows(parts: Any) -> bool:
+    """Whether that is parts, in them cases, and in those rows."""
+    if not isinstance(parts, dict) or not all(isinstance(cases, dict) for cases in parts.values()):
+        return False
+    found = [rows for cases in parts.values() for rows in cases.values()]
+    return all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in found)
 
 
 def _finite(value: Any) -> Any:

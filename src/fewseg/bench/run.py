@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import gc
-import hashlib
-import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-from fewseg.bench.accuracy import BUDGETS, accuracy_row, open_data, variants
-from fewseg.bench.cases import find_model
+from fewseg.bench.accuracy import BUDGETS, accuracy_row, questions, variants
+from fewseg.bench.cases import MODELS, find_model
 from fewseg.bench.curves import CURVES, curve_rows
 from fewseg.bench.implementations import implementation_rows
 from fewseg.bench.machine import describe_machine, load_average
@@ -23,7 +21,8 @@ from fewseg.bench.queries import query_rows
 from fewseg.bench.results import Results, Row
 from fewseg.bench.settings import BenchSettings
 from fewseg.bench.training import training_rows
-from fewseg.checkpoints import fingerprint, load_method
+from fewseg.bench.ways import LEVELS
+from fewseg.devices import PRECISIONS
 
 ProgressCallback = Callable[[int, int, str], None]
 
@@ -44,21 +43,24 @@ class Plan:
     per_class: int = 15
 
 
-FULL_TRAINING = (("embedded", 8), ("dcama-resnet50", 2), ("sccan-resnet50", 2), ("hsnet-resnet50", 2))
+FULL_CURVES: Final = ("dcama-resnet50", "embedded")
+"""Models of the curves, and whose implementations are compared."""
+
+FULL_TRAINING: Final = (("embedded", 8), ("dcama-resnet50", 2), ("sccan-resnet50", 2), ("hsnet-resnet50", 2))
 """Batches whose scores the straightforward loop can keep for the backward pass in about 8 GiB."""
 
 
 def full_plan(parts: tuple[str, ...], settings: BenchSettings, **more: Any) -> Plan:
-    """The tables of the documentation, for the models of the settings."""
+    """The tables of the documentation; of models that were chosen, all that a part can measure."""
+    if settings.models == tuple(MODELS):
+        return Plan(parts, CURVES, FULL_CURVES, FULL_TRAINING, FULL_CURVES, **more)
     dcama = tuple(m for m in settings.models if find_model(m).method == "dcama")
-    curved = tuple(m for m in ("dcama-resnet50", "embedded", "dcama-tiny") if m in dcama) or dcama[:1]
-    trained = tuple((m, b) for m, b in FULL_TRAINING if m in settings.models)
-    trained = trained or tuple((m, 2) for m in settings.models[:1])
-    return Plan(parts, CURVES, curved, trained, curved, **more)
+    trained = tuple((m, dict(FULL_TRAINING).get(m, 2)) for m in settings.models)
+    return Plan(parts, CURVES, settings.models, trained, dcama, **more)
 
 
-Case = tuple[str, str, Callable[[], list[Row]]]
-"""Part, name of the case, and what measures it."""
+Case = tuple[str, str, Callable[[BenchSettings], list[Row]]]
+"""Part, name of the case, and what measures it; the settings may ask for more than the plan's."""
 
 
 def cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
@@ -66,14 +68,14 @@ def cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
     if "queries" in plan.parts:
         for model in settings.models:
             for shots in settings.shots:
-                yield "queries", f"{model} {shots}", lambda m=model, s=shots: query_rows(settings, m, s)  # type: ignore[misc]
+                yield "queries", f"{model} {shots}", lambda told, m=model, s=shots: query_rows(told, m, s)  # type: ignore[misc]
     if "implementations" in plan.parts:
         for model in plan.implementation_models:
             for shots in settings.shots:
                 yield (
                     "implementations",
                     f"{model} {shots}",
-                    lambda m=model, s=shots: implementation_rows(settings, m, s),  # type: ignore[misc]
+                    lambda told, m=model, s=shots: implementation_rows(told, m, s),  # type: ignore[misc]
                 )
     if "curves" in plan.parts:
         for model in plan.curve_models:
@@ -82,37 +84,25 @@ def cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
                     yield (
                         "curves",
                         f"{model} {curve} {place}",
-                        lambda m=model, c=curve, p=place: curve_rows(settings, m, c, p),  # type: ignore[misc]
+                        lambda told, m=model, c=curve, p=place: curve_rows(told, m, c, p),  # type: ignore[misc]
                     )
     if "training" in plan.parts:
         for model, batch in plan.training:
-            yield "training", f"{model} {batch}", lambda m=model, b=batch: training_rows(settings, m, b)  # type: ignore[misc]
+            yield "training", f"{model} {batch}", lambda told, m=model, b=batch: training_rows(told, m, b)  # type: ignore[misc]
     if "accuracy" in plan.parts:
         yield from _accuracy_cases(settings, plan)
 
 
 def _accuracy_cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
-    model = fingerprint(load_method(plan.checkpoint))
-    for target in open_data(plan.data):
-        # What the episodes and the answers depend on: folders share names, and checkpoints their paths.
-        asked = [
-            [os.path.abspath(word) for word in plan.data],
-            target.dataset.classes,
-            target.novel,
-            plan.per_class,
-            model,
-        ]
-        digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
-        for shots in settings.shots:
-            for variant in variants(plan.budgets, settings.precisions):
-                name = f"{plan.checkpoint} {target.dataset.name} {digest} {shots} {variant.name} {variant.precision}"
-                yield (
-                    "accuracy",
-                    name,
-                    lambda t=target, s=shots, v=variant: [  # type: ignore[misc]
-                        accuracy_row(settings, t, plan.checkpoint, s, v, per_class=plan.per_class)
-                    ],
-                )
+    for question in questions(settings, plan.checkpoint, plan.data, plan.per_class):
+        shots = len(question.episodes[0].support)
+        asked = f"{plan.checkpoint} {question.target.dataset.name} {question.digest} {shots}"
+        for variant in variants(plan.budgets, settings.precisions):
+            yield (
+                "accuracy",
+                f"{asked} {variant.name} {variant.precision}",
+                lambda told, q=question, v=variant: [accuracy_row(told, q, v)],  # type: ignore[misc]
+            )
 
 
 def about(settings: BenchSettings) -> dict[str, Any]:
@@ -128,18 +118,43 @@ def about(settings: BenchSettings) -> dict[str, Any]:
 def measure(
     settings: BenchSettings, plan: Plan, results: Results, *, progress: ProgressCallback | None = None
 ) -> Results:
-    """Measure what the results do not hold yet; `progress` is called with cases done, cases in all, and the next."""
+    """Measure what the results do not hold yet; `progress` is called with cases done, cases in all, and the next.
+
+    A case that holds less than is wanted is measured again whole, with what it holds: its ways are compared in one run.
+    """
     todo = list(cases(settings, plan))
     with _threads(settings.threads):
         for number, (part, name, rows) in enumerate(todo):
             if progress is not None:
                 progress(number, len(todo), f"{part}: {name}")
-            if not results.has(part, name):
-                results.put(part, name, rows())
+            told = _wider(settings, part, results.of(part, name)) if results.has(part, name) else settings
+            if told is not None:
+                results.put(part, name, rows(told))
                 gc.collect()
     if progress is not None:
         progress(len(todo), len(todo), "")
     return results
+
+
+_SPANS: Final = {"queries": ("precision", "level"), "implementations": ("precision",), "curves": ("precision",)}
+"""In what of the settings the rows of one case differ; other parts have one row for all, or a case for each."""
+
+
+def _wider(settings: BenchSettings, part: str, rows: list[Row]) -> BenchSettings | None:
+    """What is wanted together with what the rows hold; nothing where they hold all of it."""
+    precisions, levels = set(settings.precisions), set(settings.levels)
+    spans = _SPANS.get(part, ())
+    held = {key: {row.get(key) for row in rows} for key in spans}
+    memory = part == "accuracy" or any(row.get("memory_how") for row in rows)
+    whole = precisions <= held.get("precision", precisions) and levels <= held.get("level", levels)
+    if whole and (memory or not settings.memory):
+        return None
+    return dataclasses.replace(
+        settings,
+        precisions=tuple(p for p in PRECISIONS if p in precisions | held.get("precision", set())),
+        levels=tuple(level for level in LEVELS if level in levels | held.get("level", set())),
+        memory=settings.memory or memory,
+    )
 
 
 @contextlib.contextmanager

@@ -17,28 +17,22 @@ PARTS: Final[dict[str, str]] = {
     "queries": "the straightforward way and ours side by side: op, head and whole query, time and memory",
     "implementations": "every implementation of DCAMA's aggregation that this device has",
     "curves": "time and memory against shots, input size and labels",
-    "training": "a step of training, and the maps of a frozen backbone kept",
+    "training": "a step of training, one shot in float32, and the maps of a frozen backbone kept",
     "accuracy": "mIoU against precision and against the support-token budget; needs --data",
 }
 """Every part with its description, in the order of the tables."""
 
 
 @dataclass(frozen=True)
-class BenchSettings:
-    """What is measured, and how; the defaults are the tables of the documentation."""
+class Manner:
+    """What is the same for a quick run and a whole one."""
 
-    models: tuple[str, ...] = tuple(MODELS)
-    """Models to measure; dcama-tiny is a small one for trials."""
-    shots: tuple[int, ...] = (1, 5, 10)
-    """Numbers of support pictures."""
     precisions: tuple[str, ...] = ("float32", "bfloat16")
-    """Precisions, of both ways."""
+    """Precisions, of both ways; training is measured in float32 alone."""
     levels: tuple[Level, ...] = LEVELS
     """op: what compares query and support; head: all behind the backbone; query: from picture to logits."""
     size: int | None = None
     """Side of the input in pixels; each model's own if not given."""
-    repeats: int = 5
-    """Rounds, in each of which every way runs."""
     clock: Clock = "wall"
     """wall, or cpu: what this process computed, for a machine that others use; then use one thread."""
     memory: bool = True
@@ -47,6 +41,18 @@ class BenchSettings:
     """auto, cpu, cuda, cuda:1, mps ..."""
     threads: int = 0
     """Threads of torch; 0 leaves them as they are."""
+
+
+@dataclass(frozen=True)
+class BenchSettings(Manner):
+    """What is measured, and how; the defaults are the tables of the documentation."""
+
+    models: tuple[str, ...] = tuple(MODELS)
+    """Models to measure."""
+    shots: tuple[int, ...] = (1, 5, 10)
+    """Numbers of support pictures."""
+    repeats: int = 5
+    """Rounds, in each of which every way runs."""
 
     def __post_init__(self) -> None:
         """Raises `InvalidOption` for what cannot be measured."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from fewseg.bench.cases import build, find_model
 from fewseg.bench.machine import synchronise
 from fewseg.bench.memory import peak_mebibytes, together
-from fewseg.bench.peak import Pieces
+from fewseg.bench.peak import Pieces, way_of_measuring
 from fewseg.bench.queries import Row
 from fewseg.bench.reference import PlainDCAMA, plain_maps
 from fewseg.bench.reference_others import plain_hsnet, plain_sccan
@@ -84,6 +84,7 @@ def training_rows(settings: BenchSettings, name: str, batch: int, shots: int = 1
                 "epoch_seconds": each["seconds"] * EPISODES / batch,
                 "keeping_seconds": made[way][1],
                 "memory_mib": peaks.get(way),
+                "memory_how": way_of_measuring(device) if settings.memory else None,
             }
         )
     return rows

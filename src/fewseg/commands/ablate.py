@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from fewseg.ablations import EXPERIMENTS, Experiment, Settings, run_experiment
+from fewseg.ablations import EXPERIMENTS, Experiment, Settings, check_experiment, run_experiment
 from fewseg.ablations.report import listing, table, write_outcome
 from fewseg.commands.common import progress_bar
 from fewseg.errors import InvalidOption, unknown
@@ -48,6 +48,8 @@ def run(options: Options) -> int:
     if options.out is None:
         raise InvalidOption("missing --out: the folder for models and results")
     settings = Settings(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Settings)})
+    for experiment in chosen:
+        check_experiment(experiment, settings)
     for experiment in chosen:
         with contextlib.ExitStack() as stack:
             # The bar appears with the first step: what fails before that is said in one line and nothing else.

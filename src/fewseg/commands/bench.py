@@ -17,34 +17,45 @@ from fewseg.bench.plots import draw_plots
 from fewseg.bench.report import report
 from fewseg.bench.results import Results, open_results
 from fewseg.bench.run import Plan, about, full_plan, measure
-from fewseg.bench.settings import PARTS, QUICK, BenchSettings
+from fewseg.bench.settings import PARTS, QUICK, BenchSettings, Manner
 from fewseg.commands.common import progress_bar
 from fewseg.errors import InvalidOption, unknown
 from fewseg.files import make_folder, write_text
 
 
 @dataclass(frozen=True)
-class Options(BenchSettings):
+class Options(Manner):
     """Measure time and memory: the straightforward way and fewseg's, taking turns in one run, with the same weights.
 
     The straightforward way encodes the support again for every query and materialises all attention scores. Beside
     both stands the machine's limit: the operations that a query needs when nothing is done twice, at the rate at which
-    this machine multiplies matrices in that precision. Nothing is downloaded: weights are random, but for the embedded
-    model's. With --out, the same command goes on where it was stopped.
+    this machine multiplies matrices in that precision, or in float32 where that is quicker. Nothing is downloaded:
+    weights are random, but for the embedded model's. With --out, the same command goes on where it was stopped.
 
-    Parts: queries, implementations, curves, training (these four if none is named), accuracy (needs --data).
+    Parts: queries, implementations (DCAMA's), curves, training (one shot, in float32); these four if none is named.
+    And accuracy, which needs --data.
     """
 
     parts: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to measure."""
+    models: tuple[str, ...] | None = None
+    """Models to measure, of dcama-resnet50, dcama-resnet101, dcama-swin_b, embedded, sccan-resnet50, hsnet-resnet50 and
+    dcama-tiny, a small one for trials; all but that if not given, and some of them for curves, implementations and
+    training."""
+    shots: tuple[int, ...] | None = None
+    """Numbers of support pictures; 1 5 10 if not given."""
+    repeats: int | None = None
+    """Rounds, in each of which every way runs; 5 if not given."""
     quick: bool = False
-    """The embedded model's 5-shot queries only, few rounds, in under a minute; parts that are named come small too."""
+    """The embedded model's 5-shot queries only, in 3 rounds, in about a minute (minutes more where the processor has no
+    bf16: add --precisions float32); parts that are named come small too. Models, shots and repeats that are given count
+    instead."""
     out: Path | None = None
     """Folder for results.json, results.md and the plots; goes on with what is there."""
     json: Path | None = None
     """Write the numbers to this file too."""
     overwrite: bool = False
-    """Measure again what --out holds already."""
+    """Measure the parts again, and drop all that --out holds of them; other parts stay."""
     data: tuple[str, ...] = ()
     """Folders to measure accuracy on, as `fewseg evaluate` takes them: ROOT@cat,dog."""
     checkpoint: str = "default"
@@ -60,10 +71,10 @@ class Options(BenchSettings):
 def run(options: Options) -> int:
     """Measure, print the tables, write what was asked for."""
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
-    parts = _parts(options)
     settings = _settings(options)
+    parts = _parts(options)
     plan = _plan(options, settings, parts)
-    results = open_results(options.out, about(settings), overwrite=options.overwrite)
+    results = open_results(options.out, about(settings), overwrite=options.overwrite, parts=parts)
     with progress_bar("measuring") as advance:
         measure(settings, plan, results, progress=advance)
     text = report(results)
@@ -87,34 +98,30 @@ def _parts(options: Options) -> tuple[str, ...]:
     if "accuracy" in parts:
         open_data(options.data)
         for variant in variants(options.budgets, options.precisions):
-            load_variant(options.checkpoint, variant)
+            load_variant(options.checkpoint, variant, options.size)
     if options.json is not None:
+        if options.json.is_dir():
+            raise InvalidOption(f"--json {options.json} is a folder: name a file, e.g. {options.json / 'bench.json'}")
         make_folder(options.json.absolute().parent)
     return parts
 
 
 def _settings(options: Options) -> BenchSettings:
-    """What was given, or with --quick what stands for what was left at its default."""
-    fields = [field.name for field in dataclasses.fields(BenchSettings)]
-    given = {name: getattr(options, name) for name in fields}
-    if options.quick:
-        usual = BenchSettings()
-        given = {name: getattr(QUICK, name) if v == getattr(usual, name) else v for name, v in given.items()}
-    return BenchSettings(**given)
+    """What was given, and for the rest the usual values, or those of --quick."""
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(BenchSettings)}
+    usual = QUICK if options.quick else BenchSettings()
+    return dataclasses.replace(usual, **{name: value for name, value in given.items() if value is not None})
 
 
 def _plan(options: Options, settings: BenchSettings, parts: tuple[str, ...]) -> Plan:
     more = {"data": options.data, "checkpoint": options.checkpoint, "budgets": options.budgets}
     plan = full_plan(parts, settings, per_class=options.per_class, **more)
-    if options.quick:
-        small = settings.models[:1]
-        return dataclasses.replace(
-            plan,
-            curves=QUICK_CURVES,
-            curve_models=small,
-            implementation_models=small,
-            training=tuple((model, 2) for model in small),
+    if "implementations" in options.parts and not plan.implementation_models:
+        raise InvalidOption(
+            f"implementations are DCAMA's, none of {' '.join(settings.models)} is one: give --models dcama-resnet50"
         )
+    if options.quick:
+        return dataclasses.replace(plan, curves=QUICK_CURVES, training=tuple((model, 2) for model, _ in plan.training))
     return plan
 
 
