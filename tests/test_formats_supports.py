@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
+from fewseg import decoding
 from fewseg.errors import FewsegError, InvalidOption, InvalidSupport
 from fewseg.formats import ExportOptions, MaskRecord, Supports, export_masks, read_supports
 from fewseg.formats.read_voc import voc_colour
@@ -278,6 +279,97 @@ def test_turned_pictures(tmp_path: Path) -> None:
     np.testing.assert_array_equal(masks(read_supports(tmp_path))["red"], [np.rot90(A, -1)])
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
+def test_boxes_are_turned_with_their_pictures(tmp_path: Path, orientation: int) -> None:
+    """As masks are: drawn on the picture as stored where its sides say so."""
+    path = picture(tmp_path / "a.jpg", orientation)
+    y, x = (np.flatnonzero(A.any(axis)) for axis in (1, 0))
+    box = [int(x[0]), int(y[0]), int(x[-1] - x[0] + 1), int(y[-1] - y[0] + 1)]
+    content = coco((1, 7, []))
+    content["annotations"][0]["bbox"] = box
+    write(tmp_path / "set.json", content)
+    ((mark,),) = [e.load_marks() for e in read_supports(tmp_path / "set.json").examples if e.load_marks]
+    with Image.open(path) as image:
+        upright = A if decoding.upright_size(image.size, orientation) == SIZE else np.asarray(turned(A, orientation))
+    y, x = (np.flatnonzero(upright.any(axis)) for axis in (1, 0))
+    assert mark.box == (x[0], y[0], x[-1] + 1, y[-1] + 1)
+    content["images"][0] |= {"width": 2 * SIZE[0], "height": 2 * SIZE[1]}
+    write(tmp_path / "set.json", content)
+    with pytest.raises(InvalidSupport, match="boxes would lie elsewhere; give the pictures that were annotated"):
+        [e.load_marks() for e in read_supports(tmp_path / "set.json").examples if e.load_marks]
+
+
+def turned(mask: np.ndarray, orientation: int) -> Image.Image:
+    return decoding.upright(Image.fromarray(mask.view(np.uint8)), orientation)
+
+
+def test_coco_pictures_in_folders_are_told_apart(tmp_path: Path) -> None:
+    for name in ("0001.jpg", "images/cam1/0001.jpg", "images/cam2/0001.jpg"):
+        picture(tmp_path / name)
+    names = ("cam1/0001.jpg", "cam2/0001.jpg")
+    write(tmp_path / "set.json", coco((1, 7, rle(A)), (2, 7, rle(B)), pictures=names))
+    found = [str(e.picture) for e in read_supports(tmp_path / "set.json").examples]
+    assert found == [str(tmp_path / "images" / name) for name in names]
+    with pytest.raises(InvalidSupport, match=r"lists cam1/0001.jpg and cam2/0001.jpg, and both would be"):
+        read_supports(tmp_path / "set.json", images=tmp_path)
+
+
+def test_labels_that_are_not_wanted_need_no_pictures(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    content = coco((1, 7, rle(A)), (2, 3, rle(B)), pictures=("a.jpg", "gone.jpg"))
+    for labels, found in ((["red"], ("red",)), (["blue"], None)):
+        path = write(tmp_path / "set.json", content)
+        if found is None:
+            with pytest.raises(InvalidSupport, match=r"picture gone\.jpg"):
+                read_supports(path, labels=labels)
+        else:
+            assert read_supports(path, labels=labels).labels == found
+
+
+def test_examples_that_cannot_be_used_are_the_last_to_be_chosen(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        picture(tmp_path / name)
+    content = coco((1, 7, [[1, 1, 1, 1, 1, 1]]), (2, 7, rle(A)), pictures=("a.jpg", "b.jpg"))
+    (chosen,) = read_supports(write(tmp_path / "set.json", content), shots=1).examples
+    assert chosen.picture == tmp_path / "b.jpg"
+
+
+def test_palettes_that_tools_reordered(tmp_path: Path) -> None:
+    """Their colours are the classes', their numbers are not."""
+    root = voc(tmp_path / "voc", rgb=True)
+    path = root / "SegmentationClass" / "a.png"
+    before = masks(read_supports(root))
+    Image.open(path).quantize(8).save(path)
+    assert Image.open(path).mode == "P"
+    after = masks(read_supports(root))
+    for label, (mask,) in before.items():
+        np.testing.assert_array_equal(after[label][0], mask)
+
+
+def test_pictures_inside_labelmes_files_are_not_all_in_memory(tmp_path: Path) -> None:
+    data = base64.b64encode(picture(tmp_path / "x.png").read_bytes()).decode()
+    (tmp_path / "x.png").unlink()
+    # Keys in order of the alphabet: the picture comes before all that tells the file from others.
+    content = labelme(shape("red", "circle", [[25, 30], [39, 30]]), imageData=data + " " * (1 << 20))
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(json.dumps(content, sort_keys=True))
+    supports = read_supports(tmp_path)
+    assert len(supports.examples) == 2
+    held = [example.load_mask.args for example in supports.examples]  # type: ignore[union-attr]
+    assert all(len(str(args)) < 10_000 for args in held)
+    assert iou(masks(supports)["red"][1] == 1, A) > 0.9
+
+
+def test_rectangles_of_four_corners(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    corners = [[20, 45], [40, 45], [40, 50], [20, 50]]
+    shapes = [shape("four", "rectangle", corners), shape("turned", "rotation", corners)]
+    found = masks(read_supports(write(tmp_path / "a.json", labelme(*shapes))))
+    assert found["four"][0][45:50, 20:40].all()
+    assert found["four"][0].sum() == 100
+    assert iou(found["turned"][0], found["four"][0]) > 0.7
+
+
 BAD: list[tuple[str, Any, str]] = [
     ("nothing", None, "looked for: mask folders"),
     ("no json", b"{", "damaged or no JSON"),
@@ -313,6 +405,12 @@ BAD: list[tuple[str, Any, str]] = [
         "96x64",
     ),
     ("missing picture", coco((1, 7, rle(A)), pictures=("b.jpg",)), "picture b.jpg of"),
+    (
+        "endless",
+        {**coco((1, 7, rle(A))), "images": [{"id": 1, "file_name": "a.jpg", "width": float("inf"), "height": 9}]},
+        "has the size",
+    ),
+    ("astronomic", coco((1, 7, [[0, 0, 10**400, 5, 6, 7]])), "not a list of numbers"),
     ("no id", {**coco((1, 7, rle(A))), "images": [{"file_name": "a.jpg"}]}, "without id"),
     ("no shapes", labelme(), "no shapes that cover an area"),
     ("no label", labelme({"points": [[0, 0]]}), "without label"),

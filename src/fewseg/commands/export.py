@@ -10,7 +10,7 @@ import tyro
 
 from fewseg.commands.common import load_model, progress_bar
 from fewseg.errors import InvalidOption
-from fewseg.export import ExportOptions, ExportReport, export_method, save_supports
+from fewseg.export import ExportOptions, ExportReport, check_supports, export_method, save_supports
 from fewseg.export.run import check_options
 from fewseg.export.supports import SUPPORTS
 from fewseg.export.verify import FLIPPED, TOLERANCE
@@ -73,6 +73,8 @@ def run(options: Options) -> int:
         require_apart(options.support, options.out)
     method = load_model(options.checkpoint, options.official, options.method, options.image_size)
     taught = _taught(options, method)
+    if taught is not None:
+        check_supports(taught)  # before minutes of exporting
     with progress_bar("exporting") as advance:
         report = export_method(method, options.out, chosen, progress=advance)
     if taught is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from fewseg.batch import BatchOptions, BatchReport, segment_files
 from fewseg.commands.common import ProgressCallback, progress_bar
 from fewseg.errors import InvalidOption
-from fewseg.formats import SupportExample, Supports, check_formats, read_supports, write_results
+from fewseg.formats import SupportExample, Supports, check_folder, check_formats, read_supports, write_results
 from fewseg.large import segment_files_tiled
 from fewseg.segmenter import Segmenter
 from fewseg.support_folder import require_apart
@@ -42,7 +42,7 @@ def check(options: Options) -> None:
     if options.every < 1 or (options.every > 1 and not clips):
         raise InvalidOption(f"--every {options.every}: give 1 or more, for a video")
     _check_idle(options, bool(clips))
-    check_formats(options.formats)
+    check_folder(options.out, check_formats(options.formats))
     _tiles(options)
     if options.support is not None:
         require_apart(options.support, options.out)

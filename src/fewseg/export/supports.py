@@ -19,6 +19,16 @@ SUPPORTS: Final = "supports.npz"
 
 
 @torch.no_grad()
+def check_supports(segmenter: Segmenter) -> None:
+    """Raises what `save_supports` does for a segmenter that it cannot write."""
+    segmenter.require_labels()
+    if segmenter.flips or segmenter.scales != (1.0,):
+        raise InvalidOption(
+            f"the segmenter averages (flips {segmenter.flips}, scales {segmenter.scales}), exported graphs do not: "
+            "teach one with flips=False, scales=(1.0,)"
+        )
+
+
 def save_supports(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
     """Write all labels of a segmenter to a `.npz`, atomically; read it with `numpy.load`, no pickle.
 
@@ -30,12 +40,7 @@ def save_supports(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
         InvalidSupport: nothing has been taught. InvalidOption: the segmenter averages flips or sizes, which exported
             graphs do not. OutputError: the file cannot be written.
     """
-    segmenter.require_labels()
-    if segmenter.flips or segmenter.scales != (1.0,):
-        raise InvalidOption(
-            f"the segmenter averages (flips {segmenter.flips}, scales {segmenter.scales}), exported graphs do not: "
-            "teach one with flips=False, scales=(1.0,)"
-        )
+    check_supports(segmenter)
     method = segmenter.method
     arrays: dict[str, Any] = {
         "labels": np.array(segmenter.labels, dtype=np.str_),

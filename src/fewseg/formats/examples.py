@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewseg.decoding import ImageLike
-from fewseg.errors import FewsegError, InvalidSupport, did_you_mean
+from fewseg.errors import FewsegError, InvalidMask, InvalidSupport, did_you_mean
 from fewseg.images import open_picture, read_mask
 from fewseg.marks import Mark
 from fewseg.masks import MaskValue
@@ -60,11 +60,16 @@ class SupportExample:
     def covered(self) -> float:
         """The share of the picture that the label covers; reads the mask where nothing else tells.
 
-        1 where there are marks only: nobody knows yet.
+        1 where there are marks only: nobody knows yet. 0 where the mask cannot be used.
         """
-        if self.share is None and self.load_mask is None:
+        if self.share is not None:
+            return self.share
+        if self.load_mask is None:
             return 1.0
-        return self.share if self.share is not None else float((self.mask() == 1).mean())
+        try:
+            return float((read_mask(self.load_mask(), value=self.value) == 1).mean())  # without opening the picture
+        except InvalidMask:  # told with its file where it is taught
+            return 0.0
 
     def mask_for(self, segmenter: Segmenter) -> tuple[ImageLike, MaskValue | None]:
         """The mask, and which of its values is the label, as `Segmenter.teach` takes them; marks are outlined."""

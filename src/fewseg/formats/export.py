@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fewseg.errors import InvalidOption
 from fewseg.files import make_folder
+from fewseg.formats.kept import check_folder
 from fewseg.formats.records import ExportOptions, ExportReport, MaskRecord, check_formats
 from fewseg.formats.write_coco import CocoWriter
 from fewseg.formats.write_images import OverlayWriter, PngWriter, SheetWriter
@@ -46,11 +47,13 @@ def export_masks(
     Raises:
         InvalidOption: an unknown format, or two pictures of one name. InvalidMask: a mask that is not of its picture's
             size. InvalidImage: a picture that an overlay, a sheet or a copy needs is missing. OutputError: a file
-            cannot be written.
+            cannot be written, or one about all pictures is there and somebody's own. Files of single pictures that
+            were corrected by hand stay, with a line in the log.
     """
     chosen = check_formats(tuple(formats))
     options = options or ExportOptions()
     known = Labels(tuple(labels or ()))
+    check_folder(Path(out), chosen)
     folder = make_folder(out)
     names: set[str] = set()
     files = annotations = absent = 0

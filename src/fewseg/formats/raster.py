@@ -20,7 +20,7 @@ def check_size(size: Any, where: str) -> tuple[int, int]:
     """(width, height) if it is one; raises `InvalidSupport`."""
     try:
         width, height = (int(value) for value in size)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidSupport(f"{where} has the size {size!r:.60}: expected a width and a height") from None
     if not (width > 0 and height > 0 and width * height <= MAX_PIXELS):
         raise InvalidSupport(f"{where} is {width}x{height}: expected at least one pixel and at most {MAX_PIXELS}")
@@ -42,7 +42,7 @@ def _checked(polygon: Any, size: tuple[int, int], where: str) -> list[float]:
     """The polygon as numbers; far-away corners would take all memory in what fills it."""
     try:
         values = np.asarray(polygon, np.float64).reshape(-1)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidSupport(f"{where} has a polygon that is not a list of numbers: {polygon!r:.60}") from None
     if len(values) % 2:
         raise InvalidSupport(f"{where} has a polygon of {len(values)} numbers: expected pairs x, y")

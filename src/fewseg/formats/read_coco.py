@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fewseg import decoding
 from fewseg.decoding import ImageLike
-from fewseg.errors import InvalidSupport
+from fewseg.errors import InvalidImage, InvalidSupport
 from fewseg.formats.examples import SupportExample, Supports, chosen
 from fewseg.formats.raster import check_size, fill_polygons, fill_run_lengths
 from fewseg.images import picture_size
@@ -58,20 +59,26 @@ def read_coco(path: Path, content: Any, images: Path | None, labels: tuple[str, 
     order = {label: i for i, label in enumerate(names.values())}
     places = {place: i for i, place in enumerate(pictures)}
     keys = sorted(groups, key=lambda key: (order[key[1]], places[key[0]]))
-    found = _examples(path, images, pictures, {key: groups[key] for key in keys})
+    found = _examples(path, images, pictures, {key: groups[key] for key in keys if not labels or key[1] in labels})
     return Supports("COCO JSON", chosen(found, (label for _, label in keys), labels, shots))
 
 
 def _examples(
     path: Path, images: Path | None, pictures: dict[Any, _Picture], groups: dict[tuple[Any, str], list[Any]]
 ) -> Iterator[SupportExample]:
+    owners: dict[Path, Any] = {}
     for (place, label), group in groups.items():
         picture = pictures[place]
         file = find_picture(picture.file_name, path, images)
+        if owners.setdefault(file, place) != place:
+            raise InvalidSupport(
+                f"{path} lists {pictures[owners[file]].file_name} and {picture.file_name}, and both would be {file}: "
+                "keep the folders that the file names below --images"
+            )
         drawn = [a for a in group if a.get("segmentation")]
         boxes = [a for a in group if not a.get("segmentation")]
         load = partial(_mask, drawn, picture, file, path) if drawn else None
-        load_marks = partial(_boxes, boxes, path) if boxes else None
+        load_marks = partial(_boxes, boxes, picture.size, file, path) if boxes else None
         share = None
         if picture.size is not None and all(isinstance(a.get("area"), (int, float)) for a in group):
             share = sum(a["area"] for a in group) / (picture.size[0] * picture.size[1])
@@ -94,17 +101,45 @@ def _mask(group: list[Any], picture: _Picture, file: Path, path: Path) -> ImageL
     return mask.astype(np.uint8)
 
 
-def _boxes(group: list[Any], path: Path) -> tuple[Mark, ...]:
+def _boxes(group: list[Any], size: tuple[int, int] | None, file: Path, path: Path) -> tuple[Mark, ...]:
     """Annotations without segmentation as marks; COCO's boxes are x, y, width, height."""
     marks = []
+    turn = _turn(size, file, path)
     for annotation in group:
         where, box = f"annotation {annotation.get('id', '?')} of {path}", annotation["bbox"]
         try:
             x, y, width, height = (float(v) for v in box)
-            marks.append(Mark.of(box=(x, y, x + width, y + height)))
+            marks.append(Mark.of(box=_turned((x, y, x + width, y + height), size, turn)))
         except (TypeError, ValueError, OverflowError, InvalidSupport):
             raise InvalidSupport(f"{where} has the bbox {box!r:.60}: expected x, y, width, height") from None
     return tuple(marks)
+
+
+def _turn(size: tuple[int, int] | None, file: Path, path: Path) -> int:
+    """The EXIF orientation by which boxes are to be turned: 1 where they are drawn on the upright picture.
+
+    As masks are: what fits the picture as stored, and not upright, was drawn before turning.
+    """
+    with decoding.open_file(file, "picture", InvalidImage) as image:
+        stored, turn = image.size, decoding.orientation(image)
+    upright = decoding.upright_size(stored, turn)
+    if size is None or size == upright:
+        return 1
+    if size == stored:
+        return turn
+    raise InvalidSupport(
+        f"{path} says that {file} is {size[0]}x{size[1]}, and it is {upright[0]}x{upright[1]}: boxes would lie "
+        "elsewhere; give the pictures that were annotated"
+    )
+
+
+def _turned(box: tuple[float, float, float, float], size: tuple[int, int] | None, turn: int) -> tuple[float, ...]:
+    if turn < 5 or size is None:
+        return box
+    x0, y0, x1, y1 = box
+    left, right = (size[1] - y1, size[1] - y0) if turn in (6, 7) else (y0, y1)
+    top, bottom = (size[0] - x1, size[0] - x0) if turn in (7, 8) else (x0, x1)
+    return left, top, right, bottom
 
 
 def _picture(entry: Any, path: Path) -> _Picture:
@@ -124,9 +159,9 @@ def find_picture(name: str, path: Path, images: Path | None) -> Path:
     parts = PurePosixPath(name.replace("\\", "/"))
     beside = path.parent
     folders = [images] if images is not None else [beside, beside / "images", beside.parent, beside.parent / "images"]
-    for folder in folders:
-        for candidate in (folder / parts, folder / parts.name):
-            if candidate.is_file():
-                return candidate
+    # The whole path anywhere goes before the bare name anywhere: another picture may be called the same.
+    for candidate in (*(folder / parts for folder in folders), *(folder / parts.name for folder in folders)):
+        if candidate.is_file():
+            return candidate
     looked = str(images) if images is not None else f"{beside} and its images/, and one folder up"
     raise InvalidSupport(f"picture {name} of {path} is not in {looked}: give its folder with --images")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _IGNORED: Final = "__ignore__"
 _BACKGROUND: Final = "_background_"
-_AREAS: Final = ("polygon", "rectangle", "oriented_rectangle", "circle", "mask")
+_AREAS: Final = ("polygon", "rectangle", "oriented_rectangle", "rotation", "circle", "mask")
 
 
 def is_labelme(content: Any) -> bool:
@@ -50,7 +51,8 @@ def read_labelme(
         raise InvalidSupport(
             f"{files[0][0].parent if len(files) > 1 else files[0][0]} has no shapes that cover an area"
         )
-    found = (example for label in known for example in _examples(label, shapes, images))
+    wanted = [label for label in known if not labels or label in labels]
+    found = (example for label in wanted for example in _examples(label, shapes, images))
     return Supports("labelme", chosen(found, known, labels, shots))
 
 
@@ -77,10 +79,10 @@ def _by_label(path: Path, content: Any) -> dict[str, list[Any]]:
 
 
 def _picture(path: Path, content: Any, images: Path | None) -> Path | Image.Image:
-    data = content.get("imageData")
-    if not data:
+    if not content.get("imageData"):
         return find_picture(str(content["imagePath"]), path, images)
     try:
+        data = json.loads(path.read_bytes())["imageData"]
         image: Image.Image = Image.open(io.BytesIO(base64.b64decode(data)))
         decoding.check_pixels(image.size, f"the picture in {path}", InvalidImage)
     except (ValueError, TypeError, OSError, Image.DecompressionBombError) as error:
@@ -111,6 +113,8 @@ def _filled(shape: Any, size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
         points = np.zeros(0)
     if points.ndim != 2 or points.shape[1] != 2:
         raise InvalidSupport(f"{where} has points that are no pairs x, y: {shape.get('points')!r:.60}")
+    if kind == "rectangle" and len(points) == 4:  # X-AnyLabeling's
+        points = np.stack([points.min(0), points.max(0)])
     if kind in ("rectangle", "circle", "mask") and len(points) != 2:
         raise InvalidSupport(f"{where} has {len(points)} points: expected 2")
     if kind == "rectangle":

@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fewseg import decoding
 from fewseg.decoding import ImageLike
@@ -93,7 +94,7 @@ def _indices(path: Path, classes: dict[int, _Class]) -> NDArray[np.uint8]:
     """(H, W) class numbers, 255 ignored."""
     with decoding.open_file(path, "mask", InvalidMask) as image:
         image = decoding.decode(image, str(path), InvalidMask)
-        if image.mode in ("P", "L", "1"):
+        if image.mode in ("L", "1") or (image.mode == "P" and not _by_colours(image, classes)):
             return np.asarray(image).astype(np.uint8)
         colours = np.asarray(image.convert("RGB")).astype(np.uint32)
     packed = colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
@@ -110,6 +111,14 @@ def _indices(path: Path, classes: dict[int, _Class]) -> NDArray[np.uint8]:
             "a palette PNG, or list the colours in labelmap.txt"
         )
     return result
+
+
+def _by_colours(image: Image.Image, classes: dict[int, _Class]) -> bool:
+    """Whether all colours of a palette picture are those of classes: tools that shrink PNGs reorder palettes."""
+    palette = image.getpalette("RGB") or []
+    used = [int(i) for i in np.unique(np.asarray(image))]
+    colours = [tuple(palette[3 * i : 3 * i + 3]) for i in used]
+    return len(set(colours)) == len(used) and set(colours) <= {_RIM, *(entry.colour for entry in classes.values())}
 
 
 def _pack(colour: tuple[int, int, int]) -> int:

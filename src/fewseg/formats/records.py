@@ -49,8 +49,12 @@ class MaskRecord:
     """What data sets call the picture, a relative path with `/`; the picture's own name, or NAME.jpg, if empty."""
 
     def __post_init__(self) -> None:
+        if self.name in ("", "..") or Path(self.name).name != self.name or "\\" in self.name:
+            raise InvalidOption(f"a picture is called {self.name!r}: files are named so, give a name without folders")
         width, height = self.size
         for label, mask in self.masks.items():
+            if mask.dtype != np.bool_:
+                raise InvalidMask(f"the mask of {label!r} in {self.name} is {mask.dtype}: give bool, e.g. mask == 1")
             if mask.shape != (height, width):
                 raise InvalidMask(
                     f"the mask of {label!r} in {self.name} is {mask.shape[-1]}x{mask.shape[0]}, the picture "

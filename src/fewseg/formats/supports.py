@@ -118,7 +118,7 @@ def _looks_known(file: Path) -> bool:
     """Whether its beginning has a key of one of the formats; other JSON files may lie about."""
     with file.open("rb") as stream:
         start = stream.read(1 << 20)
-    return any(f'"{key}"'.encode() in start for key in ("shapes", "images", "annotations", "categories"))
+    return any(f'"{key}"'.encode() in start for key in ("shapes", "images", "annotations", "categories", "imageData"))
 
 
 def _has_masks(root: Path) -> bool:
@@ -129,6 +129,9 @@ def _parsed(file: Path) -> Any:
     if file.suffix.lower() != ".json":
         raise InvalidSupport(f"support {file} is a file, not a folder, and no JSON either: give {_LOOKED_FOR}")
     try:
-        return json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InvalidSupport(f"{file} is damaged or no JSON ({error}): export it again") from error
+    if isinstance(content, dict) and content.get("imageData"):
+        content["imageData"] = True  # labelme's: read again where it is wanted, or all pictures would be in memory
+    return content

@@ -16,6 +16,7 @@ from shapely import Polygon
 
 from fewseg.errors import OutputError
 from fewseg.files import make_folder, replacing
+from fewseg.formats.kept import COCO_MARK
 from fewseg.formats.polygons import one_ring
 from fewseg.formats.writer import Labels, Page
 
@@ -71,7 +72,7 @@ class CocoWriter:
 
     def finish(self) -> int:
         """Write the file: all or nothing."""
-        about = {"description": "Masks by fewseg: one category a label, `score` in [0, 1]", "version": "1.0"}
+        about = {"description": f"{COCO_MARK}: one category a label, `score` in [0, 1]", "version": "1.0"}
         categories = [
             {"id": i, "name": name, "supercategory": "object"} for i, name in enumerate(self._labels.names, 1)
         ]

@@ -13,6 +13,7 @@ from shapely.geometry.polygon import orient
 
 from fewseg.errors import InvalidImage
 from fewseg.files import make_folder, write_text
+from fewseg.formats.kept import YOLO_MARK, write_correctable
 from fewseg.formats.polygons import one_ring
 from fewseg.formats.writer import Labels, Page, copy_picture
 
@@ -24,18 +25,23 @@ class YoloWriter:
     """`yolo/`: a data set for YOLO's segmentation models.
 
     data.yaml, images/NAME.jpg and labels/NAME.txt, with a line `CLASS x1 y1 x2 y2 ...` for every region, coordinates
-    as shares of width and height; holes are cut into the outline. A picture without labels has an empty file.
+    as shares of width and height; holes are cut into the outline. A picture without labels has an empty file. Pictures
+    that somebody moved with their labels, to validate on them, stay where they are, and so does what data.yaml says of
+    folders.
     """
 
     def __init__(self, out: Path, labels: Labels) -> None:
         self._out, self._labels = out / "yolo", labels
-        make_folder(self._out / "labels")
+        here = self._out / "labels"
+        self._moved = {path.stem: path for path in sorted(self._out.rglob("*.txt")) if path.parent != here}
+        make_folder(here)
         make_folder(self._out / "images")
 
     def add(self, page: Page) -> int:
         """The label file, and the picture where pictures are copied."""
         record, files = page.record, 1
-        if page.options.copy_pictures != "never":
+        target = self._moved.get(record.name, self._out / "labels" / f"{record.name}.txt")
+        if page.options.copy_pictures != "never" and record.name not in self._moved:
             source = page.needed_picture("a copy for YOLO")
             copy_picture(source, self._out / "images" / f"{record.name}{source.suffix.lower()}")
             files += 1
@@ -44,18 +50,25 @@ class YoloWriter:
             for region in page.regions(label):
                 corners = (one_ring(region) / record.size).clip(0, 1)
                 lines.append(f"{self._labels.number(label)} " + " ".join(f"{v:.7g}" for v in corners.ravel()))
-        write_text(self._out / "labels" / f"{record.name}.txt", "".join(line + "\n" for line in lines))
+        write_text(target, "".join(line + "\n" for line in lines))
         return files
 
     def finish(self) -> int:
         """data.yaml; without `path`, folders are beside the file."""
         names = "".join(f"  {i}: {_quoted(name)}\n" for i, name in enumerate(self._labels.names))
-        text = (
-            "# Pictures and masks by fewseg: move some pictures (and their labels) to a val folder before training.\n"
-            f"train: images\nval: images\nnames:{' {}' if not names else ''}\n{names}"
-        )
-        write_text(self._out / "data.yaml", text)
+        head = f"{YOLO_MARK}: move some pictures (and their labels) to a val folder before training.\n"
+        text = f"names:{' {}' if not names else ''}\n{names}"
+        write_text(self._out / "data.yaml", head + self._folders() + text)
         return 1
+
+    def _folders(self) -> str:
+        """Lines about folders: those that are there, or one folder for everything."""
+        try:
+            lines = (self._out / "data.yaml").read_text("utf-8").splitlines()
+        except (OSError, ValueError):
+            lines = []
+        kept = [line for line in lines if line.startswith(("path:", "train:", "val:", "test:"))]
+        return "".join(f"{line}\n" for line in kept) or "train: images\nval: images\n"
 
     def close(self) -> None:
         """Nothing is held."""
@@ -97,8 +110,7 @@ class LabelmeWriter:
             "imageHeight": record.size[1],
             "imageWidth": record.size[0],
         }
-        write_text(self._out / f"{record.name}.json", json.dumps(content, indent=2) + "\n")
-        return files
+        return files - 1 + write_correctable(self._out / f"{record.name}.json", content, _shapes)
 
     @staticmethod
     def _shape(label: str, description: str, points: list[list[float]]) -> dict[str, Any]:
@@ -147,8 +159,7 @@ class GeoJsonWriter:
             "features": features,
             "picture": {"file_name": page.record.known_as, "width": width, "height": height},
         }
-        write_text(self._out / f"{page.record.name}.geojson", json.dumps(content) + "\n")
-        return 1
+        return write_correctable(self._out / f"{page.record.name}.geojson", content, _features)
 
     def finish(self) -> int:
         """Nothing is left to write."""
@@ -156,6 +167,15 @@ class GeoJsonWriter:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _shapes(content: dict[str, Any]) -> Any:
+    """What a person changes in labelme, which fills in keys of its own."""
+    return [[shape.get(key) for key in ("label", "points", "shape_type")] for shape in content["shapes"]]
+
+
+def _features(content: dict[str, Any]) -> Any:
+    return [[feature["geometry"], feature["properties"]["label"]] for feature in content["features"]]
 
 
 def _pointing_to(picture: Path, folder: Path) -> str:
