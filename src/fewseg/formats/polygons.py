@@ -18,6 +18,7 @@ import numpy as np
 import shapely
 from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from shapely import MultiPolygon, Polygon
 
 MAX_CHANGE: Final = 0.02
@@ -27,6 +28,10 @@ _CUT: Final = 0.36
 """Pixels by which a line between the middles of two edges cuts off the corner between them, at most (sqrt(1/8))."""
 _LEAST: Final = 0.1
 """Below this tolerance the exact outline is the better choice."""
+_MUCH_WORK: Final = 10**6
+"""Holes times corners of a region from which it pays to see first whether simplification can succeed."""
+_MOST_WORK: Final = 1_500_000_000
+"""Holes times corners that all rounds of simplification may look at together: some ten seconds."""
 
 Ring: TypeAlias = NDArray[np.float64]
 """(n, 2) corners x, y in pixels; the last one is joined to the first."""
@@ -66,20 +71,30 @@ def _outlined(middles: Sequence[Ring], tolerance: float, min_area: float) -> lis
     # centres, and lean to neither side, so they are what is simplified.
     smooth = _without_specks(Polygon(middles[0], middles[1:]), min_area)
     kept = [_without_specks(part, min_area) for part in exact]
-    allowed = tolerance - _CUT
-    while allowed > _LEAST:
+    simple = _simplified(smooth, MultiPolygon(kept), tolerance - _CUT)
+    return kept if simple is None else [simple]
+
+
+def _simplified(smooth: Polygon, exact: MultiPolygon, allowed: float) -> Polygon | None:
+    """`smooth` simplified by as much as is allowed and changes it and the exact region little; None for not at all."""
+    # A round looks for every hole at every line.
+    work = len(smooth.interiors) * int(shapely.get_num_coordinates(smooth))
+    most = 1.5 * MAX_CHANGE * (1 + MAX_CHANGE) * smooth.area  # between two that one polygon is near enough to
+    if allowed > _LEAST and work > _MUCH_WORK and smooth.symmetric_difference(exact).area > most:
+        return None
+    left = _MOST_WORK
+    while allowed > _LEAST and left >= work:
         simple = smooth.simplify(allowed, preserve_topology=True)
-        if isinstance(simple, Polygon) and simple.is_valid and _alike(simple, smooth, kept):
-            return [simple]
+        if isinstance(simple, Polygon) and simple.is_valid:
+            changed = simple.symmetric_difference(smooth).area
+            if changed <= MAX_CHANGE / 2 * smooth.area:
+                if simple.symmetric_difference(exact).area <= MAX_CHANGE * simple.area:
+                    return simple
+                if changed == 0:
+                    return None  # nor would less simplification change anything
         allowed *= 0.7
-    return kept
-
-
-def _alike(simple: Polygon, smooth: Polygon, exact: Sequence[Polygon]) -> bool:
-    """Whether simplification added and removed little, both to what was simplified and to the region itself."""
-    if simple.symmetric_difference(smooth).area > MAX_CHANGE / 2 * smooth.area:
-        return False
-    return simple.symmetric_difference(MultiPolygon(list(exact))).area <= MAX_CHANGE * simple.area
+        left -= work
+    return None
 
 
 def _pixel_corners(middles: Ring) -> Ring:
@@ -117,14 +132,15 @@ def one_ring(region: Polygon) -> Ring:
     Filled by any rule (even-odd or winding) it covers what the region covers; only what draws the outline itself also
     draws the cut.
     """
-    outline = _open(np.asarray(region.exterior.coords), clockwise=True)
+    rings = [_open(np.asarray(region.exterior.coords), clockwise=True)]
+    if not region.interiors:
+        return rings[0]
     # From the left: the nearest corner of what is joined so far is then never behind another hole's far side for long.
-    holes = sorted(
+    rings += sorted(
         (_open(np.asarray(h.coords), clockwise=False) for h in region.interiors), key=lambda h: h[:, 0].min()
     )
-    for hole in holes:
-        outline = _joined(outline, hole)
-    return outline
+    points, starts = np.concatenate(rings), np.cumsum([0, *map(len, rings)])
+    return points[_joined(starts, *_nearest_before(points, starts))]
 
 
 def _open(ring: Ring, *, clockwise: bool) -> Ring:
@@ -138,16 +154,43 @@ def signed_area(ring: Ring) -> float:
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 
 
-def _joined(outline: Ring, hole: Ring) -> Ring:
-    """The outline with a hole, by the shortest cut between two corners."""
-    start, best = 0, (np.inf, 0, 0)
-    while start < len(hole):  # in parts: the table of distances would be large for long outlines
-        part = hole[start : start + max(1, 2_000_000 // len(outline))]
-        distances = ((part[:, None] - outline[None]) ** 2).sum(2)
-        index = int(distances.argmin())
-        i, j = divmod(index, len(outline))
-        best = min(best, (float(distances[i, j]), start + i, j))
-        start += len(part)
-    _, i, j = best
-    around = np.concatenate([hole[i:], hole[: i + 1]])
-    return np.concatenate([outline[: j + 1], around, outline[j:]])
+def _nearest_before(points: Ring, starts: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """For every corner the distance to the nearest one of all rings before its own, and where in `points` that is.
+
+    Ring n is `points[starts[n]:starts[n + 1]]`; the distances of the first ring's corners are infinite.
+    """
+    distances, nearest = np.full(len(points), np.inf), np.zeros(len(points), np.intp)
+    spans = [(0, len(starts) - 1)]
+    while spans:  # the later half of a span's rings against the earlier half, then each half likewise
+        first, last = spans.pop()
+        if last - first < 2:
+            continue
+        middle = (first + last) // 2
+        start, half, end = starts[[first, middle, last]]
+        found, places = cKDTree(points[start:half]).query(points[half:end])
+        closer = half + np.flatnonzero(found < distances[half:end])
+        distances[closer], nearest[closer] = found[closer - half], start + places[closer - half]
+        spans += [(first, middle), (middle, last)]
+    return distances, nearest
+
+
+def _joined(starts: NDArray[np.intp], distances: NDArray[np.float64], nearest: NDArray[np.intp]) -> list[int]:
+    """The order of the corners in one outline, every ring cut open to those before it by the shortest cut."""
+    count = int(starts[-1])
+    corners = list(range(count))  # then the two ends of every cut a second time, for the way back
+    after = list(range(1, count + 1))
+    for start, end in pairwise(starts.tolist()):
+        after[end - 1] = start
+    for start, end in pairwise(starts[1:].tolist()):
+        here = start + int(distances[start:end].argmin())
+        there = int(nearest[here])
+        back = len(corners)
+        corners += [here, there]
+        after += [back + 1, after[there]]
+        after[here - 1 if here > start else end - 1] = back
+        after[there] = here
+    order, at = [0], after[0]
+    while at:
+        order.append(corners[at])
+        at = after[at]
+    return order
