@@ -314,6 +314,19 @@ def test_coco_pictures_in_folders_are_told_apart(tmp_path: Path) -> None:
         read_supports(tmp_path / "set.json", images=tmp_path)
 
 
+def test_numbers_that_tools_write_as_text(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    content = coco((1, 7, rle(A)), (1, 3, [[]]))
+    content["annotations"][0] |= {"image_id": "1", "category_id": 7.0}
+    content["annotations"][1] |= {"bbox": [58, 18, 25, 25]}
+    supports = read_supports(write(tmp_path / "set.json", content))
+    red, blue = sorted(supports.examples, key=lambda e: e.label, reverse=True)
+    np.testing.assert_array_equal(red.mask() == 1, A)
+    assert blue.load_mask is None
+    assert blue.load_marks is not None
+    assert blue.load_marks()[0].box == (58, 18, 83, 43)
+
+
 def test_labels_that_are_not_wanted_need_no_pictures(tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg")
     content = coco((1, 7, rle(A)), (2, 3, rle(B)), pictures=("a.jpg", "gone.jpg"))

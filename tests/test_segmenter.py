@@ -355,6 +355,8 @@ def dot() -> np.ndarray:
         (lambda s: s.segment_batch([], batch_size=0), InvalidOption, "at least 1"),
         (lambda s: s.teach("a", *blob("red"), value=1.5), InvalidMask, "value 1.5 is neither an index nor a colour"),
         (lambda s: s.teach("a", *blob("red"), value="red"), InvalidMask, "value 'red' is neither"),
+        (lambda s: Segmenter(ColourMethod(), scales=1.25), InvalidOption, "scales 1.25: give a list"),
+        (lambda s: Segmenter(ColourMethod(), presence_threshold="0.5"), InvalidOption, "choose a number from 0 to 1"),
         (lambda s: Segmenter("default"), InvalidOption, "a str is no method: give one of create_method, or call"),
         (lambda s: Segmenter(ColourMethod(), precision=None), InvalidOption, "unknown precision None"),
         (lambda s: s.forget(None), InvalidSupport, "no label None"),

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import logging
+import numbers
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,13 +93,15 @@ class Segmenter:
             )
         self._device = choose_device(device)
         dtype = choose_dtype(precision, self._device, method.bfloat16_on)
+        if isinstance(scales, (int, float, str)):
+            raise InvalidOption(f"scales {scales!r}: give a list of factors, e.g. ({scales},)")
         self.scales = tuple(float(s) for s in scales)
         self.input_sizes = input_sizes(method.config.image_size, self.scales)
         self.flips = flips
         if presence_threshold is None:
             presence_threshold = float(method.extra.get("presence_threshold", DEFAULT_THRESHOLD))
-        if not 0 <= presence_threshold <= 1:
-            raise InvalidOption(f"presence threshold {presence_threshold:g}: choose one from 0 to 1")
+        if not isinstance(presence_threshold, numbers.Real) or not 0 <= presence_threshold <= 1:
+            raise InvalidOption(f"presence threshold {presence_threshold}: choose a number from 0 to 1")
         self.presence_threshold = presence_threshold
         self.model_fingerprint = fingerprint(method)  # of the weights as they come, before rounding
         self.source: dict[str, str] | None = None

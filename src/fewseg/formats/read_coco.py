@@ -51,7 +51,7 @@ def read_coco(path: Path, content: Any, images: Path | None, labels: tuple[str, 
         if place not in pictures or category not in names:
             missing = f"picture {place!r}" if place not in pictures else f"category {category!r}"
             raise InvalidSupport(f"{about} is of {missing}, which the file does not list: export it again")
-        if annotation.get("segmentation") or annotation.get("bbox"):
+        if _is_drawn(annotation) or annotation.get("bbox"):
             groups.setdefault((place, names[category]), []).append(annotation)
     if not groups:
         raise InvalidSupport(f"{path} has neither segmentations nor boxes: draw polygons, masks or boxes")
@@ -75,14 +75,20 @@ def _examples(
                 f"{path} lists {pictures[owners[file]].file_name} and {picture.file_name}, and both would be {file}: "
                 "keep the folders that the file names below --images"
             )
-        drawn = [a for a in group if a.get("segmentation")]
-        boxes = [a for a in group if not a.get("segmentation")]
+        drawn = [a for a in group if _is_drawn(a)]
+        boxes = [a for a in group if not _is_drawn(a)]
         load = partial(_mask, drawn, picture, file, path) if drawn else None
         load_marks = partial(_boxes, boxes, picture.size, file, path) if boxes else None
         share = None
         if picture.size is not None and all(isinstance(a.get("area"), (int, float)) for a in group):
             share = sum(a["area"] for a in group) / (picture.size[0] * picture.size[1])
         yield SupportExample(label, file, load, value=1, share=share, load_marks=load_marks)
+
+
+def _is_drawn(annotation: Any) -> bool:
+    """Whether it has a segmentation; some tools write `[[]]` beside a box."""
+    shape = annotation.get("segmentation")
+    return any(part != [] for part in shape) if isinstance(shape, list) else bool(shape)
 
 
 def _mask(group: list[Any], picture: _Picture, file: Path, path: Path) -> ImageLike:
@@ -149,9 +155,13 @@ def _picture(entry: Any, path: Path) -> _Picture:
 
 
 def _key(entry: Any, key: str, path: Path) -> Any:
-    if not isinstance(entry, dict) or not isinstance(entry.get(key), (int, str)):
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, (int, str)):
         raise InvalidSupport(f"{path} has an entry without {key}: {entry!r:.80}; export it again as COCO JSON")
-    return entry[key]
+    # Some tools write a number here and a text there.
+    return int(value) if isinstance(value, str) and key.endswith("id") and value.isdecimal() else value
 
 
 def find_picture(name: str, path: Path, images: Path | None) -> Path:
