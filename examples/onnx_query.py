@@ -16,12 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 
 class Graphs:
@@ -47,17 +49,59 @@ class Graphs:
         return {**shots, **(self.run("join", shots) if "join" in self.about["graphs"] else {})}
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Upright, RGB, transparency over white."""
-    image = ImageOps.exif_transpose(Image.open(path))
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
-        values = np.asarray(image)
-        deep = ";" in image.mode or values.max() > 255
-        image = Image.fromarray((values / (257 if deep else 1) + 0.5).astype(np.uint8))
+def open_picture(path: Path) -> tuple[Image.Image, int]:
+    """Upright, RGB, transparency over white; and the EXIF orientation of the file."""
+    stored = Image.open(path)
+    stored.load()  # which turns a TIFF
+    turn = stored.getexif().get(ExifTags.Base.Orientation, 1)
+    image = ImageOps.exif_transpose(stored)
+    if image.mode[0] in "IF":  # 16 bits or floats, which Pillow would clip
+        values = np.asarray(image).astype(np.float32)
+        most = 1 if image.mode == "F" else 65535 if ";" in image.mode or values.max() > 255 else 255
+        if not (values.min() >= 0 and values.max() <= most):
+            sys.exit(f"{path} has values from {values.min():g} to {values.max():g}: scale them to 0..{most}")
+        image = Image.fromarray((values * np.float32(255 / most) + np.float32(0.5)).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image.convert("RGB"), turn
+
+
+def read_mask(path: Path, size: tuple[int, int], turn: int) -> np.ndarray:
+    """(H, W), True in the foreground: all that is not 0, black or transparent, of one value.
+
+    `size` is the upright picture's, `turn` its orientation: a mask drawn on the picture as stored is turned likewise.
+    """
+    image, background = ImageOps.exif_transpose(Image.open(path)), 0
+    if image.mode in ("1", "L", "P") or image.mode[0] in "IF":
+        values = np.asarray(image)
+    else:
+        colours = np.asarray(image.convert("RGBA")).astype(np.uint32)
+        values = (colours[..., :3] @ np.array([1 << 16, 1 << 8, 1], np.uint32)) * (colours[..., 3] >= 128)
+    found = np.unique(values)
+    if image.mode == "P" and len(found) == 2:  # tools that shrink PNGs reorder palettes
+        background = palette_background(image, found.tolist())
+    if (found == background).all():
+        sys.exit(f"{path} has no foreground: mark the object with 255")
+    if (found != background).sum() > 1 or not np.isfinite(found).all():
+        sys.exit(f"{path} has more than two values: save it as PNG with 0 and 255 only")
+    mask = Image.fromarray((values != background).astype(np.uint8))
+    if mask.size != size and turn >= 5 and mask.size == size[::-1]:
+        mask.getexif()[ExifTags.Base.Orientation] = turn
+        mask = ImageOps.exif_transpose(mask)
+    if mask.size != size:
+        sys.exit(f"{path} is {mask.width}x{mask.height}, its picture {size[0]}x{size[1]}: save it at that size")
+    return np.asarray(mask) > 0
+
+
+def palette_background(image: Image.Image, used: list[int]) -> int:
+    """Of the two indices that a mask uses the one of the transparent or else of the black colour, otherwise 0."""
+    palette, clear = image.getpalette("RGB") or [], image.info.get("transparency", b"")
+    if isinstance(clear, int):  # one index; otherwise the opacity of the first ones
+        clear = b"\xff" * clear + b"\0"
+    transparent = [i for i in used if i < len(clear) and clear[i] < 128]
+    black = [i for i in used if palette[3 * i : 3 * i + 3] == [0, 0, 0]]
+    return next((those[0] for those in (transparent, black) if len(those) == 1), 0)
 
 
 def network_input(image: Image.Image, about: dict) -> np.ndarray:
@@ -67,9 +111,8 @@ def network_input(image: Image.Image, about: dict) -> np.ndarray:
     return ((pixels - np.float32(about["mean"])) / np.float32(about["std"])).transpose(2, 0, 1)
 
 
-def network_mask(path: Path, about: dict) -> np.ndarray:
-    """(s, s), 1 where the mask is not 0, nearest."""
-    mask = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("L")) > 0
+def network_mask(mask: np.ndarray, about: dict) -> np.ndarray:
+    """(s, s), nearest."""
     side = about["image_size"]
     rows, columns = (np.arange(side) * length // side for length in mask.shape)
     return mask[rows[:, None], columns].astype(np.float32)
@@ -131,13 +174,29 @@ def save_supports(graphs: Graphs, path: Path, labels: dict[str, dict[str, np.nda
 
 def teach(graphs: Graphs, labels: dict[str, dict[str, np.ndarray]], label: str, picture: Path, mask: Path) -> None:
     """Add one example of a label, new or known."""
-    images, masks = network_input(open_picture(picture), graphs.about), network_mask(mask, graphs.about)
+    image, turn = open_picture(picture)
+    images = network_input(image, graphs.about)
+    masks = network_mask(read_mask(mask, image.size, turn), graphs.about)
     if not masks.any():
-        sys.exit(f"{mask} has no foreground at the model's size: mark the object with 255")
+        sys.exit(f"{mask} has no foreground at the model's size: mark a larger object")
     shots = graphs.run("support", {"images": images[None, None], "masks": masks[None, None]})
     if label in labels:  # shots stand along the second dimension
         shots = {name: np.concatenate([labels[label][name], shot], 1) for name, shot in shots.items()}
     labels[label] = graphs.joined(shots)
+
+
+def folder_names(labels: Iterable[str]) -> dict[str, str]:
+    """Label to its folder, inside --out whatever the label is; as `fewseg segment` names them."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for label in labels:
+        name = plain = re.sub(r"[^\w\- .]", "_", label).strip(" .") or "_"
+        number = 2
+        while name.casefold() in taken:
+            name, number = f"{plain}_{number}", number + 1
+        taken.add(name.casefold())
+        names[label] = name
+    return names
 
 
 def main() -> int:
@@ -149,9 +208,14 @@ def main() -> int:
     parser.add_argument("--teach", nargs=3, action="append", default=[], metavar=("LABEL", "PICTURE", "MASK"))
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     args = parser.parse_args()
-    missing = [p for p in (args.model / "model.json", *args.pictures) if not p.is_file()]
+    taught = [Path(name) for _, *pair in args.teach for name in pair]
+    missing = [p for p in (args.model / "model.json", *args.pictures, *taught) if not p.is_file()]
     if missing:
         sys.exit(f"{missing[0]}: no such file; give a folder that fewseg export wrote, and pictures")
+    stems = {p.stem.casefold(): p for p in reversed(args.pictures)}
+    alike = [(stems[p.stem.casefold()], p) for p in args.pictures if stems[p.stem.casefold()] is not p]
+    if alike:
+        sys.exit(f"{alike[0][0]} and {alike[0][1]} would have the same masks: give them one by one, each its own --out")
     graphs = Graphs(args.model, args.threads)
     path = args.supports or args.model / "supports.npz"
     labels = read_supports(graphs, path)
@@ -161,11 +225,12 @@ def main() -> int:
         save_supports(graphs, path, labels)
     if not labels:
         sys.exit(f"{path} is not there: export with --support, or give --teach LABEL PICTURE MASK")
+    folders = folder_names(labels)
     for picture in args.pictures:
-        image = open_picture(picture)
+        image, _ = open_picture(picture)
         for label, tensors in labels.items():
             coarse = probability(graphs, image, tensors)
-            target = args.out / label / f"{picture.stem}.png"
+            target = args.out / folders[label] / f"{picture.stem}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(enlarged(coarse, *image.size) >= 0.5).save(target)
             present = score(coarse) >= graphs.about["presence_threshold"]

@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 import logging
-import numbers
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -100,7 +99,7 @@ class Segmenter:
         self.flips = flips
         if presence_threshold is None:
             presence_threshold = float(method.extra.get("presence_threshold", DEFAULT_THRESHOLD))
-        if not isinstance(presence_threshold, numbers.Real) or not 0 <= presence_threshold <= 1:
+        if not isinstance(presence_threshold, (int, float, np.floating)) or not 0 <= presence_threshold <= 1:
             raise InvalidOption(f"presence threshold {presence_threshold}: choose a number from 0 to 1")
         self.presence_threshold = presence_threshold
         self.model_fingerprint = fingerprint(method)  # of the weights as they come, before rounding
