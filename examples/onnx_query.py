@@ -49,12 +49,18 @@ class Graphs:
         return {**shots, **(self.run("join", shots) if "join" in self.about["graphs"] else {})}
 
 
+def decoded(path: Path) -> Image.Image:
+    """As stored, but for TIFF, which Pillow turns upright itself."""
+    image = Image.open(path)
+    image.filename = ""  # Pillow 13 maps files with a name into memory and scrambles TIFFs that are to be turned
+    image.load()
+    return image
+
+
 def open_picture(path: Path) -> tuple[Image.Image, int]:
     """Upright, RGB, transparency over white; and the EXIF orientation of the file."""
-    stored = Image.open(path)
-    stored.load()  # which turns a TIFF
-    turn = stored.getexif().get(ExifTags.Base.Orientation, 1)
-    image = ImageOps.exif_transpose(stored)
+    stored = decoded(path)
+    turn, image = stored.getexif().get(ExifTags.Base.Orientation, 1), ImageOps.exif_transpose(stored)
     if image.mode[0] in "IF":  # 16 bits or floats, which Pillow would clip
         values = np.asarray(image).astype(np.float32)
         most = 1 if image.mode == "F" else 65535 if ";" in image.mode or values.max() > 255 else 255
@@ -72,7 +78,7 @@ def read_mask(path: Path, size: tuple[int, int], turn: int) -> np.ndarray:
 
     `size` is the upright picture's, `turn` its orientation: a mask drawn on the picture as stored is turned likewise.
     """
-    image, background = ImageOps.exif_transpose(Image.open(path)), 0
+    image, background = ImageOps.exif_transpose(decoded(path)), 0
     if image.mode in ("1", "L", "P") or image.mode[0] in "IF":
         values = np.asarray(image)
     else:

@@ -125,9 +125,10 @@ def test_masks_drawn_on_turned_pictures(tmp_path: Path, onnx_query: ModuleType, 
     exif = Image.Exif()
     exif[ORIENTATION] = turn
     picture = tmp_path / f"picture.{ending}"
-    Image.new("RGB", SIZE).save(picture, exif=exif)
+    Image.fromarray(np.arange(96, dtype=np.uint8).reshape(8, 12)).save(picture, exif=exif)
     ours, (image, found) = open_picture(picture), onnx_query.open_picture(picture)
     assert (image.size, found) == (ours.size, ours.orientation)
+    np.testing.assert_array_equal(image, ours.image)
     upright = np.ones(ours.size[::-1], np.uint8)
     upright[2, 3] = 0
     for kind, values in {"stored": BYTES, "deep": BYTES.astype(np.uint16), "upright": upright}.items():
@@ -135,9 +136,9 @@ def test_masks_drawn_on_turned_pictures(tmp_path: Path, onnx_query: ModuleType, 
         Image.fromarray(values).save(path)
         try:
             expected = read_mask(path, size=ours.size, orientation=ours.orientation) == 1
-        except InvalidMask as reason:  # Pillow turns a TIFF itself: how it was stored is no longer known
+        except InvalidMask:  # Pillow turns a TIFF itself: how it was stored is no longer known
             assert ending == "tif"
-            with pytest.raises(SystemExit, match=str(reason)[-30:].split(": ")[0]):
+            with pytest.raises(SystemExit, match="is 12x8, its picture 8x12: save"):
                 onnx_query.read_mask(path, image.size, found)
         else:
             np.testing.assert_array_equal(onnx_query.read_mask(path, image.size, found), expected)
@@ -152,14 +153,12 @@ def test_deep_pictures_without_fewseg(tmp_path: Path, onnx_query: ModuleType, ki
     for most in (1.0,) if kind is np.float32 else (255, 65535):
         Image.fromarray((steps * most).astype(kind)).save(path)
         np.testing.assert_array_equal(onnx_query.open_picture(path)[0], open_picture(path).image)
-    if kind is not np.uint16:
-        for wrong in (steps * 70000, -steps):
-            Image.fromarray(wrong.astype(kind)).save(path)
-            if (wrong.astype(kind) != 0).any() and wrong.astype(kind).any():
-                with pytest.raises(InvalidImage, match="scale them to 0"):
-                    open_picture(path)
-                with pytest.raises(SystemExit, match="scale them to 0"):
-                    onnx_query.open_picture(path)
+    for factor in () if kind is np.uint16 else (70000, -9):
+        Image.fromarray((steps * factor).astype(kind)).save(path)
+        with pytest.raises(InvalidImage, match="scale them to 0"):
+            open_picture(path)
+        with pytest.raises(SystemExit, match="scale them to 0"):
+            onnx_query.open_picture(path)
 
 
 def write_model(folder: Path, *labels: str) -> Path:

@@ -28,8 +28,8 @@ _CUT: Final = 0.36
 """Pixels by which a line between the middles of two edges cuts off the corner between them, at most (sqrt(1/8))."""
 _LEAST: Final = 0.1
 """Below this tolerance the exact outline is the better choice."""
-_MUCH_WORK: Final = 10**6
-"""Holes times corners of a region from which it pays to see first whether simplification can succeed."""
+_MANY_HOLES: Final = 500
+"""With more holes than this it pays to see first whether simplification can succeed."""
 _MOST_WORK: Final = 1_500_000_000
 """Holes times corners that all rounds of simplification may look at together: some ten seconds."""
 
@@ -77,11 +77,11 @@ def _outlined(middles: Sequence[Ring], tolerance: float, min_area: float) -> lis
 
 def _simplified(smooth: Polygon, exact: MultiPolygon, allowed: float) -> Polygon | None:
     """`smooth` simplified by as much as is allowed and changes it and the exact region little; None for not at all."""
-    # A round looks for every hole at every line.
-    work = len(smooth.interiors) * int(shapely.get_num_coordinates(smooth))
     most = 1.5 * MAX_CHANGE * (1 + MAX_CHANGE) * smooth.area  # between two that one polygon is near enough to
-    if allowed > _LEAST and work > _MUCH_WORK and smooth.symmetric_difference(exact).area > most:
+    holes = len(smooth.interiors)
+    if allowed > _LEAST and holes > _MANY_HOLES and smooth.symmetric_difference(exact).area > most:
         return None
+    work = holes * int(shapely.get_num_coordinates(smooth))  # a round looks for every hole at every line
     left = _MOST_WORK
     while allowed > _LEAST and left >= work:
         simple = smooth.simplify(allowed, preserve_topology=True)
