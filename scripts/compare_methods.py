@@ -3,7 +3,7 @@
     python scripts/compare_methods.py DATA WEIGHTS [--out runs/compare] [--tiny runs/default/tiny.safetensors]
 
 DATA holds `coco_mini/` and `caltech101_24/`, WEIGHTS `mobilenetv2_100.safetensors` and a file for every other backbone
-that is asked for; `--tiny` is what distill.py wrote. Rows from 7 on are trained differently: `--rows 8 --epochs 5`.
+that is asked for; `--tiny` is what distill.py wrote. Rows 7 and 8 train SCCAN differently: `--rows 8 --epochs 5`.
 Trains on base classes, chooses the checkpoint on validation classes carved out of them, scores the novel classes. Every
 row is a run of its own that is left alone when it is finished: call again to go on. Prints the table and writes
 OUT/table.md. Times and memory are measured in the end, each in a process of its own, one query at a time, on the CPU:
@@ -74,8 +74,6 @@ ROWS = (
         ("width=128", "blocks=4", "heads=4", "dropout=0.0", "head_dropout=0.0", "alike_start=True"),
         recipe=(("lr", 1e-3), ("batch", 8), ("joined", 0.5)),
     ),
-    Row("DCAMA, published attention, joined pictures", "dcama", ("dropout=0.0",), recipe=(("joined", 0.5),)),
-    Row("HSNet, joined pictures", "hsnet", recipe=(("joined", 0.5),)),
 )
 BY_DEFAULT = 7
 """So many rows, the first, are one comparison; what follows is trained differently, and run when asked for."""
