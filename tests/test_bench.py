@@ -34,6 +34,7 @@ from fewseg.bench.timing import interleaved, summary
 from fewseg.bench.ways import prepare
 from fewseg.cli import main
 from fewseg.commands import bench as command
+from fewseg.devices import has_bfloat16
 from fewseg.errors import InvalidOption
 from fewseg.methods.dcama import DCAMA
 from helpers.colour_method import write_support
@@ -567,6 +568,19 @@ def _told(**given: object) -> tuple[BenchSettings, run.Plan]:
     return settings, command._plan(options, settings, ())
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_measured_where_there_are_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr("fewseg.commands.bench.has_bfloat16", lambda device: native)
+    usual = ("float32", "bfloat16") if native else ("float32",)
+    for quick in (True, False):
+        assert command._settings(command.Options(quick=quick, device="cpu")).precisions == usual
+        given = command.Options(quick=quick, device="cpu", precisions=("bfloat16",))
+        assert command._settings(given).precisions == ("bfloat16",)
+    assert isinstance(has_bfloat16(torch.device("cpu")), bool)
+
+
 def test_given_options_win_over_quick_ones() -> None:
     quick, plan = _told(quick=True)
     assert (quick.models, quick.shots, quick.repeats) == (("embedded",), (5,), 3)
@@ -576,7 +590,7 @@ def test_given_options_win_over_quick_ones() -> None:
     assert (given.models, given.shots, given.repeats) == (models[:2], (1, 5, 10), 5)
     assert plan.curve_models == plan.implementation_models == models[:2]
     usual, plan = _told()
-    assert usual == BenchSettings()
+    assert usual == dataclasses.replace(BenchSettings(), precisions=usual.precisions)  # these go by the device
     assert plan.curves == CURVES
 
 

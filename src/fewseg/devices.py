@@ -60,6 +60,14 @@ def choose_dtype(
     return torch.bfloat16 if native else torch.float32
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; others imitate it, slowly."""
+    if device.type != "cpu":
+        return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return has_bfloat16_tiles() or bool(supported is not None and supported())
+
+
 @cache
 def has_bfloat16_tiles() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in a unit of their own (AMX)."""

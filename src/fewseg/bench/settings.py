@@ -27,8 +27,6 @@ PARTS: Final[dict[str, str]] = {
 class Manner:
     """What is the same for a quick run and a whole one."""
 
-    precisions: tuple[str, ...] = ("float32", "bfloat16")
-    """Precisions, of both ways; training is measured in float32 alone."""
     levels: tuple[Level, ...] = LEVELS
     """op: what compares query and support; head: all behind the backbone; query: from picture to logits."""
     size: int | None = None
@@ -51,6 +49,8 @@ class BenchSettings(Manner):
     """Models to measure."""
     shots: tuple[int, ...] = (1, 5, 10)
     """Numbers of support pictures."""
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
+    """Precisions, of both ways; training is measured in float32 alone."""
     repeats: int = 5
     """Rounds, in each of which every way runs."""
 

@@ -19,6 +19,7 @@ from fewseg.bench.results import Results, open_results
 from fewseg.bench.run import Plan, about, full_plan, measure
 from fewseg.bench.settings import PARTS, QUICK, BenchSettings, Manner
 from fewseg.commands.common import progress_bar
+from fewseg.devices import has_bfloat16
 from fewseg.errors import InvalidOption, unknown
 from fewseg.files import make_folder, write_text
 
@@ -46,10 +47,12 @@ class Options(Manner):
     """Numbers of support pictures; 1 5 10 if not given."""
     repeats: int | None = None
     """Rounds, in each of which every way runs; 5 if not given."""
+    precisions: tuple[str, ...] | None = None
+    """Precisions, of both ways: float32, bfloat16, float16. If not given, float32, and bfloat16 where the device has
+    instructions for it. Training is measured in float32 alone."""
     quick: bool = False
-    """The embedded model's 5-shot queries only, in 3 rounds, in about a minute (minutes more where the processor has no
-    bf16: add --precisions float32); parts that are named come small too. Models, shots and repeats that are given count
-    instead."""
+    """The embedded model's 5-shot queries only, in 3 rounds, in about a minute; parts that are named come small too.
+    Models, shots and repeats that are given count instead."""
     out: Path | None = None
     """Folder for results.json, results.md and the plots; goes on with what is there."""
     json: Path | None = None
@@ -72,7 +75,7 @@ def run(options: Options) -> int:
     """Measure, print the tables, write what was asked for."""
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     settings = _settings(options)
-    parts = _parts(options)
+    parts = _parts(options, settings)
     plan = _plan(options, settings, parts)
     results = open_results(options.out, about(settings), overwrite=options.overwrite, parts=parts)
     with progress_bar("measuring") as advance:
@@ -83,7 +86,7 @@ def run(options: Options) -> int:
     return 0
 
 
-def _parts(options: Options) -> tuple[str, ...]:
+def _parts(options: Options, settings: BenchSettings) -> tuple[str, ...]:
     """The parts that were named, or the usual ones; what cannot be read or written is said before it is measured."""
     for part in options.parts:
         if part not in PARTS:
@@ -97,7 +100,7 @@ def _parts(options: Options) -> tuple[str, ...]:
             parts = tuple(part for part in parts if part in ("queries", "accuracy"))
     if "accuracy" in parts:
         open_data(options.data)
-        for variant in variants(options.budgets, options.precisions):
+        for variant in variants(options.budgets, settings.precisions):
             load_variant(options.checkpoint, variant, options.size)
     if options.json is not None:
         if options.json.is_dir():
@@ -110,7 +113,10 @@ def _settings(options: Options) -> BenchSettings:
     """What was given, and for the rest the usual values, or those of --quick."""
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(BenchSettings)}
     usual = QUICK if options.quick else BenchSettings()
-    return dataclasses.replace(usual, **{name: value for name, value in given.items() if value is not None})
+    settings = dataclasses.replace(usual, **{name: value for name, value in given.items() if value is not None})
+    if options.precisions is None and not has_bfloat16(settings.torch_device):
+        return dataclasses.replace(settings, precisions=("float32",))
+    return settings
 
 
 def _plan(options: Options, settings: BenchSettings, parts: tuple[str, ...]) -> Plan:
