@@ -78,12 +78,15 @@ def test_yolos_validation_pictures_stay_where_they_were_moved(tmp_path: Path) ->
     for part, ending in (("images", "jpg"), ("labels", "txt")):
         (root / "val" / part).mkdir(parents=True)
         (root / part / f"b.{ending}").rename(root / "val" / part / f"b.{ending}")
+    notes = root / "a.txt"
+    notes.write_text("mine")
     about = root / "data.yaml"
     about.write_text(about.read_text().replace("val: images", "val: val/images"))
     export_masks([both[0], MaskRecord("b", SIZE, {"red": A}, picture=both[1].picture)], tmp_path, ["yolo"])
     found = yaml.safe_load(about.read_text())
     assert (found["train"], found["val"]) == ("images", "val/images")
     assert sorted(p.relative_to(root).as_posix() for p in root.rglob("b.*")) == ["val/images/b.jpg", "val/labels/b.txt"]
+    assert notes.read_text() == "mine", "only folders of labels hold labels"
     assert len((root / "val" / "labels" / "b.txt").read_text().splitlines()) == 1, "its labels are brought up to date"
 
 

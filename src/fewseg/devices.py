@@ -53,10 +53,7 @@ def choose_dtype(
         return PRECISIONS[name]
     if device.type not in bfloat16_on:
         return torch.float32
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        native = device.type == "cpu" and has_bfloat16_tiles()
+    native = has_bfloat16_tiles() if device.type == "cpu" else device.type == "cuda" and has_bfloat16(device)
     return torch.bfloat16 if native else torch.float32
 
 

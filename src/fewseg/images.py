@@ -91,8 +91,14 @@ def open_picture(image: ImageLike, *, at_least: int | None = None) -> Picture:
 
 def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) of a file's picture, upright, without decoding it; raises `InvalidImage`."""
+    return picture_header(path)[0]
+
+
+def picture_header(path: str | os.PathLike[str]) -> tuple[tuple[int, int], int]:
+    """`picture_size` and the EXIF orientation, without decoding the pixels; raises `InvalidImage`."""
     with decoding.open_file(path, "picture", InvalidImage) as image:
-        return decoding.upright_size(image.size, decoding.orientation(image))
+        orientation = decoding.orientation(image)
+        return decoding.upright_size(image.size, orientation), orientation
 
 
 def _reduced(image: Image.Image, name: str, at_least: int) -> Image.Image:

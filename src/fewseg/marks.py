@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fewseg.errors import InvalidSupport
 
@@ -157,3 +158,9 @@ def parse_marks(text: str | bytes, name: str) -> tuple[Mark, ...]:
     if not marks:
         raise InvalidSupport(f"{name} holds no marks: give an object with {_KINDS}")
     return tuple(marks)
+
+
+def require_outlined(mask: NDArray[np.bool_], whose: str) -> None:
+    """Raise `InvalidSupport` where the marks of `whose` became an empty mask, which nothing can be learnt from."""
+    if not mask.any():
+        raise InvalidSupport(f"the marks of {whose} outline nothing: draw a larger box, or a point inside")

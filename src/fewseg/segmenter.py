@@ -27,7 +27,7 @@ from fewseg.errors import InvalidCheckpoint, InvalidMask, InvalidOption, Invalid
 from fewseg.full_size import full_size_prediction
 from fewseg.images import ImageLike, read_mask
 from fewseg.inputs import PreparedPicture, input_sizes, open_for, prepare
-from fewseg.marks import Mark
+from fewseg.marks import Mark, require_outlined
 from fewseg.masks import MaskValue
 from fewseg.methods import FewShotMethod
 from fewseg.ops.resize import resize
@@ -231,8 +231,7 @@ class Segmenter:
         if value is not None:
             raise InvalidOption(f"value {value!r} chooses in a mask, and {label!r} has none: leave it out")
         mask = self.outline(image, **given)
-        if not mask.any():
-            raise InvalidSupport(f"the marks of {label!r} outline nothing: draw a larger box, or a point inside")
+        require_outlined(mask, repr(label))
         return mask
 
     @torch.no_grad()

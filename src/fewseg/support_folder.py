@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from fewseg.decoding import ImageLike
 from fewseg.errors import FewsegError, InvalidOption, InvalidSupport
-from fewseg.marks import ENDING, Mark, read_marks
+from fewseg.marks import ENDING, Mark, read_marks, require_outlined
 from fewseg.pairs import pairs_in, pictures_in
 from fewseg.segmenter import Segmenter
 
@@ -92,8 +92,7 @@ def outlined(segmenter: Segmenter, picture: ImageLike, marks: Sequence[Mark]) ->
         mask = segmenter.outline_marks(picture, marks)
     except (InvalidSupport, InvalidOption) as error:
         raise InvalidSupport(f"marks of {name}: {error}") from error
-    if not mask.any():
-        raise InvalidSupport(f"the marks of {name} outline nothing: draw a larger box, or a point inside")
+    require_outlined(mask, name)
     return mask
 
 

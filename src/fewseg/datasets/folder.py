@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewseg import decoding
-from fewseg.errors import InvalidDataset, InvalidImage, InvalidMask, unknown
-from fewseg.images import read_image, read_mask
+from fewseg.errors import InvalidDataset, InvalidMask, unknown
+from fewseg.images import picture_header, read_image, read_mask
 from fewseg.pairs import pairs_in, pictures_in
 from fewseg.types import IGNORE
 
@@ -134,7 +134,7 @@ class FolderDataset:
         return tuple(tuple(names) for names in found)
 
     def _read_indexed(self, item: _Item) -> _Entry:
-        size, orientation = _header(item.picture)
+        size, orientation = picture_header(item.picture)
         with decoding.open_file(item.mask, "mask", InvalidMask) as image:
             if image.mode not in ("L", "P", "1"):
                 raise InvalidDataset(f"{item.mask} is a {image.mode} picture: save index masks as 8-bit grey")
@@ -167,16 +167,9 @@ def _by_name(items: Iterable[_Item]) -> dict[str, _Item]:
 
 def _read_single(item: _Item) -> _Entry:
     assert item.class_id is not None
-    size, orientation = _header(item.picture)
+    size, orientation = picture_header(item.picture)
     mask = read_mask(item.mask, size=size, orientation=orientation)
     return _Entry(size, orientation, {item.class_id: float(np.count_nonzero(mask == 1) / mask.size)})
-
-
-def _header(picture: Path) -> tuple[tuple[int, int], int]:
-    """Upright size and EXIF orientation, without decoding the pixels."""
-    with decoding.open_file(picture, "picture", InvalidImage) as image:
-        orientation = decoding.orientation(image)
-        return decoding.upright_size(image.size, orientation), orientation
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ SUPPORTS: Final = "supports.npz"
 """Usual name of the file."""
 
 
-@torch.no_grad()
 def check_supports(segmenter: Segmenter) -> None:
     """Raises what `save_supports` does for a segmenter that it cannot write."""
     segmenter.require_labels()
@@ -29,6 +28,7 @@ def check_supports(segmenter: Segmenter) -> None:
         )
 
 
+@torch.no_grad()
 def save_supports(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
     """Write all labels of a segmenter to a `.npz`, atomically; read it with `numpy.load`, no pickle.
 

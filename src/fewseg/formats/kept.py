@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 COCO_MARK: Final = "Masks by fewseg"
 YOLO_MARK: Final = "# Pictures and masks by fewseg"
-"""What the files about all pictures begin with, more or less."""
+"""What the files about all pictures have near their beginning."""
 
 _WHOLE: Final = {
     "coco": ("coco.json", COCO_MARK),
@@ -47,7 +47,9 @@ def _require_ours(path: Path, mark: str) -> None:
     raise OutputError(f"{path} is not one of ours: choose another output folder, or move it away")
 
 
-def write_correctable(path: Path, content: dict[str, Any], drawn: Callable[[dict[str, Any]], Any]) -> int:
+def write_correctable(
+    path: Path, content: dict[str, Any], drawn: Callable[[dict[str, Any]], Any], *, indent: int | None = None
+) -> int:
     """Write JSON that people correct, unless somebody has; gives the number of files written.
 
     `drawn` picks from such content what a correction changes. Raises `OutputError`.
@@ -55,7 +57,7 @@ def write_correctable(path: Path, content: dict[str, Any], drawn: Callable[[dict
     if _is_corrected(path, drawn):
         log.warning("%s was changed by hand and stays: delete it to have it made anew", path)
         return 0
-    write_text(path, json.dumps({**content, _KEY: _digest(drawn(content))}, indent=1) + "\n")
+    write_text(path, json.dumps({**content, _KEY: _digest(drawn(content))}, indent=indent) + "\n")
     return 1
 
 

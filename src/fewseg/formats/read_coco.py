@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from fewseg import decoding
 from fewseg.decoding import ImageLike
-from fewseg.errors import InvalidImage, InvalidSupport
+from fewseg.errors import InvalidSupport
 from fewseg.formats.examples import SupportExample, Supports, chosen
 from fewseg.formats.raster import check_size, fill_polygons, fill_run_lengths
-from fewseg.images import picture_size
+from fewseg.images import picture_header, picture_size
 from fewseg.marks import Mark
 
 
@@ -126,12 +126,10 @@ def _turn(size: tuple[int, int] | None, file: Path, path: Path) -> int:
 
     As masks are: what fits the picture as stored, and not upright, was drawn before turning.
     """
-    with decoding.open_file(file, "picture", InvalidImage) as image:
-        stored, turn = image.size, decoding.orientation(image)
-    upright = decoding.upright_size(stored, turn)
+    upright, turn = picture_header(file)
     if size is None or size == upright:
         return 1
-    if size == stored:
+    if decoding.upright_size(size, turn) == upright:
         return turn
     raise InvalidSupport(
         f"{path} says that {file} is {size[0]}x{size[1]}, and it is {upright[0]}x{upright[1]}: boxes would lie "

@@ -33,7 +33,11 @@ class YoloWriter:
     def __init__(self, out: Path, labels: Labels) -> None:
         self._out, self._labels = out / "yolo", labels
         here = self._out / "labels"
-        self._moved = {path.stem: path for path in sorted(self._out.rglob("*.txt")) if path.parent != here}
+        self._moved = {
+            path.stem: path
+            for path in sorted(self._out.rglob("*.txt"))
+            if "labels" in path.relative_to(self._out).parts[:-1] and path.parent != here
+        }
         make_folder(here)
         make_folder(self._out / "images")
 
@@ -110,7 +114,7 @@ class LabelmeWriter:
             "imageHeight": record.size[1],
             "imageWidth": record.size[0],
         }
-        return files - 1 + write_correctable(self._out / f"{record.name}.json", content, _shapes)
+        return files - 1 + write_correctable(self._out / f"{record.name}.json", content, _shapes, indent=2)
 
     @staticmethod
     def _shape(label: str, description: str, points: list[list[float]]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, File, Form, Header, Query, UploadFile
 from fastapi.responses import Response
 
-from fewseg.errors import InvalidMask, InvalidOption
-from fewseg.marks import Mark, parse_marks
+from fewseg.errors import InvalidOption
+from fewseg.marks import Mark, parse_marks, require_outlined
 from fewseg.masks import MaskValue
 from fewseg.server.limits import Limits
 from fewseg.server.model import ServedModel
@@ -136,8 +136,7 @@ def _encode_marked(
     for image, objects in zip(images, _parsed(texts, limits), strict=True):
         with open_sent(image.file, "picture", limits) as picture:
             mask = model.outline(picture, objects)
-            if not mask.any():
-                raise InvalidMask(f"the marks of {label!r} outline nothing: draw a larger box, or a point inside")
+            require_outlined(mask, repr(label))
             shots.append(model.encode(label, picture, mask))
         outlines.append(run_lengths(mask))
     return shots, outlines
