@@ -142,9 +142,14 @@ def probability(graphs: Graphs, image: Image.Image, label: dict[str, np.ndarray]
     return 1 / (1 + np.exp(logits[0] - logits[1]))
 
 
-def score(coarse: np.ndarray) -> float:
-    """Mean probability of the most confident 1 % of the pixels."""
-    return float(np.sort(coarse, axis=None)[-max(1, round(coarse.size * 0.01)) :].mean())
+def score(coarse: np.ndarray, about: dict) -> float:
+    """How probable the label is to be in the picture, from the mean of the most confident 1 % of the pixels."""
+    sure = float(np.sort(coarse, axis=None)[-max(1, round(coarse.size * 0.01)) :].mean())
+    slope, offset = about["presence_scale"]
+    if (slope, offset) == (1, 0):  # the model has no scale
+        return sure
+    sure = min(max(sure, 0.002), 0.998)
+    return float(1 / (1 + np.exp(-(slope * np.log(sure / (1 - sure)) + offset))))
 
 
 def read_supports(graphs: Graphs, path: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -173,6 +178,7 @@ def save_supports(graphs: Graphs, path: Path, labels: dict[str, dict[str, np.nda
             fingerprint=np.array(about["fingerprint"]),
             image_size=np.array(about["image_size"]),
             presence_threshold=np.array(about["presence_threshold"]),
+            presence_scale=np.array(about["presence_scale"]),
             **arrays,
         )
     os.replace(new, path)
@@ -239,8 +245,9 @@ def main() -> int:
             target = args.out / folders[label] / f"{picture.stem}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(enlarged(coarse, *image.size) >= 0.5).save(target)
-            present = score(coarse) >= graphs.about["presence_threshold"]
-            print(f"{target}  {label} {'present' if present else 'absent'}, score {score(coarse):.4f}")
+            sure = score(coarse, graphs.about)
+            present = sure >= graphs.about["presence_threshold"]
+            print(f"{target}  {label} {'present' if present else 'absent'}, score {sure:.4f}")
     return 0
 
 

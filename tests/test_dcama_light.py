@@ -30,10 +30,13 @@ def light(seed: int = 0, **config: object) -> DCAMA:
     method = create_method("dcama", backbone="tiny", backbone_options=options, image_size=64, **choices)
     for parameter in method.trainable_parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
+    for parameter in method.backbone.parameters():  # as they begin, maps get ten times smaller with every block
+        parameter.data *= 2.2
     assert isinstance(method, DCAMA)
     if isinstance(method.decoder, LightDecoder):
         method.decoder.sureness.copy_(0.3 * torch.randn(2, 2))
         method.decoder.leniency.copy_(torch.tensor([2.0, 0.4]))
+        method.decoder.usual.copy_(0.2 * torch.randn(len(method.decoder.usual)))
     return method
 
 
@@ -154,15 +157,40 @@ def test_weights_learn_without_the_factors() -> None:
 
 def test_what_is_unlike_the_support_has_a_lower_likeness() -> None:
     method = light()
-    torch.manual_seed(3)
-    picture = torch.randn(1, 3, 64, 64)
+    assert isinstance(method.decoder, LightDecoder)
+    method.decoder.usual.zero_()
+    picture = torch.zeros(1, 3, 64, 64)
+    picture[:, 0, 32:, :32] = 2
     mask = torch.zeros(1, 1, 64, 64)
-    mask[:, :, 16:48, 16:48] = 1
+    mask[:, :, 32:, :32] = 1
     with torch.inference_mode():
         query, support = method.encode_query(picture), method.encode_support(picture.unsqueeze(1), mask)
         inside = torch.stack([-mask[:, 0], mask[:, 0]], 1) * 9 - torch.tensor([[[[-4.5]], [[4.5]]]])
         right, wrong = (method.likeness(query, support, logits) for logits in (inside, -inside))
-    assert right > wrong
+        assert right > wrong
+        # Where the example's thing is what all things are, to be like it says little.
+        shown = torch.cat([mean.flatten() for _, means in sorted(method.shown([support]).items()) for mean in means])
+        method.decoder.usual.copy_(shown)
+        assert method.likeness(query, support, inside) < right - 1
+
+
+def test_what_is_like_neither_side_is_unlike_the_thing() -> None:
+    method = light(attention_scales=(16, 32))
+    decoder = method.decoder
+    assert isinstance(decoder, LightDecoder)
+    decoder.usual.zero_()
+    widths = {16: (12, 12), 32: (16,)}
+    first, second = ({s: [torch.eye(w)[k] for w in ws] for s, ws in widths.items()} for k in (0, 1))
+    tokens = {
+        s: [torch.stack([a, b]).view(1, 1, 2, -1) for a, b in zip(first[s], second[s], strict=True)] for s in widths
+    }
+    shown = {s: [thing.view(1, 1, -1) for thing in first[s]] for s in widths}
+    for scale, found in decoder.alike(tokens, shown).items():
+        assert found.shape == (1, len(widths[scale]), 1, 2, 1)
+        assert found[0, :, 0, :, 0].unique(dim=0).tolist() == [[10.0, 0.0]]
+    decoder.usual.copy_(torch.cat([thing for s in sorted(first) for thing in first[s]]))  # all things are like that
+    for found in decoder.alike(tokens, shown).values():
+        assert found[0, :, 0, :, 0].unique(dim=0).tolist() == [[0.0, -5.0]]
 
 
 def test_only_the_light_decoder_knows_a_likeness() -> None:

@@ -165,7 +165,7 @@ def write_model(folder: Path, *labels: str) -> Path:
     """A folder as `fewseg export` writes it, without graphs."""
     folder.mkdir()
     about = {"fingerprint": "f", "image_size": 32, "mean": [0] * 3, "std": [1] * 3, "graphs": {}}
-    (folder / "model.json").write_text(json.dumps({**about, "presence_threshold": 0.5}))
+    (folder / "model.json").write_text(json.dumps({**about, "presence_threshold": 0.5, "presence_scale": [1, 0]}))
     tensors = {f"{i}/tensor": np.zeros(1) for i in range(len(labels))}
     np.savez(folder / "supports.npz", labels=np.array(labels), fingerprint=np.array("f"), **tensors)
     return folder

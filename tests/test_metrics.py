@@ -9,7 +9,7 @@ import pytest
 
 from fewseg.errors import InvalidMask
 from fewseg.metrics.iou import IoUMeter, intersection_and_union
-from fewseg.metrics.presence import choose_threshold
+from fewseg.metrics.presence import UNSCALED, PresenceScale, choose_threshold, fit_scale
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.npz"
 
@@ -82,3 +82,30 @@ def test_presence_threshold_of_scores_near_one() -> None:
     threshold = choose_threshold(here, away)["presence_threshold"]
     assert (here >= threshold).all()
     assert (away < threshold).all()
+
+
+def test_scaled_scores_are_as_often_right_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random(4000) < 0.5
+    sure = 1 / (1 + np.exp(-(rng.normal(size=4000) + 2.5 * truth + 1.0)))  # far too sure, and of everything
+    scale = fit_scale(sure[truth], sure[~truth])
+    scores = np.array([scale(v) for v in sure])
+    for low in (0.05, 0.25, 0.45, 0.65, 0.85):
+        some = (scores >= low) & (scores < low + 0.1)
+        assert truth[some].mean() == pytest.approx(scores[some].mean(), abs=0.06)
+    assert (np.diff(scores[np.argsort(sure)]) >= 0).all()
+
+
+def test_scores_that_separate_or_say_nothing_stay_finite() -> None:
+    apart = fit_scale(np.ones(5), np.zeros(5))
+    assert 0.8 < apart(1.0) < 1
+    assert 0 < apart(0.0) < 0.2
+    turned = fit_scale(np.full(5, 0.2), np.full(5, 0.8))  # a scale never turns the order around
+    assert turned(0.8) >= turned(0.2)
+    assert turned(0.5) == pytest.approx(0.5, abs=0.01)
+
+
+def test_without_a_scale_scores_are_what_they_were() -> None:
+    assert PresenceScale.of({"presence_threshold": 0.3}) == UNSCALED
+    assert [UNSCALED(v) for v in (0.0, 0.0001, 0.3, 1.0)] == [0.0, 0.0001, 0.3, 1.0]
+    assert PresenceScale.of({"presence_slope": 2, "presence_offset": -1}) == PresenceScale(2.0, -1.0)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewseg.metrics.presence import presence_scores
+from fewseg.metrics.presence import UNSCALED, PresenceScale, presence_scores
 from fewseg.ops.resize import resize
 from fewseg.types import Prediction
 
@@ -27,12 +27,19 @@ _STRIP: Final = 1 << 22
 
 
 def full_size_prediction(
-    coarse: Tensor, labels: Sequence[str], size: tuple[int, int], threshold: float, *, probabilities: bool = True
+    coarse: Tensor,
+    labels: Sequence[str],
+    size: tuple[int, int],
+    threshold: float,
+    *,
+    scale: PresenceScale = UNSCALED,
+    probabilities: bool = True,
 ) -> Prediction:
     """What `labels`, with probabilities `coarse` (labels, h, w), mean for a picture of `size` (width, height).
 
     Probabilities are resized bilinearly, masks are cut at `MASK_THRESHOLD`, overlaps go to the most probable label
-    (the first of equals). Without `probabilities` that field stays empty, which takes less than half the memory.
+    (the first of equals). Labels are present whose scores, on that `scale`, reach `threshold`. Without `probabilities`
+    that field stays empty, which takes less than half the memory.
     """
     width, height = size
     shape = (height, width)
@@ -46,7 +53,7 @@ def full_size_prediction(
             if probabilities:
                 kept[label][rows] = probable
         label_map[rows] = _first_best(values, [masks[label][rows] for label in labels])
-    scores = dict(zip(labels, presence_scores(coarse), strict=True))
+    scores = dict(zip(labels, presence_scores(coarse, scale), strict=True))
     present = {label: score >= threshold for label, score in scores.items()}
     return Prediction(masks, kept, label_map, scores, present)
 

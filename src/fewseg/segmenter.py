@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -30,6 +31,7 @@ from fewseg.inputs import PreparedPicture, input_sizes, open_for, prepare
 from fewseg.marks import Mark, require_outlined
 from fewseg.masks import MaskValue
 from fewseg.methods import FewShotMethod
+from fewseg.metrics.presence import PresenceScale
 from fewseg.ops.resize import resize
 from fewseg.taught import LabelSupport
 from fewseg.types import Prediction
@@ -102,6 +104,7 @@ class Segmenter:
         if not isinstance(presence_threshold, (int, float, np.floating)) or not 0 <= presence_threshold <= 1:
             raise InvalidOption(f"presence threshold {presence_threshold}: choose a number from 0 to 1")
         self.presence_threshold = presence_threshold
+        self.presence_scale = PresenceScale.of(method.extra)
         self.model_fingerprint = fingerprint(method)  # of the weights as they come, before rounding
         self.source: dict[str, str] | None = None
         """Where the model came from, for `load`; None for a method that was passed in."""
@@ -271,10 +274,11 @@ class Segmenter:
     def segment(self, image: ImageLike, *, probabilities: bool = True) -> Prediction:
         """Every label's mask in a picture, at the picture's own size.
 
-        Masks are where the foreground probability (bilinearly resized) is at least 0.5. A label's score is the mean
-        probability of the most confident 1 % of the pixels at the model's size, and it is `present` where the score
-        reaches `presence_threshold`; that never empties its mask. `probabilities=False` leaves that field out: huge
-        pictures then need half the memory.
+        Masks are where the foreground probability (bilinearly resized) is at least 0.5. A label's score is how probable
+        it is that the label is in the picture at all, if half of all pictures held it: what `presence_scale` makes of
+        the mean probability of the most confident 1 % of the pixels at the model's size (that mean itself for models
+        without a scale). The label is `present` where the score reaches `presence_threshold`; that never empties its
+        mask. `probabilities=False` leaves that field out: huge pictures then need half the memory.
 
         Raises:
             InvalidImage: it cannot be read. InvalidSupport: nothing has been taught yet.
@@ -331,7 +335,9 @@ class Segmenter:
 
     def finish(self, coarse: Tensor, size: tuple[int, int], *, probabilities: bool = True) -> Prediction:
         """The result at the picture's size (width, height) from its coarse probabilities (labels, s, s)."""
-        return full_size_prediction(coarse, self.labels, size, self.presence_threshold, probabilities=probabilities)
+        return full_size_prediction(
+            coarse, self.labels, size, self.presence_threshold, scale=self.presence_scale, probabilities=probabilities
+        )
 
     def require_labels(self) -> None:
         """Raise `InvalidSupport` if nothing has been taught yet."""
@@ -368,6 +374,7 @@ class Segmenter:
             self.input_sizes,
             self.flips,
             self.presence_threshold,
+            dataclasses.astuple(self.presence_scale),
             [(label, support.digests) for label, support in self._supports.items()],
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

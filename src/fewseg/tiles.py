@@ -102,7 +102,8 @@ def segment_tiled(
     scores = [0.0] * len(segmenter.labels)
     for place, row in enumerate(rows):
         for column, coarse in _row_of_tiles(segmenter, pixels, row, columns, size):
-            scores = [max(old, new) for old, new in zip(scores, presence_scores(coarse), strict=True)]
+            here = presence_scores(coarse, segmenter.presence_scale)
+            scores = [max(old, new) for old, new in zip(scores, here, strict=True)]
             found = resize(coarse[None], (row.length, column.length))[0]
             found *= row.weights[:, None] * column.weights
             band[:, :, column.start : column.end] += found

@@ -29,7 +29,7 @@ from fewseg.bench.reference_others import plain_hsnet, plain_sccan
 from fewseg.bench.ways import Level, prepare
 from fewseg.methods import FewShotMethod
 from fewseg.methods.dcama import DCAMA
-from fewseg.methods.dcama_light import LightDecoder
+from fewseg.methods.dcama_light import KINDS, LightDecoder
 from fewseg.methods.hsnet import HSNet
 from fewseg.methods.sccan import SCCAN
 
@@ -185,7 +185,7 @@ def dcama_decoder(method: DCAMA, sizes: Sequence[Size], *, plain: bool = False) 
 
 def _light_decoder(method: DCAMA, decoder: LightDecoder, sizes: Sequence[Size]) -> float:
     """Counted as it runs: it does nothing twice."""
-    seen = {s: torch.zeros(1, 2 * len(p), *sizes[p[0]], dtype=method.dtype) for s, p in method.places.items()}
+    seen = {s: torch.zeros(1, KINDS * len(p), *sizes[p[0]], dtype=method.dtype) for s, p in method.places.items()}
     maps = [
         torch.zeros(1, block.channels, *size, dtype=method.dtype)
         for block, size in zip(method.backbone.blocks, sizes, strict=True)
@@ -195,7 +195,8 @@ def _light_decoder(method: DCAMA, decoder: LightDecoder, sizes: Sequence[Size]) 
         s: [torch.zeros(1, *sizes[i], _projected_width(method, i), dtype=method.dtype) for i in places]
         for s, places in method.places.items()
     }
-    return counted(lambda: decoder(seen, decoder.query_share(skips), tokens, sizes[0]))
+    shown = {s: [block.flatten(1, 2)[:, :1] for block in blocks] for s, blocks in tokens.items()}
+    return counted(lambda: decoder(seen, decoder.query_share(skips), tokens, shown, sizes[0]))
 
 
 def _attended(method: DCAMA) -> list[tuple[int, int]]:

@@ -195,7 +195,12 @@ class PlainDCAMA:
         seen = []
         for scale in sorted(self.scales):
             odds = torch.logit(votes[scale].float(), eps=0.0025).to(self.dtype)
-            seen.append(_resize(torch.cat([odds, 10 * torch.stack(similar[scale], 1)], 1), work))
+            close = []
+            for index in (i for i, attended in self.attended if attended == scale):
+                tokens, size = self._unit_tokens(query[index], scale)
+                close.append(self._near(tokens, index, support[index], masks).unflatten(1, size))
+            kinds = [odds, 10 * torch.stack(similar[scale], 1), torch.stack(close, 1)]
+            seen.append(_resize(torch.cat(kinds, 1), work))
         x = torch.cat(seen, 1)
         sure = (x * self.weights["decoder.gain"].view(1, -1, 1, 1)).sum(1, keepdim=True) + self.weights["decoder.bias"]
         context = self._conv("decoder.context", torch.cat([_resize(skips[s], work) for s in contexts], 1))
@@ -211,15 +216,40 @@ class PlainDCAMA:
             logit = logit + self._look(logit, votes, query, [_resize(skips[s], work) for s in contexts])
         if not self.training:
             logit = self._outlined(logit, pictures, work)
-        coarse = torch.stack([torch.logit(vote.float(), eps=0.0025) for vote in votes[max(self.scales)].unbind(1)])
-        inside = torch.sigmoid(logit)[:, 0]
-        odds = _resize(coarse.mean(0).unsqueeze(1), fine)[:, 0]
-        alike = (odds * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 0.001)
+        alike = self._alike(logit, query, support, masks)
         elsewhere, found = ((c + slope * alike)[:, None, None, None] for c, slope in self.weights["decoder.sureness"])
         padded = F.pad(torch.sigmoid(logit), (2, 2, 2, 2))
         near = padded.unfold(2, 5, 1).unfold(3, 5, 1).amax((-2, -1))
         logit = logit * torch.exp((elsewhere * (1 - near) + found * near).clamp(-5, 5)) / 2
         return _resize(torch.cat([-logit, logit], 1), masks.shape[-2:])
+
+    def _alike(self, logit: Tensor, query: list[Tensor], support: list[Tensor], masks: Tensor) -> Tensor:
+        """(B): how alike what (B, 1, h, w) finds is to the support's thing, over the blocks of the coarsest scale."""
+        found = []
+        for index in (i for i, scale in self.attended if scale == max(self.scales)):
+            tokens, size = self._unit_tokens(query[index], max(self.scales))
+            inside = _shrink(torch.sigmoid(logit), size).flatten(1).unsqueeze(-1) ** 2
+            mean = F.normalize((inside * tokens).sum(1, keepdim=True), dim=-1, eps=1e-6)
+            found.append(self._near(mean, index, support[index], masks)[:, 0])
+        return torch.stack(found).mean(0)
+
+    def _unit_tokens(self, feature_map: Tensor, scale: int) -> tuple[Tensor, torch.Size]:
+        projected = self._project("query", feature_map, scale, scaled=True)
+        return F.normalize(projected, dim=-1, eps=1e-6), feature_map.shape[-2:]
+
+    def _near(self, tokens: Tensor, index: int, support: Tensor, masks: Tensor) -> Tensor:
+        """(B, N): how alike a block's (B, N, C) are to the support's thing, beyond what both are to the usual one."""
+        keys = self._project("support", support, dict(self.attended)[index], scaled=False)
+        inside = _shrink((masks == 1).to(self.dtype).flatten(0, 1).unsqueeze(1), support.shape[-2:])
+        sums = (inside.flatten(1).unsqueeze(-1) ** 2 * keys).sum(1).unflatten(0, masks.shape[:2]).sum(1)
+        thing = F.normalize(sums, dim=-1, eps=1e-6).unsqueeze(1)
+        start = sum(self._width(i) for i, _ in self.attended if i < index)
+        usual = self.weights["decoder.usual"][start : start + self._width(index)]
+        return 10 * ((tokens * thing).sum(-1) - ((tokens * usual).sum(-1) + (thing * usual).sum(-1)) / 2)
+
+    def _width(self, index: int) -> int:
+        heads = self.config.heads
+        return -(-self.blocks[index].channels // heads) * heads
 
     def _outlined(self, logit: Tensor, pictures: Tensor | None, work: torch.Size) -> Tensor:
         start, slope = self.weights["decoder.leniency"]

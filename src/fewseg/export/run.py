@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from fewseg.export.verify import FLIPPED, TOLERANCE, Difference, Run, compare, o
 from fewseg.export.write import Format, check_formats, write_graph
 from fewseg.files import make_folder, replacing, write_text
 from fewseg.methods import FewShotMethod
+from fewseg.metrics.presence import PresenceScale
 
 DESCRIPTION: Final = "model.json"
 """The description beside the graphs."""
@@ -173,6 +175,7 @@ def _about(method: FewShotMethod, graphs: list[Graph], options: ExportOptions) -
         "mask": "1 foreground, else 0; squashed to image_size, nearest",
         "logits": "background, foreground; foreground where its softmax is at least 0.5",
         "presence_threshold": float(method.extra.get("presence_threshold", DEFAULT_THRESHOLD)),
+        "presence_scale": list(dataclasses.astuple(PresenceScale.of(method.extra))),
         "opset": options.opset if "onnx" in options.formats else None,
         "graphs": {graph.name: _ports(graph) for graph in graphs},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from typing import Any, Final
@@ -32,9 +33,10 @@ def check_supports(segmenter: Segmenter) -> None:
 def save_supports(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
     """Write all labels of a segmenter to a `.npz`, atomically; read it with `numpy.load`, no pickle.
 
-    `labels` are the names, `fingerprint` the model's, `image_size` the side of its input and `presence_threshold` the
-    score from which a label counts as present. The tensors of the first label are `0/NAME`, those of the second
-    `1/NAME` and so on, named as the inputs of `query.onnx` and `join.onnx`: the shots' (1, n, ...), and `joined.*`.
+    `labels` are the names, `fingerprint` the model's, `image_size` the side of its input, `presence_threshold` the
+    score from which a label counts as present and `presence_scale` the two numbers of a `PresenceScale`. The tensors
+    of the first label are `0/NAME`, those of the second `1/NAME` and so on, named as the inputs of `query.onnx` and
+    `join.onnx`: the shots' (1, n, ...), and `joined.*`.
 
     Raises:
         InvalidSupport: nothing has been taught. InvalidOption: the segmenter averages flips or sizes, which exported
@@ -47,6 +49,7 @@ def save_supports(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
         "fingerprint": np.array(segmenter.model_fingerprint),
         "image_size": np.array(method.config.image_size),
         "presence_threshold": np.array(segmenter.presence_threshold),
+        "presence_scale": np.array(dataclasses.astuple(segmenter.presence_scale)),
     }
     for place, support in enumerate(segmenter.supports.values()):
         (encoded,) = support.sets

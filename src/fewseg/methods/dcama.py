@@ -23,7 +23,7 @@ from fewseg.methods.base import FewShotMethod
 from fewseg.methods.dcama_attention import ScaleAttention, balanced
 from fewseg.methods.dcama_config import DCAMAConfig, check_config
 from fewseg.methods.dcama_decoder import Decoder
-from fewseg.methods.dcama_light import LightDecoder, evidence, likeness, side_sums, unit_tokens
+from fewseg.methods.dcama_light import LightDecoder, evidence, side_sums, thing_sum, unit_tokens
 from fewseg.methods.dcama_outline import guide_among, guide_tensors
 from fewseg.methods.shared_pictures import same_pictures
 from fewseg.ops.mask_aggregation import aggregate_masks
@@ -69,13 +69,18 @@ class DCAMA(FewShotMethod):
         if config.decoder == "light":
             if len(channels) < 2:
                 raise InvalidOption(f"the light decoder needs two skip scales, {backbone.name} has {self.skip_scales}")
-            self.decoder = LightDecoder(counts, channels, config.looks)
+            widths = {s: [self._token_width(i) for i in places] for s, places in self.places.items()}
+            self.decoder = LightDecoder(widths, channels, config.looks)
         else:
             self.decoder = Decoder(counts, channels, config.skip_support, config.balance)
 
     def _scale_attention(self, widths: set[int]) -> ScaleAttention:
         config = self.config
         return ScaleAttention(widths, config.heads, config.attention == "cosine", config.identity_start)
+
+    def _token_width(self, place: int) -> int:
+        block = self.backbone.blocks[place]
+        return self._scale(block.scale).width(block.channels)
 
     def _usable(self, wanted: tuple[int, ...], needed_for: str | None) -> list[int]:
         usable = [s for s in sorted(set(wanted)) if s in self.backbone.scales]
@@ -103,6 +108,10 @@ class DCAMA(FewShotMethod):
             tensors[f"value.{index}"] = values.unflatten(0, (b, n))
             if isinstance(self.decoder, LightDecoder):
                 tensors[f"mean.{index}"] = side_sums(tensors[f"key.{index}"], tensors[f"value.{index}"])
+                keys = tensors[f"key.{index}"]
+                if self.config.support_pixel_budget:  # every token is looked at for this
+                    keys = self._scale(scale).project_support(self._tokens(maps[index])).unflatten(0, (b, n))
+                tensors[f"thing.{index}"] = thing_sum(keys, masks, size)
         if self._has_share:
             for scale, index in self.skip_blocks.items():
                 tensors[f"skip.{scale}"] = maps[index].unflatten(0, (b, n))
@@ -160,15 +169,27 @@ class DCAMA(FewShotMethod):
         return [votes.squeeze(1) for votes in self._votes(query, [support])]
 
     def likeness(self, query: QueryFeatures, support: SupportSet, logits: Tensor) -> Tensor:
-        """(B): how alike to the support what `logits` (B, 2, H, W) find is; see `dcama_light.likeness`.
+        """(B): how alike what `logits` (B, 2, H, W) find is to what the support shows; see `LightDecoder.likeness`.
 
         Raises `InvalidOption` where the decoder is not the light one.
         """
         if not isinstance(self.decoder, LightDecoder):
             raise InvalidOption(f"decoder {self.config.decoder} knows no likeness: only light does")
-        tokens = unit_tokens(query, self.places)
-        seen = evidence(self._votes_of_labels(query, [support]), tokens, [support], self.places)[0]
-        return likeness(logits[:, 1:] - logits[:, :1], seen[max(self.places)])
+        coarsest = max(self.places)
+        tokens = unit_tokens(query, {coarsest: self.places[coarsest]})
+        found = logits[:, 1:] - logits[:, :1]
+        return self.decoder.likeness(found, tokens[coarsest], self.shown([support], query.batch)[coarsest])
+
+    def shown(self, supports: Sequence[SupportSet], batch: int = 1) -> dict[int, list[Tensor]]:
+        """Of every block of each attention scale the mean of each label's things, (batch, L, C) of unit length.
+
+        For methods with the light decoder, whose support sets hold them.
+        """
+        means: dict[int, list[Tensor]] = {}
+        for index, scale in self.attended:
+            sums = torch.stack([support.tensors[f"thing.{index}"].sum(1) for support in supports], 1)
+            means.setdefault(scale, []).append(F.normalize(sums, dim=-1, eps=1e-6).expand(batch, -1, -1))
+        return means
 
     def _votes(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[Tensor]:
         """Likewise (B, L, h, w) for L labels on the same support pictures: keys once, a column of values a label."""
@@ -262,13 +283,16 @@ class DCAMA(FewShotMethod):
         """Likewise with the light decoder, which has no share of the support's."""
         share = decoder.query_share({s: query.tensors[f"skip.{s}"] for s in self.skip_scales})
         tokens = unit_tokens(query, self.places)
-        seen = evidence(votes, tokens, supports, self.places)
+        shown = self.shown(supports, query.batch)
+        seen = evidence(votes, tokens, supports, self.places, decoder.alike(tokens, shown))
         guide = guide_among(query.tensors)
 
         def decode(some: slice) -> Tensor:
             labels = some.stop - some.start
             own = share if labels == 1 else [part.repeat_interleave(labels, 0) for part in share]
-            return decoder(_batched_scales(seen[some], query.batch), own, tokens, query.image_size, labels, guide)
+            things = {s: [means[:, some] for means in blocks] for s, blocks in shown.items()}
+            stacked = _batched_scales(seen[some], query.batch)
+            return decoder(stacked, own, tokens, things, query.image_size, labels, guide)
 
         return decode
 

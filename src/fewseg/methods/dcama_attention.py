@@ -25,9 +25,12 @@ class ScaleAttention(nn.Module):
         if cosine:
             self.temperature = nn.Parameter(torch.full((heads,), math.log(COSINE_TEMPERATURE)))
 
+    def width(self, channels: int) -> int:
+        """Of the queries and keys of maps of so many channels: the next that the heads divide."""
+        return -(-channels // self.heads) * self.heads
+
     def _projection(self, width: int, identity_start: bool) -> nn.Linear:
-        # Widths that the heads do not divide are projected to the next that they do.
-        layer = nn.Linear(width, -(-width // self.heads) * self.heads)
+        layer = nn.Linear(width, self.width(width))
         if identity_start:
             nn.init.eye_(layer.weight)
             nn.init.zeros_(layer.bias)

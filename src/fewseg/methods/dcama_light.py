@@ -1,14 +1,16 @@
 """A lighter decoder for DCAMA (ours): little data, small machines.
 
-It sees evidence on one scale, above 0 for foreground: the log-odds of every block's balanced vote, and how much closer
-a query token is to the mean of the support's foreground than to that of its background. What it decides is a learnt
-weighted sum of that evidence plus a correction; the sum is a usable mask before anything is learnt. No support map
+It sees evidence on one scale, above 0 for foreground: the log-odds of every block's balanced vote, how much closer a
+query token is to the mean of the support's foreground than to that of its background, and how alike it is to the former
+beyond what all things are (what is unlike both sides of the support is of neither). What it decides is a learnt sum of
+that evidence, each with a weight, plus a correction; the sum is a usable mask before anything is learnt. No support map
 reaches it, so that nothing grows with the number of shots, and no attention map finer than it works at is needed.
 
 What it gives in use, and not while its weights learn, goes through three more steps: where nothing stands out the mask
 grows (`lenient`), its outline follows the picture's edges (`along_edges`), and how sure it is depends on how alike the
-thing that it found is to the support (`tempered`: positive factors, so that the mask stays the same). The numbers of
-the first and the last are fitted after training (`fewseg.training.leniency`, `fewseg.training.sureness`).
+thing that it found is to what the examples show (`likeness`, `tempered`: positive factors, so that the mask stays the
+same). The numbers of the first and the last are fitted after training (`fewseg.training.leniency`,
+`fewseg.training.sureness`).
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewseg.methods.dcama_attention import log_odds
-from fewseg.methods.dcama_look import SIMILARITY_GAIN, Look
+from fewseg.methods.dcama_look import SIMILARITY_GAIN, Look, side_means
 from fewseg.methods.dcama_outline import along_edges, lenient
 from fewseg.ops.guided_filter import Guide
-from fewseg.ops.resize import map_size, resize
+from fewseg.ops.resize import map_size, resize, shrink
 from fewseg.types import QueryFeatures, SupportSet
 
 WIDTH, EDGE_WIDTH, SKIP_WIDTH = 64, 32, 16
@@ -32,11 +34,11 @@ WIDTH, EDGE_WIDTH, SKIP_WIDTH = 64, 32, 16
 DILATIONS = (1, 2, 4)
 """Of the first convolution of each residual block: together they see 15 positions to every side."""
 
+KINDS, FIRST_GAINS = 3, (0.5, 0.5, 0.0)
+"""Of evidence, and what they weigh in the sum before anything is learnt: 0 is no border for how alike things are."""
+
 ODDS_LIMIT = 0.0025
 """Votes are kept this far from 0 and 1: log-odds of 6 are as sure as it gets."""
-
-TRACE = 1e-3
-"""Pixels that an empty mask is counted as."""
 
 POWER_LIMIT = 5.0
 """Factors on the logits are between exp(-5) and exp(5): likenesses beyond those that were fitted to must make neither
@@ -71,15 +73,20 @@ class LightDecoder(nn.Module):
     sureness: Tensor
     """(2, 2), logarithms of the factors on logits far from what was found and on the others: a constant, and what each
     unit of `likeness` adds. Not learnt with the weights, whose loss never sees a picture without the class."""
+    usual: Tensor
+    """What things have in common: of every block, from the finest scale, the mean of unit vectors that stand for
+    things, (C) each, one after the other. Measured before the weights learn (`fewseg.training.usual`), part of what
+    they learnt from then on."""
 
-    def __init__(self, blocks: Mapping[int, int], skips: Mapping[int, int], looks: int = 1) -> None:
-        """`blocks`: attention scale to number of blocks; `skips`: skip scale to channels, two scales at least."""
+    def __init__(self, blocks: Mapping[int, Sequence[int]], skips: Mapping[int, int], looks: int = 1) -> None:
+        """`blocks`: attention scale to channels of its blocks' queries; `skips`: skip scale to channels, for two."""
         super().__init__()
         self.scales = sorted(blocks)
+        self.widths = [width for scale in self.scales for width in blocks[scale]]
         self.edge, *self.contexts = sorted(skips)
-        count = 2 * sum(blocks.values())
+        count = len(self.widths)
         self.project = nn.ModuleDict({str(s): nn.Conv2d(c, SKIP_WIDTH, 1) for s, c in skips.items()})
-        self.evidence = nn.Conv2d(count, WIDTH, 3, padding=1)
+        self.evidence = nn.Conv2d(KINDS * count, WIDTH, 3, padding=1)
         self.context = nn.Conv2d(SKIP_WIDTH * len(self.contexts), WIDTH, 3, padding=1, bias=False)
         self.norm = nn.GroupNorm(4, WIDTH)
         self.residuals = nn.Sequential(*(Residual(WIDTH, dilation) for dilation in DILATIONS))
@@ -88,12 +95,14 @@ class LightDecoder(nn.Module):
         self.refine_edges = nn.Conv2d(SKIP_WIDTH, EDGE_WIDTH, 3, padding=1, bias=False)
         self.mix = nn.Conv2d(EDGE_WIDTH, EDGE_WIDTH, 3, padding=1)
         self.correction = nn.Conv2d(EDGE_WIDTH, 1, 3, padding=1)
-        self.gain = nn.Parameter(torch.full((count,), 1.0 / count))
+        gains = [torch.tensor(FIRST_GAINS).repeat_interleave(len(blocks[scale])) for scale in self.scales]
+        self.gain = nn.Parameter(torch.cat(gains) / count)
         self.bias = nn.Parameter(torch.zeros(()))
         self.register_buffer("leniency", torch.zeros(2))
         self.register_buffer("sureness", torch.zeros(2, 2))
+        self.register_buffer("usual", torch.zeros(sum(self.widths)))
         self.looks = looks
-        self.look = Look(count // 2, SKIP_WIDTH * len(self.contexts)) if looks > 1 else None
+        self.look = Look(count, SKIP_WIDTH * len(self.contexts)) if looks > 1 else None
 
     def forget_fits(self) -> None:
         """Take back what was fitted after a training: it says nothing of other weights."""
@@ -116,6 +125,7 @@ class LightDecoder(nn.Module):
         evidence: Mapping[int, Tensor],
         share: Sequence[Tensor],
         tokens: Mapping[int, Sequence[Tensor]],
+        shown: Mapping[int, Sequence[Tensor]],
         size: tuple[int, int],
         labels: int = 1,
         guide: Guide | None = None,
@@ -123,9 +133,10 @@ class LightDecoder(nn.Module):
         """Logits (B * L, 2, *size), labels innermost.
 
         Args:
-            evidence: (B * L, 2 * blocks, h, w) of each attention scale.
+            evidence: (B * L, KINDS * blocks, h, w) of each attention scale.
             share: what `query_share` gave, repeated for the labels.
-            tokens: (B, h, w, C) of unit length of every block of each attention scale, for further looks.
+            tokens: (B, h, w, C) of unit length of every block of each attention scale.
+            shown: of the same blocks the means of the things that examples show, (B, L, C) of unit length.
             size: of the logits.
             labels: L.
             guide: the edges of B pictures; outlines follow none without it.
@@ -146,25 +157,52 @@ class LightDecoder(nn.Module):
             logit = lenient(logit, self.leniency)
             if guide is not None:
                 logit = along_edges(logit, guide, labels)
-            alike = likeness(logit, evidence[self.scales[-1]])
+            alike = self.likeness(logit, tokens[self.scales[-1]], shown[self.scales[-1]])
             logit = tempered(logit, near_found(logit), alike, self.sureness)
         return resize(torch.cat([-logit, logit], 1) / 2, size)
 
+    def likeness(self, logit: Tensor, tokens: Sequence[Tensor], shown: Sequence[Tensor]) -> Tensor:
+        """(B * L): how alike what `logit` (B * L, 1, h, w) finds is to the things that examples show.
 
-def likeness(logit: Tensor, evidence: Tensor) -> Tensor:
-    """(B): the mean log-odds of the coarsest votes where `logit` (B, 1, h, w) finds foreground.
+        Mean over the coarsest blocks, whose `tokens` and `shown` are those of `forward`. What stands out in a picture
+        is often found even where the class is absent.
+        """
+        labels = shown[0].shape[1]
+        found = [means[:, :labels].float() for means in side_means(logit, tokens, labels)]
+        usual = self.usual.split(self.widths)[-len(shown) :]
+        near = []
+        for one, other, common in zip(found, shown, usual, strict=True):
+            direction, level = beyond_usual(other, common)
+            near.append((one * direction).sum(-1) - level)
+        return torch.stack(near).mean(0).flatten()
 
-    `evidence` (B, 2 * blocks, h', w') is that of the coarsest scale. What stands out in the query is often found even
-    where the class is absent; its coarse votes then are less sure than those of a thing of the class.
+    def alike(self, tokens: Mapping[int, Sequence[Tensor]], shown: Mapping[int, Sequence[Tensor]]) -> dict[int, Tensor]:
+        """How alike each token is to the things that examples show: at every scale (B, blocks, h, w, L).
+
+        `tokens` and `shown` are those of `forward`.
+        """
+        usual, found = iter(self.usual.split(self.widths)), {}
+        for scale in self.scales:
+            near = []
+            for block, thing in zip(tokens[scale], shown[scale], strict=True):
+                direction, level = beyond_usual(thing, next(usual))
+                near.append((block.flatten(1, 2) @ direction.mT - level.unsqueeze(1)).unflatten(1, block.shape[1:3]))
+            found[scale] = torch.stack(near, 1)
+        return found
+
+
+def beyond_usual(thing: Tensor, usual: Tensor) -> tuple[Tensor, Tensor]:
+    """How alike a vector x of unit length is to (..., C) `thing`, beyond what both are to `usual` (C).
+
+    That is `x @ direction - level`: the cosine, less the mean of both products with `usual`, in the size of log-odds.
+    Returns direction (..., C) and level (...).
     """
-    odds = _odds(evidence).float().mean(1, keepdim=True)
-    inside = logit.float().sigmoid()
-    return (resize(odds, map_size(logit)) * inside).sum((1, 2, 3)) / (inside.sum((1, 2, 3)) + TRACE)
+    return (thing - usual / 2) * SIMILARITY_GAIN, (thing @ usual) * (SIMILARITY_GAIN / 2)
 
 
 def _odds(evidence: Tensor) -> Tensor:
-    """The half of one scale's evidence that are log-odds."""
-    return evidence[:, : evidence.shape[1] // 2]
+    """The part of one scale's evidence that are log-odds."""
+    return evidence[:, : evidence.shape[1] // KINDS]
 
 
 def near_found(logit: Tensor) -> Tensor:
@@ -187,6 +225,16 @@ def side_sums(keys: Tensor, values: Tensor) -> Tensor:
     return torch.stack([values, 1 - values], 2) @ keys
 
 
+def thing_sum(keys: Tensor, masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """What the keys (B, n, h * w, C) of a map of that size on the foreground of (B, n, H, W) add up to, (B, n, C).
+
+    Unlike a `side_sums`, which sees masks at single places, this misses nothing that is smaller than a token. What
+    is half background counts for a quarter, as in `side_means`.
+    """
+    inside = shrink(masks.flatten(0, 1).unsqueeze(1), size).flatten(1).unflatten(0, masks.shape[:2])
+    return (inside.square().unsqueeze(2) @ keys).squeeze(2)
+
+
 def unit_tokens(query: QueryFeatures, places: Mapping[int, Sequence[int]]) -> dict[int, list[Tensor]]:
     """Of `query.{place}` (B, h, w, C) of every block those of unit length, by scale."""
     return {
@@ -200,14 +248,16 @@ def evidence(
     tokens: Mapping[int, Sequence[Tensor]],
     supports: Sequence[SupportSet],
     places: Mapping[int, Sequence[int]],
+    alike: Mapping[int, Tensor],
 ) -> list[dict[int, Tensor]]:
-    """What the decoder sees of each label: at every scale (B, 2 * blocks, h, w), log-odds first.
+    """What the decoder sees of each label: at every scale (B, KINDS * blocks, h, w), log-odds first.
 
     Args:
         votes: of each label the balanced votes (B, blocks, h, w) of every scale.
         tokens: the query's `unit_tokens`.
         supports: of each label; they hold `mean.{place}`, the `side_sums` of every block.
         places: of every scale the blocks' places in the backbone.
+        alike: what `LightDecoder.alike` gave.
     """
     similar: dict[int, Tensor] = {}
     for scale, blocks in places.items():
@@ -217,7 +267,8 @@ def evidence(
             ahead = torch.stack([(m[:, 0] - m[:, 1]).expand(block.shape[0], -1) for m in means], -1)
             found.append((block.flatten(1, 2) @ ahead).unflatten(1, block.shape[1:3]))
         similar[scale] = torch.stack(found, 1) * SIMILARITY_GAIN
-    return [
-        {s: torch.cat([log_odds(own[s], ODDS_LIMIT), similar[s][..., label].to(own[s].dtype)], 1) for s in places}
-        for label, own in enumerate(votes)
-    ]
+    seen: list[dict[int, Tensor]] = []
+    for label, own in enumerate(votes):
+        kinds = {s: (log_odds(own[s], ODDS_LIMIT), similar[s][..., label], alike[s][..., label]) for s in places}
+        seen.append({s: torch.cat([kind.to(own[s].dtype) for kind in parts], 1) for s, parts in kinds.items()})
+    return seen

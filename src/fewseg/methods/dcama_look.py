@@ -66,12 +66,18 @@ def own_similarity(logit: Tensor, tokens: Sequence[Tensor], labels: int) -> Tens
     `logit` (B * L, 1, H, W), L labels innermost; `tokens` (B, h, w, C) of unit length of every block of one scale.
     """
     height, width = tokens[0].shape[1:3]
-    inside = shrink(logit.sigmoid(), (height, width)).flatten(1).unflatten(0, (-1, labels))
-    weights = torch.cat([inside.square(), (1 - inside).square()], 1)  # squared: what is unsure counts for little
     found = []
-    for block in tokens:
-        flat = block.flatten(1, 2)
-        means = F.normalize(weights @ flat, dim=-1, eps=1e-6)
-        to_found, to_rest = (means @ flat.mT).chunk(2, 1)
+    for block, means in zip(tokens, side_means(logit, tokens, labels), strict=True):
+        to_found, to_rest = (means @ block.flatten(1, 2).mT).chunk(2, 1)
         found.append((to_found - to_rest).flatten(0, 1))
     return torch.stack(found, 1).unflatten(2, (height, width)) * SIMILARITY_GAIN
+
+
+def side_means(logit: Tensor, tokens: Sequence[Tensor], labels: int) -> list[Tensor]:
+    """Of every block's tokens the mean of those found and of the rest, of unit length: (B, 2 * L, C), found first.
+
+    Takes what `own_similarity` takes.
+    """
+    inside = shrink(logit.sigmoid(), map_size(tokens[0][..., 0])).flatten(1).unflatten(0, (-1, labels))
+    weights = torch.cat([inside.square(), (1 - inside).square()], 1)  # squared: what is unsure counts for little
+    return [F.normalize(weights @ block.flatten(1, 2), dim=-1, eps=1e-6) for block in tokens]

@@ -60,7 +60,7 @@ class Engine:
         self.project, self.events = project, Events()
         self.model = EngineModel(segmenter)
         self.threshold = segmenter.presence_threshold
-        self.cache = ResultCache(project.store.cache)
+        self.cache = ResultCache(project.store.cache, scale=segmenter.presence_scale)
         self.working: frozenset[str] = frozenset()
         """Pictures that the model works on."""
         self.encoder = Encoder(self.model, project.store, self.cache, features, SHOTS)

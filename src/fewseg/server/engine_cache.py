@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 
 from fewseg.errors import OutputError
 from fewseg.files import make_folder, write_bytes
-from fewseg.metrics.presence import presence_scores
+from fewseg.metrics.presence import UNSCALED, PresenceScale, presence_scores
 from fewseg.server.engine_model import Recent, probabilities
 from fewseg.suggest import uncertainty
 
@@ -58,8 +58,11 @@ class Found:
 class ResultCache:
     """Safe to use from several threads."""
 
-    def __init__(self, folder: Path, *, memory: int = MEMORY, disk: int = DISK) -> None:
-        self.folder, self.disk = folder, disk
+    def __init__(
+        self, folder: Path, *, scale: PresenceScale = UNSCALED, memory: int = MEMORY, disk: int = DISK
+    ) -> None:
+        """`scale` is the model's, for the scores."""
+        self.folder, self.scale, self.disk = folder, scale, disk
         self._lock = threading.Lock()
         self._found: dict[str, Found] = {}
         self._maps: Recent[NDArray[np.uint8]] = Recent(memory)
@@ -70,7 +73,7 @@ class ResultCache:
     def put(self, key: str, coarse: NDArray[np.uint8]) -> Found:
         """Keep a result; where the disk is full it lives in memory only."""
         values = probabilities(coarse)
-        found = Found(key, presence_scores(values[None])[0], float(uncertainty(values)))
+        found = Found(key, presence_scores(values[None], self.scale)[0], float(uncertainty(values)))
         about = PngImagePlugin.PngInfo()
         about.add_text("fewseg", f"{found.score:.9g} {found.doubt:.9g}")
         encoded = io.BytesIO()

@@ -24,6 +24,7 @@ from fewseg.training.log import MetricsLog
 from fewseg.training.optim import make_optimiser
 from fewseg.training.run import LAST, ProgressCallback, Run
 from fewseg.training.state import Progress, read_state, restore
+from fewseg.training.usual import fit_usual
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def fit(
     if config.train_backbone:
         method.backbone.freeze(False)
     optimiser = make_optimiser(method, config)
+    if state is None and not config.init_from:  # weights that have learnt rely on theirs
+        fit_usual(method, data.sources, size=method.config.image_size, seed=config.seed)
     average = WeightAverage(method, config.average) if config.average else None
     done = Progress()
     if state is not None:

@@ -1,4 +1,4 @@
-"""The threshold on presence scores, found on validation classes: is the label in the picture at all?"""
+"""What presence scores mean, found on validation classes: is the label in the picture at all?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from fewseg.episodes.tensors import collate, episode_tensors
 from fewseg.methods import FewShotMethod
-from fewseg.metrics.presence import choose_threshold, presence_scores
+from fewseg.metrics.presence import choose_threshold, fit_scale, presence_scores
 from fewseg.processes import ALONE, Processes
 from fewseg.training.data import ValidationSet
 from fewseg.types import Episode
@@ -25,7 +25,7 @@ def calibrate_presence(
     amp: bool = False,
     processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """The presence threshold with the best balanced accuracy, that accuracy, and the area under the ROC curve.
+    """The scale that makes presence scores probabilities, and what `choose_threshold` says of the scores it gives.
 
     From the episodes of `queries_with_and_without`, which are divided among the processes; empty where there are none.
     """
@@ -38,7 +38,9 @@ def calibrate_presence(
         part, *pair = asked[row]
         scores[row] = torch.tensor([_score(method, part, episode, size, amp) for episode in pair], dtype=torch.float64)
     here, away = processes.total(scores).numpy().T
-    return choose_threshold(here, away)
+    scale = fit_scale(here, away)
+    here, away = (np.array([scale(score) for score in column]) for column in (here, away))
+    return {"presence_slope": scale.slope, "presence_offset": scale.offset, **choose_threshold(here, away)}
 
 
 def queries_with_and_without(sets: Sequence[ValidationSet], seed: int) -> list[tuple[ValidationSet, Episode, Episode]]:
