@@ -118,9 +118,11 @@ def network_input(image: Image.Image, about: dict) -> np.ndarray:
 
 
 def network_mask(mask: np.ndarray, about: dict) -> np.ndarray:
-    """(s, s), nearest."""
-    side = about["image_size"]
-    rows, columns = (np.arange(side) * length // side for length in mask.shape)
+    """(s, s), nearest, by torch's arithmetic: exact division would take a neighbouring row at some sizes."""
+    steps = np.arange(about["image_size"], dtype=np.float32)
+    rows, columns = (
+        (steps * np.float32(length / len(steps))).astype(int).clip(max=length - 1) for length in mask.shape
+    )
     return mask[rows[:, None], columns].astype(np.float32)
 
 

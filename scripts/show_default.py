@@ -3,9 +3,9 @@
     python scripts/show_default.py DATA --run runs/default [--per-class 4] [--out docs/img/default-model]
 
 Every novel class of both collections (see `split`) is asked for in pictures that hold it and in as many that do not,
-with one and with five shots. OUT/reliability.png shows probabilities and `present`, with the fitted sureness and
-without; the numbers are printed. OUT/training.png shows loss and validation of RUN, a folder of
-scripts/train_default.py; without --run it is left out.
+with one and with five shots. OUT/reliability.png shows the pixels' probabilities and the ROC curve of `present`, with
+the fitted sureness and without, and how often scores are right; the numbers are printed. OUT/training.png shows loss
+and validation of RUN, a folder of scripts/train_default.py; without --run it is left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fewseg.episodes.tensors import collate, episode_tensors
 from fewseg.files import make_folder, replacing
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder
-from fewseg.metrics.presence import choose_threshold, presence_scores
+from fewseg.metrics.presence import PresenceScale, choose_threshold, presence_scores
 from fewseg.training.data import ValidationSet
 from fewseg.training.log import read_metrics
 from fewseg.training.presence import queries_with_and_without
@@ -55,13 +55,22 @@ class Tally:
     pixels: NDArray[np.float64]
     """(BINS, 3): number of pixels, sum of their probabilities, how many were foreground."""
     scores: list[tuple[float, float]]
-    """Presence scores of each pair: with the class, without it."""
+    """Presence scores of each pair, unscaled: with the class, without it."""
 
     @property
     def error(self) -> float:
         """Expected calibration error of the pixels."""
-        count, sure, right = self.pixels.T
-        return float(np.abs(sure - right).sum() / count.sum())
+        return _calibration_error(self.pixels)
+
+    def scaled(self, scale: PresenceScale) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scores as users see them: of queries with the class, of those without it."""
+        here, away = np.array([[scale(score) for score in pair] for pair in self.scores]).T
+        return here, away
+
+
+def _calibration_error(bins: NDArray[np.float64]) -> float:
+    count, sure, right = bins.T
+    return float(np.abs(sure - right).sum() / count.sum())
 
 
 def test_sets(data: Path, per_class: int, seed: int) -> list[ValidationSet]:
@@ -99,41 +108,53 @@ def measure(method: DCAMA, sets: list[ValidationSet], seed: int) -> dict[str, Ta
     return tallies
 
 
-def _count(pixels: NDArray[np.float64], probable: NDArray[np.float32], truth: NDArray[np.bool_]) -> None:
+def _count(bins: NDArray[np.float64], probable: NDArray[Any], truth: NDArray[np.bool_]) -> None:
     place = np.minimum((probable * BINS).astype(int), BINS - 1)
     for column, weights in enumerate((None, probable, truth)):
-        pixels[:, column] += np.bincount(place, weights, BINS)
+        bins[:, column] += np.bincount(place, weights, BINS)
+
+
+def score_bins(here: NDArray[np.float64], away: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Like `Tally.pixels`, of scores: how often a label that scores so much is there."""
+    bins = np.zeros((BINS, 3))
+    _count(bins, np.concatenate([here, away]), np.arange(len(here) + len(away)) < len(here))
+    return bins
 
 
 @contextmanager
-def two_panels(path: Path, height: float) -> Iterator[tuple[Axes, Axes]]:
-    """Two axes side by side, `height` inches tall; the figure is written when they are drawn."""
+def panels(path: Path, count: int, width: float, height: float) -> Iterator[list[Axes]]:
+    """Axes side by side, in inches together; the figure is written when they are drawn."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.8, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2)
-        yield left, right
+        yield list(figure.subplots(1, count))
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=160)
 
 
-def draw(tallies: dict[str, Tally], path: Path) -> None:
-    """How often pixels of a probability are foreground, and the ROC curve of `present`."""
-    with two_panels(path, 3.2) as (left, right):
+def draw(tallies: dict[str, Tally], bins: NDArray[np.float64], path: Path) -> None:
+    """How often pixels of a probability are foreground, the ROC curve of `present`, and how often scores are right."""
+    with panels(path, 3, 9.6, 3.2) as (left, middle, right):
         for name, tally in tallies.items():
             count, sure, found = tally.pixels[tally.pixels[:, 0] > 0].T
             label = f"{name} (error {tally.error:.3f})"
             left.plot(sure / count, found / count, "o-", color=COLOURS[name], markersize=3, label=label)
             here, away = np.array(tally.scores).T
             area = choose_threshold(here, away)["presence_roc_area"]
-            right.plot(*_roc(here, away), color=COLOURS[name], label=f"{name} (area {area:.2f})")
+            middle.plot(*_roc(here, away), color=COLOURS[name], label=f"{name} (area {area:.2f})")
+        count, sure, found = bins[bins[:, 0] > 0].T
+        label = f"as shipped (error {_calibration_error(bins):.3f})"
+        right.plot(sure / count, found / count, "o-", color=COLOURS["as shipped"], markersize=3, label=label)
+        for x, y, number in zip(sure / count, found / count, count, strict=True):
+            right.annotate(f"{number:.0f}", (x, y), (4, -8), textcoords="offset points", fontsize=6, color="#7f7f7f")
         _finish(left, "probability of foreground", "share of the pixels that are foreground")
-        _finish(right, "pictures without the class, called present", "pictures with it, called present")
+        _finish(middle, "pictures without the class, called present", "pictures with it, called present")
+        _finish(right, "score", "share of the pictures that hold the class")
 
 
 def draw_training(run: Path, path: Path) -> None:
     """Loss and validation mIoU of the head over the steps of both trainings."""
-    with two_panels(path, 2.8) as (left, right):
+    with panels(path, 2, 6.8, 2.8) as (left, right):
         for name, folder, colour in (
             ("validation classes left out", "mobilenetv2", "#7f7f7f"),
             ("all base classes", "mobilenetv2-all", "#0072b2"),
@@ -177,12 +198,15 @@ def main() -> None:
     method = load_method(args.model)
     assert isinstance(method, DCAMA)
     tallies = measure(method, test_sets(args.data, args.per_class, args.seed), args.seed)
-    draw(tallies, make_folder(args.out) / "reliability.png")
+    here, away = tallies["as shipped"].scaled(PresenceScale.of(method.extra))
+    bins = score_bins(here, away)
+    draw(tallies, bins, make_folder(args.out) / "reliability.png")
     threshold = method.extra["presence_threshold"]
     for name, tally in tallies.items():
-        here, away = np.array(tally.scores).T
-        print(f"{name}: calibration error {tally.error:.3f}, {choose_threshold(here, away)}, {len(here)} pairs")
-    print(f"as shipped, at {threshold:.3f}: {(here >= threshold).mean():.3f} of those with the class are present,")
+        unscaled = choose_threshold(*np.array(tally.scores).T)
+        print(f"{name}: calibration error {tally.error:.3f}, {unscaled}, {len(here)} pairs")
+    print(f"scores as shipped: calibration error {_calibration_error(bins):.3f}; at {threshold:.3f}:")
+    print(f"{(here >= threshold).mean():.3f} of the pictures with the class are present,")
     print(f"{(away >= threshold).mean():.3f} of those without it")
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from fewseg.batch_outputs import folder_name
 from fewseg.datasets.synthetic import SyntheticDataset
+from fewseg.episodes.transforms import square_mask
 from fewseg.errors import InvalidImage, InvalidMask
 from fewseg.images import open_picture, read_mask
 
@@ -159,6 +160,15 @@ def test_deep_pictures_without_fewseg(tmp_path: Path, onnx_query: ModuleType, ki
             open_picture(path)
         with pytest.raises(SystemExit, match="scale them to 0"):
             onnx_query.open_picture(path)
+
+
+def test_masks_shrink_as_fewseg_shrinks_them(onnx_query: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    for side in (64, 320, 384):
+        for _ in range(60):
+            mask = rng.random(rng.integers(20, 1500, 2)) < 0.5
+            wanted = square_mask(mask.astype(np.uint8), side).numpy()
+            assert (onnx_query.network_mask(mask, {"image_size": side}) == wanted).all(), (side, mask.shape)
 
 
 def write_model(folder: Path, *labels: str) -> Path:
