@@ -147,10 +147,10 @@ def probability(graphs: Graphs, image: Image.Image, label: dict[str, np.ndarray]
 def score(coarse: np.ndarray, about: dict) -> float:
     """How probable the label is to be in the picture, from the mean of the most confident 1 % of the pixels."""
     sure = float(np.sort(coarse, axis=None)[-max(1, round(coarse.size * 0.01)) :].mean())
-    slope, offset = about["presence_scale"]
+    slope, offset = about.get("presence_scale", (1, 0))
     if (slope, offset) == (1, 0):  # the model has no scale
         return sure
-    sure = min(max(sure, 0.002), 0.998)
+    sure = min(max(sure, 1e-6), 1 - 1e-6)
     return float(1 / (1 + np.exp(-(slope * np.log(sure / (1 - sure)) + offset))))
 
 
@@ -180,7 +180,7 @@ def save_supports(graphs: Graphs, path: Path, labels: dict[str, dict[str, np.nda
             fingerprint=np.array(about["fingerprint"]),
             image_size=np.array(about["image_size"]),
             presence_threshold=np.array(about["presence_threshold"]),
-            presence_scale=np.array(about["presence_scale"]),
+            presence_scale=np.array(about.get("presence_scale", (1, 0))),
             **arrays,
         )
     os.replace(new, path)

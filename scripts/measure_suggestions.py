@@ -95,7 +95,7 @@ def choose(strategy: str, case: Case, pool: Sequence[int], seen: Sequence[int], 
     if strategy == "coverage":
         return int(pool[choose_covering(tokens, known, 1, left)[0][0]])
     coarse = case.found(pool, [place for place in seen if place in case.shots])
-    present, doubt = torch.tensor(presence_scores(coarse)), uncertainty(coarse)
+    present, doubt = torch.tensor(presence_scores(coarse, case.model.segmenter.presence_scale)), uncertainty(coarse)
     if strategy == "coverage of the object":
         weights = F.adaptive_max_pool2d(coarse[:, None], TOKENS).flatten(1)
         return int(pool[choose_covering(tokens, known, 1, left, weights)[0][0]])
@@ -147,7 +147,8 @@ def measure(case: Case, seed: int) -> dict[str, Any]:
         }
     away = [i for i in case.pool if i not in case.shots]
     for n in (1, MOST):
-        here, there = (np.array(presence_scores(case.found(p, own[:n]))) for p in (case.held, away))
+        scale = case.model.segmenter.presence_scale
+        here, there = (np.array(presence_scores(case.found(p, own[:n]), scale)) for p in (case.held, away))
         result[f"roc {n}"] = choose_threshold(here, there)["presence_roc_area"]
         threshold = case.model.segmenter.presence_threshold
         result[f"flag {n}"] = float(((here >= threshold).mean() + (there < threshold).mean()) / 2)

@@ -14,7 +14,7 @@ from fewseg.bench.operations import needed
 from fewseg.bench.reference import PlainDCAMA
 from fewseg.errors import InvalidOption
 from fewseg.methods.dcama import DCAMA
-from fewseg.methods.dcama_light import LightDecoder, near_found, tempered
+from fewseg.methods.dcama_light import FIRST_GAINS, LightDecoder, near_found, shown_things, tempered
 from fewseg.methods.dcama_look import own_similarity
 from fewseg.types import QueryFeatures, SupportSet
 
@@ -87,7 +87,8 @@ def test_untrained_it_ranks_what_looks_like_the_support_first() -> None:
     assert isinstance(decoder, LightDecoder)
     for parameter in decoder.correction.parameters():
         parameter.zero_()
-    decoder.gain.fill_(1 / len(decoder.gain))
+    decoder.gain.copy_(LightDecoder({s: [1] * len(p) for s, p in method.places.items()}, {4: 8, 8: 8}).gain)
+    assert decoder.gain.sum() == pytest.approx(sum(FIRST_GAINS))
     picture = torch.zeros(1, 3, 64, 64)
     picture[:, 0, 16:48, 16:48] = 2
     mask = torch.zeros(1, 1, 64, 64)
@@ -169,7 +170,7 @@ def test_what_is_unlike_the_support_has_a_lower_likeness() -> None:
         right, wrong = (method.likeness(query, support, logits) for logits in (inside, -inside))
         assert right > wrong
         # Where the example's thing is what all things are, to be like it says little.
-        shown = torch.cat([mean.flatten() for _, means in sorted(method.shown([support]).items()) for mean in means])
+        shown = torch.cat([mean.flatten() for s in (8, 16, 32) for mean in shown_things([support], method.places)[s]])
         method.decoder.usual.copy_(shown)
         assert method.likeness(query, support, inside) < right - 1
 
@@ -191,6 +192,28 @@ def test_what_is_like_neither_side_is_unlike_the_thing() -> None:
     decoder.usual.copy_(torch.cat([thing for s in sorted(first) for thing in first[s]]))  # all things are like that
     for found in decoder.alike(tokens, shown).values():
         assert found[0, :, 0, :, 0].unique(dim=0).tolist() == [[0.0, -5.0]]
+
+
+def test_things_are_made_of_all_tokens_whatever_is_left_for_attention() -> None:
+    _, images, masks = episode(2, (64, 64))
+    plain, fewer, without = (
+        shown_things([method.encode_support(images, masks)], method.places, 2)
+        for method in (light(), light(support_pixel_budget=3), light(use_background=False))
+    )
+    for scale, things in plain.items():
+        for own, cut, bare in zip(things, fewer[scale], without[scale], strict=True):
+            torch.testing.assert_close(cut, own)
+            torch.testing.assert_close(bare, own)
+
+
+@torch.inference_mode()
+def test_a_faint_find_has_the_likeness_of_a_clear_one() -> None:
+    method = light()
+    query, images, masks = episode(1, (64, 64))
+    seen, support = method.encode_query(query), method.encode_support(images, masks)
+    logit = torch.randn(2, 1, 64, 64) / 10
+    clear, faint = (method.likeness(seen, support, torch.cat([-logit - x, logit + x], 1) / 2) for x in (-6, -14))
+    torch.testing.assert_close(faint, clear, atol=0.02, rtol=0)
 
 
 def test_only_the_light_decoder_knows_a_likeness() -> None:

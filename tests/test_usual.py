@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import Mock, call
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from fewseg.checkpoints import load_method
 from fewseg.datasets.synthetic import SyntheticDataset
 from fewseg.episodes.tensors import TrainingSource, collate, episode_tensors
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder
+from fewseg.training.config import TrainConfig
+from fewseg.training.data import open_data
+from fewseg.training.loop import make_method, train
 from fewseg.training.usual import fit_usual
 from fewseg.types import Episode
 from helpers.toy_method import toy
@@ -30,7 +37,7 @@ def test_is_the_mean_over_classes_and_weighted_sources() -> None:
 
 
 def _things(method: DCAMA, class_id: int) -> torch.Tensor:
-    """Plainly: masked means of the projected tokens of the coarsest scale, of unit length, over a class's pictures."""
+    """Plainly: masked means of the projected tokens of unit length, over a class's pictures."""
     means = []
     for name in FEW.names(class_id):
         tensors = collate([episode_tensors(FEW, Episode(name, (name,), class_id), 64)])
@@ -59,3 +66,36 @@ def test_methods_without_the_light_decoder_have_none() -> None:
     sources = [TrainingSource(FEW, (0,))]
     assert not fit_usual(light(decoder="published"), sources, size=64, seed=0)
     assert not fit_usual(toy(), sources, size=64, seed=0)
+
+
+def test_sources_that_are_never_drawn_do_not_count() -> None:
+    fitted = []
+    for others in ([], [TrainingSource(FEW, (2,), 0.0), TrainingSource(FEW, (), 0.0)]):
+        method = light()
+        assert isinstance(method.decoder, LightDecoder)
+        told = Mock()
+        sources = [TrainingSource(FEW, (0, 1)), *others]
+        assert fit_usual(method, sources, size=64, seed=0, progress=told)
+        assert told.call_args_list == [call(n, 4) for n in range(1, 5)]
+        fitted.append(method.decoder.usual)
+    assert torch.equal(*fitted)
+
+
+def test_a_training_measures_it_once_and_what_goes_on_from_it_keeps_it(tmp_path: Path) -> None:
+    options = ("attention=cosine", "heads=1", "identity_start=True", "balance=True", "decoder=light")
+    settings = {"image_size": 64, "batch": 2, "episodes": 2, "epochs": 1, "validation_classes": (2,), "workers": 0}
+    config = TrainConfig(
+        ("synthetic",), backbone="tiny", random_backbone=True, options=options, validation_episodes=4, **settings
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        fresh = make_method(config)
+    data = open_data(config)
+    fit_usual(fresh, data.sources, size=64, seed=config.seed)
+    report = train(config, tmp_path / "new")
+    learnt = load_method(report.best)
+    torch.testing.assert_close(learnt.decoder.usual, fresh.decoder.usual)
+    assert learnt.decoder.usual.any()
+    assert {"presence_threshold", "presence_slope", "presence_offset"} <= learnt.extra.keys()
+    again = TrainConfig(("synthetic@0/2",), init_from=str(report.best), validation_episodes=2, **settings)
+    assert torch.equal(load_method(train(again, tmp_path / "more").best).decoder.usual, learnt.decoder.usual)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -31,16 +30,13 @@ from fewseg.inputs import PreparedPicture, input_sizes, open_for, prepare
 from fewseg.marks import Mark, require_outlined
 from fewseg.masks import MaskValue
 from fewseg.methods import FewShotMethod
-from fewseg.metrics.presence import PresenceScale
+from fewseg.metrics.presence import DEFAULT_THRESHOLD, PresenceScale
 from fewseg.ops.resize import resize
 from fewseg.taught import LabelSupport
 from fewseg.types import Prediction
 from fewseg.weak import maps_seen, outline, region_features
 
 log = logging.getLogger(__name__)
-
-DEFAULT_THRESHOLD = 0.5
-"""Presence threshold of models that bring none of their own (`method.extra["presence_threshold"]`)."""
 
 _AT_ONCE = 32
 """Labels, times pictures, whose logits are held at the same time."""
@@ -374,7 +370,7 @@ class Segmenter:
             self.input_sizes,
             self.flips,
             self.presence_threshold,
-            dataclasses.astuple(self.presence_scale),
+            self.presence_scale,
             [(label, support.digests) for label, support in self._supports.items()],
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -391,6 +387,7 @@ class Segmenter:
             "scales": self.scales,
             "flips": self.flips,
             "presence_threshold": self.presence_threshold,
+            "presence_scale": self.presence_scale,
         }
         taught.save(path, self._supports, about)
 
@@ -414,7 +411,7 @@ class Segmenter:
             device: as in `Segmenter`.
             precision: as in `Segmenter`.
             flips: as saved if not given.
-            presence_threshold: as saved if not given.
+            presence_threshold: as saved if not given; the model's own where its scores have another scale by now.
             compile: as in `Segmenter`.
 
         Raises:
@@ -431,9 +428,12 @@ class Segmenter:
             precision=precision,
             flips=about["flips"] if flips is None else flips,
             scales=about["scales"],
-            presence_threshold=about["presence_threshold"] if presence_threshold is None else presence_threshold,
+            presence_threshold=presence_threshold,
             compile=compile,
         )
+        # On another scale the same number would mean something else.
+        if presence_threshold is None and segmenter.presence_scale == PresenceScale(*about["presence_scale"]):
+            segmenter.presence_threshold = about["presence_threshold"]
         segmenter.source = source
         if segmenter.model_fingerprint != about["fingerprint"]:
             raise InvalidCheckpoint(

@@ -121,10 +121,14 @@ def _checked(about: dict[str, Any]) -> dict[str, Any]:
     """The values that `load` hands on, if they are what they should be; raises `LookupError` or `TypeError`."""
     kinds: dict[str, type | tuple[type, ...]]
     kinds = {"method": str, "fingerprint": str, "flips": bool, "scales": list, "presence_threshold": (int, float)}
+    about.setdefault("presence_scale", [1.0, 0.0])  # files from before there were any
     wrong = [key for key, kind in kinds.items() if not isinstance(about[key], kind)]
     source = about["model"]
     if source is not None and not isinstance(source["name"], str):
         wrong.append("model")
+    scale = about["presence_scale"]
+    if not isinstance(scale, list) or len(scale) != 2 or not all(isinstance(v, (int, float)) for v in scale):
+        wrong.append("presence_scale")
     if wrong:
         raise TypeError(f"unexpected value of {wrong[0]}")
     return about

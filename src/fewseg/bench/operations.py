@@ -128,7 +128,7 @@ def dcama_attention(method: DCAMA, sizes: Sequence[Size], shots: int) -> float:
     for index, _ in _attended(method):
         positions = sizes[index][0] * sizes[index][1]
         keys = shots * (2 * config.support_pixel_budget if config.support_pixel_budget else positions)
-        width = _projected_width(method, index)
+        width = method.token_width(index)
         total += attention_operations(positions, keys, width, config.heads, 2 if config.balance else 1)
     return total
 
@@ -138,7 +138,7 @@ def dcama_projections(method: DCAMA, sizes: Sequence[Size]) -> float:
     total = 0.0
     for index, _ in _attended(method):
         channels = method.backbone.blocks[index].channels
-        total += 2.0 * sizes[index][0] * sizes[index][1] * channels * _projected_width(method, index)
+        total += 2.0 * sizes[index][0] * sizes[index][1] * channels * method.token_width(index)
     return total
 
 
@@ -192,21 +192,16 @@ def _light_decoder(method: DCAMA, decoder: LightDecoder, sizes: Sequence[Size]) 
     ]
     skips = {s: maps[i] for s, i in method.skip_blocks.items()}
     tokens = {
-        s: [torch.zeros(1, *sizes[i], _projected_width(method, i), dtype=method.dtype) for i in places]
+        s: [torch.zeros(1, *sizes[i], method.token_width(i), dtype=method.dtype) for i in places]
         for s, places in method.places.items()
     }
-    shown = {s: [block.flatten(1, 2)[:, :1] for block in blocks] for s, blocks in tokens.items()}
-    return counted(lambda: decoder(seen, decoder.query_share(skips), tokens, shown, sizes[0]))
+    things = {s: [block.flatten(1, 2)[:, :1] for block in blocks] for s, blocks in tokens.items()}
+    return counted(lambda: decoder(seen, decoder.query_share(skips), tokens, things, sizes[0]))
 
 
 def _attended(method: DCAMA) -> list[tuple[int, int]]:
     wanted = method.config.attention_scales
     return [(index, block.scale) for index, block in enumerate(method.backbone.blocks) if block.scale in wanted]
-
-
-def _projected_width(method: DCAMA, index: int) -> int:
-    heads = method.config.heads
-    return -(-method.backbone.blocks[index].channels // heads) * heads
 
 
 def _double(size: Size) -> Size:

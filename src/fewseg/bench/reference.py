@@ -8,7 +8,7 @@ worse than those operations allow: position codes are computed once, blocks of w
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ NORMALISERS = 4
 def _resize(x: Tensor, size: Any) -> Tensor:
     size = tuple(size)
     return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+Block: TypeAlias = tuple[Tensor, Tensor, Tensor, tuple[int, int]]
+"""Of a block of the backbone: queries (B, Nq, C), keys (B, nN, C), values (B, nN, V) and the map's size."""
 
 
 def plain_maps(backbone: FeaturePyramid, images: Tensor) -> list[Tensor]:
@@ -64,6 +68,7 @@ class PlainDCAMA:
             for name, value in method.state_dict().items()
             if not name.startswith("backbone.")
         }
+        self.learnt = [name for name, _ in method.named_parameters() if name in self.weights]
         self.device, self.dtype, self.training = torch.device(device), dtype, False
         have = {block.scale for block in self.blocks}
         self.scales = sorted(set(self.config.attention_scales) & have, reverse=True)
@@ -74,7 +79,7 @@ class PlainDCAMA:
     def trainable(self) -> list[Tensor]:
         """The weights, with gradients switched on, and dropout too: what a training loop gives its optimiser."""
         self.training = True
-        return [weight.requires_grad_() for weight in self.weights.values()]
+        return [self.weights[name].requires_grad_() for name in self.learnt]
 
     def __call__(self, query: Tensor, images: Tensor, masks: Tensor) -> Tensor:
         """Logits (B, 2, H, W) of queries (B, 3, H, W) with supports (B, n, 3, H, W) and (B, n, H, W)."""
@@ -91,19 +96,18 @@ class PlainDCAMA:
         Outlines follow edges, where the method does that, if the queries' pictures (B, 3, H, W) are given too.
         """
         votes: dict[int, list[Tensor]] = {}
-        for (_, scale), vote in zip(self.attended, self.aggregate(self.projected(query, support, masks)), strict=True):
+        blocks = self.projected(query, support, masks)
+        for (_, scale), vote in zip(self.attended, self.aggregate(blocks), strict=True):
             votes.setdefault(scale, []).append(vote)
         stacked = {s: torch.stack(v, 1) for s, v in votes.items()}
         if self.config.decoder == "light":
-            return self._decode_lightly(stacked, query, support, masks, pictures)
+            return self._decode_lightly(stacked, query, blocks, masks, pictures)
         return self._decode(stacked, query, support, masks)
 
     # --------------------------------------------------------------------------------------------- attention
 
-    def projected(
-        self, query: list[Tensor], support: list[Tensor], masks: Tensor
-    ) -> list[tuple[Tensor, Tensor, Tensor, tuple[int, int]]]:
-        """Of every attended block: queries (B, Nq, C), keys (B, nN, C), values (B, nN, V) and the map's size."""
+    def projected(self, query: list[Tensor], support: list[Tensor], masks: Tensor) -> list[Block]:
+        """Of every attended block what `Block` says."""
         b, n = masks.shape[:2]
         foreground = (masks == 1).to(self.dtype).flatten(0, 1).unsqueeze(1)
         found = []
@@ -117,7 +121,7 @@ class PlainDCAMA:
             found.append((q, k.unflatten(0, (b, n)).flatten(1, 2), value, size))
         return found
 
-    def aggregate(self, blocks: list[tuple[Tensor, Tensor, Tensor, tuple[int, int]]]) -> list[Tensor]:
+    def aggregate(self, blocks: list[Block]) -> list[Tensor]:
         """The vote (B, h, w) of every block."""
         votes = []
         for q, k, value, size in blocks:
@@ -182,7 +186,7 @@ class PlainDCAMA:
         self,
         votes: dict[int, Tensor],
         query: list[Tensor],
-        support: list[Tensor],
+        blocks: list[Block],
         masks: Tensor,
         pictures: Tensor | None,
     ) -> Tensor:
@@ -190,16 +194,16 @@ class PlainDCAMA:
         skips = {s: self._conv(f"decoder.project.{s}", query[self.last[s]]) for s in self.skip_scales}
         work, fine = skips[contexts[0]].shape[-2:], skips[edge].shape[-2:]
         similar: dict[int, list[Tensor]] = {}
-        for (_, scale), block in zip(self.attended, self.projected(query, support, masks), strict=True):
+        alike: dict[int, list[Tensor]] = {}
+        usual = self.weights["decoder.usual"].split([block[0].shape[-1] for block in blocks])
+        for (_, scale), block, common in zip(self.attended, blocks, usual, strict=True):
             similar.setdefault(scale, []).append(_similarity(*block))
+            near = _alike(F.normalize(block[0], dim=-1, eps=1e-6), block, common, masks)
+            alike.setdefault(scale, []).append(near.unflatten(1, block[3]))
         seen = []
         for scale in sorted(self.scales):
             odds = torch.logit(votes[scale].float(), eps=0.0025).to(self.dtype)
-            close = []
-            for index in (i for i, attended in self.attended if attended == scale):
-                tokens, size = self._unit_tokens(query[index], scale)
-                close.append(self._near(tokens, index, support[index], masks).unflatten(1, size))
-            kinds = [odds, 10 * torch.stack(similar[scale], 1), torch.stack(close, 1)]
+            kinds = [odds, 10 * torch.stack(similar[scale], 1), torch.stack(alike[scale], 1)]
             seen.append(_resize(torch.cat(kinds, 1), work))
         x = torch.cat(seen, 1)
         sure = (x * self.weights["decoder.gain"].view(1, -1, 1, 1)).sum(1, keepdim=True) + self.weights["decoder.bias"]
@@ -213,43 +217,23 @@ class PlainDCAMA:
         x = F.relu(self._conv("decoder.mix", F.relu(x + self._conv("decoder.refine_edges", skips[edge]))))
         logit = self._conv("decoder.correction", x) + _resize(sure, fine)
         for _ in range(self.config.looks - 1):
-            logit = logit + self._look(logit, votes, query, [_resize(skips[s], work) for s in contexts])
-        if not self.training:
-            logit = self._outlined(logit, pictures, work)
-        alike = self._alike(logit, query, support, masks)
-        elsewhere, found = ((c + slope * alike)[:, None, None, None] for c, slope in self.weights["decoder.sureness"])
+            logit = logit + self._look(logit, votes, blocks, [_resize(skips[s], work) for s in contexts])
+        if self.training:
+            return _resize(torch.cat([-logit, logit], 1) / 2, masks.shape[-2:])
+        logit = self._outlined(logit, pictures, work)
+        likenesses = []
+        for (_, scale), block, common in zip(self.attended, blocks, usual, strict=True):
+            if scale == max(self.scales):
+                mean, _ = _side_means(logit, block)
+                likenesses.append(_alike(mean.unsqueeze(1), block, common, masks))
+        likeness = torch.cat(likenesses, 1).mean(1)
+        elsewhere, found = (
+            (c + slope * likeness)[:, None, None, None] for c, slope in self.weights["decoder.sureness"]
+        )
         padded = F.pad(torch.sigmoid(logit), (2, 2, 2, 2))
-        near = padded.unfold(2, 5, 1).unfold(3, 5, 1).amax((-2, -1))
-        logit = logit * torch.exp((elsewhere * (1 - near) + found * near).clamp(-5, 5)) / 2
+        beside = padded.unfold(2, 5, 1).unfold(3, 5, 1).amax((-2, -1))
+        logit = logit * torch.exp((elsewhere * (1 - beside) + found * beside).clamp(-5, 5)) / 2
         return _resize(torch.cat([-logit, logit], 1), masks.shape[-2:])
-
-    def _alike(self, logit: Tensor, query: list[Tensor], support: list[Tensor], masks: Tensor) -> Tensor:
-        """(B): how alike what (B, 1, h, w) finds is to the support's thing, over the blocks of the coarsest scale."""
-        found = []
-        for index in (i for i, scale in self.attended if scale == max(self.scales)):
-            tokens, size = self._unit_tokens(query[index], max(self.scales))
-            inside = _shrink(torch.sigmoid(logit), size).flatten(1).unsqueeze(-1) ** 2
-            mean = F.normalize((inside * tokens).sum(1, keepdim=True), dim=-1, eps=1e-6)
-            found.append(self._near(mean, index, support[index], masks)[:, 0])
-        return torch.stack(found).mean(0)
-
-    def _unit_tokens(self, feature_map: Tensor, scale: int) -> tuple[Tensor, torch.Size]:
-        projected = self._project("query", feature_map, scale, scaled=True)
-        return F.normalize(projected, dim=-1, eps=1e-6), feature_map.shape[-2:]
-
-    def _near(self, tokens: Tensor, index: int, support: Tensor, masks: Tensor) -> Tensor:
-        """(B, N): how alike a block's (B, N, C) are to the support's thing, beyond what both are to the usual one."""
-        keys = self._project("support", support, dict(self.attended)[index], scaled=False)
-        inside = _shrink((masks == 1).to(self.dtype).flatten(0, 1).unsqueeze(1), support.shape[-2:])
-        sums = (inside.flatten(1).unsqueeze(-1) ** 2 * keys).sum(1).unflatten(0, masks.shape[:2]).sum(1)
-        thing = F.normalize(sums, dim=-1, eps=1e-6).unsqueeze(1)
-        start = sum(self._width(i) for i, _ in self.attended if i < index)
-        usual = self.weights["decoder.usual"][start : start + self._width(index)]
-        return 10 * ((tokens * thing).sum(-1) - ((tokens * usual).sum(-1) + (thing * usual).sum(-1)) / 2)
-
-    def _width(self, index: int) -> int:
-        heads = self.config.heads
-        return -(-self.blocks[index].channels // heads) * heads
 
     def _outlined(self, logit: Tensor, pictures: Tensor | None, work: torch.Size) -> Tensor:
         start, slope = self.weights["decoder.leniency"]
@@ -260,21 +244,16 @@ class PlainDCAMA:
             return logit
         return _along_edges(logit.float(), pictures.float(), work).to(self.dtype)
 
-    def _look(self, logit: Tensor, votes: dict[int, Tensor], query: list[Tensor], skips: list[Tensor]) -> Tensor:
+    def _look(self, logit: Tensor, votes: dict[int, Tensor], blocks: list[Block], skips: list[Tensor]) -> Tensor:
         """What a further look adds to (B, 1, h, w)."""
         context = torch.cat(skips, 1)
         work = (context.shape[-2], context.shape[-1])
         own, odds = [], []
         for scale in sorted(self.scales):
-            for index in (i for i, attended in self.attended if attended == scale):
-                size = (query[index].shape[-2], query[index].shape[-1])
-                inside = _shrink(torch.sigmoid(logit), torch.Size(size)).flatten(1)
-                tokens = F.normalize(self._project("query", query[index], scale, scaled=True), dim=-1, eps=1e-6)
-                closeness = []
-                for weight in (inside**2, (1 - inside) ** 2):
-                    mean = F.normalize((weight.unsqueeze(-1) * tokens).sum(1), dim=-1, eps=1e-6)
-                    closeness.append((tokens * mean.unsqueeze(1)).sum(-1))
-                own.append(_resize(10 * (closeness[0] - closeness[1]).unflatten(1, size).unsqueeze(1), work))
+            for block in (b for b, (_, attended) in zip(blocks, self.attended, strict=True) if attended == scale):
+                tokens = F.normalize(block[0], dim=-1, eps=1e-6)
+                found, rest = ((tokens * mean.unsqueeze(1)).sum(-1) for mean in _side_means(logit, block))
+                own.append(_resize(10 * (found - rest).unflatten(1, block[3]).unsqueeze(1), work))
             odds.append(_resize(torch.logit(votes[scale].float(), eps=0.0025).to(self.dtype), work))
         seen = torch.cat([*own, *odds, _resize(logit, work).clamp(-8, 8)], 1)
         x = self._conv("decoder.look.seen", seen) + self._conv("decoder.look.context", context)
@@ -318,6 +297,23 @@ def _along_edges(logit: Tensor, pictures: Tensor, work: torch.Size) -> Tensor:
 def _shrink(x: Tensor, size: torch.Size) -> Tensor:
     height, width = (max(1, large // small) for large, small in zip(x.shape[-2:], size, strict=True))
     return _resize(F.avg_pool2d(x, (height, width)), size)
+
+
+def _side_means(logit: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+    """Of a block's query tokens the means, of unit length (B, C), of what (B, 1, h, w) finds and of the rest."""
+    inside = _shrink(torch.sigmoid(logit), torch.Size(block[3])).flatten(1).unsqueeze(-1)
+    tokens = F.normalize(block[0], dim=-1, eps=1e-6)
+    found, rest = (((side / side.amax(1, keepdim=True)) ** 2 * tokens).sum(1) for side in (inside, 1 - inside))
+    return F.normalize(found, dim=-1, eps=1e-6), F.normalize(rest, dim=-1, eps=1e-6)
+
+
+def _alike(tokens: Tensor, block: Block, usual: Tensor, masks: Tensor) -> Tensor:
+    """(B, N): how alike (B, N, C) are to what a block's support shows, beyond what both are to the usual thing (C)."""
+    keys = block[1].unflatten(1, (masks.shape[1], -1)).flatten(0, 1)
+    inside = _shrink((masks == 1).to(keys.dtype).flatten(0, 1).unsqueeze(1), torch.Size(block[3]))
+    sums = (inside.flatten(1).unsqueeze(-1) ** 2 * keys).sum(1).unflatten(0, masks.shape[:2]).sum(1)
+    thing = F.normalize(sums, dim=-1, eps=1e-6).unsqueeze(1)
+    return 10 * ((tokens * thing).sum(-1) - ((tokens * usual).sum(-1) + (thing * usual).sum(-1)) / 2)
 
 
 def _similarity(query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:

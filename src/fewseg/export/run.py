@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -23,12 +22,10 @@ from fewseg.export.verify import FLIPPED, TOLERANCE, Difference, Run, compare, o
 from fewseg.export.write import Format, check_formats, write_graph
 from fewseg.files import make_folder, replacing, write_text
 from fewseg.methods import FewShotMethod
-from fewseg.metrics.presence import PresenceScale
+from fewseg.metrics.presence import DEFAULT_THRESHOLD, SCORE_SHARE, PresenceScale
 
 DESCRIPTION: Final = "model.json"
 """The description beside the graphs."""
-
-DEFAULT_THRESHOLD: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,9 @@ def _about(method: FewShotMethod, graphs: list[Graph], options: ExportOptions) -
         "mask": "1 foreground, else 0; squashed to image_size, nearest",
         "logits": "background, foreground; foreground where its softmax is at least 0.5",
         "presence_threshold": float(method.extra.get("presence_threshold", DEFAULT_THRESHOLD)),
-        "presence_scale": list(dataclasses.astuple(PresenceScale.of(method.extra))),
+        "score": f"s, the mean probability of the surest {SCORE_SHARE:.0%} of the pixels; where presence_scale [a, b] "
+        "is not [1, 0], 1 / (1 + exp(-a * log(s / (1 - s)) - b)), s kept 1e-6 away from 0 and 1",
+        "presence_scale": list(PresenceScale.of(method.extra)),
         "opset": options.opset if "onnx" in options.formats else None,
         "graphs": {graph.name: _ports(graph) for graph in graphs},
     }

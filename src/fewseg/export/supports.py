@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 from typing import Any, Final
@@ -49,7 +48,7 @@ def save_supports(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
         "fingerprint": np.array(segmenter.model_fingerprint),
         "image_size": np.array(method.config.image_size),
         "presence_threshold": np.array(segmenter.presence_threshold),
-        "presence_scale": np.array(dataclasses.astuple(segmenter.presence_scale)),
+        "presence_scale": np.array(segmenter.presence_scale),
     }
     for place, support in enumerate(segmenter.supports.values()):
         (encoded,) = support.sets

@@ -23,7 +23,7 @@ from fewseg.methods.base import FewShotMethod
 from fewseg.methods.dcama_attention import ScaleAttention, balanced
 from fewseg.methods.dcama_config import DCAMAConfig, check_config
 from fewseg.methods.dcama_decoder import Decoder
-from fewseg.methods.dcama_light import LightDecoder, evidence, side_sums, thing_sum, unit_tokens
+from fewseg.methods.dcama_light import LightDecoder, evidence, shown_things, side_sums, thing_sum, unit_tokens
 from fewseg.methods.dcama_outline import guide_among, guide_tensors
 from fewseg.methods.shared_pictures import same_pictures
 from fewseg.ops.mask_aggregation import aggregate_masks
@@ -69,7 +69,7 @@ class DCAMA(FewShotMethod):
         if config.decoder == "light":
             if len(channels) < 2:
                 raise InvalidOption(f"the light decoder needs two skip scales, {backbone.name} has {self.skip_scales}")
-            widths = {s: [self._token_width(i) for i in places] for s, places in self.places.items()}
+            widths = {s: [self.token_width(i) for i in places] for s, places in self.places.items()}
             self.decoder = LightDecoder(widths, channels, config.looks)
         else:
             self.decoder = Decoder(counts, channels, config.skip_support, config.balance)
@@ -78,7 +78,8 @@ class DCAMA(FewShotMethod):
         config = self.config
         return ScaleAttention(widths, config.heads, config.attention == "cosine", config.identity_start)
 
-    def _token_width(self, place: int) -> int:
+    def token_width(self, place: int) -> int:
+        """Channels of the queries and keys of the block at that place of the backbone."""
         block = self.backbone.blocks[place]
         return self._scale(block.scale).width(block.channels)
 
@@ -96,7 +97,7 @@ class DCAMA(FewShotMethod):
         masks = self._cast(masks == 1)
         tensors: dict[str, Tensor] = {}
         for index, scale in self.attended:
-            tokens = self._tokens(maps[index])
+            whole = tokens = self._tokens(maps[index])
             size = map_size(maps[index])
             values = resize(masks.flatten(0, 1).unsqueeze(1), size).flatten(1)
             if not self.config.use_background:
@@ -109,8 +110,8 @@ class DCAMA(FewShotMethod):
             if isinstance(self.decoder, LightDecoder):
                 tensors[f"mean.{index}"] = side_sums(tensors[f"key.{index}"], tensors[f"value.{index}"])
                 keys = tensors[f"key.{index}"]
-                if self.config.support_pixel_budget:  # every token is looked at for this
-                    keys = self._scale(scale).project_support(self._tokens(maps[index])).unflatten(0, (b, n))
+                if tokens is not whole:  # things are made of all tokens, as they are
+                    keys = self._scale(scale).project_support(whole).unflatten(0, (b, n))
                 tensors[f"thing.{index}"] = thing_sum(keys, masks, size)
         if self._has_share:
             for scale, index in self.skip_blocks.items():
@@ -178,21 +179,11 @@ class DCAMA(FewShotMethod):
         coarsest = max(self.places)
         tokens = unit_tokens(query, {coarsest: self.places[coarsest]})
         found = logits[:, 1:] - logits[:, :1]
-        return self.decoder.likeness(found, tokens[coarsest], self.shown([support], query.batch)[coarsest])
-
-    def shown(self, supports: Sequence[SupportSet], batch: int = 1) -> dict[int, list[Tensor]]:
-        """Of every block of each attention scale the mean of each label's things, (batch, L, C) of unit length.
-
-        For methods with the light decoder, whose support sets hold them.
-        """
-        means: dict[int, list[Tensor]] = {}
-        for index, scale in self.attended:
-            sums = torch.stack([support.tensors[f"thing.{index}"].sum(1) for support in supports], 1)
-            means.setdefault(scale, []).append(F.normalize(sums, dim=-1, eps=1e-6).expand(batch, -1, -1))
-        return means
+        things = shown_things([support], {coarsest: self.places[coarsest]}, query.batch)
+        return self.decoder.likeness(found, tokens[coarsest], things[coarsest])
 
     def _votes(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[Tensor]:
-        """Likewise (B, L, h, w) for L labels on the same support pictures: keys once, a column of values a label."""
+        """As `votes`, (B, L, h, w), for L labels on the same support pictures: keys once, a column of values each."""
         dropout = self.config.dropout if self.training else 0.0
         votes = []
         for index, _ in self.attended:
@@ -283,16 +274,16 @@ class DCAMA(FewShotMethod):
         """Likewise with the light decoder, which has no share of the support's."""
         share = decoder.query_share({s: query.tensors[f"skip.{s}"] for s in self.skip_scales})
         tokens = unit_tokens(query, self.places)
-        shown = self.shown(supports, query.batch)
-        seen = evidence(votes, tokens, supports, self.places, decoder.alike(tokens, shown))
+        things = shown_things(supports, self.places, query.batch)
+        seen = evidence(votes, tokens, supports, self.places, decoder.alike(tokens, things))
         guide = guide_among(query.tensors)
 
         def decode(some: slice) -> Tensor:
             labels = some.stop - some.start
             own = share if labels == 1 else [part.repeat_interleave(labels, 0) for part in share]
-            things = {s: [means[:, some] for means in blocks] for s, blocks in shown.items()}
+            theirs = {s: [means[:, some] for means in blocks] for s, blocks in things.items()}
             stacked = _batched_scales(seen[some], query.batch)
-            return decoder(stacked, own, tokens, things, query.image_size, labels, guide)
+            return decoder(stacked, own, tokens, theirs, query.image_size, labels, guide)
 
         return decode
 

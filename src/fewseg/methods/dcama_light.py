@@ -1,10 +1,11 @@
 """A lighter decoder for DCAMA (ours): little data, small machines.
 
-It sees evidence on one scale, above 0 for foreground: the log-odds of every block's balanced vote, how much closer a
-query token is to the mean of the support's foreground than to that of its background, and how alike it is to the former
-beyond what all things are (what is unlike both sides of the support is of neither). What it decides is a learnt sum of
-that evidence, each with a weight, plus a correction; the sum is a usable mask before anything is learnt. No support map
-reaches it, so that nothing grows with the number of shots, and no attention map finer than it works at is needed.
+It sees evidence of three kinds, all of the size of log-odds: of every block's balanced vote the log-odds; how much
+closer a query token is to the mean of the support's foreground than to that of its background; and how alike it is to
+the former beyond what all things are (what is unlike both sides of the support is of neither). What it decides is a
+learnt sum of that evidence, each with a weight, plus a correction; the sum is a usable mask before anything is learnt.
+No support map reaches it, so that nothing grows with the number of shots, and no attention finer than it works at is
+needed.
 
 What it gives in use, and not while its weights learn, goes through three more steps: where nothing stands out the mask
 grows (`lenient`), its outline follows the picture's edges (`along_edges`), and how sure it is depends on how alike the
@@ -34,8 +35,11 @@ WIDTH, EDGE_WIDTH, SKIP_WIDTH = 64, 32, 16
 DILATIONS = (1, 2, 4)
 """Of the first convolution of each residual block: together they see 15 positions to every side."""
 
-KINDS, FIRST_GAINS = 3, (0.5, 0.5, 0.0)
-"""Of evidence, and what they weigh in the sum before anything is learnt: 0 is no border for how alike things are."""
+KINDS = 3
+"""Of evidence."""
+
+FIRST_GAINS = (0.5, 0.5, 0.0)
+"""What they weigh in the sum before anything is learnt: how alike is alike enough has to be learnt first."""
 
 ODDS_LIMIT = 0.0025
 """Votes are kept this far from 0 and 1: log-odds of 6 are as sure as it gets."""
@@ -79,7 +83,10 @@ class LightDecoder(nn.Module):
     they learnt from then on."""
 
     def __init__(self, blocks: Mapping[int, Sequence[int]], skips: Mapping[int, int], looks: int = 1) -> None:
-        """`blocks`: attention scale to channels of its blocks' queries; `skips`: skip scale to channels, for two."""
+        """`blocks`: attention scale to channels of its blocks' queries; `skips`: skip scale to channels.
+
+        Two skip scales at least.
+        """
         super().__init__()
         self.scales = sorted(blocks)
         self.widths = [width for scale in self.scales for width in blocks[scale]]
@@ -125,7 +132,7 @@ class LightDecoder(nn.Module):
         evidence: Mapping[int, Tensor],
         share: Sequence[Tensor],
         tokens: Mapping[int, Sequence[Tensor]],
-        shown: Mapping[int, Sequence[Tensor]],
+        things: Mapping[int, Sequence[Tensor]],
         size: tuple[int, int],
         labels: int = 1,
         guide: Guide | None = None,
@@ -136,7 +143,7 @@ class LightDecoder(nn.Module):
             evidence: (B * L, KINDS * blocks, h, w) of each attention scale.
             share: what `query_share` gave, repeated for the labels.
             tokens: (B, h, w, C) of unit length of every block of each attention scale.
-            shown: of the same blocks the means of the things that examples show, (B, L, C) of unit length.
+            things: of the same blocks what `shown_things` gave.
             size: of the logits.
             labels: L.
             guide: the edges of B pictures; outlines follow none without it.
@@ -157,37 +164,39 @@ class LightDecoder(nn.Module):
             logit = lenient(logit, self.leniency)
             if guide is not None:
                 logit = along_edges(logit, guide, labels)
-            alike = self.likeness(logit, tokens[self.scales[-1]], shown[self.scales[-1]])
+            alike = self.likeness(logit, tokens[self.scales[-1]], things[self.scales[-1]])
             logit = tempered(logit, near_found(logit), alike, self.sureness)
         return resize(torch.cat([-logit, logit], 1) / 2, size)
 
-    def likeness(self, logit: Tensor, tokens: Sequence[Tensor], shown: Sequence[Tensor]) -> Tensor:
+    def likeness(self, logit: Tensor, tokens: Sequence[Tensor], things: Sequence[Tensor]) -> Tensor:
         """(B * L): how alike what `logit` (B * L, 1, h, w) finds is to the things that examples show.
 
-        Mean over the coarsest blocks, whose `tokens` and `shown` are those of `forward`. What stands out in a picture
+        Mean over the coarsest blocks, whose `tokens` and `things` are those of `forward`. What stands out in a picture
         is often found even where the class is absent.
         """
-        labels = shown[0].shape[1]
-        found = [means[:, :labels].float() for means in side_means(logit, tokens, labels)]
-        usual = self.usual.split(self.widths)[-len(shown) :]
-        near = []
-        for one, other, common in zip(found, shown, usual, strict=True):
-            direction, level = beyond_usual(other, common)
-            near.append((one * direction).sum(-1) - level)
-        return torch.stack(near).mean(0).flatten()
+        labels = things[0].shape[1]
+        found = side_means(logit, tokens, labels)
+        usual = self.usual.split(self.widths)[-len(things) :]
+        values = []
+        for means, thing, common in zip(found, things, usual, strict=True):
+            direction, level = beyond_usual(thing.float(), common.float())
+            values.append((means[:, :labels].float() * direction).sum(-1) - level)
+        return torch.stack(values).mean(0).flatten()
 
-    def alike(self, tokens: Mapping[int, Sequence[Tensor]], shown: Mapping[int, Sequence[Tensor]]) -> dict[int, Tensor]:
+    def alike(
+        self, tokens: Mapping[int, Sequence[Tensor]], things: Mapping[int, Sequence[Tensor]]
+    ) -> dict[int, Tensor]:
         """How alike each token is to the things that examples show: at every scale (B, blocks, h, w, L).
 
-        `tokens` and `shown` are those of `forward`.
+        `tokens` and `things` are those of `forward`.
         """
         usual, found = iter(self.usual.split(self.widths)), {}
         for scale in self.scales:
-            near = []
-            for block, thing in zip(tokens[scale], shown[scale], strict=True):
+            maps = []
+            for block, thing in zip(tokens[scale], things[scale], strict=True):
                 direction, level = beyond_usual(thing, next(usual))
-                near.append((block.flatten(1, 2) @ direction.mT - level.unsqueeze(1)).unflatten(1, block.shape[1:3]))
-            found[scale] = torch.stack(near, 1)
+                maps.append((block.flatten(1, 2) @ direction.mT - level.unsqueeze(1)).unflatten(1, block.shape[1:3]))
+            found[scale] = torch.stack(maps, 1)
         return found
 
 
@@ -233,6 +242,20 @@ def thing_sum(keys: Tensor, masks: Tensor, size: tuple[int, int]) -> Tensor:
     """
     inside = shrink(masks.flatten(0, 1).unsqueeze(1), size).flatten(1).unflatten(0, masks.shape[:2])
     return (inside.square().unsqueeze(2) @ keys).squeeze(2)
+
+
+def shown_things(
+    supports: Sequence[SupportSet], places: Mapping[int, Sequence[int]], batch: int = 1
+) -> dict[int, list[Tensor]]:
+    """The mean of each label's things, of every block by scale: (batch, L, C) of unit length.
+
+    `supports` hold `thing.{place}`, the `thing_sum` of every block; `places` are as in `evidence`.
+    """
+    means: dict[int, list[Tensor]] = {}
+    for scale, blocks in places.items():
+        sums = [torch.stack([s.tensors[f"thing.{place}"].sum(1) for s in supports], 1) for place in blocks]
+        means[scale] = [F.normalize(one, dim=-1, eps=1e-6).expand(batch, -1, -1) for one in sums]
+    return means
 
 
 def unit_tokens(query: QueryFeatures, places: Mapping[int, Sequence[int]]) -> dict[int, list[Tensor]]:

@@ -79,5 +79,8 @@ def side_means(logit: Tensor, tokens: Sequence[Tensor], labels: int) -> list[Ten
     Takes what `own_similarity` takes.
     """
     inside = shrink(logit.sigmoid(), map_size(tokens[0][..., 0])).flatten(1).unflatten(0, (-1, labels))
-    weights = torch.cat([inside.square(), (1 - inside).square()], 1)  # squared: what is unsure counts for little
+    sides = torch.cat([inside, 1 - inside], 1)
+    # Of the surest: where hardly anything is found, what is most like it still has a direction.
+    weights = sides / sides.amax(2, keepdim=True).clamp_min(torch.finfo(sides.dtype).tiny)
+    weights = weights.square()  # what is unsure counts for little
     return [F.normalize(weights @ block.flatten(1, 2), dim=-1, eps=1e-6) for block in tokens]

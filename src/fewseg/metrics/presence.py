@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +17,14 @@ SCORE_SHARE: Final = 0.01
 """Share of the pixels whose mean probability is a label's score."""
 
 
-_NEAREST: Final = 0.002
-"""To 0 and 1 that probabilities count as: 8-bit maps of them tell no more apart."""
+DEFAULT_THRESHOLD: Final = 0.5
+"""Presence threshold of models that bring none of their own (`method.extra["presence_threshold"]`)."""
+
+_NEAREST: Final = 1e-6
+"""To 0 and 1 that probabilities count as: float32 tells hardly more apart."""
 
 
-@dataclass(frozen=True)
-class PresenceScale:
+class PresenceScale(NamedTuple):
     """From the probability of a label's surest pixels to the probability that the label is in the picture at all.
 
     Logistic regression on the log-odds (Platt, "Probabilistic outputs for support vector machines", 1999), fitted
@@ -39,7 +39,7 @@ class PresenceScale:
         if self == UNSCALED:
             return sure
         near = min(max(sure, _NEAREST), 1 - _NEAREST)
-        return 1 / (1 + math.exp(-(self.slope * math.log(near / (1 - near)) + self.offset)))
+        return float(expit(self.slope * logit(near) + self.offset))
 
     @classmethod
     def of(cls, extra: Mapping[str, Any]) -> Self:

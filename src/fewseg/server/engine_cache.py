@@ -39,6 +39,10 @@ _PRUNE_EVERY: Final = 500
 """Files written between two looks at how much there is."""
 
 
+_HALF_STEP: Final = 0.5 / 255
+"""Of the 8-bit probabilities."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What is remembered of every result."""
@@ -61,7 +65,7 @@ class ResultCache:
     def __init__(
         self, folder: Path, *, scale: PresenceScale = UNSCALED, memory: int = MEMORY, disk: int = DISK
     ) -> None:
-        """`scale` is the model's, for the scores."""
+        """`scale` is the model's, for the scores; files hold unscaled ones, and outlive it."""
         self.folder, self.scale, self.disk = folder, scale, disk
         self._lock = threading.Lock()
         self._found: dict[str, Found] = {}
@@ -73,9 +77,12 @@ class ResultCache:
     def put(self, key: str, coarse: NDArray[np.uint8]) -> Found:
         """Keep a result; where the disk is full it lives in memory only."""
         values = probabilities(coarse)
-        found = Found(key, presence_scores(values[None], self.scale)[0], float(uncertainty(values)))
+        # Each is known to half a step: a scale would make much of the rest.
+        (score,) = presence_scores(values[None].clamp(_HALF_STEP, 1 - _HALF_STEP))
+        doubt = float(uncertainty(values))
+        found = Found(key, self.scale(score), doubt)
         about = PngImagePlugin.PngInfo()
-        about.add_text("fewseg", f"{found.score:.9g} {found.doubt:.9g}")
+        about.add_text("fewseg", f"{score:.9g} {doubt:.9g}")
         encoded = io.BytesIO()
         Image.fromarray(coarse).save(encoded, "PNG", compress_level=1, pnginfo=about)
         with self._lock:
@@ -96,7 +103,7 @@ class ResultCache:
             self._forget(key)
             return None
         with self._lock:
-            return self._found.setdefault(key, Found(key, score, doubt))
+            return self._found.setdefault(key, Found(key, self.scale(score), doubt))
 
     def coarse(self, key: str) -> NDArray[np.uint8] | None:
         """The map (s, s) of a result, None where it is gone or damaged; then the result is no longer known."""

@@ -113,8 +113,8 @@ def fit(
     if config.train_backbone:
         method.backbone.freeze(False)
     optimiser = make_optimiser(method, config)
-    if state is None and not config.init_from:  # weights that have learnt rely on theirs
-        fit_usual(method, data.sources, size=method.config.image_size, seed=config.seed)
+    if state is None and not config.init_from and processes.main:  # weights that have learnt rely on theirs
+        _measure_usual(method, data, config, progress)
     average = WeightAverage(method, config.average) if config.average else None
     done = Progress()
     if state is not None:
@@ -132,6 +132,16 @@ def fit(
     method.eval()
     best = out / (BEST if done.best_step else LAST)
     return TrainReport(done.step, resumed_from, loss, done.best_miou, done.best_step, best)
+
+
+def _measure_usual(
+    method: FewShotMethod, data: TrainingData, config: TrainConfig, progress: ProgressCallback | None
+) -> None:
+    def tell(done: int, count: int) -> None:
+        if progress is not None:
+            progress(0, config.steps, f"looking at things: {done} of {count} pictures")
+
+    fit_usual(method, data.sources, size=method.config.image_size, seed=config.seed, progress=tell)
 
 
 @contextmanager

@@ -14,10 +14,10 @@ from fewseg.episodes.tensors import collate, episode_tensors
 from fewseg.methods import FewShotMethod
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder, near_found, tempered
-from fewseg.ops.resize import map_size, resize
+from fewseg.ops.resize import map_size
 from fewseg.training.data import ValidationSet
 from fewseg.training.presence import queries_with_and_without
-from fewseg.types import IGNORE, Episode
+from fewseg.types import IGNORE, Episode, QueryFeatures
 
 _SIDE: Final = 32
 """Pixels of every picture that are fitted to, squared: neighbours say the same."""
@@ -26,7 +26,7 @@ _STARTS: Final = ((0.0, 0.0), (0.0, 1.0), (-2.0, 2.0))
 """Logarithm of the factor at the mean likeness, and what a standard deviation adds."""
 
 _EVEN: Final = 0.1
-"""Likenesses that differ by less, in log-odds, say nothing."""
+"""Likenesses that differ by less say nothing: a hundredth of a cosine."""
 
 _HOLD: Final = 1e-4
 """Weight of the squares: what the pixels say nothing of stays at 0."""
@@ -75,11 +75,12 @@ def _asked(method: DCAMA, queries: Sequence[tuple[ValidationSet, Episode, Episod
     for part, *pair in queries:
         for episode in pair:
             tensors = collate([episode_tensors(part.dataset, episode, size)]).to(method.device)
-            query = method.encode_query(tensors.query)
+            seen = method.encode_query(tensors.query).tensors
+            fine = map_size(seen[f"skip.{min(method.skip_scales)}"])  # where the decoder tempers
+            query = QueryFeatures(fine, seen)
             support = method.encode_support(tensors.images, tensors.masks)
             logits = method.segment(query, support)
-            fine = map_size(query.tensors[f"skip.{min(method.skip_scales)}"])  # where the decoder tempers
-            logit = resize((logits[:, 1:] - logits[:, :1]).float(), fine).cpu()
+            logit = (logits[:, 1:] - logits[:, :1]).float().cpu()
             chosen = _spread(fine[0])
             yield _Asked(
                 logit[:, :, chosen][..., chosen],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from fewseg.episodes.tensors import TrainingSource, collate, episode_tensors
 from fewseg.methods import FewShotMethod
 from fewseg.methods.dcama import DCAMA
-from fewseg.methods.dcama_light import LightDecoder
+from fewseg.methods.dcama_light import LightDecoder, shown_things
 from fewseg.types import Episode
 
 _PICTURES: Final = 512
@@ -22,40 +22,66 @@ _PER_CLASS: Final = 8
 
 
 @torch.no_grad()
-def fit_usual(method: FewShotMethod, sources: Sequence[TrainingSource], *, size: int, seed: int) -> bool:
+def fit_usual(
+    method: FewShotMethod,
+    sources: Sequence[TrainingSource],
+    *,
+    size: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> bool:
     """Choose the decoder's `usual`: the mean of what the things of the training classes are to the method.
 
     Every class counts the same within its source, every source by its weight. The decoder then knows how much more
     alike two things are than things are anyway, which tells a class from others whether or not it was trained on.
-    Measure it before the weights learn: they rely on it.
+    Measure it before the weights learn: they rely on it. The method is left in eval mode.
 
-    Returns whether it was fitted: not where the method has no light decoder.
+    Args:
+        method: whose decoder's `usual` is set.
+        sources: what it will be trained on.
+        size: side of its inputs.
+        seed: of which pictures are looked at.
+        progress: called with how many of them have been, and how many will be.
+
+    Returns:
+        Whether it was fitted: not where the method has no light decoder.
     """
     if not isinstance(method, DCAMA) or not isinstance(method.decoder, LightDecoder):
         return False
     method.eval()
-    total = torch.stack(
-        [source.weight * _of_source(method, source, size, [seed, 8, n]) for n, source in enumerate(sources)]
-    )
-    method.decoder.usual.copy_(total.sum(0) / sum(source.weight for source in sources))
+    classes = [
+        (source, weight, names)
+        for number, source in enumerate(sources)
+        if source.weight
+        for weight, names in _drawn(source, np.random.default_rng([seed, 8, number]))
+    ]
+    count, done = sum(len(names) for *_, names in classes), 0
+    total = torch.zeros_like(method.decoder.usual)
+    for source, weight, episodes in classes:
+        for episode in episodes:
+            total += _thing(method, source, episode, size)[0] * (weight / len(episodes))
+            done += 1
+            if progress is not None:
+                progress(done, count)
+    method.decoder.usual.copy_(total / sum(weight for _, weight, _ in classes))
     return True
 
 
-def _of_source(method: DCAMA, source: TrainingSource, size: int, seed: list[int]) -> Tensor:
+def _drawn(source: TrainingSource, rng: np.random.Generator) -> list[tuple[float, list[Episode]]]:
+    """Pictures of every class that has some, as supports of their own, and what the class weighs."""
     classes = [class_id for class_id in source.classes if source.dataset.names(class_id)]
-    most = min(_PER_CLASS, max(1, _PICTURES // len(classes)))
-    rng = np.random.default_rng(seed)
-    means = []
+    most = min(_PER_CLASS, max(1, _PICTURES // max(1, len(classes))))
+    drawn = []
     for class_id in classes:
         names = source.dataset.names(class_id)
         chosen = [names[i] for i in rng.permutation(len(names))[:most]]
-        things = torch.cat([_thing(method, source, Episode(name, (name,), class_id), size) for name in chosen])
-        means.append(things.mean(0))
-    return torch.stack(means).mean(0)
+        drawn.append((source.weight / len(classes), [Episode(name, (name,), class_id) for name in chosen]))
+    return drawn
 
 
 def _thing(method: DCAMA, source: TrainingSource, episode: Episode, size: int) -> Tensor:
     """(1, C): of every block the mean of the support's thing, one after the other."""
     tensors = collate([episode_tensors(source.dataset, episode, size)]).to(method.device)
     support = method.encode_support(tensors.images, tensors.masks)
-    return torch.cat([mean[:, 0] for _, means in sorted(method.shown([support]).items()) for mean in means], -1)
+    things = shown_things([support], method.places)
+    return torch.cat([mean[:, 0] for _, means in sorted(things.items()) for mean in means], -1)
