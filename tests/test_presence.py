@@ -20,8 +20,8 @@ SCALE = PresenceScale(0.5, -1.0)
 EXTRA = {"presence_slope": SCALE.slope, "presence_offset": SCALE.offset, "presence_threshold": 0.4}
 
 
-def taught(**extra: float) -> Segmenter:
-    method = ColourMethod()
+def taught(sharpness: float = 8.0, **extra: float) -> Segmenter:
+    method = ColourMethod(sharpness=sharpness)
     method.extra = extra
     segmenter = Segmenter(method, device="cpu")
     segmenter.teach("red", *blob("red"))
@@ -44,7 +44,7 @@ def test_of_tiles_the_highest_scaled_score_counts() -> None:
 
 
 def test_the_page_shows_what_segment_says_and_files_outlive_a_scale(tmp_path: Path) -> None:
-    segmenter = taught(**EXTRA)
+    segmenter = taught(0.2, **EXTRA)
     picture = blob("red")[0]
     coarse = segmenter.coarse_probabilities([segmenter.prepare(picture)])[0, 0]
     levels = (coarse * 255).round().to(torch.uint8).numpy()
@@ -60,11 +60,8 @@ def test_the_page_shows_what_segment_says_and_files_outlive_a_scale(tmp_path: Pa
 def test_what_was_saved_keeps_its_threshold_on_its_own_scale_only(tmp_path: Path) -> None:
     path = tmp_path / "red.fewseg"
     taught(**EXTRA).save(path)
-    for extra, threshold in (
-        (EXTRA, 0.4),
-        ({**EXTRA, "presence_threshold": 0.9}, 0.4),
-        ({"presence_threshold": 0.9}, 0.9),
-    ):
+    other = {"presence_threshold": 0.9}
+    for extra, threshold in ((EXTRA, 0.4), ({**EXTRA, **other}, 0.4), (other, 0.9)):
         method = ColourMethod()
         method.extra = dict(extra)
         assert Segmenter.load(path, method, device="cpu").presence_threshold == threshold
