@@ -15,6 +15,7 @@ import argparse
 import logging
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from fewseg.methods import FewShotMethod, create_method
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder
 from fewseg.training.config import TrainConfig
-from fewseg.training.data import open_data
+from fewseg.training.data import ValidationSet, open_data
 from fewseg.training.leniency import fit_leniency
 from fewseg.training.loop import train
 from fewseg.training.presence import calibrate_presence
@@ -117,14 +118,21 @@ def main() -> None:
         ("default", tried, own),
         ("mobilenetv2-default", tried_over_teacher, over_teacher),
     ):
-        fit_leniency(fitted, validation, size=SIZE)
-        fit_sureness(fitted, validation, size=SIZE, seed=args.seed)
-        presence = calibrate_presence(fitted, validation, size=SIZE, seed=args.seed)
-        for given, found in zip(after_training(method), after_training(fitted), strict=True):
-            given.copy_(found)
-        method.extra |= presence
-        save_method(method, args.out / f"{name}.safetensors", dtype=torch.float16)
-        LOG.info("%s: %s", args.out / f"{name}.safetensors", method.extra)
+        finish(method, fitted, validation, args.out / f"{name}.safetensors", args.seed)
+
+
+def finish(
+    method: FewShotMethod, fitted: FewShotMethod, validation: Sequence[ValidationSet], path: Path, seed: int
+) -> None:
+    """Save `method` with what is fitted after training, to `fitted`: that one has not learnt the validation classes."""
+    fit_leniency(fitted, validation, size=SIZE)
+    fit_sureness(fitted, validation, size=SIZE, seed=seed)
+    presence = calibrate_presence(fitted, validation, size=SIZE, seed=seed)
+    for given, found in zip(after_training(method), after_training(fitted), strict=True):
+        given.copy_(found)
+    method.extra |= presence
+    save_method(method, path, dtype=torch.float16)
+    LOG.info("%s: %s", path, method.extra)
 
 
 def after_training(method: FewShotMethod) -> tuple[torch.Tensor, torch.Tensor]:

@@ -43,8 +43,8 @@ class DCAMAConfig:
     """Weigh both sides of the support alike, however little of it is foreground, and show the decoder's last stage the
     aggregated masks as log-odds, which no norm has touched (ours)."""
     decoder: Literal["published", "light"] = "published"
-    """The paper's, or a lighter one that corrects a weighted sum of the votes and of the similarity to each side's
-    mean, and sees no support map (ours; needs balance and two skip scales or more)."""
+    """The paper's, or a lighter one that corrects a weighted sum of the votes and of how alike the query is to the
+    means of the support's sides, and sees no support map (ours; needs balance and two skip scales or more)."""
     looks: int = 1
     """How often the light decoder looks: from the second time on it corrects what it found by how alike the query's
     tokens are to that (ours)."""

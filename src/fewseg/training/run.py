@@ -188,7 +188,7 @@ class Run:
             self._calibrate()
 
     def _calibrate(self) -> None:
-        """How lenient and sure to be, and the presence threshold, go into the checkpoint to use, once training ends."""
+        """How lenient and sure to be, and what scores mean, go into the checkpoint to use, once training ends."""
         if not self.data.validation:
             return
         self.processes.wait()  # until the checkpoint is written
