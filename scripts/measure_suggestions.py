@@ -31,7 +31,7 @@ from fewseg.datasets.base import Dataset
 from fewseg.episodes.sources import open_source
 from fewseg.full_size import full_size_prediction
 from fewseg.metrics.iou import intersection_and_union
-from fewseg.metrics.presence import choose_threshold, presence_scores
+from fewseg.metrics.presence import balanced_accuracy, presence_scores, roc_area
 from fewseg.segmenter import Segmenter
 from fewseg.server.engine_model import TOKENS, EngineModel, PictureFeatures, probabilities
 from fewseg.suggest import centred, choose_covering, choose_uncertain, uncertainty
@@ -149,9 +149,9 @@ def measure(case: Case, seed: int) -> dict[str, Any]:
     for n in (1, MOST):
         scale = case.model.segmenter.presence_scale
         here, there = (np.array(presence_scores(case.found(p, own[:n]), scale)) for p in (case.held, away))
-        result[f"roc {n}"] = choose_threshold(here, there)["presence_roc_area"]
+        result[f"roc {n}"] = roc_area(here, there)
         threshold = case.model.segmenter.presence_threshold
-        result[f"flag {n}"] = float(((here >= threshold).mean() + (there < threshold).mean()) / 2)
+        result[f"flag {n}"] = balanced_accuracy(here, there, threshold)
     return result
 
 

@@ -31,7 +31,7 @@ from fewseg.episodes.tensors import collate, episode_tensors
 from fewseg.files import make_folder, replacing
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import LightDecoder
-from fewseg.metrics.presence import PresenceScale, choose_threshold, presence_scores
+from fewseg.metrics.presence import PresenceScale, balanced_accuracy, presence_scores, roc_area
 from fewseg.training.data import ValidationSet
 from fewseg.training.log import read_metrics
 from fewseg.training.presence import queries_with_and_without
@@ -140,7 +140,7 @@ def draw(tallies: dict[str, Tally], bins: NDArray[np.float64], path: Path) -> No
             label = f"{name} (error {tally.error:.3f})"
             left.plot(sure / count, found / count, "o-", color=COLOURS[name], markersize=3, label=label)
             here, away = np.array(tally.scores).T
-            area = choose_threshold(here, away)["presence_roc_area"]
+            area = roc_area(here, away)
             middle.plot(*_roc(here, away), color=COLOURS[name], label=f"{name} (area {area:.2f})")
         count, sure, found = bins[bins[:, 0] > 0].T
         label = f"as shipped (error {_calibration_error(bins):.3f})"
@@ -203,9 +203,12 @@ def main() -> None:
     draw(tallies, bins, make_folder(args.out) / "reliability.png")
     threshold = method.extra["presence_threshold"]
     for name, tally in tallies.items():
-        unscaled = choose_threshold(*np.array(tally.scores).T)
-        print(f"{name}: calibration error {tally.error:.3f}, {unscaled}, {len(here)} pairs")
-    print(f"scores as shipped: calibration error {_calibration_error(bins):.3f}; at {threshold:.3f}:")
+        area = roc_area(*np.array(tally.scores).T)
+        print(f"{name}: calibration error {tally.error:.3f}, ROC area {area:.3f}, {len(here)} pairs")
+    told = balanced_accuracy(here, away, threshold)
+    print(
+        f"scores as shipped: calibration error {_calibration_error(bins):.3f}; at {threshold:.3f} {told:.3f} are right:"
+    )
     print(f"{(here >= threshold).mean():.3f} of the pictures with the class are present,")
     print(f"{(away >= threshold).mean():.3f} of those without it")
 

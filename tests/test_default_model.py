@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from fewseg.checkpoints.native import EMBEDDED, load_method
+from fewseg.methods.dcama import DCAMA
+from fewseg.methods.dcama_light import LightDecoder
 
 PAGE = Path(__file__).parent.parent / "docs" / "default-model.md"
 
@@ -18,9 +20,13 @@ def test_size_and_checksum() -> None:
     assert hashlib.sha256(content).hexdigest() in PAGE.read_text("utf-8")
 
 
-def test_it_loads_and_brings_its_threshold() -> None:
+def test_it_loads_and_brings_what_is_fitted_after_training() -> None:
     method = load_method("default")
     assert (method.name, method.backbone.name, method.config.image_size) == ("dcama", "tiny", 384)
     assert 0 < method.extra["presence_threshold"] < 1
+    assert {"presence_slope", "presence_offset"} <= method.extra.keys()
+    assert isinstance(method, DCAMA)
+    assert isinstance(method.decoder, LightDecoder)
+    assert all(part.any() for part in (method.decoder.usual, method.decoder.sureness, method.decoder.leniency))
     assert all(p.isfinite().all() for p in method.parameters())
     assert method.dtype == torch.float32

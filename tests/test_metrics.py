@@ -9,7 +9,7 @@ import pytest
 
 from fewseg.errors import InvalidMask
 from fewseg.metrics.iou import IoUMeter, intersection_and_union
-from fewseg.metrics.presence import UNSCALED, PresenceScale, choose_threshold, fit_scale
+from fewseg.metrics.presence import UNSCALED, PresenceScale, balanced_accuracy, fit_scale, roc_area
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.npz"
 
@@ -77,11 +77,20 @@ def test_edge_cases() -> None:
         meter.add(0, empty, np.zeros((4, 5)))
 
 
-def test_presence_threshold_of_scores_near_one() -> None:
-    here, away = np.array([0.99999, 0.999985]), np.array([0.99996, 0.3])
-    threshold = choose_threshold(here, away)["presence_threshold"]
-    assert (here >= threshold).all()
-    assert (away < threshold).all()
+def test_how_well_presence_is_told() -> None:
+    here, away = np.array([0.9, 0.8, 0.7]), np.array([0.1, 0.2, 0.75])
+    assert balanced_accuracy(here, away, 0.5) == pytest.approx(5 / 6)
+    assert balanced_accuracy(here, away, 0.78) == pytest.approx((2 / 3 + 1) / 2)
+    assert roc_area(here, away) == pytest.approx(8 / 9)
+    assert roc_area(here, here) == 0.5
+
+
+def test_scores_of_a_very_sure_model_keep_their_order() -> None:
+    here, away = 1 - np.logspace(-5.5, -4, 40), 1 - np.logspace(-3.8, -2.8, 40)
+    scale = fit_scale(here, away)
+    scaled = [np.array([scale(v) for v in values]) for values in (here, away)]
+    assert roc_area(*scaled) == 1
+    assert balanced_accuracy(*scaled, 0.5) > 0.95
 
 
 def test_scaled_scores_are_as_often_right_as_they_say() -> None:

@@ -80,18 +80,11 @@ def fit_scale(here: NDArray[np.float64], away: NDArray[np.float64]) -> PresenceS
     return PresenceScale(float(fitted[0]), float(fitted[1]))
 
 
-def choose_threshold(here: NDArray[np.float64], away: NDArray[np.float64]) -> dict[str, float]:
-    """The threshold with the best balanced accuracy, that accuracy, and the area under the ROC curve.
+def balanced_accuracy(here: NDArray[np.float64], away: NDArray[np.float64], threshold: float) -> float:
+    """Mean of the shares that are told right: of queries that hold the class, and of queries that do not."""
+    return float(((here >= threshold).mean() + (away < threshold).mean()) / 2)
 
-    `here` are the scores of queries that hold the class, `away` those of queries that do not.
-    """
-    values = np.unique(np.concatenate([here, away]))
-    candidates = np.concatenate([values[:1], (values[1:] + values[:-1]) / 2])
-    balanced = [((here >= t).mean() + (away < t).mean()) / 2 for t in candidates]
-    best = int(np.argmax(balanced))
-    area = (here[:, None] > away).mean() + 0.5 * (here[:, None] == away).mean()
-    return {
-        "presence_threshold": float(candidates[best]),  # not rounded: a sure model's scores are all near 0 or 1
-        "presence_balanced_accuracy": round(float(balanced[best]), 3),
-        "presence_roc_area": round(float(area), 3),
-    }
+
+def roc_area(here: NDArray[np.float64], away: NDArray[np.float64]) -> float:
+    """How probable it is that a query that holds the class scores higher than one that does not; ties count half."""
+    return float((here[:, None] > away).mean() + 0.5 * (here[:, None] == away).mean())

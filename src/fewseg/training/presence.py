@@ -9,7 +9,7 @@ import torch
 
 from fewseg.episodes.tensors import collate, episode_tensors
 from fewseg.methods import FewShotMethod
-from fewseg.metrics.presence import choose_threshold, fit_scale, presence_scores
+from fewseg.metrics.presence import DEFAULT_THRESHOLD, balanced_accuracy, fit_scale, presence_scores, roc_area
 from fewseg.processes import ALONE, Processes
 from fewseg.training.data import ValidationSet
 from fewseg.types import Episode
@@ -25,9 +25,11 @@ def calibrate_presence(
     amp: bool = False,
     processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """The scale that makes presence scores probabilities, and what `choose_threshold` says of the scores it gives.
+    """The scale that makes presence scores probabilities, and how well they tell whether the class is there.
 
-    From the episodes of `queries_with_and_without`, which are divided among the processes; empty where there are none.
+    A label is present where that is more probable than not: the threshold that is best on so few queries is elsewhere
+    on others. From the episodes of `queries_with_and_without`, which are divided among the processes; empty where there
+    are none.
     """
     method.eval()
     asked = queries_with_and_without(sets, seed)
@@ -40,7 +42,13 @@ def calibrate_presence(
     here, away = processes.total(scores).numpy().T
     scale = fit_scale(here, away)
     here, away = (np.array([scale(score) for score in column]) for column in (here, away))
-    return {"presence_slope": scale.slope, "presence_offset": scale.offset, **choose_threshold(here, away)}
+    return {
+        "presence_slope": scale.slope,
+        "presence_offset": scale.offset,
+        "presence_threshold": DEFAULT_THRESHOLD,
+        "presence_balanced_accuracy": round(balanced_accuracy(here, away, DEFAULT_THRESHOLD), 3),
+        "presence_roc_area": round(roc_area(here, away), 3),
+    }
 
 
 def queries_with_and_without(sets: Sequence[ValidationSet], seed: int) -> list[tuple[ValidationSet, Episode, Episode]]:
