@@ -85,7 +85,7 @@ def test_regions_are_told_apart_by_the_models_features(embedded: FewShotMethod) 
 
 def test_features_are_not_mixed_up_between_threads(embedded: FewShotMethod) -> None:
     """A server outlines and segments with one backbone at the same time."""
-    made = Segmenter(embedded, device="cpu")
+    made = Segmenter(embedded, device="cpu", precision="float32")  # or this calls the backbone in another
     mine, others = (made.prepare(scene(seed)[0]).inputs[0][None] for seed in (0, 1))
     with torch.no_grad():
         expected = made.method.backbone(mine)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit, logit
 from torch import Tensor
 
 from fewseg.ops.surest import surest_mean
@@ -39,7 +38,8 @@ class PresenceScale(NamedTuple):
         if self == UNSCALED:
             return sure
         near = min(max(sure, _NEAREST), 1 - _NEAREST)
-        return float(expit(self.slope * logit(near) + self.offset))
+        grown = math.exp(-abs(odds := self.slope * math.log(near / (1 - near)) + self.offset))  # never above 1
+        return (1.0 if odds >= 0 else grown) / (1 + grown)
 
     @classmethod
     def of(cls, extra: Mapping[str, Any]) -> Self:
@@ -65,6 +65,9 @@ def fit_scale(here: NDArray[np.float64], away: NDArray[np.float64]) -> PresenceS
 
     `here` and `away` are unscaled scores of queries that hold the class and of queries that do not.
     """
+    from scipy.optimize import minimize  # a tenth of a second that only trainings need
+    from scipy.special import expit, logit
+
     odds = logit(np.concatenate([here, away]).clip(_NEAREST, 1 - _NEAREST))
     # Platt's targets: nothing is surer than so many queries can tell, or scores that separate would be 0 and 1.
     sure = [(len(here) + 1) / (len(here) + 2), 1 / (len(away) + 2)]
