@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 from fewseg import create_method
 from fewseg.bench.operations import needed
 from fewseg.bench.reference import PlainDCAMA
-from fewseg.errors import InvalidOption
+from fewseg.checkpoints import load_method, save_method
+from fewseg.errors import InvalidCheckpoint, InvalidOption
 from fewseg.methods.dcama import DCAMA
 from fewseg.methods.dcama_light import FIRST_GAINS, LightDecoder, near_found, shown_things, tempered
 from fewseg.methods.dcama_look import own_similarity
@@ -214,6 +216,16 @@ def test_a_faint_find_has_the_likeness_of_a_clear_one() -> None:
     logit = torch.randn(2, 1, 64, 64) / 10
     clear, faint = (method.likeness(seen, support, torch.cat([-logit - x, logit + x], 1) / 2) for x in (-6, -14))
     torch.testing.assert_close(faint, clear, atol=0.02, rtol=0)
+
+
+def test_checkpoints_from_before_say_what_they_lack(tmp_path: Path) -> None:
+    method = light()
+    state = method.state_dict()
+    method.state_dict = lambda: {k: v for k, v in state.items() if k != "decoder.usual"}  # type: ignore[method-assign]
+    save_method(method, tmp_path / "old.safetensors")
+    with pytest.raises(InvalidCheckpoint, match=r"Missing key.*decoder.usual.*train it again") as error:
+        load_method(tmp_path / "old.safetensors")
+    assert "\n" not in str(error.value)
 
 
 def test_only_the_light_decoder_knows_a_likeness() -> None:

@@ -97,7 +97,10 @@ def load_method(
         method = build_method(about["method"], BackboneSpec.from_json(about["backbone"]), config)
         method.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InvalidCheckpoint(f"{path} does not fit this version of fewseg: {str(error).splitlines()[0]}") from error
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])[:300]
+        raise InvalidCheckpoint(
+            f"{path} does not fit this version of fewseg ({reason}): train it again, or use the version that made it"
+        ) from error
     method.extra = about.get("extra", {})
     return method.to(device) if device is not None else method
 
