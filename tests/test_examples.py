@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fewseg.batch_outputs import folder_name
@@ -19,6 +20,7 @@ from fewseg.datasets.synthetic import SyntheticDataset
 from fewseg.episodes.transforms import square_mask
 from fewseg.errors import InvalidImage, InvalidMask
 from fewseg.images import open_picture, read_mask
+from fewseg.metrics.presence import UNSCALED, PresenceScale, presence_scores
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ORIENTATION = 0x0112
@@ -169,6 +171,14 @@ def test_masks_shrink_as_fewseg_shrinks_them(onnx_query: ModuleType) -> None:
             mask = rng.random(rng.integers(20, 1500, 2)) < 0.5
             wanted = square_mask(mask.astype(np.uint8), side).numpy()
             assert (onnx_query.network_mask(mask, {"image_size": side}) == wanted).all(), (side, mask.shape)
+
+
+def test_scores_are_those_of_fewseg(onnx_query: ModuleType) -> None:
+    coarse = torch.rand(40, 30, generator=torch.Generator().manual_seed(0))
+    for scale in (UNSCALED, PresenceScale(0.5, -1.0), PresenceScale(400.0, 3.0)):
+        wanted = presence_scores(coarse[None], scale)[0]
+        assert onnx_query.score(coarse.numpy(), {"presence_scale": list(scale)}) == pytest.approx(wanted, abs=1e-6)
+    assert onnx_query.score(coarse.numpy(), {}) == pytest.approx(presence_scores(coarse[None])[0], abs=1e-6)
 
 
 def write_model(folder: Path, *labels: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from fewseg.export.supports import save_supports
-from fewseg.metrics.presence import UNSCALED, PresenceScale, presence_scores
+from fewseg.metrics.presence import UNSCALED, PresenceScale
 from fewseg.segmenter import Segmenter
 from fewseg.server.engine_cache import ResultCache
 from fewseg.tiles import segment_tiled
@@ -73,16 +72,6 @@ def test_programs_without_torch_are_told_the_scale(tmp_path: Path) -> None:
     save_supports(taught(**EXTRA), tmp_path / "supports.npz")
     with np.load(tmp_path / "supports.npz") as file:
         assert tuple(file["presence_scale"]) == SCALE
-    spec = importlib.util.spec_from_file_location("onnx_query", Path(__file__).parent.parent / "examples/onnx_query.py")
-    assert spec is not None
-    assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    coarse = torch.rand(40, 30, generator=torch.Generator().manual_seed(0))
-    for scale in (UNSCALED, SCALE, PresenceScale(400.0, 3.0)):
-        about = {"presence_scale": list(scale)}
-        assert example.score(coarse.numpy(), about) == pytest.approx(presence_scores(coarse[None], scale)[0], abs=1e-6)
-    assert example.score(coarse.numpy(), {}) == pytest.approx(presence_scores(coarse[None])[0], abs=1e-6)
 
 
 def test_any_scale_gives_a_number_from_0_to_1() -> None:

@@ -196,9 +196,10 @@ class PlainDCAMA:
         similar: dict[int, list[Tensor]] = {}
         alike: dict[int, list[Tensor]] = {}
         usual = self.weights["decoder.usual"].split([block[0].shape[-1] for block in blocks])
-        for (_, scale), block, common in zip(self.attended, blocks, usual, strict=True):
+        things = [_thing(block, masks) for block in blocks]
+        for (_, scale), block, thing, common in zip(self.attended, blocks, things, usual, strict=True):
             similar.setdefault(scale, []).append(_similarity(*block))
-            near = _alike(F.normalize(block[0], dim=-1, eps=1e-6), block, common, masks)
+            near = _alike(F.normalize(block[0], dim=-1, eps=1e-6), thing, common)
             alike.setdefault(scale, []).append(near.unflatten(1, block[3]))
         seen = []
         for scale in sorted(self.scales):
@@ -222,10 +223,10 @@ class PlainDCAMA:
             return _resize(torch.cat([-logit, logit], 1) / 2, masks.shape[-2:])
         logit = self._outlined(logit, pictures, work)
         likenesses = []
-        for (_, scale), block, common in zip(self.attended, blocks, usual, strict=True):
+        for (_, scale), block, thing, common in zip(self.attended, blocks, things, usual, strict=True):
             if scale == max(self.scales):
                 mean, _ = _side_means(logit, block)
-                likenesses.append(_alike(mean.unsqueeze(1), block, common, masks))
+                likenesses.append(_alike(mean.unsqueeze(1), thing, common))
         likeness = torch.cat(likenesses, 1).mean(1)
         elsewhere, found = (
             (c + slope * likeness)[:, None, None, None] for c, slope in self.weights["decoder.sureness"]
@@ -307,12 +308,16 @@ def _side_means(logit: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     return F.normalize(found, dim=-1, eps=1e-6), F.normalize(rest, dim=-1, eps=1e-6)
 
 
-def _alike(tokens: Tensor, block: Block, usual: Tensor, masks: Tensor) -> Tensor:
-    """(B, N): how alike (B, N, C) are to what a block's support shows, beyond what both are to the usual thing (C)."""
+def _thing(block: Block, masks: Tensor) -> Tensor:
+    """What a block's support shows: the mean of the keys inside the masks (B, n, H, W), of unit length, (B, 1, C)."""
     keys = block[1].unflatten(1, (masks.shape[1], -1)).flatten(0, 1)
     inside = _shrink((masks == 1).to(keys.dtype).flatten(0, 1).unsqueeze(1), torch.Size(block[3]))
     sums = (inside.flatten(1).unsqueeze(-1) ** 2 * keys).sum(1).unflatten(0, masks.shape[:2]).sum(1)
-    thing = F.normalize(sums, dim=-1, eps=1e-6).unsqueeze(1)
+    return F.normalize(sums, dim=-1, eps=1e-6).unsqueeze(1)
+
+
+def _alike(tokens: Tensor, thing: Tensor, usual: Tensor) -> Tensor:
+    """(B, N): how alike (B, N, C) are to the thing (B, 1, C), beyond what both are to the usual one (C)."""
     return 10 * ((tokens * thing).sum(-1) - ((tokens * usual).sum(-1) + (thing * usual).sum(-1)) / 2)
 
 

@@ -177,10 +177,9 @@ class DCAMA(FewShotMethod):
         if not isinstance(self.decoder, LightDecoder):
             raise InvalidOption(f"decoder {self.config.decoder} knows no likeness: only light does")
         coarsest = max(self.places)
-        tokens = unit_tokens(query, {coarsest: self.places[coarsest]})
-        found = logits[:, 1:] - logits[:, :1]
-        things = shown_things([support], {coarsest: self.places[coarsest]}, query.batch)
-        return self.decoder.likeness(found, tokens[coarsest], things[coarsest])
+        places = {coarsest: self.places[coarsest]}
+        tokens, things = unit_tokens(query, places), shown_things([support], places, query.batch)
+        return self.decoder.likeness(logits[:, 1:] - logits[:, :1], tokens[coarsest], things[coarsest])
 
     def _votes(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[Tensor]:
         """As `votes`, (B, L, h, w), for L labels on the same support pictures: keys once, a column of values each."""

@@ -15,7 +15,6 @@ from fewseg.ops.surest import surest_mean
 SCORE_SHARE: Final = 0.01
 """Share of the pixels whose mean probability is a label's score."""
 
-
 DEFAULT_THRESHOLD: Final = 0.5
 """Presence threshold of models that bring none of their own (`method.extra["presence_threshold"]`)."""
 

@@ -50,12 +50,12 @@ def fit_usual(
         return False
     method.eval()
     classes = [
-        (source, weight, names)
+        (source, weight, episodes)
         for number, source in enumerate(sources)
         if source.weight
-        for weight, names in _drawn(source, np.random.default_rng([seed, 8, number]))
+        for weight, episodes in _drawn(source, np.random.default_rng([seed, 8, number]))
     ]
-    count, done = sum(len(names) for *_, names in classes), 0
+    count, done = sum(len(episodes) for *_, episodes in classes), 0
     total = torch.zeros_like(method.decoder.usual)
     for source, weight, episodes in classes:
         for episode in episodes:
