@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self, get_args
 
 from fewseg.errors import InvalidOption, unknown
 
-Loss = Literal["ce", "dice", "ce+dice"]
+Loss = Literal["ce", "dice", "ce+dice", "gce+dice"]
 Optimiser = Literal["sgd", "adam", "adamw", "sgd+adamw"]
 Augment = Literal["none", "sccan", "sccan-coco", "strong"]
 Schedule = Literal["constant", "cosine", "poly"]
@@ -115,7 +115,8 @@ class TrainConfig:
     clip: float = 0.0
     """Largest norm of the gradient; 0 for no limit."""
     loss: Loss = "ce"
-    """ce (cross-entropy), dice, or their sum."""
+    """ce (cross-entropy), dice, or their sum; with gce+dice (generalised cross-entropy where the mask says background)
+    finding what nobody labelled costs little."""
     amp: bool = False
     """Compute in bfloat16 where that is safe."""
     average: float = 0.0

@@ -1,0 +1,283 @@
+"""Classes that nobody labelled: what photographs of one thing each show, grouped by looks, with masks of the things.
+
+    python scripts/found_things.py DATA WEIGHTS OUT [--held CLASS ...]
+
+A small network learns from base classes of `DATA/caltech101_24` which pixels of a photograph are its thing, whatever
+that is, and finds the thing in every photograph of `DATA/unlabelled`. Where it is sure enough, things with like
+features become a class. OUT/classes is the dataset, one folder for each of them; OUT/classes.jpg shows them.
+
+Classes to be tested on (the novel ones and those of --held, of which nothing is learnt at all) stay unseen as far as
+their photographs can tell: those are left out, and so is every group with more than a few of them, whose other
+photographs show the same things. A killed run goes on after the last of its three steps that it finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.cluster.vq import kmeans2
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewseg.backbones import FeaturePyramid, create_backbone
+from fewseg.datasets.base import Dataset
+from fewseg.episodes.sources import open_source
+from fewseg.episodes.transforms import square_image, square_mask
+from fewseg.files import make_folder, replacing
+from fewseg.images import read_image
+from fewseg.methods.dcama_light import DILATIONS, Residual
+from fewseg.methods.dcama_outline import along_edges, guide_among, guide_tensors
+from fewseg.ops.resize import map_size, resize, shrink
+from fewseg.training.losses import choose_loss
+from split import NOVEL_CALTECH, sources  # the script beside this one
+
+LOG = logging.getLogger("found_things")
+SIZE, FINE, WORK = 256, 64, 32
+"""Sides of the input, of the masks as they are found, and of the network's working size."""
+PROJECTED = {4: 16, 8: 32, 16: 48, 32: 48}
+"""Channels that the backbone's last map of every scale is projected to."""
+WIDTH, EDGE_WIDTH = 64, 32
+STEPS, BATCH, LR = 350, 16, 1e-3
+AREA = (0.04, 0.6)
+"""Shares of a photograph that a thing may cover."""
+BORDER = 0.25
+"""Share of the photograph's border that a thing may cover."""
+SURE = 0.6
+"""Share of the photographs, the surest ones, that become examples."""
+GROUPS, LEAST, MOST = 220, 7, 12
+"""Groups that are formed, and photographs of one that become a class: those nearest to its centre."""
+TIGHT = 0.85
+"""Share of the groups, those whose photographs are nearest to their centres, that become classes."""
+LEAK = 0.05
+"""Share of a group's photographs that may be of classes to be tested on; more, and the group is left out."""
+SAME = 0.98
+"""Correlation of two thumbnails of the same photograph."""
+
+
+class ThingNet(nn.Module):
+    """The backbone's last map of every scale to logits (B, 1, h, w) of the photograph's thing, h and w those of 1/4."""
+
+    def __init__(self, channels: dict[int, int]) -> None:
+        super().__init__()
+        self.project = nn.ModuleDict({str(s): nn.Conv2d(channels[s], width, 1) for s, width in PROJECTED.items()})
+        self.mix = nn.Conv2d(sum(PROJECTED.values()), WIDTH, 3, padding=1)
+        self.norm = nn.GroupNorm(4, WIDTH)
+        self.residuals = nn.Sequential(*(Residual(WIDTH, dilation) for dilation in DILATIONS))
+        self.coarse = nn.Conv2d(WIDTH, 1, 3, padding=1)
+        self.refine = nn.Conv2d(WIDTH + PROJECTED[4], EDGE_WIDTH, 3, padding=1)
+        self.fine = nn.Conv2d(EDGE_WIDTH, 1, 3, padding=1)
+
+    def forward(self, maps: dict[int, Tensor]) -> Tensor:
+        projected = {scale: self.project[str(scale)](maps[scale]) for scale in PROJECTED}
+        work, fine = map_size(projected[8]), map_size(projected[4])
+        x = self.norm(self.mix(torch.cat([resize(p, work) for p in projected.values()], 1)))
+        x = self.residuals(F.relu(x))
+        edges = F.relu(self.refine(torch.cat([resize(x, fine), projected[4]], 1)))
+        return self.fine(edges) + resize(self.coarse(x), fine)
+
+
+class LastMaps:
+    """Of a frozen backbone the last map of every scale."""
+
+    def __init__(self, backbone: FeaturePyramid) -> None:
+        self.backbone = backbone.eval()
+        self.places = {block.scale: place for place, block in enumerate(backbone.blocks)}
+        self.channels = {scale: backbone.blocks[place].channels for scale, place in self.places.items()}
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image) -> dict[int, Tensor]:
+        maps = self.backbone(square_image(image, SIZE)[None])
+        return {scale: maps[place] for scale, place in self.places.items()}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The thing of one photograph."""
+
+    name: str
+    probable: Tensor
+    """(FINE, FINE): the probability that a pixel is the thing's."""
+    looks: Tensor
+    """(C): the mean of its features at 1/16 and 1/32, each of unit length."""
+
+    @property
+    def sure(self) -> float:
+        """The expected IoU of its mask, roughly; 0 for what is no thing of a plausible size in the picture."""
+        inside = self.probable > 0.5
+        border = torch.cat([inside[0], inside[-1], inside[:, 0], inside[:, -1]]).float().mean()
+        if not AREA[0] < inside.float().mean() < AREA[1] or border > BORDER:
+            return 0.0
+        return float(self.probable[inside].sum() / (inside.sum() + self.probable[~inside].sum()))
+
+
+def learn_things(maps_of: LastMaps, dataset: Dataset, classes: Sequence[int], seed: int) -> ThingNet:
+    """Train the network on the masks of these classes."""
+    shown = [(name, class_id) for class_id in classes for name in dataset.names(class_id)]
+    maps = [{s: m.half() for s, m in maps_of(dataset.image(name)).items()} for name, _ in shown]
+    masks = torch.stack([square_mask(dataset.mask(name, class_id), SIZE) for name, class_id in shown]).long()
+    torch.manual_seed(seed)
+    net, rng, loss_of = ThingNet(maps_of.channels), np.random.default_rng([seed, 9]), choose_loss("ce+dice")
+    optimiser = torch.optim.AdamW(net.parameters(), LR, weight_decay=0.05)
+    for step in range(STEPS):
+        for group in optimiser.param_groups:
+            group["lr"] = LR * min(1, (step + 1) / 25) * (0.5 + 0.5 * math.cos(math.pi * step / STEPS))
+        chosen = rng.integers(len(maps), size=BATCH)
+        batch = {s: torch.cat([maps[i][s].float() for i in chosen]) for s in PROJECTED}
+        target = masks[torch.from_numpy(chosen)]
+        if rng.random() < 0.5:
+            batch, target = {s: m.flip(-1) for s, m in batch.items()}, target.flip(-1)
+        logit = resize(net(batch), (SIZE, SIZE))
+        loss = loss_of(torch.cat([-logit, logit], 1) / 2, target, None)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if step % 50 == 0:
+            LOG.info("%d/%d loss %.3f", step, STEPS, loss.item())
+    return net.eval()
+
+
+@torch.no_grad()
+def find_things(maps_of: LastMaps, net: ThingNet, photos: Sequence[Path]) -> list[Found]:
+    """The thing of every photograph."""
+    found, started = [], time.time()
+    for number, path in enumerate(photos, 1):
+        maps = maps_of(read_image(path))
+        probable = net(maps).sigmoid()
+        looks = []
+        for scale in (16, 32):
+            weight = shrink(probable, map_size(maps[scale])).square()
+            looks.append(F.normalize((maps[scale] * weight).sum((0, 2, 3)), dim=0))
+        found.append(Found(path.name, probable[0, 0].clone(), torch.cat(looks)))
+        if number % 500 == 0:
+            left = (time.time() - started) / number * (len(photos) - number)
+            LOG.info("%d/%d photographs, %.0f min left", number, len(photos), left / 60)
+    return found
+
+
+def thumbnail(path: Path) -> NDArray[np.float32]:
+    """16 x 16 colours without their mean, of unit length: the same for the same photograph at other sizes."""
+    small = read_image(path).resize((16, 16), Image.Resampling.BOX)
+    values = np.asarray(small, np.float32).ravel()
+    values = values - values.mean()
+    return values / max(1e-6, float(np.linalg.norm(values)))
+
+
+def among(photos: Sequence[Path], others: Sequence[Path]) -> set[str]:
+    """Names of those photographs that are among the others, at whatever size."""
+    ours, theirs = (np.stack([thumbnail(path) for path in paths]) for paths in (photos, others))
+    return {path.name for path, alike in zip(photos, (ours @ theirs.T).max(1), strict=True) if alike > SAME}
+
+
+def groups(found: Sequence[Found], tested: set[str], seed: int) -> list[list[Found]]:
+    """The classes, the tightest first, without the photographs that are to be `tested` on."""
+    sure = np.array([thing.sure for thing in found])
+    least = np.quantile(sure[sure > 0], 1 - SURE)
+    kept = [thing for thing, value in zip(found, sure, strict=True) if value >= max(least, 1e-6)]
+    looks = torch.stack([thing.looks for thing in kept])
+    looks = F.normalize(looks - looks.mean(0), dim=1).double().numpy()
+    _, group_of = kmeans2(looks, GROUPS, iter=40, minit="++", seed=seed)
+    tight: list[tuple[float, list[Found]]] = []
+    for group in range(GROUPS):
+        members = np.flatnonzero(group_of == group)
+        usable = [i for i in members if kept[i].name not in tested]
+        if len(usable) < LEAST or len(members) - len(usable) > LEAK * len(members):
+            continue
+        centre = looks[members].mean(0)
+        near = looks[usable] @ (centre / np.linalg.norm(centre))
+        order = np.argsort(-near)[:MOST]
+        tight.append((float(near[order].mean()), [kept[usable[i]] for i in order]))
+    tight.sort(key=lambda entry: -entry[0])
+    LOG.info("%d of %d things are sure, %d of %d groups stay", len(kept), len(found), len(tight), GROUPS)
+    return [things for _, things in tight[: round(TIGHT * len(tight))]]
+
+
+def mask_of(thing: Found, image: Image.Image) -> NDArray[np.uint8]:
+    """Its mask at the photograph's size, 0 and 255, along the photograph's edges."""
+    guide = guide_among(guide_tensors(square_image(image, SIZE)[None], (FINE, FINE), (WORK, WORK)))
+    assert guide is not None
+    logit = along_edges(thing.probable.logit(eps=1e-3)[None, None], guide, 1)
+    inside = resize(logit, (image.height, image.width))[0, 0] >= 0
+    return (inside.numpy() * 255).astype(np.uint8)
+
+
+def write_classes(classes: Sequence[Sequence[Found]], photos: Path, folder: Path) -> None:
+    """The dataset of class folders, all of it or nothing, and a picture of it beside."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    rows = []
+    for number, things in enumerate(classes):
+        into = part / f"group{number:03d}"
+        into.mkdir(parents=True)
+        row = []
+        for thing in things:
+            image = read_image(photos / thing.name)
+            mask = Image.fromarray(mask_of(thing, image))
+            shutil.copyfile(photos / thing.name, into / thing.name)
+            mask.save(into / Path(thing.name).with_suffix(".png"))
+            row.append(_tile(image, mask))
+        rows.append(np.concatenate(row + [np.full_like(row[0], 255)] * (MOST - len(row)), 1))
+    Image.fromarray(np.concatenate(rows)).save(folder.with_suffix(".jpg"), quality=85)
+    part.rename(folder)
+    LOG.info("%s: %d classes, %d photographs", folder, len(classes), sum(map(len, classes)))
+
+
+def _tile(image: Image.Image, mask: Image.Image, side: int = 80) -> NDArray[np.uint8]:
+    """A small square picture, what is no thing faded."""
+    small = np.asarray(image.resize((side, side)), np.float32)
+    inside = np.asarray(mask.resize((side, side)), np.float32)[..., None] / 255
+    return (small * inside + (0.25 * small + 191) * (1 - inside)).astype(np.uint8)
+
+
+def everything_found(data: Path, teacher: Path, held: Sequence[str], file: Path, seed: int) -> list[Found]:
+    """The things of all photographs, kept in a file; classes that are `held` are not learnt from."""
+    if not file.exists():
+        maps_of = LastMaps(create_backbone("mobilenetv2_100", weights=teacher))
+        source = open_source(sources(data)[1])
+        classes = [c for c in source.base if source.dataset.classes[c] not in held]
+        net = learn_things(maps_of, source.dataset, classes, seed)
+        found = find_things(maps_of, net, sorted((data / "unlabelled").glob("*.jpg")))
+        with replacing(file) as temporary:
+            torch.save([vars(thing) for thing in found], temporary)
+    kept: list[dict[str, Any]] = torch.load(file, weights_only=True)
+    return [Found(**one) for one in kept]
+
+
+def make_classes(found: Sequence[Found], data: Path, held: Sequence[str], folder: Path, seed: int) -> None:
+    """The dataset, if it is not there yet: no novel classes of Caltech, and none of those `held`."""
+    if folder.exists():
+        return
+    photos = data / "unlabelled"
+    test = [path for name in (*NOVEL_CALTECH, *held) for path in (data / "caltech101_24" / name).glob("*.jpg")]
+    tested = among([photos / thing.name for thing in found], test)
+    write_classes(groups(found, tested, seed), photos, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--held", nargs="*", default=[], help="classes that nothing is learnt of, beside novel ones")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    out = make_folder(args.out)
+    teacher = args.weights / "mobilenetv2_100.safetensors"
+    found = everything_found(args.data, teacher, args.held, out / "things.pt", args.seed)
+    make_classes(found, args.data, args.held, out / "classes", args.seed)
+
+
+if __name__ == "__main__":
+    main()
