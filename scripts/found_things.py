@@ -185,8 +185,8 @@ def groups(found: Sequence[Found], tested: set[str], seed: int) -> list[list[Fou
     sure = np.array([thing.sure for thing in found])
     least = np.quantile(sure[sure > 0], 1 - SURE)
     kept = [thing for thing, value in zip(found, sure, strict=True) if value >= max(least, 1e-6)]
-    looks = torch.stack([thing.looks for thing in kept])
-    looks = F.normalize(looks - looks.mean(0), dim=1).double().numpy()
+    every = torch.stack([thing.looks for thing in kept])
+    looks: NDArray[np.float64] = F.normalize(every - every.mean(0), dim=1).double().numpy()
     _, group_of = kmeans2(looks, GROUPS, iter=40, minit="++", seed=seed)
     tight: list[tuple[float, list[Found]]] = []
     for group in range(GROUPS):
