@@ -3,10 +3,10 @@
     python scripts/train_default.py DATA WEIGHTS [--out runs/default]
 
 DATA holds `coco_mini/`, `caltech101_24/` and `unlabelled/`, WEIGHTS `mobilenetv2_100.safetensors`. The masks of novel
-classes are never learnt from. The head is trained twice: without some base classes, to validate on them, and then with
-all. All steps go on where they were when the command is run again. Result: OUT/default.safetensors, in half precision,
-and the same head over MobileNetV2 itself, OUT/mobilenetv2-default.safetensors. What came of it is in
-docs/default-model.md.
+classes are never learnt from. Beside the labelled base classes the head learns from classes that `found_things.py`
+makes of unlabelled photographs. It is trained twice: without some base classes, to validate on them, and then with all.
+All steps go on where they were when the command is run again. Result: OUT/default.safetensors, in half precision, and
+the same head over MobileNetV2 itself, OUT/mobilenetv2-default.safetensors. What came of it is in docs/default-model.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,7 +32,8 @@ from fewseg.training.loop import train
 from fewseg.training.presence import calibrate_presence
 from fewseg.training.sureness import fit_sureness
 from fewseg.training.validate import validate
-from split import training  # the script beside this one
+from found_things import everything_found, make_classes  # the scripts beside this one
+from split import training
 
 LOG = logging.getLogger("train_default")
 HEAD = (
@@ -51,22 +53,31 @@ HEAD = (
 SIZE = 384
 """Input side that the model is used at; it is trained at 256."""
 TEACHER = "mobilenetv2_100"
+SHARES = (0.75, 0.35, 0.3)
+"""How often COCO's classes, Caltech's and those found in unlabelled photographs are drawn, relative to each other."""
+VALIDATION = (14, 4, 0)
+"""Classes of each that are kept for validation."""
 
 
-def recipe(data: Path, backbone: str, weights: Path, **changes: object) -> TrainConfig:
-    """The head's training; twice as many epochs did worse on the validation classes."""
+def recipe(data: Path, backbone: str, weights: Path, things: Path | None, **changes: object) -> TrainConfig:
+    """The head's training; `things` are the classes that `found_things.py` makes, None for the labelled ones alone."""
     settings: dict[str, object] = {
         "options": HEAD,
         "shots": (1, 1, 5),
         "lr": 1e-3,
-        "epochs": 10,
+        "epochs": 20,
         "validate_every": 5,
+        "loss": "gce+dice",
         "amp": False,
         "average": 0.99,
-        "validation_classes": (14, 4),
-        "validation_episodes": 56,
+        "validation_classes": VALIDATION[:2],
+        "validation_episodes": 112,
     }
-    return training(data, backbone, weights, **{**settings, **changes})
+    labelled = training(data, backbone, weights, **{**settings, "weights": SHARES[:2], **changes})
+    if things is None:
+        return labelled
+    kept = (*labelled.validation_classes, *VALIDATION[2:])
+    return replace(labelled, data=(*labelled.data, str(things)), weights=SHARES, validation_classes=kept)
 
 
 def carry_over(head: Path, backbone_weights: Path) -> FewShotMethod:
@@ -96,22 +107,27 @@ def main() -> None:
         script = Path(__file__).with_name("distill.py")
         subprocess.run([sys.executable, script, args.data, args.weights, args.out / "tiny.pt"], check=True)
 
+    how = {"seed": args.seed, "cache_folder": str(args.out / "maps")}
+
     def tell(step: int, total: int, last: str) -> None:
         if step % 25 == 0:
             LOG.info("%d/%d %s", step, total, last)
 
     teacher = args.weights / f"{TEACHER}.safetensors"
-    config = recipe(args.data, TEACHER, teacher, seed=args.seed)
-    report = train(config, args.out / "mobilenetv2", progress=tell)
+    validation = open_data(recipe(args.data, TEACHER, teacher, None, seed=args.seed)).validation
+    held = sorted({part.dataset.classes[e.class_id] for part in validation for e in part.episodes})
+    found = everything_found(args.data, teacher, held, args.out / "things.pt", args.seed)
+    make_classes(found, args.data, held, things := args.out / "things-validated", args.seed)
+    report = train(recipe(args.data, TEACHER, teacher, things, **how), args.out / "mobilenetv2", progress=tell)
     LOG.info("over MobileNetV2: validation mIoU %.1f", report.best_miou)
-    validation = open_data(config).validation
     tried = carry_over(report.best, distilled)
     _, _, scores = validate(tried, validation, size=SIZE, batch=1)
     LOG.info("over the distilled backbone: %s", scores)
     tried_over_teacher = load_method(report.best, image_size=SIZE)
 
     # Classes to validate on are classes not to learn from: what ships has learnt from all of them, as long.
-    everything = recipe(args.data, TEACHER, teacher, seed=args.seed, validation_classes=(0,), validation_episodes=0)
+    make_classes(found, args.data, (), things := args.out / "things", args.seed)
+    everything = recipe(args.data, TEACHER, teacher, things, **how, validation_classes=(0, 0), validation_episodes=0)
     report = train(everything, args.out / "mobilenetv2-all", progress=tell)
     own, over_teacher = carry_over(report.best, distilled), load_method(report.best, image_size=SIZE)
     for name, fitted, method in (
