@@ -12,10 +12,11 @@ from PIL import Image
 
 from fewseg.batch import segment_files
 from fewseg.batch_outputs import OutputFolder
+from fewseg.clips import is_video, open_clip, read_frame, read_frames
 from fewseg.errors import InvalidImage, InvalidOption
 from fewseg.formats import write_results
 from fewseg.segmenter import Segmenter
-from fewseg.video import is_video, open_clip, read_frame, read_frames, segment_video
+from fewseg.video import segment_video
 from helpers.colour_method import ColourMethod, blob, iou
 
 av = pytest.importorskip("av")

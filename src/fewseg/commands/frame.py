@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from fewseg.clips import read_frame
 from fewseg.errors import InvalidOption, OutputError
 from fewseg.files import make_folder, replacing
 from fewseg.images import SUFFIXES
-from fewseg.video import read_frame
 
 
 @dataclass(frozen=True)

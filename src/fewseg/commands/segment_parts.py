@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fewseg.batch import BatchOptions, BatchReport, segment_files
+from fewseg.clips import is_video, open_clip, read_frame
 from fewseg.commands.common import ProgressCallback, progress_bar
 from fewseg.errors import InvalidOption
 from fewseg.formats import SupportExample, Supports, check_folder, check_formats, read_supports, write_results
@@ -16,7 +17,7 @@ from fewseg.large import segment_files_tiled
 from fewseg.segmenter import Segmenter
 from fewseg.support_folder import require_apart
 from fewseg.tiles import TileOptions
-from fewseg.video import is_video, open_clip, read_frame, segment_video
+from fewseg.video import segment_video
 
 if TYPE_CHECKING:
     from fewseg.commands.segment import Options
