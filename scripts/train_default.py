@@ -71,9 +71,9 @@ def recipe(data: Path, backbone: str, weights: Path, things: Path | None, **chan
         "amp": False,
         "average": 0.99,
         "validation_classes": VALIDATION[:2],
-        "validation_episodes": 112,
+        "validation_episodes": 56,
     }
-    labelled = training(data, backbone, weights, **{**settings, "weights": SHARES[:2], **changes})
+    labelled = training(data, backbone, weights, **{**settings, **changes})
     if things is None:
         return labelled
     kept = (*labelled.validation_classes, *VALIDATION[2:])
