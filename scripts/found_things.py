@@ -7,8 +7,9 @@ that is, and finds the thing in every photograph of `DATA/unlabelled`. Where it 
 features become a class. OUT/classes is the dataset, one folder for each of them; OUT/classes.jpg shows them.
 
 Classes to be tested on (the novel ones and those of --held, of which nothing is learnt at all) stay unseen as far as
-their photographs can tell: those are left out, and so is every group with more than a few of them, whose other
-photographs show the same things. A killed run goes on after the last of its three steps that it finished.
+their photographs can tell: those are left out, and so is every group with more than a few of them, or with a centre
+near to theirs, as its other photographs show the same things. A killed run goes on after the last step that it
+finished: the things of all photographs, or the dataset.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ GROUPS, LEAST, MOST = 220, 7, 12
 """Groups that are formed, and photographs of one that become a class: those nearest to its centre."""
 TIGHT = 0.85
 """Share of the groups, those whose photographs are nearest to their centres, that become classes."""
-LEAK = 0.05
-"""Share of a group's photographs that may be of classes to be tested on; more, and the group is left out."""
+LEAK, NEAR = 0.05, 0.7
+"""Share of a group's photographs that may be of classes to be tested on, and cosine that its centre may have to that
+of such a class's photographs; more of either, and the group is left out."""
 SAME = 0.98
 """Correlation of two thumbnails of the same photograph."""
 
@@ -174,33 +176,55 @@ def thumbnail(path: Path) -> NDArray[np.float32]:
     return values / max(1e-6, float(np.linalg.norm(values)))
 
 
-def among(photos: Sequence[Path], others: Sequence[Path]) -> set[str]:
-    """Names of those photographs that are among the others, at whatever size."""
-    ours, theirs = (np.stack([thumbnail(path) for path in paths]) for paths in (photos, others))
-    return {path.name for path, alike in zip(photos, (ours @ theirs.T).max(1), strict=True) if alike > SAME}
+@dataclass(frozen=True)
+class Photographs:
+    """Photographs that are known again, at whatever size."""
+
+    names: list[str]
+    thumbnails: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> Photographs:
+        return cls([path.name for path in paths], np.stack([thumbnail(path) for path in paths]))
+
+    def among(self, others: Sequence[Path]) -> set[str]:
+        """Names of those that are among the others."""
+        theirs = np.stack([thumbnail(path) for path in others])
+        alike = (self.thumbnails @ theirs.T).max(1)
+        return {name for name, value in zip(self.names, alike, strict=True) if value > SAME}
 
 
-def groups(found: Sequence[Found], tested: set[str], seed: int) -> list[list[Found]]:
-    """The classes, the tightest first, without the photographs that are to be `tested` on."""
+def groups(found: Sequence[Found], tested: Sequence[set[str]], seed: int) -> list[list[Found]]:
+    """The classes, the tightest first, but for those to be `tested` on, given by the names of their photographs."""
     sure = np.array([thing.sure for thing in found])
     least = np.quantile(sure[sure > 0], 1 - SURE)
     kept = [thing for thing, value in zip(found, sure, strict=True) if value >= max(least, 1e-6)]
     every = torch.stack([thing.looks for thing in kept])
     looks: NDArray[np.float64] = F.normalize(every - every.mean(0), dim=1).double().numpy()
     _, group_of = kmeans2(looks, GROUPS, iter=40, minit="++", seed=seed)
+    theirs = [[i for i, thing in enumerate(kept) if thing.name in names] for names in tested]
+    avoided = [_centre(looks[places]) for places in theirs if places]
+    held = {i for places in theirs for i in places}
     tight: list[tuple[float, list[Found]]] = []
     for group in range(GROUPS):
         members = np.flatnonzero(group_of == group)
-        usable = [i for i in members if kept[i].name not in tested]
+        usable = [i for i in members if i not in held]
         if len(usable) < LEAST or len(members) - len(usable) > LEAK * len(members):
             continue
-        centre = looks[members].mean(0)
-        near = looks[usable] @ (centre / np.linalg.norm(centre))
+        centre = _centre(looks[members])
+        if any(centre @ other > NEAR for other in avoided):
+            continue
+        near = looks[usable] @ centre
         order = np.argsort(-near)[:MOST]
         tight.append((float(near[order].mean()), [kept[usable[i]] for i in order]))
     tight.sort(key=lambda entry: -entry[0])
     LOG.info("%d of %d things are sure, %d of %d groups stay", len(kept), len(found), len(tight), GROUPS)
     return [things for _, things in tight[: round(TIGHT * len(tight))]]
+
+
+def _centre(looks: NDArray[np.float64]) -> NDArray[np.float64]:
+    mean = looks.mean(0)
+    return mean / np.linalg.norm(mean)
 
 
 def mask_of(thing: Found, image: Image.Image) -> NDArray[np.uint8]:
@@ -259,8 +283,12 @@ def make_classes(found: Sequence[Found], data: Path, held: Sequence[str], folder
     if folder.exists():
         return
     photos = data / "unlabelled"
-    test = [path for name in (*NOVEL_CALTECH, *held) for path in (data / "caltech101_24" / name).glob("*.jpg")]
-    tested = among([photos / thing.name for thing in found], test)
+    every = Photographs.of([photos / thing.name for thing in found])
+    tested = [
+        every.among(sorted((data / "caltech101_24" / name).glob("*.jpg")))
+        for name in (*NOVEL_CALTECH, *held)
+        if (data / "caltech101_24" / name).is_dir()  # the others are COCO's
+    ]
     write_classes(groups(found, tested, seed), photos, folder)
 
 
