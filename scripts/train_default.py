@@ -15,6 +15,7 @@ import argparse
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,8 @@ HEAD = (
 SIZE = 384
 """Input side that the model is used at; it is trained at 256."""
 TEACHER = "mobilenetv2_100"
+TELL_EVERY = 15
+"""Seconds between lines about a training."""
 SHARES = (0.75, 0.35, 0.3)
 """How often COCO's classes, Caltech's and those found in unlabelled photographs are drawn, relative to each other."""
 VALIDATION = (14, 4, 0)
@@ -109,9 +112,13 @@ def main() -> None:
 
     how = {"seed": args.seed, "cache_folder": str(args.out / "maps")}
 
+    told = time.monotonic()
+
     def tell(step: int, total: int, last: str) -> None:
-        if step % 25 == 0:
+        nonlocal told
+        if time.monotonic() - told > TELL_EVERY or step == total:
             LOG.info("%d/%d %s", step, total, last)
+            told = time.monotonic()
 
     teacher = args.weights / f"{TEACHER}.safetensors"
     validation = open_data(recipe(args.data, TEACHER, teacher, None, seed=args.seed)).validation
