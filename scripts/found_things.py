@@ -6,10 +6,11 @@ A small network learns from base classes of `DATA/caltech101_24` which pixels of
 that is, and finds the thing in every photograph of `DATA/unlabelled`. Where it is sure enough, things with like
 features become a class. OUT/classes is the dataset, one folder for each of them; OUT/classes.jpg shows them.
 
-Classes to be tested on (the novel ones and those of --held, of which nothing is learnt at all) stay unseen as far as
-their photographs can tell: those are left out, and so is every group with more than a few of them, or with a centre
-near to theirs, as its other photographs show the same things. A killed run goes on after the last step that it
-finished: the things of all photographs, or the dataset.
+Caltech's classes to be tested on (the novel ones and those of --held, of which nothing is learnt at all) stay unseen as
+far as their photographs can tell: those are left out, and so is every group with more than a few of them, or with a
+centre near to theirs, as its other photographs show the same things. Of COCO's classes, novel or not, nothing tells
+whether they are among those that are found: faces, dogs and ships are. A killed run goes on after the last step that
+it finished: the things of all photographs, or the dataset.
 """
 
 from __future__ import annotations
@@ -36,13 +37,15 @@ from fewseg.backbones import FeaturePyramid, create_backbone
 from fewseg.datasets.base import Dataset
 from fewseg.episodes.sources import open_source
 from fewseg.episodes.transforms import square_image, square_mask
-from fewseg.files import make_folder, replacing
+from fewseg.errors import InvalidOption, unknown
+from fewseg.files import make_folder, replacing, write_text
 from fewseg.images import read_image
 from fewseg.methods.dcama_light import DILATIONS, Residual
 from fewseg.methods.dcama_outline import along_edges, guide_among, guide_tensors
 from fewseg.ops.resize import map_size, resize, shrink
 from fewseg.training.losses import choose_loss
-from split import NOVEL_CALTECH, sources  # the script beside this one
+from same_photographs import Photographs  # the scripts beside this one
+from split import NOVEL_CALTECH, sources
 
 LOG = logging.getLogger("found_things")
 SIZE, FINE, WORK = 256, 64, 32
@@ -56,7 +59,7 @@ AREA = (0.04, 0.6)
 BORDER = 0.25
 """Share of the photograph's border that a thing may cover."""
 SURE = 0.6
-"""Share of the photographs, the surest ones, that become examples."""
+"""Share of the things of plausible size, the surest ones, that are grouped."""
 GROUPS, LEAST, MOST = 220, 7, 12
 """Groups that are formed, and photographs of one that become a class: those nearest to its centre."""
 TIGHT = 0.85
@@ -64,8 +67,6 @@ TIGHT = 0.85
 LEAK, NEAR = 0.05, 0.7
 """Share of a group's photographs that may be of classes to be tested on, and cosine that its centre may have to that
 of such a class's photographs; more of either, and the group is left out."""
-SAME = 0.98
-"""Correlation of two thumbnails of the same photograph."""
 
 
 class ThingNet(nn.Module):
@@ -129,8 +130,10 @@ def learn_things(maps_of: LastMaps, dataset: Dataset, classes: Sequence[int], se
     shown = [(name, class_id) for class_id in classes for name in dataset.names(class_id)]
     maps = [{s: m.half() for s, m in maps_of(dataset.image(name)).items()} for name, _ in shown]
     masks = torch.stack([square_mask(dataset.mask(name, class_id), SIZE) for name, class_id in shown]).long()
-    torch.manual_seed(seed)
-    net, rng, loss_of = ThingNet(maps_of.channels), np.random.default_rng([seed, 9]), choose_loss("ce+dice")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = ThingNet(maps_of.channels)
+    rng, loss_of = np.random.default_rng([seed, 9]), choose_loss("ce+dice")
     optimiser = torch.optim.AdamW(net.parameters(), LR, weight_decay=0.05)
     for step in range(STEPS):
         for group in optimiser.param_groups:
@@ -168,32 +171,6 @@ def find_things(maps_of: LastMaps, net: ThingNet, photos: Sequence[Path]) -> lis
     return found
 
 
-def thumbnail(path: Path) -> NDArray[np.float32]:
-    """16 x 16 colours without their mean, of unit length: the same for the same photograph at other sizes."""
-    small = read_image(path).resize((16, 16), Image.Resampling.BOX)
-    values = np.asarray(small, np.float32).ravel()
-    values = values - values.mean()
-    return values / max(1e-6, float(np.linalg.norm(values)))
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """Photographs that are known again, at whatever size."""
-
-    names: list[str]
-    thumbnails: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, paths: Sequence[Path]) -> Photographs:
-        return cls([path.name for path in paths], np.stack([thumbnail(path) for path in paths]))
-
-    def among(self, others: Sequence[Path]) -> set[str]:
-        """Names of those that are among the others."""
-        theirs = np.stack([thumbnail(path) for path in others])
-        alike = (self.thumbnails @ theirs.T).max(1)
-        return {name for name, value in zip(self.names, alike, strict=True) if value > SAME}
-
-
 def groups(found: Sequence[Found], tested: Sequence[set[str]], seed: int) -> list[list[Found]]:
     """The classes, the tightest first, but for those to be `tested` on, given by the names of their photographs."""
     sure = np.array([thing.sure for thing in found])
@@ -218,8 +195,9 @@ def groups(found: Sequence[Found], tested: Sequence[set[str]], seed: int) -> lis
         order = np.argsort(-near)[:MOST]
         tight.append((float(near[order].mean()), [kept[usable[i]] for i in order]))
     tight.sort(key=lambda entry: -entry[0])
-    LOG.info("%d of %d things are sure, %d of %d groups stay", len(kept), len(found), len(tight), GROUPS)
-    return [things for _, things in tight[: round(TIGHT * len(tight))]]
+    classes = [things for _, things in tight[: round(TIGHT * len(tight))]]
+    LOG.info("%d of %d things are sure, %d of %d groups stay", len(kept), len(found), len(classes), GROUPS)
+    return classes
 
 
 def _centre(looks: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -265,7 +243,11 @@ def _tile(image: Image.Image, mask: Image.Image, side: int = 80) -> NDArray[np.u
 
 
 def everything_found(data: Path, teacher: Path, held: Sequence[str], file: Path, seed: int) -> list[Found]:
-    """The things of all photographs, kept in a file; classes that are `held` are not learnt from."""
+    """The things of all photographs, kept in a file; classes that are `held` are not learnt from.
+
+    Raises `InvalidOption` where the file was made with other settings.
+    """
+    made_with = f"seed {seed}, held {' '.join(sorted(held)) or 'none'}, network {SIZE} {STEPS} {BATCH} {LR}"
     if not file.exists():
         maps_of = LastMaps(create_backbone("mobilenetv2_100", weights=teacher))
         source = open_source(sources(data)[1])
@@ -273,23 +255,34 @@ def everything_found(data: Path, teacher: Path, held: Sequence[str], file: Path,
         net = learn_things(maps_of, source.dataset, classes, seed)
         found = find_things(maps_of, net, sorted((data / "unlabelled").glob("*.jpg")))
         with replacing(file) as temporary:
-            torch.save([vars(thing) for thing in found], temporary)
-    kept: list[dict[str, Any]] = torch.load(file, weights_only=True)
-    return [Found(**one) for one in kept]
+            torch.save({"made_with": made_with, "found": [vars(thing) for thing in found]}, temporary)
+    kept: dict[str, Any] = torch.load(file, weights_only=True)
+    _require(made_with, kept["made_with"], file)
+    return [Found(**one) for one in kept["found"]]
 
 
 def make_classes(found: Sequence[Found], data: Path, held: Sequence[str], folder: Path, seed: int) -> None:
-    """The dataset, if it is not there yet: no novel classes of Caltech, and none of those `held`."""
+    """The dataset, if it is not there yet: no novel classes of Caltech, and none of Caltech's that are `held`.
+
+    Raises `InvalidOption` where it was made with other settings.
+    """
+    limits = (AREA, BORDER, SURE, GROUPS, LEAST, MOST, TIGHT, LEAK, NEAR)
+    made_with = f"seed {seed}, held {' '.join(sorted(held)) or 'none'}, {len(found)} things, limits {limits}"
+    about = folder.with_suffix(".txt")
     if folder.exists():
+        _require(made_with, about.read_text("utf-8") if about.exists() else "nobody knows what", folder)
         return
     photos = data / "unlabelled"
     every = Photographs.of([photos / thing.name for thing in found])
-    tested = [
-        every.among(sorted((data / "caltech101_24" / name).glob("*.jpg")))
-        for name in (*NOVEL_CALTECH, *held)
-        if (data / "caltech101_24" / name).is_dir()  # the others are COCO's
-    ]
+    folders = [data / "caltech101_24" / name for name in (*NOVEL_CALTECH, *held)]
+    tested = [every.among(sorted(one.glob("*.jpg"))) for one in folders]
+    write_text(about, made_with)
     write_classes(groups(found, tested, seed), photos, folder)
+
+
+def _require(made_with: str, found: str, path: Path) -> None:
+    if found != made_with:
+        raise InvalidOption(f"{path} was made with {found}, not {made_with}: delete it, or choose another folder")
 
 
 def main() -> None:
@@ -301,6 +294,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    known = sorted(folder.name for folder in (args.data / "caltech101_24").iterdir() if folder.is_dir())
+    for name in args.held:
+        if name not in known:
+            raise SystemExit(str(unknown("class", name, known)))
     out = make_folder(args.out)
     teacher = args.weights / "mobilenetv2_100.safetensors"
     found = everything_found(args.data, teacher, args.held, out / "things.pt", args.seed)

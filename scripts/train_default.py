@@ -5,8 +5,9 @@
 DATA holds `coco_mini/`, `caltech101_24/` and `unlabelled/`, WEIGHTS `mobilenetv2_100.safetensors`. The masks of novel
 classes are never learnt from. Beside the labelled base classes the head learns from classes that `found_things.py`
 makes of unlabelled photographs. It is trained twice: without some base classes, to validate on them, and then with all.
-All steps go on where they were when the command is run again. Result: OUT/default.safetensors, in half precision, and
-the same head over MobileNetV2 itself, OUT/mobilenetv2-default.safetensors. What came of it is in docs/default-model.md.
+All steps go on where they were when the command is run again; OUT/maps, 10 GB, may be deleted afterwards. Result:
+OUT/default.safetensors, in half precision, and the same head over MobileNetV2 itself,
+OUT/mobilenetv2-default.safetensors. What came of it is in docs/default-model.md.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +33,7 @@ from fewseg.training.data import ValidationSet, open_data
 from fewseg.training.leniency import fit_leniency
 from fewseg.training.loop import train
 from fewseg.training.presence import calibrate_presence
+from fewseg.training.run import ProgressCallback
 from fewseg.training.sureness import fit_sureness
 from fewseg.training.validate import validate
 from found_things import everything_found, make_classes  # the scripts beside this one
@@ -97,6 +100,19 @@ def carry_over(head: Path, backbone_weights: Path) -> FewShotMethod:
     return own
 
 
+def teller() -> ProgressCallback:
+    """Logs how a training goes on, now and then."""
+    told = time.monotonic()
+
+    def tell(step: int, total: int, last: str) -> None:
+        nonlocal told
+        if time.monotonic() - told > TELL_EVERY or step == total:
+            LOG.info("%d/%d %s", step, total, last)
+            told = time.monotonic()
+
+    return tell
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -110,22 +126,20 @@ def main() -> None:
         script = Path(__file__).with_name("distill.py")
         subprocess.run([sys.executable, script, args.data, args.weights, args.out / "tiny.pt"], check=True)
 
-    how = {"seed": args.seed, "cache_folder": str(args.out / "maps")}
+    how: dict[str, Any] = {"seed": args.seed, "cache_folder": str(args.out / "maps")}
 
-    told = time.monotonic()
-
-    def tell(step: int, total: int, last: str) -> None:
-        nonlocal told
-        if time.monotonic() - told > TELL_EVERY or step == total:
-            LOG.info("%d/%d %s", step, total, last)
-            told = time.monotonic()
+    tell = teller()
 
     teacher = args.weights / f"{TEACHER}.safetensors"
     validation = open_data(recipe(args.data, TEACHER, teacher, None, seed=args.seed)).validation
-    held = sorted({part.dataset.classes[e.class_id] for part in validation for e in part.episodes})
+    photographs = [part for part in validation if part.dataset.name == "caltech101_24"]
+    held = sorted({part.dataset.classes[e.class_id] for part in photographs for e in part.episodes})
     found = everything_found(args.data, teacher, held, args.out / "things.pt", args.seed)
-    make_classes(found, args.data, held, things := args.out / "things-validated", args.seed)
-    report = train(recipe(args.data, TEACHER, teacher, things, **how), args.out / "mobilenetv2", progress=tell)
+    things_validated, things_all = args.out / "things-validated", args.out / "things"
+    make_classes(found, args.data, held, things_validated, args.seed)
+    report = train(
+        recipe(args.data, TEACHER, teacher, things_validated, **how), args.out / "mobilenetv2", progress=tell
+    )
     LOG.info("over MobileNetV2: validation mIoU %.1f", report.best_miou)
     tried = carry_over(report.best, distilled)
     _, _, scores = validate(tried, validation, size=SIZE, batch=1)
@@ -133,8 +147,10 @@ def main() -> None:
     tried_over_teacher = load_method(report.best, image_size=SIZE)
 
     # Classes to validate on are classes not to learn from: what ships has learnt from all of them, as long.
-    make_classes(found, args.data, (), things := args.out / "things", args.seed)
-    everything = recipe(args.data, TEACHER, teacher, things, **how, validation_classes=(0, 0), validation_episodes=0)
+    make_classes(found, args.data, (), things_all, args.seed)
+    everything = recipe(
+        args.data, TEACHER, teacher, things_all, **how, validation_classes=(0, 0), validation_episodes=0
+    )
     report = train(everything, args.out / "mobilenetv2-all", progress=tell)
     own, over_teacher = carry_over(report.best, distilled), load_method(report.best, image_size=SIZE)
     for name, fitted, method in (

@@ -1,4 +1,4 @@
-"""What `scripts/found_things.py` promises: classes that are to be tested on are in none of those that it makes."""
+"""What `scripts/found_things.py` promises: Caltech's classes to be tested on are in none of those that it makes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from fewseg.datasets.folder import FolderDataset
+from fewseg.errors import InvalidOption
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -60,12 +61,14 @@ def test_groups_with_tested_photographs_are_left_out(
     kinds = {frozenset(int(thing.name[:2]) // 8 for thing in group) for group in things.groups(every, [], 0)}
     assert kinds == {frozenset({kind}) for kind in range(4)}
     assert all(len(group) == 5 for group in things.groups(every, [], 0))
+    monkeypatch.setattr(things, "NEAR", 2.0)
     kept = things.groups(every, [{"08.jpg", "09.jpg"}], 0)  # 2 of 8: the others show the same
     assert {int(thing.name[:2]) // 8 for group in kept for thing in group} == {0, 2, 3}
     monkeypatch.setattr(things, "LEAK", 0.2)
+    monkeypatch.setattr(things, "NEAR", 0.7)
     kept = things.groups(every, [{"08.jpg"}], 0)  # one of 8, but just like it
     assert {int(thing.name[:2]) // 8 for group in kept for thing in group} == {0, 2, 3}
-    monkeypatch.setattr(things, "NEAR", 1.0)
+    monkeypatch.setattr(things, "NEAR", 2.0)
     kept = things.groups(every, [{"08.jpg"}], 0)  # one may have strayed there: it alone is left out
     names = {thing.name for group in kept for thing in group}
     assert "08.jpg" not in names
@@ -92,3 +95,23 @@ def test_the_classes_are_a_dataset(things: ModuleType, tmp_path: Path) -> None:
     assert mask[2, 2] == 0
     assert (tmp_path / "classes.jpg").is_file()
     assert not (tmp_path / "classes.part").exists()
+
+
+def test_novel_and_held_classes_are_avoided(things: ModuleType, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    paths = photographs(tmp_path / "photos")
+    for name, kind in (("airplanes", 0), ("ant", 2), ("bonsai", 3)):
+        (data / "caltech101_24" / name).mkdir(parents=True)
+        for path in paths[8 * kind : 8 * kind + 4]:
+            Image.open(path).save(data / "caltech101_24" / name / f"image_{path.name}", quality=95)
+    for name in things.NOVEL_CALTECH[1:]:  # somewhere else
+        (data / "caltech101_24" / name).mkdir()
+        Image.new("RGB", (60, 40), "red").save(data / "caltech101_24" / name / "image.jpg")
+    (tmp_path / "photos").rename(data / "unlabelled")
+    every = found(things, paths)
+    things.make_classes(every, data, ["ant"], tmp_path / "classes", 0)
+    kinds = {int(path.stem) // 8 for path in (tmp_path / "classes").glob("*/*.jpg")}
+    assert kinds == {1, 3}  # bonsai is a base class
+    things.make_classes(every, data, ["ant"], tmp_path / "classes", 0)  # there already
+    with pytest.raises(InvalidOption, match=r"made with seed 0, held ant, .* not seed 0, held none"):
+        things.make_classes(every, data, [], tmp_path / "classes", 0)

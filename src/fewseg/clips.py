@@ -1,4 +1,4 @@
-"""Video files: their frames one after the other, and clips written from pictures. Both need PyAV."""
+"""Video files: their frames one after the other, and clips written from pictures. Reading and writing need PyAV."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fewseg.errors import InvalidImage, InvalidOption, OutputError
 VIDEO_SUFFIXES: Final = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv"})
 """Endings of files that are taken for videos."""
 
-SIDE: Final = 1280
+LONGEST_SIDE: Final = 1280
 """Longest side of the clips that are written."""
 
 
@@ -148,7 +148,7 @@ class ClipWriter:
         """To `path`, pictures that are each `every`th frame of `clip`; `comment` goes into the file's metadata."""
         av = _av()
         self._path, self._av = path, av
-        small = fitted(Image.new("1", clip.size), SIDE, enlarge=False).size
+        small = fitted(Image.new("1", clip.size), LONGEST_SIDE, enlarge=False).size
         self._size = (max(2, small[0] // 2 * 2), max(2, small[1] // 2 * 2))  # of half the colours, so even
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         try:
@@ -165,10 +165,14 @@ class ClipWriter:
 
     def __exit__(self, *failure: object) -> None:
         try:
-            if failure[0] is None:
-                self._container.mux(self._stream.encode())
-        finally:
-            self._container.close()
+            try:
+                if failure[0] is None:
+                    self._container.mux(self._stream.encode())
+            finally:
+                self._container.close()
+        except (OSError, self._av.FFmpegError) as error:
+            if failure[0] is None:  # else that failure is the one to tell
+                raise self._cannot(error) from error
 
     def add(self, picture: Image.Image) -> None:
         """The next picture."""
@@ -181,7 +185,10 @@ class ClipWriter:
         try:
             self._container.mux(self._stream.encode(self._av.VideoFrame.from_image(picture)))
         except (OSError, self._av.FFmpegError) as error:
-            raise OutputError(f"cannot write {self._path.parent}: {one_line(error)}; free space") from error
+            raise self._cannot(error) from error
+
+    def _cannot(self, error: Exception) -> OutputError:
+        return OutputError(f"cannot write {self._path.parent}: {one_line(error)}; free space")
 
 
 def what_was_written(path: Path) -> tuple[str | None, int]:

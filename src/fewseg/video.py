@@ -25,7 +25,7 @@ import numpy as np
 from fewseg import decoding
 from fewseg.batch import BatchReport, Progress
 from fewseg.batch_outputs import OutputFolder, Record, picture_identity
-from fewseg.clips import SIDE, Clip, ClipWriter, Frame, open_clip, read_frames, what_was_written
+from fewseg.clips import LONGEST_SIDE, Clip, ClipWriter, Frame, open_clip, read_frames, what_was_written
 from fewseg.errors import InvalidMask, InvalidOption
 from fewseg.files import make_folder, replacing
 from fewseg.large import overlay_of
@@ -120,7 +120,7 @@ class _Run:
                 video = stack.enter_context(ClipWriter(temporary, self.clip, self.every, self.made_from))
             for frame, found in self._found():
                 if video is not None:
-                    video.add(overlay_of(frame.image, found, SIDE))
+                    video.add(overlay_of(frame.image, found, LONGEST_SIDE))
                 self.report.seconds = time.monotonic() - start
                 if progress is not None:
                     done = self.report.done + self.report.skipped

@@ -14,7 +14,7 @@ from fewseg.errors import unknown
 from fewseg.types import IGNORE
 
 FORGIVING: Final = 0.5
-"""0 would be the cross-entropy, 1 the absolute error."""
+"""Power of the generalised cross-entropy: towards 0 it becomes the cross-entropy, at 1 it is the absolute error."""
 
 
 @dataclass(frozen=True)
