@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -30,34 +29,29 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.cluster.vq import kmeans2
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from fewseg.backbones import FeaturePyramid, create_backbone
-from fewseg.datasets.base import Dataset
+from fewseg.backbones import create_backbone
+from fewseg.draw import contact_sheet
 from fewseg.episodes.sources import open_source
-from fewseg.episodes.transforms import square_image, square_mask
+from fewseg.episodes.transforms import square_image
 from fewseg.errors import InvalidOption, unknown
 from fewseg.files import make_folder, replacing, write_text
 from fewseg.images import read_image
-from fewseg.methods.dcama_light import DILATIONS, Residual
 from fewseg.methods.dcama_outline import along_edges, guide_among, guide_tensors
 from fewseg.ops.resize import map_size, resize, shrink
-from fewseg.training.losses import choose_loss
 from same_photographs import Photographs  # the scripts beside this one
 from split import NOVEL_CALTECH, sources
+from thing_network import BATCH, FINE, LR, SIZE, STEPS, WORK, LastMaps, ThingNet, learn_things
 
 LOG = logging.getLogger("found_things")
-SIZE, FINE, WORK = 256, 64, 32
-"""Sides of the input, of the masks as they are found, and of the network's working size."""
-PROJECTED = {4: 16, 8: 32, 16: 48, 32: 48}
-"""Channels that the backbone's last map of every scale is projected to."""
-WIDTH, EDGE_WIDTH = 64, 32
-STEPS, BATCH, LR = 350, 16, 1e-3
 AREA = (0.04, 0.6)
 """Shares of a photograph that a thing may cover."""
 BORDER = 0.25
 """Share of the photograph's border that a thing may cover."""
+TILE = 80
+"""Side of a photograph on the picture of all classes."""
 SURE = 0.6
 """Share of the things of plausible size, the surest ones, that are grouped."""
 GROUPS, LEAST, MOST = 220, 7, 12
@@ -67,42 +61,6 @@ TIGHT = 0.85
 LEAK, NEAR = 0.05, 0.7
 """Share of a group's photographs that may be of classes to be tested on, and cosine that its centre may have to that
 of such a class's photographs; more of either, and the group is left out."""
-
-
-class ThingNet(nn.Module):
-    """The backbone's last map of every scale to logits (B, 1, h, w) of the photograph's thing, h and w those of 1/4."""
-
-    def __init__(self, channels: dict[int, int]) -> None:
-        super().__init__()
-        self.project = nn.ModuleDict({str(s): nn.Conv2d(channels[s], width, 1) for s, width in PROJECTED.items()})
-        self.mix = nn.Conv2d(sum(PROJECTED.values()), WIDTH, 3, padding=1)
-        self.norm = nn.GroupNorm(4, WIDTH)
-        self.residuals = nn.Sequential(*(Residual(WIDTH, dilation) for dilation in DILATIONS))
-        self.coarse = nn.Conv2d(WIDTH, 1, 3, padding=1)
-        self.refine = nn.Conv2d(WIDTH + PROJECTED[4], EDGE_WIDTH, 3, padding=1)
-        self.fine = nn.Conv2d(EDGE_WIDTH, 1, 3, padding=1)
-
-    def forward(self, maps: dict[int, Tensor]) -> Tensor:
-        projected = {scale: self.project[str(scale)](maps[scale]) for scale in PROJECTED}
-        work, fine = map_size(projected[8]), map_size(projected[4])
-        x = self.norm(self.mix(torch.cat([resize(p, work) for p in projected.values()], 1)))
-        x = self.residuals(F.relu(x))
-        edges = F.relu(self.refine(torch.cat([resize(x, fine), projected[4]], 1)))
-        return self.fine(edges) + resize(self.coarse(x), fine)
-
-
-class LastMaps:
-    """Of a frozen backbone the last map of every scale."""
-
-    def __init__(self, backbone: FeaturePyramid) -> None:
-        self.backbone = backbone.eval()
-        self.places = {block.scale: place for place, block in enumerate(backbone.blocks)}
-        self.channels = {scale: backbone.blocks[place].channels for scale, place in self.places.items()}
-
-    @torch.no_grad()
-    def __call__(self, image: Image.Image) -> dict[int, Tensor]:
-        maps = self.backbone(square_image(image, SIZE)[None])
-        return {scale: maps[place] for scale, place in self.places.items()}
 
 
 @dataclass(frozen=True)
@@ -123,34 +81,6 @@ class Found:
         if not AREA[0] < inside.float().mean() < AREA[1] or border > BORDER:
             return 0.0
         return float(self.probable[inside].sum() / (inside.sum() + self.probable[~inside].sum()))
-
-
-def learn_things(maps_of: LastMaps, dataset: Dataset, classes: Sequence[int], seed: int) -> ThingNet:
-    """Train the network on the masks of these classes."""
-    shown = [(name, class_id) for class_id in classes for name in dataset.names(class_id)]
-    maps = [{s: m.half() for s, m in maps_of(dataset.image(name)).items()} for name, _ in shown]
-    masks = torch.stack([square_mask(dataset.mask(name, class_id), SIZE) for name, class_id in shown]).long()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = ThingNet(maps_of.channels)
-    rng, loss_of = np.random.default_rng([seed, 9]), choose_loss("ce+dice")
-    optimiser = torch.optim.AdamW(net.parameters(), LR, weight_decay=0.05)
-    for step in range(STEPS):
-        for group in optimiser.param_groups:
-            group["lr"] = LR * min(1, (step + 1) / 25) * (0.5 + 0.5 * math.cos(math.pi * step / STEPS))
-        chosen = rng.integers(len(maps), size=BATCH)
-        batch = {s: torch.cat([maps[i][s].float() for i in chosen]) for s in PROJECTED}
-        target = masks[torch.from_numpy(chosen)]
-        if rng.random() < 0.5:
-            batch, target = {s: m.flip(-1) for s, m in batch.items()}, target.flip(-1)
-        logit = resize(net(batch), (SIZE, SIZE))
-        loss = loss_of(torch.cat([-logit, logit], 1) / 2, target, None)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if step % 50 == 0:
-            LOG.info("%d/%d loss %.3f", step, STEPS, loss.item())
-    return net.eval()
 
 
 @torch.no_grad()
@@ -175,7 +105,7 @@ def groups(found: Sequence[Found], tested: Sequence[set[str]], seed: int) -> lis
     """The classes, the tightest first, but for those to be `tested` on, given by the names of their photographs."""
     sure = np.array([thing.sure for thing in found])
     least = np.quantile(sure[sure > 0], 1 - SURE)
-    kept = [thing for thing, value in zip(found, sure, strict=True) if value >= max(least, 1e-6)]
+    kept = [thing for thing, value in zip(found, sure, strict=True) if value >= least]
     every = torch.stack([thing.looks for thing in kept])
     looks: NDArray[np.float64] = F.normalize(every - every.mean(0), dim=1).double().numpy()
     _, group_of = kmeans2(looks, GROUPS, iter=40, minit="++", seed=seed)
@@ -218,28 +148,26 @@ def write_classes(classes: Sequence[Sequence[Found]], photos: Path, folder: Path
     """The dataset of class folders, all of it or nothing, and a picture of it beside."""
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    rows = []
+    tiles = []
     for number, things in enumerate(classes):
         into = part / f"group{number:03d}"
         into.mkdir(parents=True)
-        row = []
         for thing in things:
             image = read_image(photos / thing.name)
             mask = Image.fromarray(mask_of(thing, image))
             shutil.copyfile(photos / thing.name, into / thing.name)
             mask.save(into / Path(thing.name).with_suffix(".png"))
-            row.append(_tile(image, mask))
-        rows.append(np.concatenate(row + [np.full_like(row[0], 255)] * (MOST - len(row)), 1))
-    Image.fromarray(np.concatenate(rows)).save(folder.with_suffix(".jpg"), quality=85)
+            tiles.append(_tile(image, mask))
+        tiles += [Image.new("RGB", (TILE, TILE), "white")] * (MOST - len(things))
+    contact_sheet(tiles, columns=MOST, side=TILE).save(folder.with_suffix(".jpg"), quality=85)
     part.rename(folder)
     LOG.info("%s: %d classes, %d photographs", folder, len(classes), sum(map(len, classes)))
 
 
-def _tile(image: Image.Image, mask: Image.Image, side: int = 80) -> NDArray[np.uint8]:
+def _tile(image: Image.Image, mask: Image.Image) -> Image.Image:
     """A small square picture, what is no thing faded."""
-    small = np.asarray(image.resize((side, side)), np.float32)
-    inside = np.asarray(mask.resize((side, side)), np.float32)[..., None] / 255
-    return (small * inside + (0.25 * small + 191) * (1 - inside)).astype(np.uint8)
+    small, inside = (picture.resize((TILE, TILE)) for picture in (image, mask))
+    return Image.composite(small, Image.blend(small, Image.new("RGB", small.size, "white"), 0.75), inside)
 
 
 def everything_found(data: Path, teacher: Path, held: Sequence[str], file: Path, seed: int) -> list[Found]:
@@ -247,7 +175,7 @@ def everything_found(data: Path, teacher: Path, held: Sequence[str], file: Path,
 
     Raises `InvalidOption` where the file was made with other settings.
     """
-    made_with = f"seed {seed}, held {' '.join(sorted(held)) or 'none'}, network {SIZE} {STEPS} {BATCH} {LR}"
+    made_with = f"{_drawn(seed, held)}, network {SIZE} {STEPS} {BATCH} {LR}"
     if not file.exists():
         maps_of = LastMaps(create_backbone("mobilenetv2_100", weights=teacher))
         source = open_source(sources(data)[1])
@@ -267,7 +195,7 @@ def make_classes(found: Sequence[Found], data: Path, held: Sequence[str], folder
     Raises `InvalidOption` where it was made with other settings.
     """
     limits = (AREA, BORDER, SURE, GROUPS, LEAST, MOST, TIGHT, LEAK, NEAR)
-    made_with = f"seed {seed}, held {' '.join(sorted(held)) or 'none'}, {len(found)} things, limits {limits}"
+    made_with = f"{_drawn(seed, held)}, {len(found)} things, limits {limits}"
     about = folder.with_suffix(".txt")
     if folder.exists():
         _require(made_with, about.read_text("utf-8") if about.exists() else "nobody knows what", folder)
@@ -278,6 +206,10 @@ def make_classes(found: Sequence[Found], data: Path, held: Sequence[str], folder
     tested = [every.among(sorted(one.glob("*.jpg"))) for one in folders]
     write_text(about, made_with)
     write_classes(groups(found, tested, seed), photos, folder)
+
+
+def _drawn(seed: int, held: Sequence[str]) -> str:
+    return f"seed {seed}, held {' '.join(sorted(held)) or 'none'}"
 
 
 def _require(made_with: str, found: str, path: Path) -> None:

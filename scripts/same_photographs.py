@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ SAME = 0.98
 """Correlation of two thumbnails of the same photograph."""
 
 
+@cache  # the default's recipe asks twice for the same thousands
 def thumbnail(path: Path) -> NDArray[np.float32]:
     """16 x 16 colours without their mean, of unit length: the same for the same photograph at other sizes."""
     small = read_image(path).resize((16, 16), Image.Resampling.BOX)

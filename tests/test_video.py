@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from PIL import Image
 
 from fewseg.batch import segment_files
 from fewseg.batch_outputs import OutputFolder
-from fewseg.clips import is_video, open_clip, read_frame, read_frames
-from fewseg.errors import InvalidImage, InvalidOption
+from fewseg.clips import ClipWriter, is_video, open_clip, read_frame, read_frames
+from fewseg.errors import InvalidImage, InvalidOption, OutputError
 from fewseg.formats import write_results
 from fewseg.segmenter import Segmenter
 from fewseg.video import segment_video
@@ -50,6 +51,16 @@ def segmenter() -> Segmenter:
 
 def mask_of(out: Path, name: str) -> np.ndarray:
     return np.asarray(Image.open(out / "masks" / "red" / f"{name}.png"))
+
+
+class Full:
+    """A container on a disk that fills up when the last of it is written."""
+
+    def __init__(self, container: Any) -> None:
+        self.mux = container.mux
+
+    def close(self) -> None:
+        raise OSError(28, "No space left on device")
 
 
 def test_reads_frames(tmp_path: Path) -> None:
@@ -146,6 +157,19 @@ def test_bad_videos(tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InvalidOption, match=r"pip install 'fewseg\[video\]'"):
         segment_video(segmenter, path, tmp_path / "out")
+
+
+def test_a_clip_that_cannot_be_finished_is_told(tmp_path: Path) -> None:
+    source = open_clip(clip(tmp_path / "clip.mp4"))
+    out = tmp_path / "gone" / "out.mp4"
+    out.parent.mkdir()
+    writer = ClipWriter(out, source, 1, "")
+    writer.add(scene(0)[0])
+    close, writer._container = writer._container.close, Full(writer._container)
+    with pytest.raises(OutputError, match=r"cannot write .*gone: .*No space left.*; free space"):
+        writer.__exit__(None, None, None)
+    writer.__exit__(ValueError, ValueError("an earlier failure is the one to tell"), None)
+    close()
 
 
 def test_one_damaged_spot_does_not_end_a_clip(tmp_path: Path, segmenter: Segmenter) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -165,11 +165,9 @@ class ClipWriter:
 
     def __exit__(self, *failure: object) -> None:
         try:
-            try:
+            with closing(self._container):
                 if failure[0] is None:
                     self._container.mux(self._stream.encode())
-            finally:
-                self._container.close()
         except (OSError, self._av.FFmpegError) as error:
             if failure[0] is None:  # else that failure is the one to tell
                 raise self._cannot(error) from error

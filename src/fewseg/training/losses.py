@@ -39,6 +39,11 @@ def cross_entropy(logits: Tensor, target: Tensor, whole: Whole | None = None) ->
         whole: the batch that these are a part of.
     """
     total = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="sum")
+    return _a_pixel(total, target, whole)
+
+
+def _a_pixel(total: Tensor, target: Tensor, whole: Whole | None) -> Tensor:
+    """A sum over the pixels that count, to their mean or to its part of the whole batch's."""
     return total / ((target != IGNORE).sum().clamp(min=1) if whole is None else max(1, whole.pixels))
 
 
@@ -51,7 +56,7 @@ def forgiving_cross_entropy(logits: Tensor, target: Tensor, whole: Whole | None 
     log_p = F.log_softmax(logits.float(), 1)
     background = (1 - (FORGIVING * log_p[:, 0]).exp()) / FORGIVING
     total = torch.where(target == 1, -log_p[:, 1], background)[target != IGNORE].sum()
-    return total / ((target != IGNORE).sum().clamp(min=1) if whole is None else max(1, whole.pixels))
+    return _a_pixel(total, target, whole)
 
 
 def dice(logits: Tensor, target: Tensor, whole: Whole | None = None) -> Tensor:
