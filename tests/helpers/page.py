@@ -187,6 +187,8 @@ class Page:
 
     def drag(self, points: Sequence[tuple[float, float]], size: tuple[int, int]) -> None:
         """Press at the first point of the open picture (its pixels; `size` is the picture's) and draw to the others."""
+        # A banner moves the stage, and the page fits the picture to it in the next frame only.
+        self.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
         places = [self.place(point, size) for point in points]
         chain = ActionChains(self.browser, duration=5)
         chain.w3c_actions.pointer_action.move_to_location(*places[0])
