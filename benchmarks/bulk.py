@@ -27,10 +27,10 @@ import torch
 
 from fewseg import Segmenter
 from fewseg.batch import BatchOptions, find_pictures, segment_files
-from fewseg.batch_outputs import OutputFolder, picture_identity
-from fewseg.demo.pictures import sources
-from fewseg.draw import overlay
+from fewseg.batch.output_folder import OutputFolder, picture_identity
 from fewseg.images import read_image
+from fewseg.images.draw import overlay
+from fewseg.tools.demo.pictures import sources
 
 SINGLE = "loop, one thread"
 """The way whose files the others' are compared with."""

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from fewseg.client import Client, ServerError
-from fewseg.segmenter import Segmenter
+from fewseg.inference.segmenter import Segmenter
 
 
 def main() -> None:

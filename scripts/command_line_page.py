@@ -16,7 +16,7 @@ from typing import Any
 
 import griffe
 
-from fewseg.cli import COMMANDS
+from fewseg.cli.entry import COMMANDS
 
 PAGE = "command-line.md"
 
@@ -32,7 +32,7 @@ def section(command: str) -> str:
     """What a command is for, and a table of its options."""
     if command not in COMMANDS:
         raise ValueError(f"{PAGE} names a command {command} that there is not")
-    kind = importlib.import_module(f"fewseg.commands.{command}").Options
+    kind = importlib.import_module(f"fewseg.cli.{command}").Options
     rows = [f"| {name} | {default} | {about} |" for name, default, about in options(kind)]
     return "\n".join([inspect.getdoc(kind) or "", "", "| option | default | what it does |", "|---|---|---|", *rows])
 

@@ -26,14 +26,14 @@ from typing import Any
 
 import torch
 
-from fewseg.checkpoints import load_method, save_method
-from fewseg.episodes.draw import draw_test_episodes
-from fewseg.episodes.sources import OpenSource, open_source
+from fewseg.data.episodes.draw import draw_test_episodes
+from fewseg.data.episodes.sources import OpenSource, open_source
 from fewseg.evaluation.evaluate import evaluate
-from fewseg.methods import create_method
+from fewseg.models.checkpoints import load_method, save_method
+from fewseg.models.methods import create_method
 from fewseg.training.config import TrainConfig
 from fewseg.training.log import read_metrics
-from fewseg.training.loop import train
+from fewseg.training.train import train
 from split import MIN_AREA, sources, training  # the script beside this one
 
 LOG = logging.getLogger("compare_methods")

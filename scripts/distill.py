@@ -29,10 +29,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewseg.backbones.base import IMAGENET_MEAN, IMAGENET_STD
-from fewseg.backbones.tiny import InvertedResidual, TinyNet
-from fewseg.episodes.sources import open_source
-from fewseg.files import replacing
+from fewseg.core.files import replacing
+from fewseg.data.episodes.sources import open_source
+from fewseg.images.transforms import IMAGENET_MEAN, IMAGENET_STD
+from fewseg.models.backbones.tiny import InvertedResidual, TinyNet
 from split import MIN_AREA, NOVEL_CALTECH, sources  # the script beside this one
 
 LOG = logging.getLogger("distill")

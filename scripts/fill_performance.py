@@ -10,10 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from fewseg.bench.plots import draw_plots
-from fewseg.bench.report import fill_page
-from fewseg.bench.results import FILE, Results
-from fewseg.errors import FewsegError
+from fewseg.core.errors import FewsegError
+from fewseg.tools.bench.plots import draw_plots
+from fewseg.tools.bench.report import fill_page
+from fewseg.tools.bench.results import FILE, Results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 

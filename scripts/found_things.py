@@ -32,15 +32,15 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 from torch.nn import functional as F
 
-from fewseg.backbones import create_backbone
-from fewseg.draw import contact_sheet
-from fewseg.episodes.sources import open_source
-from fewseg.episodes.transforms import square_image
-from fewseg.errors import InvalidOption, unknown
-from fewseg.files import make_folder, replacing, write_text
+from fewseg.core.errors import InvalidOption, unknown
+from fewseg.core.files import make_folder, replacing, write_text
+from fewseg.data.episodes.sources import open_source
 from fewseg.images import read_image
-from fewseg.methods.dcama_outline import along_edges, guide_among, guide_tensors
-from fewseg.ops.resize import map_size, resize, shrink
+from fewseg.images.draw import contact_sheet
+from fewseg.images.transforms import square_image
+from fewseg.models.backbones import create_backbone
+from fewseg.models.methods.dcama.boundary import along_edges, guide_among, guide_tensors
+from fewseg.models.ops.resize import map_size, resize, shrink
 from same_photographs import Photographs  # the scripts beside this one
 from split import NOVEL_CALTECH, sources
 from thing_network import BATCH, FINE, LR, SIZE, STEPS, WORK, LastMaps, ThingNet, learn_things

@@ -1,4 +1,4 @@
-"""Do examples that `fewseg.suggest` chooses teach more than random ones? Measured on novel classes.
+"""Do examples that `fewseg.inference.active_learning` chooses teach more than random ones? Measured on novel classes.
 
     python scripts/measure_suggestions.py DATA [--out runs/suggestions.jsonl] [--seeds 2] [--minutes 15]
 
@@ -27,15 +27,15 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from fewseg.datasets.base import Dataset
-from fewseg.episodes.sources import open_source
-from fewseg.full_size import full_size_prediction
-from fewseg.metrics.iou import intersection_and_union
-from fewseg.metrics.presence import balanced_accuracy, presence_scores, roc_area
-from fewseg.segmenter import Segmenter
-from fewseg.server.engine_model import TOKENS, EngineModel, PictureFeatures, probabilities
-from fewseg.suggest import centred, choose_covering, choose_uncertain, uncertainty
-from fewseg.taught import LabelSupport
+from fewseg.data.datasets.base import Dataset
+from fewseg.data.episodes.sources import open_source
+from fewseg.evaluation.metrics.iou import intersection_and_union
+from fewseg.inference.active_learning import centred, choose_covering, choose_uncertain, uncertainty
+from fewseg.inference.postprocess import full_size_prediction
+from fewseg.inference.segmenter import Segmenter
+from fewseg.inference.supports import LabelSupport
+from fewseg.models.presence import balanced_accuracy, presence_scores, roc_area
+from fewseg.server.engine.model import TOKENS, EngineModel, PictureFeatures, probabilities
 from split import MIN_AREA, sources  # the script beside this one
 
 POOL, HELD, LEAST, MOST = 10, 8, 13, 5

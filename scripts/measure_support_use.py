@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewseg.checkpoints import load_method
-from fewseg.episodes.draw import draw_test_episodes
-from fewseg.episodes.sources import OpenSource, open_source
-from fewseg.episodes.tensors import EpisodeTensors, collate, episode_tensors
-from fewseg.methods import FewShotMethod
+from fewseg.data.episodes.draw import draw_test_episodes
+from fewseg.data.episodes.sources import OpenSource, open_source
+from fewseg.data.episodes.tensors import EpisodeTensors, collate, episode_tensors
+from fewseg.models.checkpoints import load_method
+from fewseg.models.methods import FewShotMethod
 from split import MIN_AREA, sources  # the script beside this one
 
 KINDS = ("true mask", "inverted", "whole picture", "another class's")

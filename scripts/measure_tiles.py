@@ -13,9 +13,9 @@ import argparse
 import numpy as np
 from numpy.typing import NDArray
 
-from fewseg.demo.pictures import View, sources
-from fewseg.segmenter import Segmenter
-from fewseg.tiles import segment_tiled, teach_tiled
+from fewseg.inference.segmenter import Segmenter
+from fewseg.inference.tiles import segment_tiled, teach_tiled
+from fewseg.tools.demo.pictures import View, sources
 
 Picture = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 

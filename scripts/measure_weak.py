@@ -3,8 +3,8 @@
     python scripts/measure_weak.py DATA --model default --model SCCAN.safetensors [--out runs/weak.jsonl] [--seed 0]
 
 DATA holds `coco_mini/` and `caltech101_24/`. Every model gets the same seeded episodes; in each the support's mask is
-replaced by what `fewseg.weak` makes of marks simulated from it. A mask is cut into its parts (connected, from 5 % of
-the label's area), and of every part is given
+replaced by what `fewseg.inference.interactive` makes of marks simulated from it. A mask is cut into its parts
+(connected, from 5 % of the label's area), and of every part is given
 
 - `box`: the smallest box around it;
 - `1 click`: the place deepest inside (farthest from its border and the picture's);
@@ -31,14 +31,14 @@ from PIL import Image
 from scipy import ndimage, stats
 from skimage.graph import MCP_Geometric, route_through_array
 
-from fewseg.draw import contact_sheet, overlay
-from fewseg.episodes.draw import draw_test_episodes
-from fewseg.episodes.sources import OpenSource, open_source
-from fewseg.errors import InvalidMask
-from fewseg.marks import Mark
-from fewseg.metrics.iou import intersection_and_union
-from fewseg.segmenter import Segmenter
-from fewseg.types import Episode
+from fewseg.core.errors import InvalidMask
+from fewseg.core.types import Episode
+from fewseg.data.episodes.draw import draw_test_episodes
+from fewseg.data.episodes.sources import OpenSource, open_source
+from fewseg.evaluation.metrics.iou import intersection_and_union
+from fewseg.images.draw import contact_sheet, overlay
+from fewseg.images.prompts import Mark
+from fewseg.inference.segmenter import Segmenter
 from split import MIN_AREA, sources  # the script beside this one
 
 Mask = NDArray[np.bool_]

@@ -17,8 +17,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewseg.ablations.costs import LiveTensors, noise
-from fewseg.methods import FewShotMethod, create_method
+from fewseg.core.memory import LiveTensors
+from fewseg.models.methods import FewShotMethod, create_method
+from fewseg.tools.ablations.costs import noise
 from fewseg.training.recipes import RECIPES, Recipe
 
 SUSTAINED = 10e12

@@ -24,18 +24,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fewseg.checkpoints import load_method
-from fewseg.episodes.draw import draw_test_episodes
-from fewseg.episodes.sources import open_source
-from fewseg.episodes.tensors import collate, episode_tensors
-from fewseg.files import make_folder, replacing
-from fewseg.methods.dcama import DCAMA
-from fewseg.methods.dcama_light import LightDecoder
-from fewseg.metrics.presence import PresenceScale, balanced_accuracy, presence_scores, roc_area
+from fewseg.core.files import make_folder, replacing
+from fewseg.core.types import IGNORE
+from fewseg.data.episodes.draw import draw_test_episodes
+from fewseg.data.episodes.sources import open_source
+from fewseg.data.episodes.tensors import collate, episode_tensors
+from fewseg.models.checkpoints import load_method
+from fewseg.models.methods.dcama.light_decoder import LightDecoder
+from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.presence import PresenceScale, balanced_accuracy, presence_scores, roc_area
+from fewseg.training.calibration.presence import queries_with_and_without
 from fewseg.training.data import ValidationSet
 from fewseg.training.log import read_metrics
-from fewseg.training.presence import queries_with_and_without
-from fewseg.types import IGNORE
 from split import MIN_AREA, sources  # the script beside this one
 
 if TYPE_CHECKING:

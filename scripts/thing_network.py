@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewseg.backbones import FeaturePyramid
-from fewseg.datasets.base import Dataset
-from fewseg.episodes.transforms import square_image, square_mask
-from fewseg.methods.dcama_light import DILATIONS, Residual
-from fewseg.ops.resize import map_size, resize
+from fewseg.data.datasets.base import Dataset
+from fewseg.images.transforms import square_image, square_mask
+from fewseg.models.backbones import FeaturePyramid
+from fewseg.models.methods.dcama.light_decoder import DILATIONS, Residual
+from fewseg.models.ops.resize import map_size, resize
 from fewseg.training.losses import choose_loss
 
 LOG = logging.getLogger("thing_network")

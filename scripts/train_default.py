@@ -24,17 +24,18 @@ from typing import Any
 
 import torch
 
-from fewseg.checkpoints import load_method, save_method
-from fewseg.methods import FewShotMethod, create_method
-from fewseg.methods.dcama import DCAMA
-from fewseg.methods.dcama_light import LightDecoder
+from fewseg.core.progress import ProgressCallback
+from fewseg.models.checkpoints import load_method, save_method
+from fewseg.models.methods import FewShotMethod, create_method
+from fewseg.models.methods.dcama.light_decoder import LightDecoder
+from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.training.calibration.logit_offset import fit_leniency
+from fewseg.training.calibration.presence import calibrate_presence
+from fewseg.training.calibration.temperature import fit_sureness
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import ValidationSet, open_data
-from fewseg.training.leniency import fit_leniency
-from fewseg.training.loop import train
-from fewseg.training.presence import calibrate_presence
-from fewseg.training.run import LAST, ProgressCallback
-from fewseg.training.sureness import fit_sureness
+from fewseg.training.loop import LAST
+from fewseg.training.train import train
 from fewseg.training.validate import validate
 from found_things import everything_found, make_classes  # the scripts beside this one
 from split import training

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fewseg.methods import METHODS
+from fewseg.models.methods import METHODS
 from helpers.toy_method import Toy
 
 

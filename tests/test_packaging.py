@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import fewseg
-from fewseg.checkpoints.native import EMBEDDED
-from fewseg.cli import COMMANDS
+from fewseg.cli.entry import COMMANDS
+from fewseg.models.checkpoints.native import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -30,7 +30,12 @@ def test_entry_point_leads_to_the_command_line() -> None:
 
 
 def test_every_command_has_a_module_of_its_own() -> None:
-    modules = {path.stem for path in (ROOT / "src/fewseg/commands").glob("*.py")} - {"__init__", "common"}
+    modules = {path.stem for path in (ROOT / "src/fewseg/cli").glob("*.py")} - {
+        "__init__",
+        "__main__",
+        "common",
+        "entry",
+    }
     assert set(COMMANDS) <= modules
 
 

@@ -1,25 +1,9 @@
-"""fewseg: teach a class with a few labelled pictures, get its mask in any other picture."""
+"""fewseg: teach a class with a few labelled images, get its mask in any other image.
 
-from fewseg.checkpoints import load_method, load_official, save_method
-from fewseg.errors import FewsegError
-from fewseg.methods import FewShotMethod, create_method
-from fewseg.segmenter import Segmenter
-from fewseg.types import IGNORE, Episode, Prediction, QueryFeatures, SupportSet
+The names of the public surface stand in `__init__.pyi`. Each is imported when it is first used, so that `import fewseg`
+and `fewseg --help` load neither torch nor timm.
+"""
 
-__version__ = "0.1.0"
+import lazy_loader
 
-__all__ = [
-    "IGNORE",
-    "Episode",
-    "FewShotMethod",
-    "FewsegError",
-    "Prediction",
-    "QueryFeatures",
-    "Segmenter",
-    "SupportSet",
-    "__version__",
-    "create_method",
-    "load_method",
-    "load_official",
-    "save_method",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

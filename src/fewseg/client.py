@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
-from fewseg import decoding
-from fewseg.errors import FewsegError, InvalidImage
-from fewseg.files import write_bytes
-from fewseg.marks import Mark
+from fewseg.core.errors import FewsegError, InvalidImage, one_line
+from fewseg.core.files import write_bytes
+from fewseg.images import decode as decoding
+from fewseg.images.prompts import Mark
 
 Sendable: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
 """A file, its bytes, a Pillow image, or an array that Pillow takes (uint8; bool for masks)."""
@@ -118,7 +118,7 @@ class Client:
                     raise ServerError(error.code, _said(error)) from None
                 time.sleep(_pause(error.headers.get("Retry-After")))
             except ValueError as error:
-                raise ServerError(0, f"the address or the token cannot be sent ({decoding.one_line(error)})") from error
+                raise ServerError(0, f"the address or the token cannot be sent ({one_line(error)})") from error
             except (OSError, http.client.HTTPException) as error:  # the latter: cut off, or no HTTP at all
                 reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
                 raise ServerError(

@@ -14,11 +14,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from fewseg.segmenter import Segmenter
+from fewseg.inference.segmenter import Segmenter
 from fewseg.server import problems
-from fewseg.server.engine import Engine
-from fewseg.server.project import Project
-from fewseg.server.project_routes import router
+from fewseg.server.engine.engine import Engine
+from fewseg.server.page.routes import router
+from fewseg.server.project.project import Project
 from helpers.colour_method import ColourMethod, blob
 
 API = "/api/v1"

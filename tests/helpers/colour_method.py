@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fewseg.backbones import BackboneSpec, FeaturePyramid
-from fewseg.methods.base import FewShotMethod, check_support
-from fewseg.types import QueryFeatures, SupportSet
+from fewseg.core.types import QueryFeatures, SupportSet
+from fewseg.models.backbones import BackboneSpec, FeaturePyramid
+from fewseg.models.methods.base import FewShotMethod, check_support
 
 
 @dataclass(frozen=True)

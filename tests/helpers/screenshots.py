@@ -12,7 +12,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fewseg import Segmenter
-from fewseg.demo.pictures import sources
+from fewseg.tools.demo.pictures import sources
 from helpers.page import Page, PageServer
 
 SIZE = (960, 870)

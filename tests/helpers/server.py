@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from fewseg.segmenter import Segmenter
+from fewseg.inference.segmenter import Segmenter
 from fewseg.server.app import create_app
 from fewseg.server.limits import Limits
 from helpers.colour_method import ColourMethod

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewseg.backbones import BackboneSpec, FeaturePyramid, build_pyramid
-from fewseg.methods.base import FewShotMethod
-from fewseg.ops.resize import resize
-from fewseg.types import QueryFeatures, SupportSet
+from fewseg.core.types import QueryFeatures, SupportSet
+from fewseg.models.backbones import BackboneSpec, FeaturePyramid, build_pyramid
+from fewseg.models.methods.base import FewShotMethod
+from fewseg.models.ops.resize import resize
 
 
 @dataclass(frozen=True)

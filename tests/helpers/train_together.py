@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from fewseg.datasets.synthetic import SyntheticDataset
-from fewseg.episodes.sources import open_source
-from fewseg.methods import METHODS, FewShotMethod, create_method
-from fewseg.processes import Processes, join_processes
+from fewseg.core.distributed import Processes, join_processes
+from fewseg.data.datasets.synthetic import SyntheticDataset
+from fewseg.data.episodes.sources import open_source
+from fewseg.models.methods import METHODS, FewShotMethod, create_method
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import divide
-from fewseg.training.loop import fit
 from fewseg.training.state import read_state
+from fewseg.training.train import fit
 from helpers.toy_method import Toy, ToyConfig, toy
 
 CONFIG = TrainConfig(

@@ -14,18 +14,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewseg.checkpoints import fingerprint
-from fewseg.datasets.base import Dataset
-from fewseg.episodes.transforms import Resize
-from fewseg.errors import InvalidOption
+from fewseg.core.distributed import SINGLE_PROCESS, Processes
+from fewseg.core.errors import InvalidOption
+from fewseg.core.progress import ProgressCallback
+from fewseg.core.types import Episode
+from fewseg.data.datasets.base import Dataset
 from fewseg.evaluation.fusion import Fusion
 from fewseg.evaluation.journal import Journal
+from fewseg.evaluation.metrics.iou import IoUMeter
+from fewseg.evaluation.metrics.regions import RegionMeter
 from fewseg.evaluation.scoring import COUNTS, EpisodeBatch, Scoring, count, read_batch, segment_batch
-from fewseg.methods import FewShotMethod
-from fewseg.metrics.iou import IoUMeter
-from fewseg.metrics.regions import RegionMeter
-from fewseg.processes import ALONE, Processes
-from fewseg.types import Episode
+from fewseg.images.transforms import Resize
+from fewseg.models.checkpoints import fingerprint
+from fewseg.models.methods import FewShotMethod
 
 __all__ = [
     "EpisodeScore",
@@ -98,8 +99,8 @@ def evaluate(
     batch: int = 1,
     workers: int = 0,
     journal: Path | None = None,
-    processes: Processes = ALONE,
-    progress: Callable[[int, int], None] | None = None,
+    processes: Processes = SINGLE_PROCESS,
+    progress: ProgressCallback | None = None,
 ) -> EvaluationResult:
     """Segment the query of every episode and count.
 
@@ -145,7 +146,7 @@ def evaluate(
             kept.write(group, own[list(group)])
         done = min(done + len(group) * processes.count, len(episodes))
         if progress is not None:
-            progress(done, len(episodes))
+            progress(done, len(episodes), "")
     for group in missing:
         rows[list(group)] = 0
     # Every row is counted by one process and 0 in the others: the sum is exact.

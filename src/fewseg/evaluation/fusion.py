@@ -12,12 +12,12 @@ from typing import Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from fewseg.errors import unknown
-from fewseg.methods import FewShotMethod
-from fewseg.methods.base import check_support
-from fewseg.metrics.iou import intersection_and_union
-from fewseg.ops.fusion import hsnet_vote, majority_vote, mean_probability, weighted_average
-from fewseg.types import QueryFeatures, SupportSet
+from fewseg.core.errors import unknown
+from fewseg.core.types import QueryFeatures, SupportSet
+from fewseg.evaluation.metrics.iou import intersection_and_union
+from fewseg.models.methods import FewShotMethod
+from fewseg.models.methods.base import check_support
+from fewseg.models.ops.fusion import hsnet_vote, majority_vote, mean_probability, weighted_average
 
 Fusion = Literal["one-pass", "vote", "average", "hsnet-vote", "guided"]
 """`one-pass` is the method's own n-shot inference; the others fuse n one-shot predictions (DCAMA, Table 4).

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewseg.errors import OutputError
+from fewseg.core.errors import OutputError
+from fewseg.core.files import make_folder
 from fewseg.evaluation.scoring import COUNTS
-from fewseg.files import make_folder
 
 
 class Journal:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewseg.datasets.base import Dataset
-from fewseg.datasets.benchmark import Benchmark
-from fewseg.episodes.draw import MIN_IMAGES, draw_test_episodes, list_dataset, load_episodes, split_classes
-from fewseg.episodes.draw_published import Pairs, draw_coco, draw_fss, draw_pascal, draw_walk, pools_of
-from fewseg.episodes.sources import BENCHMARKS, open_source
-from fewseg.errors import InvalidDataset
+from fewseg.core.errors import InvalidDataset
+from fewseg.core.types import Episode
+from fewseg.data.datasets.base import Dataset
+from fewseg.data.datasets.benchmark import Benchmark
+from fewseg.data.episodes.draw import MIN_IMAGES, draw_test_episodes, list_dataset, load_episodes, split_classes
+from fewseg.data.episodes.draw_published import Pairs, draw_coco, draw_fss, draw_pascal, draw_walk, pools_of
+from fewseg.data.episodes.sources import BENCHMARKS, open_source
 from fewseg.evaluation.protocols import Protocol
-from fewseg.types import Episode
 
 
 @dataclass(frozen=True)

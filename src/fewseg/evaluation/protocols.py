@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-from fewseg.datasets.benchmark import Selection
-from fewseg.episodes.transforms import Resize
-from fewseg.errors import InvalidOption, unknown
+from fewseg.core.errors import InvalidOption, unknown
+from fewseg.data.datasets.benchmark import Selection
 from fewseg.evaluation.scoring import Scoring
+from fewseg.images.transforms import Resize
 
 Draw = Literal["class-by-class", "hsnet", "walk"]
 """`class-by-class`: as many episodes of every class, queries in turn. `hsnet`: as HSNet's and DCAMA's code draws them.

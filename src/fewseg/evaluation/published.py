@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from fewseg.methods import FewShotMethod
+from fewseg.models.methods import FewShotMethod
 
 _SHOTS: Final = {1: "one_shot", 5: "five_shot"}
 
@@ -33,8 +33,8 @@ def paper_backbone(method: FewShotMethod) -> str:
 
 @cache
 def paper_results() -> dict[str, Any]:
-    """`results` (the main tables) and `ablations`, as in `data/paper_results.json`."""
-    text = resources.files("fewseg").joinpath("data", "paper_results.json").read_text("utf-8")
+    """`results` (the main tables) and `ablations`, as in `paper_results.json`."""
+    text = resources.files("fewseg").joinpath("evaluation", "paper_results.json").read_text("utf-8")
     content: dict[str, Any] = json.loads(text)
     return content
 

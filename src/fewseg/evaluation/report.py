@@ -7,10 +7,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from fewseg.core.files import write_text
 from fewseg.evaluation.evaluate import EvaluationResult
 from fewseg.evaluation.published import Published, published
 from fewseg.evaluation.summary import Summary, summarise
-from fewseg.files import write_text
 
 
 def write_results(path: str | os.PathLike[str], results: Sequence[EvaluationResult], about: dict[str, Any]) -> None:

@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewseg.datasets.base import Dataset
-from fewseg.episodes.tensors import EpisodeTensors, collate, episode_tensors
-from fewseg.episodes.transforms import Resize
+from fewseg.core.types import Episode
+from fewseg.data.datasets.base import Dataset
+from fewseg.data.episodes.tensors import EpisodeTensors, collate, episode_tensors
 from fewseg.evaluation.fusion import Fusion, fused_support, segment_fused
-from fewseg.methods import FewShotMethod
-from fewseg.metrics.iou import intersection_and_union
-from fewseg.metrics.regions import region_overlaps, rom_rum
-from fewseg.ops.resize import resize as resize_map
-from fewseg.types import Episode
+from fewseg.evaluation.metrics.iou import intersection_and_union
+from fewseg.evaluation.metrics.regions import region_overlaps, rom_rum
+from fewseg.images.transforms import Resize
+from fewseg.models.methods import FewShotMethod
+from fewseg.models.ops.resize import resize as resize_map
 
 Scoring = Literal["original", "model"]
 """Where prediction and truth are compared: at the query's own size, or at the model's input size."""

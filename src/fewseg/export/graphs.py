@@ -23,8 +23,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from fewseg.methods import FewShotMethod
-from fewseg.types import SupportSet
+from fewseg.core.types import SupportSet
+from fewseg.models.methods import FewShotMethod
 
 IMAGE: Final = "image"
 IMAGES: Final = "images"

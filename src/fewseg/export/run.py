@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,15 +14,16 @@ from typing import Any, Final, get_args
 
 import torch
 
-from fewseg.backbones.base import IMAGENET_MEAN, IMAGENET_STD
-from fewseg.checkpoints import fingerprint
-from fewseg.errors import InvalidOption
+from fewseg.core.errors import InvalidOption
+from fewseg.core.files import make_folder, replacing, write_text
+from fewseg.core.progress import ProgressCallback
 from fewseg.export.graphs import Graph, method_graphs
 from fewseg.export.verify import FLIPPED, TOLERANCE, Difference, Run, compare, open_graph
 from fewseg.export.write import Format, check_formats, write_graph
-from fewseg.files import make_folder, replacing, write_text
-from fewseg.methods import FewShotMethod
-from fewseg.metrics.presence import DEFAULT_THRESHOLD, SCORE_SHARE, PresenceScale
+from fewseg.images.transforms import IMAGENET_MEAN, IMAGENET_STD
+from fewseg.models.checkpoints import fingerprint
+from fewseg.models.methods import FewShotMethod
+from fewseg.models.presence import DEFAULT_THRESHOLD, SCORE_SHARE, PresenceScale
 
 DESCRIPTION: Final = "model.json"
 """The description beside the graphs."""
@@ -65,7 +66,7 @@ def export_method(
     folder: str | os.PathLike[str],
     options: ExportOptions = ExportOptions(),
     *,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> ExportReport:
     """Write a method's graphs (see `fewseg.export.graphs`) and `model.json` to a folder.
 

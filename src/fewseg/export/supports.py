@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from fewseg.errors import InvalidOption
+from fewseg.core.errors import InvalidOption
+from fewseg.core.files import write_bytes
 from fewseg.export.graphs import joined_tensors
-from fewseg.files import write_bytes
-from fewseg.segmenter import Segmenter
+from fewseg.inference.segmenter import Segmenter
 
 SUPPORTS: Final = "supports.npz"
 """Usual name of the file."""

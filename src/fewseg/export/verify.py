@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewseg.decoding import one_line
-from fewseg.errors import InvalidOption
+from fewseg.core.errors import InvalidOption, one_line
 from fewseg.export.graphs import IMAGE, IMAGES, JOINED, LOGITS, MASKS, random_query, random_support
 from fewseg.export.write import Format
-from fewseg.methods import FewShotMethod
+from fewseg.models.methods import FewShotMethod
 
 TOLERANCE: Final = 1e-3
 """By which a foreground probability may differ, for all but `FLIPPED` of the pixels."""

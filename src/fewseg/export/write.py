@@ -14,8 +14,7 @@ from typing import Any, Final, Literal
 import torch
 from torch.export import Dim
 
-from fewseg.decoding import one_line
-from fewseg.errors import InvalidOption
+from fewseg.core.errors import InvalidOption, one_line
 from fewseg.export.graphs import BATCH, SHOTS, Graph
 
 Format = Literal["onnx", "pt2"]

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewseg.decoding import ImageLike
-from fewseg.errors import FewsegError, InvalidMask, InvalidSupport, did_you_mean
+from fewseg.core.errors import FewsegError, InvalidMask, InvalidSupport, did_you_mean
+from fewseg.formats.read_folder import outlined
 from fewseg.images import open_picture, read_mask
-from fewseg.marks import Mark
-from fewseg.masks import MaskValue
-from fewseg.segmenter import Segmenter
-from fewseg.support_folder import outlined
-from fewseg.tiles import Tile, teach_tiled
+from fewseg.images.decode import ImageLike
+from fewseg.images.masks import MaskValue
+from fewseg.images.prompts import Mark
+from fewseg.inference.segmenter import Segmenter
+from fewseg.inference.tiles import Tile, teach_tiled
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class SupportExample:
     label: str
     picture: Path | Image.Image
     load_mask: Callable[[], ImageLike] | None
-    """Gives what `fewseg.masks.read_mask` reads; None where there are marks only."""
+    """Gives what `fewseg.images.masks.read_mask` reads; None where there are marks only."""
     value: MaskValue | None = None
     """Which value of the mask is the label."""
     mask_file: Path | None = None

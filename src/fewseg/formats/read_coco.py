@@ -1,10 +1,9 @@
 """Examples from COCO JSON.
 
 A label is a category; all its annotations in a picture (instances and crowds; polygons and run lengths, compressed or
-not) make one mask. Annotations with a `bbox` and no segmentation are boxes, which `fewseg.weak` outlines. Pictures are
-looked for by their `file_name`, and by its last part, in the folder given, beside the JSON, in `images/` beside it and
-one folder up.
-"""
+not) make one mask. Annotations with a `bbox` and no segmentation are boxes, which `fewseg.inference.interactive`
+outlines. Pictures are looked for by their `file_name`, and by its last part, in the folder given, beside the JSON, in
+`images/` beside it and one folder up."""
 
 from __future__ import annotations
 
@@ -17,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewseg import decoding
-from fewseg.decoding import ImageLike
-from fewseg.errors import InvalidSupport
+from fewseg.core.errors import InvalidSupport
 from fewseg.formats.examples import SupportExample, Supports, chosen
-from fewseg.formats.raster import check_size, fill_polygons, fill_run_lengths
+from fewseg.formats.rasterise import check_size, fill_polygons, fill_run_lengths
+from fewseg.images import decode as decoding
 from fewseg.images import picture_header, picture_size
-from fewseg.marks import Mark
+from fewseg.images.decode import ImageLike
+from fewseg.images.prompts import Mark
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewseg import decoding
-from fewseg.decoding import ImageLike
-from fewseg.errors import InvalidImage, InvalidSupport
+from fewseg.core.errors import InvalidImage, InvalidSupport
+from fewseg.core.types import IGNORE
 from fewseg.formats.examples import SupportExample, Supports, chosen
-from fewseg.formats.raster import check_size, fill_circle, fill_polygons
+from fewseg.formats.rasterise import check_size, fill_circle, fill_polygons
 from fewseg.formats.read_coco import find_picture
+from fewseg.images import decode as decoding
 from fewseg.images import picture_size
-from fewseg.types import IGNORE
+from fewseg.images.decode import ImageLike
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewseg import decoding
-from fewseg.decoding import ImageLike
-from fewseg.errors import InvalidMask, InvalidSupport
+from fewseg.core.errors import InvalidMask, InvalidSupport
+from fewseg.core.types import IGNORE
 from fewseg.formats.examples import SupportExample, Supports, chosen
-from fewseg.pairs import pictures_in
-from fewseg.types import IGNORE
+from fewseg.images import decode as decoding
+from fewseg.images.decode import ImageLike
+from fewseg.images.pairs import pictures_in
 
 # fmt: off
 _VOC: Final = (

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fewseg.errors import InvalidMask, InvalidOption, unknown
+from fewseg.core.errors import InvalidMask, InvalidOption, unknown
 
 FORMATS: Final[dict[str, str]] = {
     "png": "masks/LABEL/NAME.png (0 and 255) and labels/NAME.png (index map with palette)",

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from shapely import Polygon
 
-from fewseg.errors import OutputError
-from fewseg.files import make_folder, replacing
-from fewseg.formats.kept import COCO_MARK
+from fewseg.core.errors import OutputError
+from fewseg.core.files import make_folder, replacing
+from fewseg.formats.manifest import COCO_MARK
+from fewseg.formats.page import Labels, Page
 from fewseg.formats.polygons import one_ring
-from fewseg.formats.writer import Labels, Page
 
 
 class CocoWriter:

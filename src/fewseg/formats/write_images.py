@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from fewseg.batch_outputs import folder_name
-from fewseg.draw import contact_sheet, fitted
-from fewseg.formats.writer import Page, save_image
+from fewseg.core.files import folder_name
+from fewseg.formats.page import Page, save_image
+from fewseg.images.draw import contact_sheet
+from fewseg.images.read import fitted
 
 _ON_A_SHEET: Final = 30
 _COLUMNS: Final = 5

@@ -11,11 +11,11 @@ from shapely import MultiPolygon
 from shapely.geometry import mapping
 from shapely.geometry.polygon import orient
 
-from fewseg.errors import InvalidImage
-from fewseg.files import make_folder, write_text
-from fewseg.formats.kept import YOLO_MARK, write_correctable
+from fewseg.core.errors import InvalidImage
+from fewseg.core.files import make_folder, write_text
+from fewseg.formats.manifest import YOLO_MARK, write_correctable
+from fewseg.formats.page import Labels, Page, copy_picture
 from fewseg.formats.polygons import one_ring
-from fewseg.formats.writer import Labels, Page, copy_picture
 
 _LABELME: Final = "5.5.0"
 """The version of labelme whose files these are."""

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from fewseg.errors import InvalidOption, InvalidSupport
+from fewseg.core.errors import InvalidOption, InvalidSupport
 from fewseg.formats.polygons import one_ring, regions
-from fewseg.segmenter import Segmenter
-from fewseg.support_folder import read_support, teach_all
+from fewseg.formats.read_folder import read_support, teach_all
+from fewseg.inference.segmenter import Segmenter
 
 if TYPE_CHECKING:
     import cvat_sdk.auto_annotation as cvataa

@@ -15,17 +15,19 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-import fewseg
-from fewseg.segmenter import Segmenter
-from fewseg.server import label_studio, problems, session_routes
+from fewseg.core.version import __version__
+from fewseg.inference.segmenter import Segmenter
+from fewseg.server import problems
 from fewseg.server.guard import Guard
-from fewseg.server.label_studio import LabelStudio
+from fewseg.server.label_studio import backend as label_studio
+from fewseg.server.label_studio.backend import LabelStudio
+from fewseg.server.label_studio.task_images import PictureSources
 from fewseg.server.limits import Limits
 from fewseg.server.model import ServedModel
-from fewseg.server.schemas import Info
-from fewseg.server.sessions import Sessions
-from fewseg.server.task_pictures import PictureSources
-from fewseg.server.work import Gate
+from fewseg.server.queue import Gate
+from fewseg.server.sessions import routes as session_routes
+from fewseg.server.sessions.schemas import Info
+from fewseg.server.sessions.sessions import Sessions
 
 API: Final = "/api/v1"
 _ABOUT: Final = """Teach labels with a few pictures and masks, find them in others.
@@ -71,7 +73,7 @@ def create_app(
 
     app = FastAPI(
         title="fewseg",
-        version=fewseg.__version__,
+        version=__version__,
         description=_ABOUT,
         openapi_url=f"{API}/openapi.json",
         docs_url=None,  # those pages come from elsewhere
@@ -93,9 +95,9 @@ def create_app(
 
 def _add_project(app: FastAPI, folder: Path, segmenter: Segmenter, closing: list[Callable[[], None]]) -> None:
     """The folder's routes and the page; the work behind them ends with the functions added to `closing`."""
-    from fewseg.server.engine import Engine
-    from fewseg.server.project import Project
-    from fewseg.server.project_routes import router
+    from fewseg.server.engine.engine import Engine
+    from fewseg.server.page.routes import router
+    from fewseg.server.project.project import Project
 
     project = Project(folder)
     engine = Engine(project, segmenter)
@@ -123,7 +125,7 @@ def _add_info(app: FastAPI, model: ServedModel, limits: Limits, folder: Path | N
     async def info() -> Info:
         """The server's version, model and limits."""
         return Info(
-            version=fewseg.__version__,
+            version=__version__,
             model=model.name,
             image_size=model.image_size,
             folder=folder.resolve().name if folder else None,

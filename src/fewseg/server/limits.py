@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
-from fewseg.errors import InvalidOption
+from fewseg.core.errors import InvalidOption
 
 MEGABYTE: Final = 1 << 20
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewseg import taught
-from fewseg.errors import InvalidCheckpoint
+from fewseg.core.errors import InvalidCheckpoint
 from fewseg.images import ImageLike
-from fewseg.marks import Mark
-from fewseg.masks import MaskValue
-from fewseg.segmenter import Segmenter
-from fewseg.taught import LabelSupport
+from fewseg.images.masks import MaskValue
+from fewseg.images.prompts import Mark
+from fewseg.inference import supports as taught
+from fewseg.inference.segmenter import Segmenter
+from fewseg.inference.supports import LabelSupport
 
 Supports = Mapping[str, LabelSupport]
 """What was taught: labels to their encoded examples. A value: it is replaced, never changed."""

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from fewseg.decoding import one_line
-from fewseg.errors import FewsegError, OutputError
+from fewseg.core.errors import FewsegError, OutputError, one_line
 
 log = logging.getLogger(__name__)
 

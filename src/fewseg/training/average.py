@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from fewseg.methods import FewShotMethod
+from fewseg.models.methods import FewShotMethod
 
 
 class WeightAverage:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fewseg.episodes.tensors import EpisodeTensors
-from fewseg.errors import InvalidOption
-from fewseg.methods import FewShotMethod
-from fewseg.ops.layout import convolution_order
-from fewseg.ops.resize import map_size
-from fewseg.processes import Processes
+from fewseg.core.distributed import Processes
+from fewseg.core.errors import InvalidOption
+from fewseg.core.types import QueryFeatures, SupportSet
+from fewseg.data.episodes.tensors import EpisodeTensors
+from fewseg.models.methods import FewShotMethod
+from fewseg.models.ops.layout import convolution_order
+from fewseg.models.ops.resize import map_size
 from fewseg.training.config import TrainConfig
-from fewseg.types import QueryFeatures, SupportSet
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, get_args
 
-from fewseg.errors import InvalidOption, unknown
+from fewseg.core.errors import InvalidOption, unknown
 
 Loss = Literal["ce", "dice", "ce+dice", "gce+dice"]
 Optimiser = Literal["sgd", "adam", "adamw", "sgd+adamw"]

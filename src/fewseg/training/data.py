@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from fewseg.datasets.base import Dataset
-from fewseg.datasets.cached import CachedDataset
-from fewseg.episodes.draw import MIN_IMAGES, draw_test_episodes
-from fewseg.episodes.sources import OpenSource, open_source
-from fewseg.episodes.tensors import EpisodeTensors, TrainingEpisodes, TrainingSource
-from fewseg.episodes.views import VIEWS
-from fewseg.errors import FewsegError, InvalidDataset
-from fewseg.processes import ALONE, Processes
+from fewseg.core.distributed import SINGLE_PROCESS, Processes
+from fewseg.core.errors import FewsegError, InvalidDataset
+from fewseg.core.types import Episode
+from fewseg.data.datasets.base import Dataset
+from fewseg.data.datasets.cached import CachedDataset
+from fewseg.data.episodes.draw import MIN_IMAGES, draw_test_episodes
+from fewseg.data.episodes.sources import OpenSource, open_source
+from fewseg.data.episodes.tensors import EpisodeTensors, TrainingEpisodes, TrainingSource
+from fewseg.data.episodes.views import VIEWS
 from fewseg.training.batches import EpisodePictures, gather, part_size, share_of_items
 from fewseg.training.config import TrainConfig
-from fewseg.types import Episode
 
 LOG = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def training_batches(
     *,
     start: int,
     pin: bool,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Iterator[EpisodePictures]:
     """This process's parts of the batches of all steps from `start` to the end, the same for any number of workers.
 

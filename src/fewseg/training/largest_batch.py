@@ -20,17 +20,17 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from fewseg.devices import choose_device
-from fewseg.errors import InvalidOption
-from fewseg.memory import PEAK_ENVIRONMENT, available_bytes, can_measure, give_back, peak_bytes
-from fewseg.methods import FewShotMethod
-from fewseg.processes import ALONE
+from fewseg.core.devices import choose_device
+from fewseg.core.distributed import SINGLE_PROCESS
+from fewseg.core.errors import InvalidOption
+from fewseg.core.memory import PEAK_ENVIRONMENT, available_bytes, can_measure, give_back, peak_bytes
+from fewseg.models.methods import FewShotMethod
 from fewseg.training.average import WeightAverage
 from fewseg.training.batches import Batch, EpisodeMaps, EpisodePictures
 from fewseg.training.config import TrainConfig
-from fewseg.training.loop import make_method
 from fewseg.training.optim import Optimisers, make_optimiser
 from fewseg.training.step import Gradient
+from fewseg.training.train import make_method
 
 MOST: Final = 1024
 """Episodes beyond which nobody looks."""
@@ -131,7 +131,7 @@ class _Trial:
         """One update on noise."""
         kept = self.config.cache_views > 0
         batch = noise_batch(self.method, episodes, max(self.config.shots), kept=kept)
-        Gradient(self.method, self.config, ALONE)([batch], 0)
+        Gradient(self.method, self.config, SINGLE_PROCESS)([batch], 0)
         self.optimiser.step()
 
     def fits(self, episodes: int) -> bool:

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from fewseg.errors import OutputError
-from fewseg.files import write_text
+from fewseg.core.errors import OutputError
+from fewseg.core.files import write_text
 
 LOG = logging.getLogger(__name__)
 

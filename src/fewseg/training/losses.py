@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fewseg.errors import unknown
-from fewseg.types import IGNORE
+from fewseg.core.errors import unknown
+from fewseg.core.types import IGNORE
 
 FORGIVING: Final = 0.5
 """Power of the generalised cross-entropy: towards 0 it becomes the cross-entropy, at 1 it is the absolute error."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn, optim
 
-from fewseg.errors import InvalidOption
-from fewseg.methods import FewShotMethod
+from fewseg.core.errors import InvalidOption
+from fewseg.models.methods import FewShotMethod
 from fewseg.training.config import TrainConfig
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fewseg.errors import InvalidOption, unknown
+from fewseg.core.errors import InvalidOption, unknown
 from fewseg.training.config import TrainConfig
 
 _Fields = Mapping[str, Any]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fewseg.errors import InvalidCheckpoint
-from fewseg.files import replacing
+from fewseg.core.errors import InvalidCheckpoint
+from fewseg.core.files import replacing
 from fewseg.training.optim import Optimisers
 
 FILE_NAME = "state.pt"

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewseg.methods import FewShotMethod
-from fewseg.processes import Processes
+from fewseg.core.distributed import Processes
+from fewseg.core.types import IGNORE
+from fewseg.models.methods import FewShotMethod
 from fewseg.training.batches import Batch, encode
 from fewseg.training.config import TrainConfig
 from fewseg.training.losses import Whole, choose_loss
-from fewseg.types import IGNORE
 
 
 def step_seed(seed: int, step: int, part: int = 0) -> int:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fewseg.episodes.tensors import collate, episode_tensors
-from fewseg.methods import FewShotMethod
-from fewseg.metrics.iou import IoUMeter, IoUScores, intersection_and_union
-from fewseg.processes import ALONE, Processes
+from fewseg.core.distributed import SINGLE_PROCESS, Processes
+from fewseg.data.episodes.tensors import collate, episode_tensors
+from fewseg.evaluation.metrics.iou import IoUMeter, IoUScores, intersection_and_union
+from fewseg.models.methods import FewShotMethod
 from fewseg.training.data import ValidationSet
 
 
@@ -22,7 +22,7 @@ def validate(
     size: int,
     batch: int,
     amp: bool = False,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> tuple[float, float, dict[str, float]]:
     """mIoU and FB-IoU in per cent, means over the sets, and each set's mIoU; the method is left in eval mode.
 

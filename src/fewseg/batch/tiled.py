@@ -1,0 +1,83 @@
+"""Segmenting files in tiles: one huge picture after the other, into the same folder as `fewseg.batch` writes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from fewseg.batch.files import BatchReport, find_pictures
+from fewseg.batch.output_folder import OutputFolder, picture_identity
+from fewseg.core.errors import FewsegError, OutputError
+from fewseg.core.progress import ProgressCallback
+from fewseg.images import open_picture, picture_size
+from fewseg.images.draw import overlay_of
+from fewseg.inference.segmenter import Segmenter
+from fewseg.inference.tiles import TileOptions, segment_tiled
+
+log = logging.getLogger(__name__)
+
+OVERLAY_SIDE: Final = 4096
+"""Overlays of larger pictures are drawn with this longest side."""
+
+
+def segment_files_tiled(
+    segmenter: Segmenter,
+    queries: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    tiles: TileOptions | None = None,
+    overlays: bool = True,
+    overwrite: bool = False,
+    batch_size: int = 0,
+    masks: Iterable[Path] = (),
+    progress: ProgressCallback | None = None,
+) -> BatchReport:
+    """`fewseg.batch.segment_files` in tiles: the same folder, names, resuming and report.
+
+    Pictures pass one at a time; beside the decoded picture, its masks and one row of tiles nothing of its size is
+    held. Raises as `segment_files` does.
+    """
+    tiles = tiles or TileOptions()
+    segmenter.require_labels()
+    sources = find_pictures(queries, out, masks)
+    folder = OutputFolder(out, segmenter, {"tile": tiles.side_for(segmenter), "overlap": tiles.overlap})
+    report = BatchReport(folder.results)
+    start = time.monotonic()
+    try:
+        for source in sources:
+            if not overwrite and folder.is_complete(source, overlays):
+                report.skipped += 1
+            else:
+                try:
+                    _one(segmenter, folder, source, tiles, overlays, batch_size)
+                    report.done += 1
+                except OutputError:
+                    raise
+                except FewsegError as error:
+                    log.info("%s: %s", source, error)
+                    report.errors.append((str(source), str(error)))
+            report.seconds = time.monotonic() - start
+            if progress is not None:
+                progress(report.done + report.skipped + len(report.errors), len(sources), source.name)
+    finally:
+        folder.finish(sources, report.errors)
+    return report
+
+
+def _one(
+    segmenter: Segmenter, folder: OutputFolder, source: Path, tiles: TileOptions, overlays: bool, batch_size: int
+) -> None:
+    picture_size(source)  # reports what is no picture before anything is read
+    identity = picture_identity(source)
+    name = folder.name_for(source)
+    image = open_picture(source).image
+    found = segment_tiled(
+        segmenter, image, tile=tiles.side, overlap=tiles.overlap, batch_size=batch_size, probabilities=False
+    )
+    drawn = overlay_of(image, found, OVERLAY_SIDE) if overlays else None
+    del image
+    folder.write(source, name, identity, found, drawn)

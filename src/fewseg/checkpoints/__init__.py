@@ -1,6 +1,0 @@
-"""Checkpoints: our own format and the authors' releases."""
-
-from fewseg.checkpoints.native import fingerprint, load_method, save_method
-from fewseg.checkpoints.official import load_official
-
-__all__ = ["fingerprint", "load_method", "load_official", "save_method"]

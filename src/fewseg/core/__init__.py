@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, values, files, devices; imports nothing else of the package."""

@@ -1,0 +1,1 @@
+"""Datasets (images by class) and the episodes sampled from them."""

@@ -1,0 +1,178 @@
+"""Preparing COCO-20i: masks painted from the instance annotations, the index, the published pickles."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from fewseg.core.errors import FewsegError, InvalidDataset, InvalidImage, InvalidMask
+from fewseg.core.files import make_folder, remove_leftovers
+from fewseg.core.progress import ProgressCallback
+from fewseg.data.datasets.benchmark import Areas, Index, Pair, read_values, write_index
+from fewseg.data.datasets.coco20i import MASKS, SPLITS, Coco20i, mask_path
+from fewseg.data.datasets.prepare import (
+    Archive,
+    areas_of,
+    check_picture,
+    in_processes,
+    outdated,
+    require,
+    save_mask,
+    sound,
+    unpack,
+    unpacking_marker,
+)
+from fewseg.data.datasets.published import FOLDERS, find_file, read_pickle
+
+LOG = logging.getLogger(__name__)
+
+_HOME: Final = "COCO's home page, Dataset, Download, 2014"
+ANNOTATIONS: Final = Archive("annotations_trainval2014.zip", "annotations", _HOME)
+ARCHIVES: Final = (
+    Archive("train2014.zip", "train2014", _HOME),
+    Archive("val2014.zip", "val2014", _HOME),
+    ANNOTATIONS,
+)
+
+_CLASSES: Final = 80
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One picture with what is to be painted."""
+
+    name: str
+    size: tuple[int, int]
+    """(width, height) as the annotations have it."""
+    instances: tuple[tuple[int, Any], ...]
+    """(class id, COCO segmentation) in the file's order."""
+
+
+def build(root: Path, lists: Path | None, workers: int, whole: bool, progress: ProgressCallback) -> None:
+    """Check, paint, index; raises `InvalidDataset` that names what is missing or damaged."""
+    _check(root, progress)
+    published = _published(lists or root, given=lists is not None)
+    parts: dict[str, Areas] = {}
+    classes: tuple[str, ...] = ()
+    for part, split in SPLITS.items():
+        progress(0, 0, f"reading the annotations of {split}")
+        classes, pictures = _read_annotations(root / "annotations" / f"instances_{split}.json", split)
+        remove_leftovers(make_folder(root / MASKS / split), spare_running=True)
+        work = functools.partial(_prepare, root, whole)
+        parts[part] = dict(sound(in_processes(work, pictures, workers, progress, f"masks of {split}")))
+    for key, (path, pairs) in published.items():
+        held = parts[key.split("-")[0]]
+        unknown = next((name for name, _ in pairs if name not in held), None)
+        if unknown is not None:
+            raise InvalidDataset(f"{path} lists {unknown}, which is not among these pictures: give lists of COCO 2014")
+    write_index(root, Coco20i.prepared_as, Index(classes, parts), {key: pairs for key, (_, pairs) in published.items()})
+
+
+def _check(root: Path, progress: ProgressCallback) -> None:
+    for archive in ARCHIVES:
+        if not (root / archive.folder).is_dir() or unpacking_marker(root, archive).exists():
+            unpack(root, archive, progress)
+    found = [(a, (root / a.folder).is_dir() and not unpacking_marker(root, a).exists()) for a in ARCHIVES]
+    files = [f"annotations/instances_{split}.json" for split in SPLITS.values()]
+    lacking = [file for file in files if (root / "annotations").is_dir() and not (root / file).is_file()]
+    require(root, found, [f"{file} (from {ANNOTATIONS.file})" for file in lacking])
+
+
+def _read_annotations(path: Path, split: str) -> tuple[tuple[str, ...], list[_Picture]]:
+    """Class names in category-id order, and every picture that has an annotation, by name."""
+    try:
+        with path.open("rb") as file:
+            content = json.load(file)
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        class_of = {category["id"]: index for index, category in enumerate(categories)}
+        instances: dict[int, list[tuple[int, Any]]] = {}
+        for found in content["annotations"]:
+            instances.setdefault(found["image_id"], []).append((class_of[found["category_id"]], found["segmentation"]))
+        pictures = [
+            _Picture(f"{split}/{entry['file_name']}", (entry["width"], entry["height"]), tuple(instances[entry["id"]]))
+            for entry in content["images"]
+            if entry["id"] in instances
+        ]
+    except OSError as error:
+        raise InvalidDataset(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidDataset(
+            f"{path} is damaged or cut off ({type(error).__name__} {reason}): delete it and get it again from "
+            f"{ANNOTATIONS.file}"
+        ) from error
+    if len(categories) != _CLASSES:
+        raise InvalidDataset(f"{path} has {len(categories)} categories, COCO's instances have {_CLASSES}")
+    return tuple(category["name"] for category in categories), sorted(pictures, key=lambda picture: picture.name)
+
+
+def _prepare(root: Path, whole: bool, picture: _Picture) -> tuple[str, dict[int, int]] | FewsegError:
+    """Paint one mask unless it is there, check the picture, count the classes."""
+    try:
+        size = check_picture(root / picture.name, whole=whole)
+        if size != picture.size:
+            got, expected = ("x".join(map(str, s)) for s in (size, picture.size))
+            raise InvalidImage(f"{root / picture.name} is {got}, its annotations are {expected}: get it again")
+        return picture.name, areas_of(_mask(mask_path(root, picture.name), picture))
+    except FewsegError as error:
+        return error
+
+
+def _mask(path: Path, picture: _Picture) -> NDArray[np.uint8]:
+    source = json.dumps(picture.instances).encode()
+    if path.exists():
+        try:
+            values = read_values(path, _CLASSES)
+            if values.shape == picture.size[::-1] and not outdated(path, source):
+                return values
+            LOG.info("%s was painted from other annotations and is painted again", path)
+        except InvalidMask:
+            LOG.info("%s is damaged and is painted again", path)
+    values = paint(picture.instances, picture.size, picture.name)
+    save_mask(path, values, source)
+    return values
+
+
+def paint(instances: tuple[tuple[int, Any], ...], size: tuple[int, int], name: str) -> NDArray[np.uint8]:
+    """(H, W) values, class id + 1, of instances (class id, polygons or run lengths); later ones cover earlier ones."""
+    width, height = size
+    values = np.zeros((height, width), np.uint8)
+    for class_id, segmentation in instances:
+        try:
+            coded = segmentation
+            if isinstance(coded, list):
+                coded = coco_mask.merge(coco_mask.frPyObjects(coded, height, width))
+            elif isinstance(coded["counts"], list):
+                coded = coco_mask.frPyObjects(coded, height, width)
+            values[coco_mask.decode(coded).astype(bool)] = class_id + 1
+        except Exception as error:  # pycocotools raises anything on damaged annotations
+            raise InvalidDataset(
+                f"an annotation of {name} cannot be painted ({type(error).__name__}: {' '.join(str(error).split())}): "
+                f"get {ANNOTATIONS.file} again"
+            ) from error
+    return values
+
+
+def _published(folder: Path, *, given: bool) -> dict[str, tuple[Path, tuple[Pair, ...]]]:
+    """Published pickles by list: their pairs, class by class, in the pickle's order."""
+    found: dict[str, tuple[Path, tuple[Pair, ...]]] = {}
+    for part in SPLITS:
+        for fold in range(Coco20i.folds):
+            places = FOLDERS["train" if part == "train" else "test"]
+            path = find_file(folder, ("coco", "coco20i"), [f"{place}/fold{fold}.pkl" for place in places])
+            if path is not None:
+                listed = read_pickle(path)
+                tested = frozenset(range(fold, _CLASSES, 4))
+                classes = [c for c in range(_CLASSES) if (c in tested) == (part == "test")]
+                found[f"{part}-{fold}"] = path, tuple((name, c) for c in classes for name in listed.get(c, ()))
+    if given and not found:
+        raise InvalidDataset(f"{folder} has no list of COCO-20i: expected trn/fold0.pkl ... and val/fold0.pkl ...")
+    return found

@@ -1,0 +1,71 @@
+"""Keeps decoded pictures and masks of any dataset in memory, within a budget."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewseg.data.datasets.base import Dataset
+
+_T = TypeVar("_T")
+
+
+class CachedDataset:
+    """A dataset whose most recently used pictures and masks stay decoded.
+
+    Masks are handed out as views that cannot be written to; treat pictures likewise.
+
+    Args:
+        dataset: where they come from.
+        megabytes: memory to use, in each process that reads.
+    """
+
+    def __init__(self, dataset: Dataset, megabytes: float = 256) -> None:
+        self.dataset = dataset
+        self._budget = int(megabytes * 2**20)
+        self._used = 0
+        self._kept: OrderedDict[tuple[str, int | None], tuple[Any, int]] = OrderedDict()
+
+    @property
+    def name(self) -> str:
+        return self.dataset.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.dataset.classes
+
+    def names(self, class_id: int) -> tuple[str, ...]:
+        """See `Dataset`."""
+        return self.dataset.names(class_id)
+
+    def image(self, name: str) -> Image.Image:
+        """See `Dataset`."""
+        return self._get((name, None), lambda: self.dataset.image(name), lambda image: 4 * image.width * image.height)
+
+    def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
+        """See `Dataset`."""
+
+        def read() -> NDArray[np.uint8]:
+            mask = self.dataset.mask(name, class_id)
+            mask.flags.writeable = False
+            return mask
+
+        return self._get((name, class_id), read, lambda mask: mask.nbytes)
+
+    def _get(self, key: tuple[str, int | None], read: Callable[[], _T], size: Callable[[_T], int]) -> _T:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
+        value = read()
+        cost = size(value)
+        if cost <= self._budget:
+            self._kept[key] = value, cost
+            self._used += cost
+        while self._used > self._budget:
+            self._used -= self._kept.popitem(last=False)[1][1]
+        return value

@@ -1,0 +1,223 @@
+"""Datasets that are folders of pictures and masks.
+
+Two layouts, told apart by what is there:
+
+- *class folders*: `CLASS/name.jpg` with `CLASS/name.png`, a mask of two values (0 is background); other names of masks
+  are in `fewseg.images.pairs`;
+- *index masks*: `images/name.jpg`, `masks/name.png` and `classes.txt`; mask value v is the class on line v of
+  `classes.txt` (lines may carry the value in front: `7 train`), 0 is background, 255 is ignored.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewseg.core.errors import InvalidDataset, InvalidMask, unknown
+from fewseg.core.types import IGNORE
+from fewseg.images import decode as decoding
+from fewseg.images import picture_header, read_image, read_mask
+from fewseg.images.pairs import pairs_in, pictures_in
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One picture and its mask file."""
+
+    name: str
+    picture: Path
+    mask: Path
+    class_id: int | None
+    """The class of the folder; None for index masks."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What the index knows of one picture."""
+
+    size: tuple[int, int]
+    orientation: int
+    areas: dict[int, float]
+    """Class id to the share of the picture it covers."""
+    ignores: bool = False
+    """Whether some pixels do not count."""
+
+
+class FolderDataset:
+    """A folder in one of the two layouts.
+
+    Args:
+        root: the folder.
+        min_area: share of the picture that a class must cover for the picture to count as usable for it.
+        name: for tables; the folder's name if not given.
+
+    Raises:
+        InvalidDataset: the folder has neither layout, or (once names are asked for) masks have values that
+            `classes.txt` does not list.
+        InvalidMask: once names are asked for: a mask is unreadable, of another size, or empty (class folders).
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, min_area: float = 0.0, name: str | None = None) -> None:
+        self.root = Path(root)
+        self.min_area = min_area
+        self.name = name or self.root.resolve().name
+        if not self.root.is_dir():
+            raise InvalidDataset(f"no folder {self.root}: give the root of a dataset")
+        self._indexed = (self.root / "classes.txt").is_file()
+        items: list[_Item]
+        if self._indexed:
+            self.classes, items = _read_classes(self.root / "classes.txt"), _index_items(self.root)
+        else:
+            self.classes, items = _class_folders(self.root)
+        self._items = _by_name(items)
+        if not self._items:
+            raise InvalidDataset(
+                f"{self.root} is no dataset: expected CLASS/name.jpg with CLASS/name.png, "
+                "or images/, masks/ and classes.txt"
+            )
+
+    def names(self, class_id: int) -> tuple[str, ...]:
+        """The usable pictures of a class, sorted; the first call reads every mask once, in threads."""
+        return self._names[self._check(class_id)]
+
+    def image(self, name: str) -> Image.Image:
+        """The picture, upright, RGB."""
+        return read_image(self._item(name).picture)
+
+    def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
+        """(H, W) of 0, 1, 255; no 1 where the picture does not hold the class."""
+        item, entry = self._item(name), self._index[name]
+        if self._check(class_id) not in entry.areas:
+            if not entry.ignores or not entry.areas:
+                return np.zeros(entry.size[::-1], np.uint8)
+            shown = self.mask(name, next(iter(entry.areas)))
+            return np.where(shown == IGNORE, shown, np.uint8(0))
+        value = class_id + 1 if self._indexed else None
+        return read_mask(item.mask, value=value, size=entry.size, orientation=entry.orientation)
+
+    def _check(self, class_id: int) -> int:
+        if not 0 <= class_id < len(self.classes):
+            raise InvalidDataset(f"no class {class_id} in {self.root}: it has {len(self.classes)}, counted from 0")
+        return class_id
+
+    def _item(self, name: str) -> _Item:
+        if name not in self._items:
+            hint = str(unknown("picture", name, self._items)).split("; ", 1)[-1]
+            raise InvalidDataset(f"no picture {name!r} in {self.root}; {hint}")
+        return self._items[name]
+
+    @cached_property
+    def _index(self) -> dict[str, _Entry]:
+        read: Callable[[_Item], _Entry] = self._read_indexed if self._indexed else _read_single
+        with ThreadPoolExecutor() as pool:
+            return dict(zip(self._items, pool.map(read, self._items.values()), strict=True))
+
+    @cached_property
+    def _names(self) -> tuple[tuple[str, ...], ...]:
+        found: list[list[str]] = [[] for _ in self.classes]
+        for name, entry in sorted(self._index.items()):
+            for class_id, area in entry.areas.items():
+                if area >= self.min_area:
+                    found[class_id].append(name)
+        LOG.info("%s: %d pictures, %d classes", self.name, len(self._index), len(self.classes))
+        return tuple(tuple(names) for names in found)
+
+    def _read_indexed(self, item: _Item) -> _Entry:
+        size, orientation = picture_header(item.picture)
+        with decoding.open_file(item.mask, "mask", InvalidMask) as image:
+            if image.mode not in ("L", "P", "1"):
+                raise InvalidDataset(f"{item.mask} is a {image.mode} picture: save index masks as 8-bit grey")
+            decoding.decode(image, os.fspath(item.mask), InvalidMask)
+            values = np.asarray(image).astype(np.uint8, copy=False)
+        turned = size if orientation >= 5 else size[::-1]  # drawn on the picture as stored
+        if values.shape not in (size[::-1], turned):
+            raise InvalidMask(
+                f"{item.mask} is {values.shape[1]}x{values.shape[0]}, its picture {size[0]}x{size[1]}: "
+                "save the mask at the picture's size"
+            )
+        counts = np.bincount(values.reshape(-1), minlength=256)
+        found = [int(v) for v in counts.nonzero()[0] if v not in (0, IGNORE)]
+        if found and found[-1] > len(self.classes):
+            known = len(self.classes)
+            raise InvalidDataset(f"{item.mask} has value {found[-1]}, classes.txt lists {known}: add the others")
+        areas = {v - 1: float(counts[v] / values.size) for v in found}
+        return _Entry(size, orientation, areas, bool(counts[IGNORE]))
+
+
+def _by_name(items: Iterable[_Item]) -> dict[str, _Item]:
+    found: dict[str, _Item] = {}
+    for item in items:
+        if item.name in found:
+            other = found[item.name].picture
+            raise InvalidDataset(f"{other} and {item.picture.name} share a name and so a mask: rename or remove one")
+        found[item.name] = item
+    return found
+
+
+def _read_single(item: _Item) -> _Entry:
+    assert item.class_id is not None
+    size, orientation = picture_header(item.picture)
+    mask = read_mask(item.mask, size=size, orientation=orientation)
+    return _Entry(size, orientation, {item.class_id: float(np.count_nonzero(mask == 1) / mask.size)})
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    """Class names in the order of their mask values, 1 first."""
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidDataset(f"cannot read {path} ({error}): save it as UTF-8 text, one class a line") from error
+    parts = [line.split(maxsplit=1) for line in lines]
+    if lines and all(len(p) == 2 and p[0].isdigit() for p in parts):
+        numbered = [(int(value), name) for value, name in parts if int(value) != 0]
+        if [value for value, _ in numbered] != list(range(1, len(numbered) + 1)):
+            raise InvalidDataset(f"{path}: the values in front of the class names must run 1, 2, 3, ...")
+        lines = [name for _, name in numbered]
+    if not lines or len(set(lines)) != len(lines) or len(lines) > 254:
+        raise InvalidDataset(f"{path} must list 1 to 254 different class names, one a line")
+    return tuple(lines)
+
+
+def _index_items(root: Path) -> list[_Item]:
+    images, masks = root / "images", root / "masks"
+    if not images.is_dir() or not masks.is_dir():
+        raise InvalidDataset(f"{root} has classes.txt but not both images/ and masks/: add the missing folder")
+    known = {path.stem: path for path in pictures_in(masks) if path.suffix.lower() == ".png"}
+    pairs = {path: known.get(path.stem) for path in pictures_in(images)}
+    return [_Item(picture.stem, picture, mask, None) for picture, mask in _with_masks(images, pairs)]
+
+
+def _class_folders(root: Path) -> tuple[tuple[str, ...], list[_Item]]:
+    classes: list[str] = []
+    items: list[_Item] = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        pairs = _with_masks(folder, {p: _only(p, masks) for p, masks in pairs_in(folder).pictures.items()})
+        if pairs:
+            items += [_Item(f"{folder.name}/{p.stem}", p, m, len(classes)) for p, m in pairs]
+            classes.append(folder.name)
+    return tuple(classes), items
+
+
+def _only(picture: Path, masks: tuple[Path, ...]) -> Path | None:
+    if len(masks) > 1:
+        raise InvalidDataset(f"{picture} has several masks ({', '.join(p.name for p in masks)}): keep one")
+    return masks[0] if masks else None
+
+
+def _with_masks(folder: Path, wanted: Mapping[Path, Path | None]) -> list[tuple[Path, Path]]:
+    """The pictures that have a mask; the others are counted in the log."""
+    found = [(picture, mask) for picture, mask in wanted.items() if mask is not None]
+    if found and len(found) < len(wanted):
+        LOG.warning("%s: %d of %d pictures left out for want of a mask", folder, len(wanted) - len(found), len(wanted))
+    return found

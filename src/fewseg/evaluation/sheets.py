@@ -1,0 +1,39 @@
+"""The best and the worst episodes of an evaluation as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fewseg.core.files import replacing
+from fewseg.data.datasets.base import Dataset
+from fewseg.evaluation.evaluate import EpisodeScore, EvaluationResult, segment_episode
+from fewseg.evaluation.plan import Trial
+from fewseg.images.draw import contact_sheet, overlay
+from fewseg.models.methods import FewShotMethod
+
+
+def draw_sheets(method: FewShotMethod, trial: Trial, result: EvaluationResult, out: Path, count: int) -> None:
+    """A sheet of the `count` best and one of the worst episodes: first support, truth, prediction."""
+    ranked, dataset = sorted(result.scores, key=lambda score: score.iou), trial.target.dataset
+    for word, chosen in (("worst", ranked[:count]), ("best", ranked[::-1][:count])):
+        if chosen:
+            pictures, titles = [], []
+            for score in chosen:
+                pictures += _row(method, dataset, score, result)
+                titles += [dataset.classes[score.episode.class_id], "truth", f"IoU {score.iou:.2f}"]
+            sheet = contact_sheet(pictures, titles, columns=3, side=240)
+            with replacing(out / f"{word}_{trial.stem}.jpg") as temporary:
+                sheet.save(temporary, "JPEG", quality=88)
+
+
+def _row(method: FewShotMethod, dataset: Dataset, score: EpisodeScore, result: EvaluationResult) -> list[Any]:
+    episode = score.episode
+    found, truth, _ = segment_episode(method, dataset, episode, "original", result.fusion, result.resize)
+    first, query = episode.support[0], dataset.image(episode.query)
+    shown = (
+        (dataset.image(first), dataset.mask(first, episode.class_id) == 1),
+        (query, truth == 1),
+        (query, found == 1),
+    )
+    return [overlay(picture, {"": mask}, legend=False) for picture, mask in shown]

@@ -1,0 +1,85 @@
+"""From a folder that `fewseg segment` wrote to other formats, without segmenting again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fewseg.core.errors import InvalidMask, OutputError
+from fewseg.core.progress import ProgressCallback
+from fewseg.formats.records import ExportOptions, ExportReport, MaskRecord, check_formats
+from fewseg.formats.write import export_masks
+from fewseg.images import decode as decoding
+
+
+def write_results(
+    folder: str | os.PathLike[str],
+    formats: Sequence[str],
+    *,
+    options: ExportOptions | None = None,
+    progress: ProgressCallback | None = None,
+) -> ExportReport:
+    """Write what lies in an output folder of `fewseg segment` there in other formats too, from its masks.
+
+    The files are made anew from all pictures that results.json lists, those of earlier runs too, so they are complete
+    however often segmenting was interrupted. `png` is there already. One picture is in memory at a time.
+
+    Raises:
+        OutputError: not a folder of ours, or it cannot be written. InvalidMask: a mask in it is gone or damaged.
+        InvalidImage: a picture that a format needs is gone. InvalidOption: an unknown format.
+    """
+    root = Path(folder)
+    wanted = [name for name in check_formats(tuple(formats)) if name != "png"]
+    content = _results(root / "results.json")
+    pictures, labels = content["pictures"], tuple(content["support"])
+    if not wanted:
+        return ExportReport(len(pictures), 0, 0)
+    total = len(pictures)
+    return export_masks(
+        _records(root, pictures), root, wanted, labels=labels, options=options, total=total, progress=progress
+    )
+
+
+def _results(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content["pictures"], list) or not isinstance(content["support"], dict):
+            raise TypeError("not as expected")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{path} is no list of results ({error}): give a folder that `fewseg segment` wrote"
+        ) from error
+    found: dict[str, Any] = content
+    return found
+
+
+def _records(root: Path, pictures: Sequence[dict[str, Any]]) -> Iterator[MaskRecord]:
+    paths = [Path(entry["picture"]) for entry in pictures]
+    common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    for entry, path in zip(pictures, paths, strict=True):
+        width, height = entry["size"]
+        labels = entry["labels"]
+        yield MaskRecord(
+            name=entry["name"],
+            size=(width, height),
+            masks={label: _mask(root / about["mask"]) for label, about in labels.items()},
+            scores={label: about["score"] for label, about in labels.items()},
+            present={label: about["present"] for label, about in labels.items()},
+            picture=root / entry["saved"] if "saved" in entry else path,
+            file_name=entry["saved"] if "saved" in entry else path.relative_to(common).as_posix(),
+        )
+
+
+def _mask(path: Path) -> np.ndarray:
+    try:
+        with decoding.open_file(path, "mask", InvalidMask) as image:
+            decoded: Image.Image = decoding.decode(image, str(path), InvalidMask)
+            return np.asarray(decoded) > 0
+    except InvalidMask as error:  # its remedy is for files of others, and this one is ours
+        raise InvalidMask(f"{str(error).rpartition(': ')[0] or error}: segment again with --overwrite") from error

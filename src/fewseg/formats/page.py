@@ -1,0 +1,138 @@
+"""What the writers of all formats share."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from shapely import Polygon
+
+from fewseg.core.errors import InvalidImage
+from fewseg.core.files import make_folder, replacing
+from fewseg.formats.polygons import regions
+from fewseg.formats.records import ExportOptions, MaskRecord
+from fewseg.images import open_picture
+from fewseg.images.draw import Colour, label_colours, overlay
+
+OVERLAY_SIDE = 2048
+"""Longest side of overlays."""
+
+
+class Labels:
+    """Numbers labels from 0, in the order given or of first appearance."""
+
+    def __init__(self, labels: tuple[str, ...] = ()) -> None:
+        self.names: list[str] = list(dict.fromkeys(labels))
+        self._numbers = {name: i for i, name in enumerate(self.names)}
+        self._colours: dict[str, Colour] = {}
+
+    def number(self, label: str) -> int:
+        """Of a label, which is new or known."""
+        if label not in self._numbers:
+            self._numbers[label] = len(self.names)
+            self.names.append(label)
+        return self._numbers[label]
+
+    @property
+    def colours(self) -> dict[str, Colour]:
+        """Of every label that has a number."""
+        if len(self._colours) != len(self.names):
+            self._colours = label_colours(self.names)
+        return self._colours
+
+
+class Page:
+    """One picture on its way through all writers, which share what is computed for it."""
+
+    def __init__(self, record: MaskRecord, labels: Labels, options: ExportOptions) -> None:
+        self.record, self.labels, self.options = record, labels, options
+        for label in record.masks:
+            labels.number(label)
+        found = {label: np.asarray(mask, np.bool_) for label, mask in record.masks.items() if mask.any()}
+        self.masks: dict[str, NDArray[np.bool_]] = {
+            label: mask for label, mask in found.items() if options.absent or record.present.get(label, True)
+        }
+        """What annotations are made of: masks that are not empty, of labels that are there."""
+        self.absent = len(found) - len(self.masks)
+        """Masks of labels that probably are not."""
+        self._exact: dict[str, list[Polygon]] = {}
+        self._simple: dict[str, list[Polygon]] = {}
+
+    def regions(self, label: str, *, exact: bool = False) -> list[Polygon]:
+        """The label's regions as polygons, simplified as the options say unless `exact`."""
+        tolerance = 0.0 if exact else self.options.tolerance
+        known = self._simple if tolerance > 0 else self._exact
+        if label not in known:
+            known[label] = regions(self.masks[label], tolerance=tolerance, min_area=self.options.min_area)
+        return known[label]
+
+    @cached_property
+    def overlay(self) -> Image.Image:
+        """The masks on the picture; of huge pictures on a smaller copy. Raises `InvalidImage` without a picture."""
+        picture = open_picture(self.needed_picture("an overlay"), at_least=OVERLAY_SIDE)
+        self._check_size(picture.size)
+        small = picture.image.copy()
+        small.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+        # Nearest: the pixel of the mask under the centre of each of the small picture's.
+        rows = ((np.arange(small.height) + 0.5) * self.record.size[1] / small.height).astype(int)
+        columns = ((np.arange(small.width) + 0.5) * self.record.size[0] / small.width).astype(int)
+        masks = {label: mask[rows[:, None], columns] for label, mask in self.masks.items()}
+        return overlay(small, masks, self.labels.colours)
+
+    def needed_picture(self, what: str) -> Path:
+        """The picture's file; raises `InvalidImage` where the record has none or it is gone."""
+        picture = self.record.picture
+        if picture is None:
+            raise InvalidImage(f"{what} of {self.record.name} needs the picture: give records with `picture`")
+        if not picture.is_file():
+            raise InvalidImage(f"{picture} is gone, and {what} needs it: put the picture back, or leave that out")
+        return picture
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        if size != self.record.size:
+            have, want = (f"{width}x{height}" for width, height in (size, self.record.size))
+            raise InvalidImage(
+                f"{self.record.picture} is {have} now, its masks are {want}: put the old picture back, or segment again"
+            )
+
+
+class Writer(Protocol):
+    """Writes one format."""
+
+    def add(self, page: Page) -> int:
+        """Write one picture; gives the number of files that are complete with it."""
+
+    def finish(self) -> int:
+        """Write what is about all pictures; gives the number of files."""
+
+    def close(self) -> None:
+        """Let go of everything; after a failure too."""
+
+
+def save_image(path: Path, image: Image.Image, kind: str, **options: Any) -> None:
+    """Save a picture atomically; raises `OutputError`."""
+    encoded = io.BytesIO()  # Pillow's own encoders report a full disk as "encoder error -2"
+    image.save(encoded, kind, **options)
+    make_folder(path.parent)
+    with replacing(path) as temporary:
+        temporary.write_bytes(encoded.getbuffer())
+
+
+def copy_picture(source: Path, target: Path) -> None:
+    """A copy of the picture with its time of change, unless the very same is there; raises `OutputError`."""
+    make_folder(target.parent)
+    try:
+        old, new = target.stat(), source.stat()
+        if os.path.samestat(old, new) or (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
+            return
+    except OSError:
+        pass
+    with replacing(target) as temporary:
+        shutil.copy2(source, temporary)

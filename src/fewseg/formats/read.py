@@ -1,0 +1,137 @@
+"""Labelled examples from whatever lies at a path."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from fewseg.core.errors import InvalidOption, InvalidSupport
+from fewseg.formats.examples import SupportExample, Supports, chosen
+from fewseg.formats.read_coco import is_coco, read_coco
+from fewseg.formats.read_folder import is_marks, read_support
+from fewseg.formats.read_labelme import is_labelme, read_labelme
+from fewseg.formats.read_voc import is_voc, read_voc
+from fewseg.images.prompts import read_marks
+
+_LOOKED_FOR: Final = (
+    "mask folders (LABEL/name.jpg and LABEL/name.png), COCO JSON, labelme JSON, VOC (JPEGImages/, SegmentationClass/)"
+)
+
+
+def read_supports(
+    path: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    labels: Sequence[str] = (),
+    shots: int = 0,
+) -> Supports:
+    """The labelled examples at a path, whatever the format; pictures and masks are decoded when they are taught.
+
+    - a folder of label folders with pictures and masks: see `fewseg.formats.read_folder`;
+    - a COCO JSON file, or a folder with one (also in `annotations/`): see `fewseg.formats.read_coco`;
+    - a labelme JSON file, or a folder with some: see `fewseg.formats.read_labelme`;
+    - a VOC folder: see `fewseg.formats.read_voc`.
+
+    Args:
+        path: file or folder.
+        images: where the pictures of JSON files are; found beside the file if not given.
+        labels: only these, in this order; all if empty.
+        shots: at most so many examples a label, 0 for all: the first whose label covers at least 2 % of the picture,
+            then those where it covers most.
+
+    Raises:
+        InvalidSupport: nothing of the kind is there, or what is there is damaged or incomplete.
+    """
+    root, folder = Path(path), None if images is None else Path(images)
+    if shots < 0:
+        raise InvalidOption(f"{shots} shots: give 1 or more, or 0 for all")
+    if folder is not None and not folder.is_dir():
+        raise InvalidSupport(f"folder of pictures {folder} does not exist: check --images")
+    wanted = tuple(labels)
+    try:
+        if root.is_file():
+            return _from_files([root], folder, wanted, shots)
+        if root.is_dir():
+            return _from_folder(root, folder, wanted, shots)
+    except OSError as error:
+        raise InvalidSupport(f"cannot read {error.filename or root}: {error.strerror or error}") from error
+    raise InvalidSupport(f"support folder or file {root} does not exist: give {_LOOKED_FOR}")
+
+
+def _from_folder(root: Path, images: Path | None, labels: tuple[str, ...], shots: int) -> Supports:
+    if is_voc(root):
+        return read_voc(root, labels, shots)
+    for files in (_json_files(root), _json_files(root / "annotations")):
+        known = [file for file in files if _looks_known(file)]
+        if known:
+            return _from_files(known, images, labels, shots)
+    below = [file for inner in sorted(root.iterdir()) if inner.is_dir() for file in _json_files(inner)]
+    if below and not _has_masks(root):
+        known = [file for file in below if _looks_known(file)]
+        if known:
+            return _from_files(known, images, labels, shots)
+    return _from_mask_folders(root, labels, shots)
+
+
+def _from_mask_folders(root: Path, labels: tuple[str, ...], shots: int) -> Supports:
+    try:
+        pairs = read_support(root)
+    except InvalidSupport as error:
+        raise InvalidSupport(f"{error} (looked for: {_LOOKED_FOR})") from error
+    found = [_in_folder(label, picture, mask) for label, group in pairs.items() for picture, mask in group]
+    return Supports("mask folders", chosen(found, pairs, labels, shots))
+
+
+def _in_folder(label: str, picture: Path, mask: Path) -> SupportExample:
+    if is_marks(mask):
+        return SupportExample(label, picture, None, load_marks=lambda: read_marks(mask))
+    return SupportExample(label, picture, lambda: mask, mask_file=mask)
+
+
+def _from_files(files: Sequence[Path], images: Path | None, labels: tuple[str, ...], shots: int) -> Supports:
+    parsed = [(file, _parsed(file)) for file in files]
+    data_sets = [pair for pair in parsed if is_coco(pair[1])]
+    if len(data_sets) > 1:
+        names = ", ".join(str(file) for file, _ in data_sets[:4])
+        raise InvalidSupport(f"{len(data_sets)} COCO files ({names}): give the path of one")
+    if data_sets:
+        return read_coco(*data_sets[0], images, labels, shots)
+    drawn = [pair for pair in parsed if is_labelme(pair[1])]
+    if drawn:
+        return read_labelme(drawn, images, labels, shots)
+    raise InvalidSupport(
+        f"{files[0]} is neither COCO JSON (images, annotations, categories) nor labelme JSON (shapes, imagePath); "
+        f"give {_LOOKED_FOR}"
+    )
+
+
+def _json_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".json" and not p.name.startswith("."))
+
+
+def _looks_known(file: Path) -> bool:
+    """Whether its beginning has a key of one of the formats; other JSON files may lie about."""
+    with file.open("rb") as stream:
+        start = stream.read(1 << 20)
+    return any(f'"{key}"'.encode() in start for key in ("shapes", "images", "annotations", "categories", "imageData"))
+
+
+def _has_masks(root: Path) -> bool:
+    return any(p.suffix.lower() == ".png" for inner in root.iterdir() if inner.is_dir() for p in inner.iterdir())
+
+
+def _parsed(file: Path) -> Any:
+    if file.suffix.lower() != ".json":
+        raise InvalidSupport(f"support {file} is a file, not a folder, and no JSON either: give {_LOOKED_FOR}")
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidSupport(f"{file} is damaged or no JSON ({error}): export it again") from error
+    if isinstance(content, dict) and content.get("imageData"):
+        content["imageData"] = True  # labelme's: read again where it is wanted, or all pictures would be in memory
+    return content

@@ -1,0 +1,207 @@
+"""Masks of every kind to foreground (1), background (0) and ignored pixels (255).
+
+Without a chosen `value` a mask has two values: zero (or black, or transparent) is background, the other foreground.
+With a chosen value (an index, or an RGB colour) its pixels are foreground and everything else is background; beside a
+chosen index, 255 is ignored, as in PASCAL VOC. Palette images are read by their indices.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewseg.core.errors import InvalidMask
+from fewseg.core.types import IGNORE
+from fewseg.images import decode as decoding
+from fewseg.images.decode import ImageLike
+
+MaskValue: TypeAlias = "int | tuple[int, int, int]"
+"""Which pixels are foreground: an index, or an RGB colour."""
+
+_CHUNK: Final = 1 << 22
+"""Pixels that are looked at together: keeps the working memory of huge masks small."""
+
+_MANY: Final = 1000
+"""With more values than this a mask is a photograph; counting stops."""
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """A mask as found."""
+
+    values: NDArray[Any]
+    """(H, W); colours are packed as 0xRRGGBB."""
+    name: str
+    colours: bool = False
+    background: int = 0
+    """The value that is background when nothing is chosen."""
+
+
+def read_mask(
+    mask: ImageLike, *, value: MaskValue | None = None, size: tuple[int, int] | None = None, orientation: int = 1
+) -> NDArray[np.uint8]:
+    """The mask as (H, W) of 0 background, 1 foreground, 255 ignored.
+
+    `size` is the upright picture's (width, height) and `orientation` its EXIF orientation: a mask drawn on the picture
+    as stored, before turning it upright, is turned likewise (seen by its size; a mask that fits both ways counts as
+    drawn on the upright picture).
+
+    Raises `InvalidMask` for a mask that cannot be read, is of another size, has no foreground, or has more than two
+    values and no chosen one.
+
+    >>> import numpy as np
+    >>> read_mask(np.array([[0, 3, 255]]), value=3)
+    array([[  0,   1, 255]], dtype=uint8)
+    """
+    raw = _from_array(mask) if isinstance(mask, (np.ndarray, torch.Tensor)) else _from_picture(mask, value)
+    if raw.values.dtype.kind == "f" and not np.isfinite(raw.values).all():
+        raise InvalidMask(f"{raw.name} holds values that are no finite numbers: give 0 and 1")
+    raw = _fit(raw, size, orientation)
+    if value is None:
+        return _two_valued(raw)
+    chosen = _comparable(raw, value)
+    foreground = raw.values == chosen
+    if not foreground.any():
+        raise InvalidMask(f"{raw.name} has no foreground: no pixel is {value}, it holds {_listed(raw, _unique(raw))}")
+    result: NDArray[np.uint8] = foreground.view(np.uint8)
+    if not raw.colours and chosen != IGNORE:
+        result[raw.values == IGNORE] = IGNORE
+    return result
+
+
+def _from_array(mask: np.ndarray | torch.Tensor) -> _Raw:
+    values = decoding.channels_last(decoding.to_numpy(mask), isinstance(mask, torch.Tensor), (1, 3, 4))
+    if values.ndim not in (2, 3) or values.dtype.kind not in "buif":
+        raise InvalidMask(f"the mask is a {mask.dtype} array of shape {tuple(mask.shape)}: give numbers as (H, W)")
+    decoding.check_pixels((values.shape[1], values.shape[0]), "the mask", InvalidMask)
+    if values.ndim == 3 and values.dtype != np.uint8:
+        raise InvalidMask(f"the mask is a {mask.dtype} array of colours: give colours as uint8")
+    return _packed(values, "the mask")
+
+
+def _from_picture(mask: str | os.PathLike[str] | Image.Image, value: MaskValue | None) -> _Raw:
+    if isinstance(mask, (str, os.PathLike)):
+        name, image = os.fspath(mask), decoding.open_file(mask, "mask", InvalidMask)
+    elif isinstance(mask, Image.Image):
+        name, image = getattr(mask, "filename", "") or "the mask", mask
+        decoding.check_pixels(image.size, name, InvalidMask)
+    else:
+        raise InvalidMask(f"a mask is a path, Pillow image, array or tensor, not a {type(mask).__name__}")
+    turn = decoding.orientation(image)
+    image = decoding.upright(decoding.decode(image, name, InvalidMask), turn)
+    if image.mode == "P" and not isinstance(value, tuple):
+        raw = _Raw(np.asarray(image), name)
+        return replace(raw, background=_darkest(image, raw)) if value is None else raw
+    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
+        return _Raw(np.asarray(image), name)
+    return _packed(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")), name)
+
+
+def _darkest(image: Image.Image, raw: _Raw) -> int:
+    """The background index: 0, or of two colours the transparent or the black one: tools that shrink PNGs reorder."""
+    palette = image.getpalette("RGB") or []
+    used = _unique(raw)
+    clear = image.info.get("transparency")  # one index, or the opacity of the first ones
+    if len(used) == 2 and clear is not None:
+        through = [i for i in used if (i == clear if isinstance(clear, int) else i < len(clear) and clear[i] < 128)]
+        if len(through) == 1:
+            return int(through[0])
+    black = [i for i in used if palette[3 * i : 3 * i + 3] == [0, 0, 0]]
+    return black[0] if len(used) == 2 and len(black) == 1 else 0
+
+
+def _packed(values: NDArray[Any], name: str) -> _Raw:
+    """One number a pixel: grey values as they are, colours packed, transparent pixels 0."""
+    if values.ndim == 2:
+        return _Raw(values, name)
+    packed = np.empty(values.shape[:2], np.uint32)
+    grey = True
+    rows = max(1, _CHUNK // values.shape[1])
+    for top in range(0, len(values), rows):
+        part = values[top : top + rows].astype(np.uint32)
+        if part.shape[2] == 4:
+            part[part[..., 3] < 128] = 0
+        red, green, blue = part[..., 0], part[..., 1], part[..., 2]
+        grey = grey and bool((red == green).all() and (green == blue).all())
+        packed[top : top + rows] = (red << 16) | (green << 8) | blue
+    return _Raw((packed & 255).astype(np.uint8), name) if grey else _Raw(packed, name, colours=True)
+
+
+def _fit(raw: _Raw, size: tuple[int, int] | None, orientation: int) -> _Raw:
+    """The mask of an upright picture of `size`, turned when it was drawn on the picture as stored."""
+    height, width = raw.values.shape
+    if size is None or (width, height) == size:
+        return raw
+    if decoding.upright_size((width, height), orientation) == size:
+        # Pillow turns 8-bit and 32-bit images only; numpy can turn any, by the same two steps.
+        return replace(raw, values=_turned(raw.values, orientation))
+    raise InvalidMask(
+        f"{raw.name} is {width}x{height}, its picture {size[0]}x{size[1]}: save the mask at the picture's size"
+    )
+
+
+def _turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """What `decoding.upright` does, for an orientation that swaps the sides (5 to 8)."""
+    values = values.T
+    if orientation in (6, 7):
+        values = values[:, ::-1]
+    if orientation in (7, 8):
+        values = values[::-1]
+    return np.ascontiguousarray(values)
+
+
+def _two_valued(raw: _Raw) -> NDArray[np.uint8]:
+    found = _unique(raw)
+    foreground = [v for v in found if v != raw.background]
+    if not foreground:
+        raise InvalidMask(f"{raw.name} has no foreground: every pixel is 0; mark the object with 255")
+    if len(foreground) > 1:
+        chosen = "value=(r, g, b)" if raw.colours else "value=..."
+        remedy = f"save it with 0 and 255 only, or from Python choose the foreground with {chosen}"
+        if len(found) > 20:
+            remedy = "save it as PNG without smoothing, 0 and 255 only"
+        raise InvalidMask(f"{raw.name} has more than two values ({_listed(raw, found)}): {remedy}")
+    result: NDArray[np.uint8] = (raw.values == foreground[0]).view(np.uint8)
+    return result
+
+
+def _comparable(raw: _Raw, value: MaskValue) -> int:
+    """The chosen value as it stands in `raw.values`."""
+    if isinstance(value, (int, np.integer)):
+        if raw.colours:
+            raise InvalidMask(
+                f"{raw.name} is a colour picture: choose the foreground with value=(r, g, b), not {value}"
+            )
+        return int(value)
+    numbers: list[Any] = list(value) if np.ndim(value) == 1 else []
+    if len(numbers) != 3 or not all(isinstance(v, (int, np.integer)) and 0 <= v <= 255 for v in numbers):
+        raise InvalidMask(f"value {value!r} is neither an index nor a colour of three numbers from 0 to 255")
+    red, green, blue = (int(v) for v in numbers)
+    if raw.colours:
+        return (red << 16) + (green << 8) + blue
+    if not red == green == blue:
+        raise InvalidMask(f"{raw.name} has no foreground: it is grey, no pixel is {value}")
+    return red
+
+
+def _unique(raw: _Raw) -> list[Any]:
+    """The values in ascending order; stops counting above `_MANY`."""
+    found: set[Any] = set()
+    flat = raw.values.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        found.update(np.unique(flat[start : start + _CHUNK]).tolist())
+        if len(found) > _MANY:
+            break
+    return sorted(found)
+
+
+def _listed(raw: _Raw, found: list[Any]) -> str:
+    """The values for a message, the first few of many."""
+    names = [str((v >> 16, (v >> 8) & 255, v & 255)) if raw.colours else f"{v:g}" for v in found[:8]]
+    return ", ".join(names) + (f" ... {len(found)} in all" if len(found) > 8 else "")

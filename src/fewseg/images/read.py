@@ -1,0 +1,200 @@
+"""Pictures of every kind to upright 8-bit RGB.
+
+What is done to which input, once and for all:
+
+- files and Pillow images are turned upright by their EXIF orientation; of animations the first frame is used;
+- transparency is laid over white;
+- 16-bit grey is scaled linearly, 0..65535 to 0..255, whatever range the picture uses, so that pictures stay
+  comparable; wider integers hold 0..255 or else 0..65535; floats hold 0..1;
+- arrays are (H, W), (H, W, 1 | 3 | 4) or, where that does not fit, channels first; tensors the other way round;
+- colour profiles are ignored, as the papers' pipelines do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewseg.core.errors import InvalidImage
+from fewseg.images import decode as decoding
+from fewseg.images.decode import MAX_PIXELS, SUFFIXES, ImageLike
+from fewseg.images.masks import read_mask
+
+__all__ = ["MAX_PIXELS", "SUFFIXES", "ImageLike", "Picture", "open_picture", "picture_size", "read_image", "read_mask"]
+
+REDUCE_ABOVE: Final = 24_000_000
+"""`open_picture(at_least=...)` decodes pictures with more pixels than this at a fraction of their size."""
+
+_BAND: Final = 8_000_000
+"""Pixels that are converted at a time when a huge picture is made smaller."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture ready to be resized to a model's input."""
+
+    image: Image.Image
+    """Upright, RGB; smaller than `size` where a huge picture was decoded at a fraction of its size."""
+    size: tuple[int, int]
+    """(width, height) of the whole picture, upright."""
+    orientation: int
+    """EXIF orientation that has been applied: 1 for none."""
+    name: str
+    """The file, or what to call the picture in messages."""
+
+
+def read_image(image: ImageLike) -> Image.Image:
+    """The whole picture, upright, as a Pillow RGB image; raises `InvalidImage` naming the file.
+
+    >>> import numpy as np
+    >>> read_image(np.zeros((3, 5), np.uint16)).size
+    (5, 3)
+    """
+    return open_picture(image).image
+
+
+def open_picture(image: ImageLike, *, at_least: int | None = None) -> Picture:
+    """The picture and its true size; raises `InvalidImage` naming the file.
+
+    With `at_least`, pictures above `REDUCE_ABOVE` are box-averaged to a fraction of their size while decoding, each
+    side staying at least that long (or as long as it is): bounded memory, and no difference that a resize to a
+    quarter of it would show. Smaller pictures are never touched, so the papers' preprocessing stays exact.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        name = os.fspath(image)
+        opened = decoding.open_file(image, "picture", InvalidImage)
+    elif isinstance(image, Image.Image):
+        name, opened = getattr(image, "filename", "") or "the picture", image
+        decoding.check_pixels(image.size, name, InvalidImage)
+    elif isinstance(image, (np.ndarray, torch.Tensor)):
+        name, opened = "the picture", _from_array(image)
+    else:
+        raise InvalidImage(f"a picture is a path, Pillow image, array or tensor, not a {type(image).__name__}")
+    turn = decoding.orientation(opened)
+    size, drafted = opened.size, None
+    if at_least is not None and size[0] * size[1] > REDUCE_ABOVE and isinstance(image, (str, os.PathLike)):
+        # JPEG: decodes at 1/2, 1/4 or 1/8
+        drafted = opened.draft(None, (min(at_least, size[0]), min(at_least, size[1])))
+    opened = decoding.decode(opened, name, InvalidImage)
+    if drafted is None:
+        size = opened.size  # some versions of Pillow turn a TIFF, and its size, only now
+    small = _reduced(opened, name, at_least) if at_least is not None else _to_rgb(opened, name)(opened)
+    return Picture(decoding.upright(small, turn), decoding.upright_size(size, turn), turn, name)
+
+
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of a file's picture, upright, without decoding it; raises `InvalidImage`."""
+    return picture_header(path)[0]
+
+
+def picture_header(path: str | os.PathLike[str]) -> tuple[tuple[int, int], int]:
+    """`picture_size` and the EXIF orientation, without decoding the pixels; raises `InvalidImage`."""
+    with decoding.open_file(path, "picture", InvalidImage) as image:
+        orientation = decoding.orientation(image)
+        return decoding.upright_size(image.size, orientation), orientation
+
+
+def _reduced(image: Image.Image, name: str, at_least: int) -> Image.Image:
+    """`image` as RGB, averaged over boxes while both sides stay at least `at_least`."""
+    to_rgb = _to_rgb(image, name)
+    width, height = image.size
+    across, down = max(1, width // at_least), max(1, height // at_least)
+    if width * height <= REDUCE_ABOVE or across * down == 1:
+        return to_rgb(image)
+    # In bands, so that never a second picture of the full size exists; a box never crosses two bands.
+    rows = max(down, _BAND // width // down * down)
+    small = Image.new("RGB", (-(-width // across), -(-height // down)))
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        small.paste(to_rgb(band).reduce((across, down)), (0, top // down))
+    return small
+
+
+def _to_rgb(image: Image.Image, name: str) -> Callable[[Image.Image], Image.Image]:
+    """How to make RGB of `image` or of any part of it."""
+    mode = image.mode
+    if mode == "RGB" and not image.has_transparency_data:
+        return lambda part: part
+    if mode.startswith("I") or mode == "F":
+        kind = np.dtype(np.uint16 if ";" in mode else np.float32 if mode == "F" else np.int32)
+        low, high = cast("tuple[float, float]", image.getextrema())  # one band, so one pair
+        scale = _scale(kind, low, high, name)
+
+        def grey(part: Image.Image) -> Image.Image:
+            values = np.asarray(part)
+            if mode == "F" and not np.isfinite(values).all():  # Pillow's extrema pass NaN over
+                raise _not_finite(name)
+            return Image.fromarray(_bytes(values, scale)).convert("RGB")
+
+        return grey
+    if image.has_transparency_data:
+        return _over_white
+    return lambda part: part.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(image, mask=image.getchannel("A"))
+    return canvas
+
+
+def _scale(kind: np.dtype[np.generic], low: float, high: float, name: str) -> float:
+    """The factor that takes values of this kind, which span `low` to `high`, to 0..255."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise _not_finite(name)
+    if kind.kind == "b":
+        return 255.0
+    if kind.kind == "f":
+        if low < 0 or high > 1:
+            raise InvalidImage(f"{name} has float values from {low:g} to {high:g}: scale them to 0..1")
+        return 255.0
+    if low < 0 or high > 65535:
+        raise InvalidImage(f"{name} has values from {low} to {high}: scale them to 0..255 (or 0..65535 for 16 bits)")
+    return 1 / 257 if kind == np.uint16 or high > 255 else 1.0
+
+
+def _not_finite(name: str) -> InvalidImage:
+    return InvalidImage(f"{name} holds NaN or infinite values: replace them")
+
+
+def _bytes(values: NDArray[np.generic], scale: float) -> NDArray[np.uint8]:
+    if values.dtype == np.uint8 and scale == 1:
+        return values  # type: ignore[return-value]
+    scaled = values.astype(np.float32)
+    scaled *= scale
+    scaled += 0.5
+    return scaled.astype(np.uint8)
+
+
+def _from_array(image: np.ndarray | torch.Tensor) -> Image.Image:
+    """An 8-bit Pillow image of an array or tensor."""
+    first = isinstance(image, torch.Tensor)
+    values = decoding.to_numpy(image)
+    if values.dtype.kind not in "buif":
+        raise InvalidImage(f"the picture is an array of {values.dtype}: give numbers (uint8, uint16, or float 0..1)")
+    values = decoding.channels_last(values, first, (1, 3, 4))
+    if values.ndim not in (2, 3):
+        raise InvalidImage(
+            f"the picture is an array of shape {tuple(image.shape)}: give (H, W), (H, W, 3) or (H, W, 4)"
+        )
+    decoding.check_pixels((values.shape[1], values.shape[0]), "the picture", InvalidImage)
+    low, high = values.min().item(), values.max().item()
+    values = _bytes(values, _scale(values.dtype, low, high, "the picture"))
+    return Image.fromarray(np.ascontiguousarray(values))
+
+
+def fitted(picture: Image.Image, side: int, *, enlarge: bool = True) -> Image.Image:
+    """The picture at the size that just fits a square of `side` pixels; a smaller one only grows with `enlarge`."""
+    scale = side / max(picture.size)
+    if scale >= 1 and not enlarge:
+        return picture
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.BICUBIC)

@@ -1,0 +1,1 @@
+"""From taught examples to masks: `Segmenter`, and what one image needs on the way."""

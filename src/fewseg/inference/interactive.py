@@ -1,0 +1,282 @@
+"""From a click, a scribble or a box to a mask: examples without painting, and help for people who paint.
+
+A picture is cut into some 600 superpixels (SLIC, Achanta et al. 2012, on colours); for a box, a window around it is.
+Each has a mean colour and, read off at its centre, the backbone's features at strides 8 and 16. Two superpixels are as
+far apart as colours and features together say, both in medians between neighbours, so neither needs a scale.
+
+- `merged` merges neighbours, the nearest first, into a tree of ever larger regions; a click takes the region around it
+  whose size is near the one asked for and which differs most from what it would be merged with.
+- `grown` and `in_box` solve the random walker with priors (Grady 2005, "Multilabel Random Walker Image Segmentation
+  Using Prior Models"): places inside are 1, those outside 0, and the prior of the others compares how alike they are to
+  what is inside and to what is not. For clicks and scribbles that is the places marked against the whole picture and
+  the places marked as outside, and `size` shifts it; what does not hang together with a place inside is left out. For a
+  box it is, as in GrabCut (Rother et al. 2004), everything in it against everything around it, then what was found
+  against the rest.
+
+Nothing is learnt here. docs/weak-annotation.md measures what such examples cost against full masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from fewseg.core.errors import InvalidOption
+from fewseg.images import ImageLike, open_picture
+from fewseg.images.prompts import Box, Mark, Place, Point
+from fewseg.images.transforms import resize_by_centres
+from fewseg.inference.superpixels import Regions, Window, cut
+
+Mode: TypeAlias = Literal["superpixel", "grow"]
+_Pixels: TypeAlias = tuple[int, int, int, int]
+
+_ROUNDS: Final = 5
+"""Times a box's object is looked for among what was found before."""
+
+_MARGIN: Final = 0.5
+"""Shares of a box's sides that are looked at on each side of it."""
+
+_PULL, _PULL_BOX = 0.1, 0.3
+"""How strongly a region is drawn to its prior, against a neighbour at no distance."""
+
+_USUAL: Final = 1.0
+_SMALLEST, _SPAN = -2.5, 8.0
+"""Log odds that a click starts from, and that `size` adds."""
+
+_STRIDE: Final = 16
+"""The coarsest map that helps to tell regions apart."""
+
+_CENTRE: Final = 1.0
+"""Log odds of the middle of a box; at its corners they are as much against."""
+
+
+def region_features(maps: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    """Unit vectors (B, c, h, w) that tell neighbouring regions apart, from a backbone's maps for inputs (B, 3, s, s).
+
+    Of each resolution up to a stride of 16 the last map, at the size of 1/8; colours where there are no maps.
+    """
+    square = [m for m in maps if m.ndim == 4]
+    side = inputs.shape[-1]
+    last = {m.shape[-1]: m for m in square if side / _STRIDE <= m.shape[-1] <= side / 6}
+    if not last:
+        last = {m.shape[-1]: m for m in square[-1:]}
+    if not last:
+        return F.interpolate(inputs, (max(1, side // 8),) * 2, mode="area").half()
+    size = (max(last),) * 2
+    same = [resize_by_centres(F.normalize(m.float(), dim=1), size) for m in last.values()]
+    return F.normalize(torch.cat(same, 1), dim=1).half().cpu()
+
+
+def outline(image: ImageLike, marks: Sequence[Mark], features: Tensor) -> NDArray[np.bool_]:
+    """The mask (H, W) at the picture's size of what several marks stand for, each one object.
+
+    `features` (c, h, w) are the whole picture's, as `region_features` gives them. Raises
+    `InvalidImage`, `InvalidSupport` for a place outside the picture and `InvalidOption` for a box outside.
+    """
+    picture = open_picture(image, at_least=1)
+    kept: dict[Window, Regions] = {}
+
+    def regions_of(window: Window) -> Regions:
+        if window not in kept:
+            kept[window] = cut(image, features, window)
+        return kept[window]
+
+    mask = np.zeros((picture.size[1], picture.size[0]), bool)
+    for mark in marks:
+        mark.check_within(picture.size)
+        mask |= region(picture.size, regions_of, mark.points, box=mark.box, scribble=mark.scribble)
+    return mask
+
+
+def region(
+    size: tuple[int, int],
+    regions_of: Callable[[Window], Regions],
+    points: Sequence[Point] = (),
+    *,
+    box: Box | None = None,
+    scribble: Iterable[Sequence[Place]] = (),
+    mode: Mode = "grow",
+    extent: float = 0.5,
+) -> NDArray[np.bool_]:
+    """The mask (H, W) of what is meant in a picture of `size` (width, height).
+
+    Args:
+        size: of the picture.
+        regions_of: its superpixels, or those of a window of it.
+        points: x, y, and 1 for a place inside or 0 for one outside.
+        box: around it; points may correct it.
+        scribble: lines inside.
+        mode: `merged` or `grown`; a box always grows.
+        extent: 0 for the smallest region to 1 for the largest.
+
+    Raises:
+        InvalidOption: nothing inside is marked, or the box lies outside.
+    """
+    lines = [line for line in scribble if len(line)]
+    if box is None and not lines and not any(kind for _, _, kind in points):
+        raise InvalidOption("no place inside is marked: give a point, a scribble or a box")
+    frame = _pixels((0, 0, *size) if box is None else box, size)
+    window = frame if box is None else _around(frame, size)
+    width, height = size
+    regions = regions_of((window[0] / width, window[1] / height, window[2] / width, window[3] / height))
+    drawn = [place for line in lines for place in _along(line, size)]
+    within, without = _marked(regions, points, drawn, size, window)
+    if box is not None:
+        chosen = in_box(regions, _shares(frame, window), within, without)
+    elif not len(within):  # all of a scribble was taken back
+        chosen = np.zeros(regions.count, bool)
+    else:
+        chosen = (merged if mode == "superpixel" else grown)(regions, within, without, extent)
+    part = _enlarged(chosen[regions.labels], (window[2] - window[0], window[3] - window[1]))
+    mask = np.zeros((height, width), bool)
+    left, top, right, bottom = frame
+    mask[top:bottom, left:right] = part[top - window[1] : bottom - window[1], left - window[0] : right - window[0]]
+    return mask
+
+
+def _along(line: Sequence[Place], size: tuple[int, int]) -> list[tuple[float, float]]:
+    """Places along a line, closer together than superpixels are wide."""
+    corners = np.clip(np.array(line, np.float64).reshape(-1, 2), 0, np.array(size) - 1)
+    if len(corners) < 2:
+        return [(x, y) for x, y in corners.tolist()]
+    ahead = np.diff(corners, axis=0)
+    steps = np.ceil(np.abs(ahead).max(1) / max(1.0, max(size) / 200)).astype(int) + 1
+    start = np.repeat(corners[:-1], steps, 0)
+    share = np.concatenate([np.linspace(0, 1, n) for n in steps])[:, None]
+    return [(x, y) for x, y in (start + share * np.repeat(ahead, steps, 0)).tolist()]
+
+
+def _within(point: tuple[float, float], size: tuple[int, int]) -> tuple[float, float]:
+    """The nearest place in the picture."""
+    return min(max(point[0], 0), size[0] - 1), min(max(point[1], 0), size[1] - 1)
+
+
+def _pixels(box: Box, size: tuple[int, int]) -> _Pixels:
+    """The pixels of a box within a picture of `size`; raises `InvalidOption` for none."""
+    left, top = (min(max(round(v), 0), n - 1) for v, n in zip(box[:2], size, strict=True))
+    right, bottom = (min(max(round(v), 0), n) for v, n in zip(box[2:], size, strict=True))
+    if not (box[0] < box[2] and box[1] < box[3] and box[0] < size[0] and box[1] < size[1] and right > 0 and bottom > 0):
+        raise InvalidOption(
+            f"box {', '.join(f'{v:g}' for v in box)} in a picture of {size[0]}x{size[1]}: give x0, y0, x1, y1 within "
+            "it, x0 < x1 and y0 < y1"
+        )
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _around(frame: _Pixels, size: tuple[int, int]) -> _Pixels:
+    """A window with room on each side of the frame: small things are cut up as finely as large ones."""
+    across, down = (max(8, round(_MARGIN * (frame[i + 2] - frame[i]))) for i in (0, 1))
+    return (
+        max(0, frame[0] - across),
+        max(0, frame[1] - down),
+        min(size[0], frame[2] + across),
+        min(size[1], frame[3] + down),
+    )
+
+
+def _shares(frame: _Pixels, window: _Pixels) -> Box:
+    width, height = window[2] - window[0], window[3] - window[1]
+    left, top, right, bottom = (frame[i] - window[i % 2] for i in range(4))
+    return left / width, top / height, right / width, bottom / height
+
+
+def _marked(
+    regions: Regions,
+    points: Sequence[Point],
+    line: Sequence[Place],
+    size: tuple[int, int],
+    window: _Pixels,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The superpixels inside and outside: a point outside takes back what a line marked, a point inside stands."""
+    left, top, right, bottom = window
+
+    def places(marked: Sequence[Place]) -> NDArray[np.int64]:
+        here = [(x - left, y - top) for x, y in marked if left <= x < right and top <= y < bottom]
+        return regions.places(here, (right - left, bottom - top))
+
+    stands = places([_within((x, y), size) for x, y, kind in points if kind])
+    without = np.setdiff1d(places([_within((x, y), size) for x, y, kind in points if not kind]), stands)
+    return np.union1d(stands, np.setdiff1d(places(line), without)), without
+
+
+def merged(regions: Regions, within: NDArray[np.int64], without: NDArray[np.int64], size: float) -> NDArray[np.bool_]:
+    """Which superpixels (n,) belong to the tree's regions around the places inside, of about that size."""
+    chosen = np.zeros(regions.count, bool)
+    limit = 10 ** (-2.5 + 2.3 * size)  # of the picture's area
+    for start in within:
+        node, best, contrast = int(start), int(start), 0.0
+        while True:
+            parent = int(regions.parents[node])
+            share = regions.shares[node]
+            held = regions.members(node)
+            if node != start and (share > limit or np.isin(without, held).any()):
+                break
+            jump = np.inf if parent < 0 else regions.heights[parent] / max(regions.heights[node], 1e-6)
+            if share < limit / 4 or jump >= contrast:
+                best, contrast = node, (0.0 if share < limit / 4 else jump)
+            if parent < 0:
+                break
+            node = parent
+        chosen[regions.members(best)] = True
+    chosen[without] = False
+    return chosen
+
+
+def grown(regions: Regions, within: NDArray[np.int64], without: NDArray[np.int64], size: float) -> NDArray[np.bool_]:
+    """Which superpixels (n,) a walker reaches from inside; see the module."""
+    like = regions.likeness(within)
+    unlike = np.logaddexp(regions.usual + _USUAL, regions.likeness(without)) if len(without) else regions.usual + _USUAL
+    prior = _sigmoid(like - unlike + (_SMALLEST + _SPAN * size))
+    values = regions.walk(prior, np.full(regions.count, _PULL), within, without)
+    return regions.connected(values >= 0.5, within)
+
+
+def in_box(regions: Regions, box: Box, within: NDArray[np.int64], without: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which superpixels (n,) of a box (in shares of the picture) belong to what it is drawn around."""
+    x, y = regions.centres.T
+    inside = (x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])
+    inside[within] = True
+    inside[without] = False
+    if not inside.any():  # smaller than a superpixel
+        middle = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
+        inside[np.argmin(((regions.centres - middle) ** 2).sum(1))] = True
+    outside = np.flatnonzero(~inside)
+    if not len(outside):
+        outside = np.setdiff1d(regions.border(), within)
+        inside[outside] = False
+        if not inside.any():  # nothing to compare: all of it
+            return np.ones(regions.count, bool)
+    across = (2 * x - box[0] - box[2]) / (box[2] - box[0])
+    down = (2 * y - box[1] - box[3]) / (box[3] - box[1])
+    place = _CENTRE * (1 - across**2 - down**2)  # the ellipse in the box
+    current = inside.copy()
+    for _ in range(_ROUNDS):
+        here, there = np.union1d(np.flatnonzero(current), within), np.flatnonzero(~current)
+        if not len(there):
+            break
+        odds = regions.likeness(here) - regions.likeness(there)
+        values = regions.walk(_sigmoid(odds + place), np.full(regions.count, _PULL_BOX), within, outside)
+        new = (values >= 0.5) & inside
+        if not new.any() or (new == current).all():
+            break
+        current = new
+    return current
+
+
+def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-np.clip(values, -30, 30)))
+
+
+def _enlarged(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask at `size` (width, height) with smooth outlines."""
+    if (mask.shape[1], mask.shape[0]) == size:
+        return mask
+    image = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC)) >= 128

@@ -1,0 +1,47 @@
+"""From a picture to what a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+
+from fewseg.core.errors import InvalidOption
+from fewseg.images import ImageLike, Picture, open_picture
+from fewseg.images.transforms import square_image
+
+OVERSAMPLING: Final = 4
+"""Huge pictures are decoded at a fraction of their size, but never below this many times the model's input."""
+
+
+@dataclass(frozen=True)
+class PreparedPicture:
+    """A picture as the model takes it."""
+
+    inputs: tuple[Tensor, ...]
+    """(3, s, s), normalised, one for every input size."""
+    size: tuple[int, int]
+    """(width, height) of the picture, upright."""
+
+
+def input_sizes(side: int, scales: Sequence[float]) -> tuple[int, ...]:
+    """The input sizes that factors of `side` come to: multiples of 32, which every pyramid divides evenly.
+
+    Raises `InvalidOption` for no factor or an impossible one.
+    """
+    if not scales or not all(0.1 <= s <= 8 for s in scales):
+        raise InvalidOption(f"scales {tuple(scales)}: give one or more factors from 0.1 to 8, e.g. 1 1.25")
+    sizes = [side if s == 1 else max(32, round(side * s / 32) * 32) for s in scales]
+    return tuple(dict.fromkeys(sizes))
+
+
+def open_for(image: ImageLike, sizes: Sequence[int], *, at_least: int = 0) -> Picture:
+    """The picture, large enough for inputs of `sizes` and sides of `at_least`; raises `InvalidImage`."""
+    return open_picture(image, at_least=max(at_least, OVERSAMPLING * max(sizes)))
+
+
+def prepare(picture: Picture, sizes: Sequence[int]) -> PreparedPicture:
+    """The picture at each of the input sizes."""
+    return PreparedPicture(tuple(square_image(picture.image, size) for size in sizes), picture.size)

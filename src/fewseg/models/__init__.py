@@ -1,0 +1,1 @@
+"""Networks and few-shot methods: operations, backbones, methods, checkpoints, the presence score."""

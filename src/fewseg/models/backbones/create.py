@@ -1,0 +1,210 @@
+"""From a name and, if wanted, weights to a frozen feature pyramid."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from fewseg.core.errors import InvalidCheckpoint, InvalidOption, unknown
+from fewseg.images.transforms import IMAGENET_MEAN, IMAGENET_STD
+from fewseg.models.backbones.base import BackboneSpec, FeaturePyramid
+from fewseg.models.backbones.deep_resnet import DeepResNetPyramid, timm_stem_names
+from fewseg.models.backbones.timm_pyramid import build_timm_pyramid, pretrained_config
+from fewseg.models.backbones.tiny import TinyPyramid
+
+LOG = logging.getLogger(__name__)
+
+PAPER_BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet50": ("resnet50.a1h_in1k", {}),
+    "resnet101": ("resnet101.a1h_in1k", {}),
+    "swin_b": (
+        "swin_base_patch4_window12_384.ms_in22k_ft_in1k",
+        {"strict_img_size": False},  # windows as at 384 pixels, whatever the input size
+    ),
+    "resnet50_deep_dilated": ("resnet50s.gluon_in1k", {"output_stride": 8}),
+    "resnet101_deep_dilated": ("resnet101s.gluon_in1k", {"output_stride": 8}),
+}
+"""The papers' names: timm model and weights, and constructor options."""
+
+_STAGE_OUTPUTS = {"resnet50_deep_dilated", "resnet101_deep_dilated"}
+"""Those that yield one map a stage, after its last ReLU (SCCAN)."""
+
+NORMALISATIONS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5,) * 3, (0.5,) * 3),
+    "none": ((0.0,) * 3, (1.0,) * 3),
+}
+"""Pixel scalings by name; `half` maps [0, 1] to [-1, 1]."""
+
+_METADATA_NORMALISATIONS = {"mean=std=0.5": "half"}
+
+
+def create_backbone(
+    name: str,
+    *,
+    pretrained: bool = False,
+    weights: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    normalisation: str | None = None,
+) -> FeaturePyramid:
+    """A frozen pyramid with random weights, timm's ImageNet weights, or weights from a local file.
+
+    Args:
+        name: `resnet50`, `resnet101`, `swin_b`, `tiny` or any timm model name.
+        pretrained: download timm's weights (needs a network or timm's cache).
+        weights: a local `.safetensors` or PyTorch file instead; its metadata may name constructor options (`kwargs`)
+            and the scaling (`norm`), which then need not be given.
+        options: keyword arguments for the model's constructor, e.g. `{"pad_type": "same"}`.
+        normalisation: scaling that the weights expect: `imagenet`, `half` or `none`; if not given, what the file or
+            timm says.
+
+    Raises:
+        InvalidOption: unknown name, option or scaling. InvalidCheckpoint: the weights cannot be read or do not fit.
+    """
+    timm_name, defaults = PAPER_BACKBONES.get(name, (name, {}))
+    if name != "tiny" and timm_name.split(".")[0] not in timm.list_models():
+        raise unknown("backbone", name, [*PAPER_BACKBONES, "tiny", *timm.list_models()])
+    if normalisation is not None and normalisation not in NORMALISATIONS:
+        raise unknown("normalisation", normalisation, NORMALISATIONS)
+    state, metadata = read_weights(weights) if weights is not None else ({}, {})
+    merged = {**defaults, **_metadata_options(metadata), **(options or {})}
+    mean, std = _scaling(name, timm_name, normalisation or _METADATA_NORMALISATIONS.get(metadata.get("norm", "")))
+    pyramid = build_pyramid(BackboneSpec(name, merged, mean, std))
+    if weights is not None:
+        load_backbone_weights(pyramid, state, source=os.fspath(weights))
+    elif pretrained:
+        _download(pyramid, timm_name)
+    else:
+        LOG.info("backbone %s has random weights: give pretrained=True or backbone_weights=PATH", name)
+    return pyramid
+
+
+def build_pyramid(spec: BackboneSpec) -> FeaturePyramid:
+    """The architecture of a spec, weights random."""
+    if spec.name == "tiny":
+        return TinyPyramid(spec)
+    timm_name = PAPER_BACKBONES.get(spec.name, (spec.name, {}))[0]
+    if spec.name in _STAGE_OUTPUTS:
+        return DeepResNetPyramid(spec, timm_name)
+    return build_timm_pyramid(spec, timm_name)
+
+
+def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A state dict and its metadata; PyTorch files are unpickled with `weights_only=True`.
+
+    Raises `InvalidCheckpoint` for files that are missing, broken or hold something else.
+    """
+    try:
+        if os.fspath(path).endswith(".safetensors"):
+            with safe_open(path, "pt") as file:
+                return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InvalidCheckpoint(f"{os.fspath(path)}: no such file") from error
+    except pickle.UnpicklingError as error:
+        raise InvalidCheckpoint(
+            f"{os.fspath(path)} holds more than tensors, or is no PyTorch file: not opened"
+        ) from error
+    except Exception as error:  # readers of damaged files raise anything
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise InvalidCheckpoint(f"{os.fspath(path)} is not a readable checkpoint ({reason}): get it again") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named or not state:
+        raise InvalidCheckpoint(f"{os.fspath(path)} holds no state dict: expected parameter names and tensors")
+    return strip_prefix(state, "module."), {}
+
+
+def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Without `prefix` where every name has it (`module.` of data-parallel training)."""
+    if all(name.startswith(prefix) for name in state):
+        return {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(state)
+
+
+def load_backbone_weights(pyramid: FeaturePyramid, state: Mapping[str, Tensor], source: str) -> None:
+    """Fill a pyramid by name; every parameter must come, and nothing but a classifier may be left over."""
+    net = pyramid.net
+    wanted = net.state_dict()
+    given = timm_stem_names(state) if isinstance(pyramid, DeepResNetPyramid) else dict(state)
+    if not wanted.keys() <= given.keys():
+        module = sys.modules[type(net).__module__]
+        convert = getattr(module, "checkpoint_filter_fn", None)  # timm's own, for the names of original releases
+        if convert is not None:
+            given = dict(convert(given, net))
+    missing = [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")]
+    shapes = [k for k in wanted if k in given and given[k].shape != wanted[k].shape]
+    extra = [k for k in given if k not in wanted and not _is_classifier(k)]
+    for problem, keys in (("lacks", missing), ("has other shapes for", shapes), ("has unknown", extra)):
+        if keys:
+            shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+            raise InvalidCheckpoint(
+                f"{source or 'state dict'} does not fit backbone {pyramid.name}: it {problem} {shown}"
+            )
+    net.load_state_dict({k: given.get(k, wanted[k]) for k in wanted})
+
+
+def _is_classifier(key: str) -> bool:
+    """Parameters after the last block, which no pyramid keeps."""
+    return key.split(".")[0] in {
+        "classifier",
+        "head",
+        "head_dist",
+        "fc",
+        "conv_head",
+        "bn2",
+        "norm",
+        "fc_norm",
+        "norm_head",
+    }
+
+
+def _metadata_options(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Constructor options written in a file's metadata as `a='b',c=(0, 1)`; literals only."""
+    text = metadata.get("kwargs", "")
+    if not text:
+        return {}
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        return {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
+    except (SyntaxError, ValueError, AssertionError) as error:
+        raise InvalidCheckpoint(f"the weights' metadata has options that cannot be read: {text}") from error
+
+
+def _scaling(name: str, timm_name: str, normalisation: str | None) -> tuple[Any, Any]:
+    if normalisation is not None:
+        return NORMALISATIONS[normalisation]
+    if name == "tiny" or name in PAPER_BACKBONES:
+        return NORMALISATIONS["imagenet"]
+    config = pretrained_config(timm_name)
+    return (config.mean, config.std) if config is not None else NORMALISATIONS["imagenet"]
+
+
+def _download(pyramid: FeaturePyramid, timm_name: str) -> None:
+    if pyramid.name == "tiny":
+        raise InvalidOption(
+            "the tiny backbone's weights come with the default model's: use that, or give backbone weights of your own"
+        )
+    try:
+        options = {k: v for k, v in pyramid.spec.options.items() if k != "features_only"}
+        staged: dict[str, Any] = {"features_only": True} if pyramid.spec.options.get("features_only") else {}
+        model = timm.create_model(timm_name, pretrained=True, **options, **staged)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise InvalidCheckpoint(
+            f"cannot download weights of {timm_name} ({reason}): give backbone_weights=PATH to read them from a file"
+        ) from error
+    load_backbone_weights(pyramid, model.state_dict(), source=timm_name)

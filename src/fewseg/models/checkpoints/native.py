@@ -1,0 +1,150 @@
+"""Our own checkpoints: one safetensors file with the weights and, in its metadata, all that builds the method again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from fewseg.core.errors import InvalidCheckpoint, did_you_mean
+from fewseg.core.files import write_bytes
+from fewseg.models.backbones import BackboneSpec
+from fewseg.models.methods import FewShotMethod, build_method
+
+FILE_NAME = "model.safetensors"
+BEST = "best.safetensors"
+"""What a training run leaves in its folder: the checkpoint to use."""
+"""Name within a folder or on the hub."""
+
+EMBEDDED = {"default": Path(__file__).parent.parent / "weights" / "default.safetensors"}
+"""Models that the package carries."""
+
+_KEY = "fewseg.method"
+
+
+def save_method(
+    method: FewShotMethod,
+    path: str | os.PathLike[str],
+    *,
+    extra: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a method, backbone included, atomically.
+
+    Args:
+        method: what to save.
+        path: the file; its folder must exist.
+        extra: JSON values to keep beside the weights; `method.extra` if not given.
+        dtype: floating-point type to store, e.g. `torch.float16` to halve the file.
+
+    Raises:
+        OutputError: the file cannot be written; an older one stays as it was.
+    """
+    about = {
+        "method": method.name,
+        "config": dataclasses.asdict(method.config),
+        "backbone": method.backbone.spec.to_json(),
+        "extra": method.extra if extra is None else extra,
+    }
+    tensors = {
+        key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        for key, value in method.state_dict().items()
+    }
+    # Not `save_file`: it makes files that only their owner can read.
+    write_bytes(path, save(tensors, {_KEY: json.dumps(about)}))
+
+
+def load_method(
+    source: str | os.PathLike[str] = "default",
+    device: torch.device | str | None = None,
+    *,
+    image_size: int | None = None,
+) -> FewShotMethod:
+    """A saved method in eval mode, float32.
+
+    Args:
+        source: `default` (the embedded model), a file, a folder with `model.safetensors`, or a hub id `user/name`.
+        device: where to put it.
+        image_size: side of the square input, pixels; the saved one if not given.
+
+    Raises:
+        InvalidCheckpoint: it cannot be found or read, or is not a fewseg checkpoint.
+        InvalidOption: the method cannot work at that size.
+    """
+    path = locate(source)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise InvalidCheckpoint(
+            f"{path} is not a readable safetensors file ({error}): copy or download it again"
+        ) from error
+    if _KEY not in metadata:
+        raise InvalidCheckpoint(f"{path} is not a fewseg checkpoint; an authors' release is read by load_official")
+    try:
+        about = json.loads(metadata[_KEY])
+        config = about["config"] if image_size is None else {**about["config"], "image_size": image_size}
+        method = build_method(about["method"], BackboneSpec.from_json(about["backbone"]), config)
+        method.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])[:300]
+        raise InvalidCheckpoint(
+            f"{path} does not fit this version of fewseg ({reason}): train it again, or use the version that made it"
+        ) from error
+    method.extra = about.get("extra", {})
+    return method.to(device) if device is not None else method
+
+
+def locate(source: str | os.PathLike[str]) -> Path:
+    """The file behind a name, folder, file or hub id."""
+    name = os.fspath(source)
+    if name in EMBEDDED:
+        return EMBEDDED[name]
+    path = Path(name)
+    if path.is_dir():
+        names = (FILE_NAME, BEST)
+        path = next((path / file for file in names if (path / file).is_file()), path / FILE_NAME)
+    if path.is_file():
+        return path
+    parts = name.split("/")
+    # What lies in a folder that is here was meant to be here: asking the hub takes half a minute without a network.
+    here = len(parts) == 2 and path.parent.is_dir()
+    if here or len(parts) != 2 or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or not all(parts):
+        raise InvalidCheckpoint(
+            f"no checkpoint {name}{_like(path)}: give a file, a folder with {FILE_NAME} or {BEST}, a hub id or "
+            "'default'"
+        )
+    try:
+        return Path(hf_hub_download(name, FILE_NAME))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InvalidCheckpoint(f"no file or folder {name}, and no such model on the hub: {reason}") from error
+
+
+def _like(path: Path) -> str:
+    """What has nearly that name beside it, in brackets; nothing where nothing has."""
+    try:
+        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+    except OSError:
+        return ""
+    return f" ({near})" if near else ""
+
+
+def fingerprint(method: FewShotMethod) -> str:
+    """A short hash of config and weights: equal where the same support gives the same result."""
+    built = [method.name, dataclasses.asdict(method.config), method.backbone.spec.to_json()]
+    digest = hashlib.sha256(json.dumps(built, sort_keys=True).encode())
+    for key, value in sorted(method.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,84 @@
+"""The choices that DCAMA leaves open, and which of them mean something."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fewseg.core.errors import InvalidOption, unknown
+from fewseg.models.methods.base import check_image_size
+from fewseg.models.ops.mask_aggregation import Implementation
+
+SCALES = (2, 4, 8, 16, 32, 64)
+"""Scales that a pyramid can have."""
+
+
+@dataclass(frozen=True)
+class DCAMAConfig:
+    """DCAMA's choices; the defaults are the published ones."""
+
+    image_size: int = 384
+    """Side of the square input, pixels."""
+    attention_scales: tuple[int, ...] = (8, 16, 32)
+    """Scales (1/8, ...) at which masks are aggregated (Table S4); those the backbone lacks are left out."""
+    skip_scales: tuple[int, ...] = (4, 8)
+    """Scales whose last maps join the decoder (Table S3); those the backbone lacks are left out."""
+    skip_support: bool = True
+    """Whether the support's maps join the decoder beside the query's (Table S5)."""
+    use_background: bool = True
+    """Whether background support features take part in the attention; off zeroes them (Table 3)."""
+    heads: int = 8
+    """Attention heads at every scale."""
+    support_pixel_budget: int | None = None
+    """Foreground and, separately, background tokens that each shot and scale is normalised to (600 in Table S5)."""
+    dropout: float = 0.5
+    """Dropout on the tokens and on the attention weights, in training."""
+    attention: Literal["dot", "cosine"] = "dot"
+    """Scaled dot product (published), or cosine with a learnt temperature (ours, for small backbones)."""
+    identity_start: bool = False
+    """Start the projections from the identity instead of at random (ours; goes with cosine)."""
+    position_weight: float = 1.0
+    """Factor on the position encoding; 0 leaves it out, so that places in the picture carry no information (ours)."""
+    balance: bool = False
+    """Weigh both sides of the support alike, however little of it is foreground, and show the decoder's last stage the
+    aggregated masks as log-odds, which no norm has touched (ours)."""
+    decoder: Literal["published", "light"] = "published"
+    """The paper's, or a lighter one that corrects a weighted sum of the votes and of how alike the query is to the
+    means of the support's sides, and sees no support map (ours; needs balance and two skip scales or more)."""
+    looks: int = 1
+    """How often the light decoder looks: from the second time on it corrects what it found by how alike the query's
+    tokens are to that (ours)."""
+    follow_edges: bool = False
+    """Let the light decoder's outlines follow the edges of the picture, by a guided filter (ours)."""
+    implementation: Implementation = "auto"
+    """How masks are aggregated: `auto` chooses by device, precision and size; `reference` materialises the scores, the
+    others never do: see `fewseg.models.ops.mask_aggregation.aggregate_masks`."""
+
+
+def check_config(config: DCAMAConfig) -> None:
+    """Raise `InvalidOption` for values that mean nothing."""
+    choices = {
+        "attention": ("dot", "cosine"),
+        "decoder": ("published", "light"),
+        "implementation": get_args(Implementation),
+    }
+    for name, known in choices.items():
+        if getattr(config, name) not in known:
+            raise unknown(name, str(getattr(config, name)), known)
+    for name in ("attention_scales", "skip_scales"):
+        wrong = [s for s in getattr(config, name) if s not in SCALES]
+        if wrong:
+            raise InvalidOption(f"{name} has {wrong}: choose among {', '.join(map(str, SCALES))}")
+    if config.decoder == "light" and not config.balance:
+        raise InvalidOption("decoder light sees balanced votes: give balance=True too")
+    if type(config.looks) is not int or config.looks < 1 or (config.looks > 1 and config.decoder != "light"):
+        raise InvalidOption(f"looks {config.looks!r}: give at least 1, and decoder=light to look more than once")
+    if config.follow_edges and config.decoder != "light":
+        raise InvalidOption("follow_edges is a step of the light decoder: give decoder=light too")
+    if config.support_pixel_budget is not None and config.support_pixel_budget < 1:
+        raise InvalidOption(f"support_pixel_budget {config.support_pixel_budget}: give at least 1, or None for all")
+    check_image_size(config.image_size)
+    if config.heads < 1 or not 0 <= config.dropout < 1:
+        raise InvalidOption(
+            f"heads {config.heads}, dropout {config.dropout}: expected at least 1, and from 0 to below 1"
+        )

@@ -1,0 +1,1 @@
+"""What predicts in the background while a person labels."""

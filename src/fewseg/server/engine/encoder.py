@@ -1,0 +1,117 @@
+"""Reading and encoding pictures and examples, with what was encoded last kept; belongs to the model's thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from fewseg.inference.preprocess import PreparedPicture
+from fewseg.inference.supports import LabelSupport
+from fewseg.server.engine.cache import ResultCache
+from fewseg.server.engine.model import EngineModel, PictureFeatures, Recent
+from fewseg.server.engine.plan import Shot
+from fewseg.server.project.images import PictureFile
+from fewseg.server.project.store import ProjectStore
+
+log = logging.getLogger(__name__)
+
+
+class Unusable(Exception):
+    """An example that cannot be encoded; its cause says why."""
+
+    def __init__(self, shot: Shot) -> None:
+        super().__init__(shot.key)
+        self.shot = shot
+
+
+class _Encoded:
+    """An example in `Recent`."""
+
+    def __init__(self, support: LabelSupport) -> None:
+        self.support = support
+        self.nbytes = sum(t.nbytes for s in support.sets for t in s.tensors.values())
+
+
+class Encoder:
+    """Features of pictures, and examples of labels."""
+
+    def __init__(self, model: EngineModel, store: ProjectStore, cache: ResultCache, features: int, shots: int) -> None:
+        """`features`, `shots`: bytes of either to keep."""
+        self.model, self._store, self._cache = model, store, cache
+        self._features: Recent[PictureFeatures] = Recent(features)
+        self._shots: Recent[_Encoded] = Recent(shots)
+        self._supports: dict[int, tuple[str, LabelSupport]] = {}
+        self._reading: dict[str, Future[PreparedPicture]] = {}
+        self._readers = ThreadPoolExecutor(2, "fewseg-read")
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def kept(self, picture: PictureFile) -> PictureFeatures | None:
+        """The picture's features if they are in memory; from any thread."""
+        return self._features.get(picture.identity)
+
+    def read_ahead(self, pictures: Sequence[PictureFile]) -> None:
+        """Begin to read these, and read no others."""
+        for picture in pictures:
+            self._read(picture)
+        wanted = {picture.identity for picture in pictures}
+        for identity in [i for i in self._reading if i not in wanted]:
+            self._reading.pop(identity).cancel()
+
+    def _read(self, picture: PictureFile) -> Future[PreparedPicture] | None:
+        """The reading of a picture, begun where it has to; None where its features are kept."""
+        if self._features.get(picture.identity) is not None:
+            return None
+        if picture.identity not in self._reading:
+            self._reading[picture.identity] = self._readers.submit(self.model.prepare, picture.path)
+        return self._reading[picture.identity]
+
+    def wait(self, picture: PictureFile) -> None:
+        """Return when the picture has been read; raises `InvalidImage`, or whatever the decoder raised."""
+        reading = self._read(picture)
+        try:
+            if reading is not None:
+                reading.result()
+        except BaseException:
+            self._reading.pop(picture.identity, None)
+            raise
+
+    def features(self, pictures: Sequence[PictureFile]) -> list[PictureFeatures]:
+        """What each picture is in itself; raises as `wait`, and what the model raises."""
+        found = {p.identity: kept for p in pictures if (kept := self._features.get(p.identity)) is not None}
+        missing = [p for p in pictures if p.identity not in found]
+        for picture in missing:
+            self.wait(picture)
+        prepared = [self._reading.pop(p.identity).result() for p in missing]
+        for picture, made in zip(missing, self.model.features(prepared) if prepared else (), strict=True):
+            found[picture.identity] = made
+            self._features.put(picture.identity, made)
+            self._cache.put_tokens(picture.identity + self.model.fingerprint, made.tokens.numpy())
+        return [found[p.identity] for p in pictures]
+
+    def support(self, label: int, fingerprint: str, shots: Sequence[Shot]) -> LabelSupport:
+        """A label's examples, of which only new ones are encoded; raises `Unusable`."""
+        kept = self._supports.get(label)
+        if kept is not None and kept[0] == fingerprint:
+            return kept[1]
+        parts = []
+        for shot in shots:
+            encoded = self._shots.get(shot.key)
+            if encoded is None:
+                try:
+                    mask = self._store.read_mask(shot.annotation.file, shot.picture.size)
+                    encoded = _Encoded(self.model.shot(shot.picture.path, mask))
+                except Exception as error:
+                    raise Unusable(shot) from error
+                self._shots.put(shot.key, encoded)
+            parts.append(encoded.support)
+        support = LabelSupport.concatenate(parts)
+        self._supports[label] = (fingerprint, support)
+        return support
+
+    def keep_labels(self, labels: Sequence[int]) -> None:
+        """Forget the examples of all other labels, except those used last."""
+        self._supports = {label: kept for label, kept in self._supports.items() if label in labels}

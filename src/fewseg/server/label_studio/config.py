@@ -1,0 +1,65 @@
+"""What a Label Studio labelling configuration says about masks: which tags, which labels, which picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from xml.etree import ElementTree
+
+from fewseg.core.errors import InvalidOption
+
+KINDS: Final = {"brushlabels": "rle", "polygonlabels": "polygon"}
+"""Tags, in lower case, whose results are masks."""
+
+_LONGEST: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class MaskTag:
+    """A tag that masks are drawn with."""
+
+    name: str
+    """Results refer to it as `from_name`."""
+    kind: str
+    """`brushlabels` or `polygonlabels`."""
+    picture: str
+    """Name of the picture's tag: `to_name`."""
+    key: str
+    """Where a task's data holds the picture's address."""
+    labels: tuple[str, ...]
+
+    def knows(self, label: str) -> bool:
+        """Whether it offers the label."""
+        return label in self.labels
+
+
+def mask_tags(config: str) -> list[MaskTag]:
+    """The tags that masks are drawn with, in order; raises `InvalidOption` where there are none or it is no XML."""
+    root = _parsed(config)
+    pictures = {
+        e.get("name", ""): e.get("value", "").removeprefix("$") for e in root.iter() if e.tag.lower() == "image"
+    }
+    found = []
+    for element in root.iter():
+        kind = element.tag.lower()
+        target = element.get("toName", "").split(",")[0]
+        if kind in KINDS and element.get("name") and pictures.get(target):
+            offered = [e.get("alias") or e.get("value") or "" for e in element.iter() if e.tag.lower() == "label"]
+            labels = tuple(dict.fromkeys(label for label in offered if label))
+            found.append(MaskTag(element.get("name", ""), kind, target, pictures[target], labels))
+    if not found:
+        raise InvalidOption(
+            "the labelling configuration has no BrushLabels or PolygonLabels for an Image: add <BrushLabels "
+            'name="mask" toName="image">'
+        )
+    return found
+
+
+def _parsed(config: str) -> ElementTree.Element:
+    if len(config) > _LONGEST or "<!" in config.replace("<!--", "").replace("<![CDATA[", ""):
+        # Entities could make a short text expand without end.
+        raise InvalidOption("the labelling configuration is too long or declares a document type: send plain tags")
+    try:
+        return ElementTree.fromstring(config)
+    except (ElementTree.ParseError, ValueError, RecursionError) as error:
+        raise InvalidOption(f"the labelling configuration is not XML ({error}): copy it from Label Studio") from error

@@ -1,0 +1,171 @@
+"""Exporting a project's masks: into a new folder beside the pictures, or as a download."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Query
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.background import BackgroundTask
+
+from fewseg.core.errors import InvalidOption, OutputError
+from fewseg.core.files import cut_name, make_folder
+from fewseg.formats import FORMATS, ExportReport, MaskRecord, export_masks
+from fewseg.server.page.schemas import Export, ExportBody
+from fewseg.server.page.view import ProjectView
+from fewseg.server.project.images import EXPORT_MARK, PictureFile
+from fewseg.server.project.project import Project
+from fewseg.server.project.state import InvalidProject
+
+log = logging.getLogger(__name__)
+
+FOLDER: Final = "fewseg-export"
+
+_ONE = threading.Lock()
+"""Exports read and write a lot: one at a time."""
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What an export takes."""
+
+    pictures: tuple[PictureFile, ...]
+    left_out: int
+
+
+def add_routes(routes: APIRouter, project: Project, view: ProjectView) -> None:
+    """`POST /export` and `GET /export.zip`."""
+
+    @routes.post("/export", response_model=ExportBody)
+    def export(body: Export) -> JSONResponse:
+        """Write the masks into a new folder beside the pictures."""
+        with _ONE:
+            made, chosen, out = _into_folder(project, view, body.formats, body.which)
+        return JSONResponse(
+            {"folder": out.name, "files": made.files, "pictures": made.pictures, "left_out": chosen.left_out}
+        )
+
+    @routes.get("/export.zip", response_class=FileResponse, responses={200: {"content": {"application/zip": {}}}})
+    def export_zip(
+        formats: Annotated[str, Query(max_length=400, description="Names, with commas between them.")] = "png",
+        which: Literal["all", "checked"] = "all",
+    ) -> FileResponse:
+        """The masks as a download."""
+        names = [name.strip() for name in formats.split(",") if name.strip()]
+        with _ONE, tempfile.TemporaryDirectory(prefix="fewseg-", dir=project.store.root) as scratch:
+            out = Path(scratch, FOLDER)
+            _write(view, _chosen(view, which), out, names)
+            handle, archive = tempfile.mkstemp(".zip", "export-", project.store.root)
+            os.close(handle)
+            try:
+                _pack(out, Path(archive))
+            except BaseException:
+                _remove(archive)
+                raise
+        name = f"{_plain(project.name)}-masks.zip"
+        return FileResponse(
+            archive, media_type="application/zip", filename=name, background=BackgroundTask(_remove, archive)
+        )
+
+
+def _into_folder(
+    project: Project, view: ProjectView, formats: Sequence[str], which: str
+) -> tuple[ExportReport, _Chosen, Path]:
+    chosen = _chosen(view, which)
+    # Beside its final place, hidden, until it is whole.
+    with tempfile.TemporaryDirectory(prefix="fewseg-", dir=project.store.root) as scratch:
+        made = Path(scratch, FOLDER)
+        report = _write(view, chosen, made, formats)
+        out = _free(project.folder / FOLDER)
+        try:
+            os.replace(made, out)
+        except OSError as error:
+            raise OutputError(f"cannot write {out}: {error.strerror or error}; make the folder writable") from error
+    return report, chosen, out
+
+
+def _chosen(view: ProjectView, which: str) -> _Chosen:
+    """The pictures whose masks are all there; raises `InvalidProject` for none."""
+    plan = view.engine.plan
+    state = plan.state
+    by_hand = {picture for picture, _ in state.annotations}
+    asked = [p for p in plan.pictures.values() if which == "all" or p.id in by_hand or p.id in state.checked]
+    ready = tuple(p for p in asked if view.picture(p, plan)["state"] == "done")
+    if not ready:
+        why = "nobody has marked or confirmed a picture" if which == "checked" else "no picture has masks yet"
+        raise InvalidProject(f"nothing to export: {why}; paint an example, wait for the masks, and export then")
+    return _Chosen(ready, len(asked) - len(ready))
+
+
+def _write(view: ProjectView, chosen: _Chosen, out: Path, formats: Sequence[str]) -> ExportReport:
+    wanted = list(dict.fromkeys(formats))
+    if not wanted or not set(wanted) <= set(FORMATS):
+        raise InvalidOption(f"formats {', '.join(wanted)[:200] or 'none'}: choose from {', '.join(FORMATS)}")
+    make_folder(out)
+    (out / EXPORT_MARK).write_text("masks that fewseg serve exported; not shown as pictures\n")
+    names = [label.name for label in view.engine.plan.state.labels]
+    return export_masks(_records(view, chosen), out, wanted, labels=names, total=len(chosen.pictures))
+
+
+def _records(view: ProjectView, chosen: _Chosen) -> Iterator[MaskRecord]:
+    plan, taken = view.engine.plan, set[str]()
+    names = {label.id: label.name for label in plan.state.labels}
+    for picture in chosen.pictures:
+        told = view.picture(picture, plan)
+        masks = {names[int(label)]: view.mask(picture.id, int(label)) for label in told["masks"]}
+        yield MaskRecord(
+            name=_unique(picture, taken),
+            size=picture.size,
+            masks=masks,
+            scores={names[int(label)]: score for label, score in told["scores"].items()},
+            present={names[int(label)]: value for label, value in told["present"].items()},
+            picture=picture.path,
+            file_name=picture.shown_name,
+        )
+
+
+def _unique(picture: PictureFile, taken: set[str]) -> str:
+    """A name for the picture's files that no other one has."""
+    plain = _plain(os.path.splitext(picture.shown_name)[0].replace("/", "_"))
+    name, number = plain, 2
+    while name.casefold() in taken:
+        name, number = f"{plain}_{number}", number + 1
+    taken.add(name.casefold())
+    return name
+
+
+def _plain(name: str) -> str:
+    return cut_name(re.sub(r"[^\w\- .]", "_", name).strip(" .")[:100]) or "_"
+
+
+def _free(folder: Path) -> Path:
+    """The folder, with a number where it exists."""
+    free, number = folder, 2
+    while free.exists():
+        free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    return free
+
+
+def _pack(folder: Path, archive: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+            for file in sorted(folder.rglob("*")):
+                if file.is_file() and file.name != EXPORT_MARK:
+                    packed.write(file, file.relative_to(folder.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write {archive}: {error.strerror or error}; free space") from error
+
+
+def _remove(file: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(file)

@@ -1,0 +1,242 @@
+"""The routes of the annotation page; what they answer is in `project_schemas`, what they mean in the guide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+
+from fewseg.core.errors import InvalidMask
+from fewseg.server.engine.assist import Assistant
+from fewseg.server.engine.engine import Engine
+from fewseg.server.page import exports as project_exports
+from fewseg.server.page.media import RENDERING, SIDES, jpeg, png, received_mask
+from fewseg.server.page.schemas import (
+    Assist,
+    Checked,
+    LabelBody,
+    LabelChange,
+    LabelId,
+    NewLabel,
+    PictureBody,
+    ProjectBody,
+    SuggestionBody,
+    Visible,
+)
+from fewseg.server.page.view import ProjectView
+from fewseg.server.problems import Problem, error_responses
+from fewseg.server.project.project import Project
+from fewseg.server.project.state import InvalidProject, NotFound
+
+_KEPT_SIDE: Final = 640
+"""Pictures up to this side are kept on the disk once made: a gallery shows them again and again."""
+
+PictureId = Annotated[str, PathParameter(max_length=64, description="As the project lists it.")]
+LabelPath = Annotated[LabelId, PathParameter(description="As the project lists it.")]
+Side = Annotated[int, Query(ge=SIDES[0], le=SIDES[1], description="Longest side, at most.")]
+_JPEG: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"image/jpeg": {}}, "description": "The picture."}}
+_PNG: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"image/png": {}}, "description": "8-bit greyscale."}}
+
+
+class _Route(APIRoute):
+    """Gives what a project refuses a status."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        inner = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await inner(request)
+            except NotFound as error:
+                raise Problem(404, str(error)) from error
+            except InvalidProject as error:
+                raise Problem(409, str(error)) from error
+
+        return handler
+
+
+def router(project: Project, engine: Engine) -> APIRouter:
+    """The routes, to be included below `/api/v1`; start the engine when the app starts, close it when it ends."""
+    routes = APIRouter(tags=["project"], route_class=_Route, responses=error_responses(404, 409, 500))
+    view, assistant = ProjectView(engine), Assistant(engine)
+    _add_project(routes, project, engine, view)
+    _add_labels(routes, project, view)
+    _add_pictures(routes, engine, view)
+    _add_annotations(routes, project, engine, view)
+    _add_assistance(routes, project, engine, view, assistant)
+    project_exports.add_routes(routes, project, view)
+    return routes
+
+
+def _add_project(routes: APIRouter, project: Project, engine: Engine, view: ProjectView) -> None:
+    @routes.get("/project", response_model=ProjectBody)
+    def get_project() -> JSONResponse:
+        """The whole project: labels, pictures, progress."""
+        return JSONResponse(view.whole())
+
+    @routes.post("/undo", response_model=ProjectBody)
+    def undo() -> JSONResponse:
+        """Take back the last change of a label or a hand-made mask, also of earlier days."""
+        project.undo()
+        return JSONResponse(view.whole())
+
+    @routes.post("/redo", response_model=ProjectBody)
+    def redo() -> JSONResponse:
+        """Make the change again that was taken back last."""
+        project.redo()
+        return JSONResponse(view.whole())
+
+    @routes.post("/rescan", response_model=ProjectBody)
+    def rescan() -> JSONResponse:
+        """Look for new pictures now, and try again what failed."""
+        project.rescan()
+        engine.retry()
+        return JSONResponse(view.whole())
+
+    @routes.post("/visible", status_code=204)
+    def set_visible(body: Visible) -> None:
+        """Say what is on screen, in order: it is segmented first."""
+        engine.set_visible(body.ids)
+
+    @routes.get("/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
+    async def events() -> StreamingResponse:
+        """Server-sent events `project`, `picture` and `progress`, each with the value that changed."""
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(engine.events.listen(view.describe), media_type="text/event-stream", headers=headers)
+
+
+def _add_labels(routes: APIRouter, project: Project, view: ProjectView) -> None:
+    @routes.post("/labels", response_model=LabelBody, status_code=201)
+    def add_label(body: NewLabel) -> JSONResponse:
+        """Add a label."""
+        return JSONResponse(view.label(project.add_label(body.name, body.colour).id), 201)
+
+    @routes.patch("/labels/{label}", response_model=LabelBody)
+    def change_label(label: LabelPath, body: LabelChange) -> JSONResponse:
+        """Rename or recolour a label; its masks stay."""
+        return JSONResponse(view.label(project.change_label(label, body.name, body.colour).id))
+
+    @routes.delete("/labels/{label}", status_code=204)
+    def delete_label(label: LabelPath) -> None:
+        """Delete a label and its masks; undo brings them back."""
+        project.remove_label(label)
+
+
+def _add_pictures(routes: APIRouter, engine: Engine, view: ProjectView) -> None:
+    project = engine.project
+
+    @routes.get("/pictures/{picture}/image", response_class=Response, responses=_JPEG)
+    def get_image(request: Request, picture: PictureId, side: Side = 1600) -> Response:
+        """The picture as a JPEG, upright."""
+        file = project.picture(picture)
+        tag = f'"{file.identity}-{side}"'
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers={"ETag": tag})
+        if side <= _KEPT_SIDE and side % 32 == 0:
+            content = engine.cache.file(f"{file.identity}-{side}.jpg", lambda: jpeg(file, side))
+        else:
+            content = jpeg(file, side)
+        return Response(content, media_type="image/jpeg", headers={"ETag": tag, "Cache-Control": "private, no-cache"})
+
+    @routes.get("/pictures/{picture}/masks/{label}", response_class=Response, responses=_PNG)
+    def get_mask(
+        picture: PictureId,
+        label: LabelPath,
+        r: Annotated[int | None, Query(description="The mask's revision: with it the answer may be kept.")] = None,
+        side: Side | None = None,
+    ) -> Response:
+        """The mask that counts, 0 and 255: hand-made, else found; at the picture's size unless `side` is smaller."""
+        before = view.revision(picture, label)
+        with RENDERING:
+            content = png(view.mask(picture, label, side))
+        # Another revision's mask under this address would come back with undo.
+        asked = r is not None and before == r == view.revision(picture, label)
+        kept = "private, max-age=31536000, immutable" if asked else "private, no-cache"
+        return Response(content, media_type="image/png", headers={"Cache-Control": kept})
+
+    @routes.get("/pictures/{picture}/uncertainty", response_class=Response, responses=_PNG)
+    def get_uncertainty(picture: PictureId) -> Response:
+        """How unsure each pixel is: 255 where the probability is one half, 0 where it is none or full."""
+        return Response(png(view.doubt(picture)), media_type="image/png", headers={"Cache-Control": "no-store"})
+
+    @routes.put("/pictures/{picture}/checked", response_model=PictureBody)
+    def check(picture: PictureId, body: Checked) -> JSONResponse:
+        """Say whether somebody found the picture's masks right."""
+        project.check(picture, body.checked)
+        return JSONResponse(view.describe("picture", picture))
+
+
+def _add_annotations(routes: APIRouter, project: Project, engine: Engine, view: ProjectView) -> None:
+    path = "/pictures/{picture}/annotations/{label}"
+
+    @routes.put(
+        path,
+        response_model=PictureBody,
+        openapi_extra={"requestBody": {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
+    )
+    async def annotate(
+        request: Request,
+        picture: PictureId,
+        label: LabelPath,
+        source: Annotated[Literal["prediction"] | None, Query(alias="from")] = None,
+    ) -> JSONResponse:
+        """Keep a hand-made mask, which makes the picture an example; or keep what was found, as it is."""
+        body = await request.body() if source is None else b""
+
+        def keep() -> JSONResponse:
+            with RENDERING:
+                return keep_one()
+
+        def keep_one() -> JSONResponse:
+            file = project.picture(picture)
+            if source is None:
+                mask = received_mask(body, file.size)
+            else:
+                mask = view.predicted(picture, label)
+                if not mask.any():
+                    named = project.label(label).name
+                    raise InvalidMask(f"nothing was found of {named} here: paint it, or confirm that it is not there")
+            if mask.any():
+                engine.check_example(mask)
+            project.annotate(picture, label, mask)
+            return JSONResponse(view.describe("picture", picture))
+
+        return await run_in_threadpool(keep)
+
+    @routes.delete(path, response_model=PictureBody)
+    def remove_annotation(picture: PictureId, label: LabelPath) -> JSONResponse:
+        """Drop a hand-made mask: the model finds the label in this picture then."""
+        project.remove_annotation(picture, label)
+        return JSONResponse(view.describe("picture", picture))
+
+
+def _add_assistance(
+    routes: APIRouter, project: Project, engine: Engine, view: ProjectView, assistant: Assistant
+) -> None:
+    @routes.post("/pictures/{picture}/assist", response_class=Response, responses=_PNG)
+    def assist(picture: PictureId, body: Assist) -> Response:
+        """The region that points, a box or a scribble mean, as a mask; nothing is kept."""
+        file = project.picture(picture)
+        scribble = body.scribble or []
+        engine.features(file)  # it may wait for the model
+        with RENDERING:
+            mask = assistant.region(file, body.points, box=body.box, scribble=scribble, mode=body.mode, size=body.size)
+            content = png(mask)
+        return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
+
+    @routes.post("/pictures/{picture}/prepare", status_code=204)
+    def prepare(picture: PictureId) -> None:
+        """Get ready for `assist` in this picture, so that the first click is quick."""
+        assistant.prepare(project.picture(picture))
+
+    @routes.get("/suggestions", response_model=list[SuggestionBody])
+    def suggestions(
+        n: Annotated[int, Query(ge=1, le=100)] = 5, by: Literal["uncertainty", "coverage"] = "coverage"
+    ) -> JSONResponse:
+        """Pictures to label next, the most useful first."""
+        return JSONResponse(view.suggestions(n, by))

@@ -1,0 +1,1 @@
+"""An annotation project: its labels, masks and history, in files beside the images."""

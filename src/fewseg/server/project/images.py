@@ -1,0 +1,181 @@
+"""Which pictures a project's folder holds, told apart from files that were moved, renamed or changed.
+
+A picture's id comes from its path. Of pictures that somebody worked on the file's hash is known too: under a new name
+they keep id and masks, and another file under the old name is another picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from fewseg.core.errors import InvalidImage
+from fewseg.images import SUFFIXES, picture_size
+from fewseg.server.project.state import KnownPicture
+
+EXPORT_MARK: Final = ".fewseg-export"
+"""A file of this name marks a folder of results, which holds masks, not pictures."""
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture of the folder."""
+
+    id: str
+    name: str
+    """Its path relative to the folder, with forward slashes."""
+    path: Path
+    bytes: int
+    mtime_ns: int
+    width: int = 0
+    height: int = 0
+    """Upright; 0 where it cannot be read."""
+    error: str | None = None
+    """Why it cannot be read."""
+
+    @cached_property
+    def identity(self) -> str:
+        """Changes with the file, and with its place."""
+        return hashlib.sha256(f"{self.name}\0{self.bytes}\0{self.mtime_ns}".encode("utf-8", "replace")).hexdigest()[:24]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height), upright."""
+        return self.width, self.height
+
+    @property
+    def shown_name(self) -> str:
+        """The name as valid text: file systems admit names that are none."""
+        return self.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found."""
+
+    pictures: tuple[PictureFile, ...]
+    """Sorted by name."""
+    known: Mapping[str, KnownPicture]
+    """Those known before, with their new places."""
+    missing: tuple[KnownPicture, ...]
+    """Known pictures that are not there."""
+
+
+def scan(folder: Path, known: Mapping[str, KnownPicture], before: Iterable[PictureFile] = ()) -> Scan:
+    """Look for the folder's pictures, those of its folders included; hidden ones and exports are left out.
+
+    `before` is what the last look found: unchanged files are not opened again. Raises `InvalidImage` where the folder
+    cannot be read.
+    """
+    earlier = {(p.name, p.bytes, p.mtime_ns): p for p in before}
+    files = list(_files(folder))
+    places = _places(folder, files, known)
+    taken: dict[str, str] = {}  # id to name
+    for identifier, name in places.items():
+        taken[identifier] = name
+    ids = {name: identifier for identifier, name in taken.items()}
+    found: list[PictureFile] = []
+    for name, size, changed in files:
+        identifier = ids.get(name) or _new_id(name, size, changed, known)
+        found.append(PictureFile(identifier, name, folder / name, size, changed))
+
+    def known_size(picture: PictureFile) -> bool:
+        same = earlier.get((picture.name, picture.bytes, picture.mtime_ns))
+        return same is not None and same.error is None
+
+    def measured(picture: PictureFile) -> PictureFile:
+        same = earlier.get((picture.name, picture.bytes, picture.mtime_ns))
+        if same is not None and same.error is None:
+            return replace(picture, width=same.width, height=same.height)
+        try:
+            width, height = picture_size(picture.path)
+        except InvalidImage as error:
+            return replace(picture, error=str(error).replace(str(picture.path), picture.shown_name))
+        return replace(picture, width=width, height=height)
+
+    with ThreadPoolExecutor(4) as pool:  # mostly waits for the disk
+        new = {p.name: p for p in pool.map(measured, [p for p in found if not known_size(p)])}
+    pictures = tuple(new.get(p.name) or measured(p) for p in found)
+    here = {p.id: p for p in pictures}
+    moved = {
+        i: replace(k, path=here[i].name, bytes=here[i].bytes, mtime_ns=here[i].mtime_ns) if i in here else k
+        for i, k in known.items()
+    }
+    return Scan(pictures, moved, tuple(k for i, k in known.items() if i not in here))
+
+
+def file_digest(path: Path) -> str:
+    """A hash of a file's content; raises `InvalidImage` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    except OSError as error:
+        raise InvalidImage(f"{path}: {error.strerror or error}; check the picture") from error
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """(relative name, bytes, time of change) of every picture, sorted."""
+
+    def refuse(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise InvalidImage(f"{folder}: {error.strerror or error}; give a folder of pictures") from error
+
+    found = []
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        if EXPORT_MARK in files:
+            folders[:] = []
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(root, name)
+            if path.suffix.lower() not in SUFFIXES or name.startswith("."):
+                continue
+            try:
+                status = path.stat()
+            except OSError:  # gone since, or a link to nowhere
+                continue
+            found.append((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    yield from sorted(found)
+
+
+def _places(folder: Path, files: list[tuple[str, int, int]], known: Mapping[str, KnownPicture]) -> dict[str, str]:
+    """Id to name of the known pictures that are here, wherever they are now."""
+    by_name = {name: (size, changed) for name, size, changed in files}
+    places: dict[str, str] = {}
+    for identifier, picture in known.items():
+        stamp = by_name.get(picture.path)
+        same = stamp == (picture.bytes, picture.mtime_ns)
+        if same or (stamp is not None and stamp[0] == picture.bytes and _is(folder / picture.path, picture)):
+            places[identifier] = picture.path
+    used = set(places.values())
+    for identifier, picture in known.items():
+        if identifier in places:
+            continue
+        for name, size, _ in files:
+            if size == picture.bytes and name not in used and _is(folder / name, picture):
+                places[identifier] = name
+                used.add(name)
+                break
+    return places
+
+
+def _is(path: Path, picture: KnownPicture) -> bool:
+    try:
+        return file_digest(path) == picture.digest
+    except InvalidImage:
+        return False
+
+
+def _new_id(name: str, size: int, changed: int, known: Mapping[str, KnownPicture]) -> str:
+    """An id for a picture that is not known: of its path, unless that is a known picture's."""
+    plain = PurePosixPath(name).as_posix().encode("utf-8", "surrogateescape")
+    identifier = hashlib.sha256(plain).hexdigest()[:12]
+    if identifier in known:
+        identifier = hashlib.sha256(plain + f"\0{size}\0{changed}".encode()).hexdigest()[:12]
+    return identifier

@@ -1,0 +1,281 @@
+"""A folder of pictures that a person labels: every change is on the disk before it is answered.
+
+Nothing here computes masks; `fewseg.server.engine.engine` listens to the changes and does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewseg.core.errors import InvalidImage, InvalidMask, InvalidOption
+from fewseg.images.draw import label_colours
+from fewseg.server.project import state as project_state
+from fewseg.server.project.images import PictureFile, file_digest, scan
+from fewseg.server.project.state import Annotation, Change, InvalidProject, KnownPicture, Label, NotFound, State
+from fewseg.server.project.store import ProjectStore
+
+log = logging.getLogger(__name__)
+
+LONGEST_NAME: Final = 80
+"""Characters of a label's name."""
+
+MOST_LABELS: Final = 200
+
+
+class Project:
+    """An open project; safe to use from several threads. Close it to let others open the folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open the folder's project, or start one.
+
+        Raises `InvalidImage` for no folder, `InvalidProject` where another server has it open or its file and the
+        backup are damaged, `OutputError` where it cannot be written.
+        """
+        self.folder = Path(folder).absolute()
+        if not self.folder.is_dir():
+            raise InvalidImage(f"{folder} is no folder: give one with pictures")
+        self.store = ProjectStore(self.folder)
+        self.lock = threading.RLock()
+        """Held while the project changes; take it to read several things that must fit each other."""
+        self.notices: list[str] = []
+        """What a person should know about the project's files."""
+        self._listeners: list[Callable[[], None]] = []
+        self._pictures: dict[str, PictureFile] = {}
+        self._missing: tuple[KnownPicture, ...] = ()
+        try:
+            self._state, self._damage = self.store.load()
+            if self._damage:
+                self.store.save(self._state)
+            self.rescan()
+            self.store.collect(self._state)
+        except BaseException:
+            self.store.close()
+            raise
+
+    def close(self) -> None:
+        """Let others open the folder."""
+        self.store.close()
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """Call `changed` after every change, in the thread that made it."""
+        self._listeners.append(changed)
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    @property
+    def name(self) -> str:
+        return self.folder.name or str(self.folder)
+
+    @property
+    def state(self) -> State:
+        """What is saved; a value, which later changes leave as it is."""
+        return self._state
+
+    @property
+    def pictures(self) -> Mapping[str, PictureFile]:
+        """Id to picture, in order of name; replaced, never changed."""
+        return self._pictures
+
+    def picture(self, identifier: str) -> PictureFile:
+        """The picture; raises `NotFound`."""
+        try:
+            return self._pictures[identifier]
+        except KeyError:
+            raise NotFound(f"no picture {identifier[:40]!r}: it may have been moved; load the page again") from None
+
+    def label(self, identifier: int) -> Label:
+        """The label; raises `NotFound`."""
+        for label in self._state.labels:
+            if label.id == identifier:
+                return label
+        raise NotFound(f"no label {identifier}: it may have been deleted; load the page again")
+
+    def annotation(self, picture: str, label: int) -> Annotation | None:
+        """The hand-made mask of a picture, None where there is none."""
+        return self._state.annotations.get((picture, label))
+
+    def mask(self, picture: str, label: int) -> NDArray[np.bool_]:
+        """The hand-made mask (H, W); raises `NotFound`, or `InvalidMask` where its file is gone or damaged."""
+        annotation = self.annotation(picture, label)
+        if annotation is None:
+            raise NotFound("this picture has no hand-made mask of that label")
+        return self.store.read_mask(annotation.file, self.picture(picture).size)
+
+    # ------------------------------------------------------------------------------------------ labels
+
+    def add_label(self, name: str, colour: str | None = None) -> Label:
+        """A new label; raises `InvalidOption` for a name that is empty or taken, or an impossible colour."""
+        with self.lock:
+            state = self._state
+            if len(state.labels) >= MOST_LABELS:
+                raise InvalidOption(f"the project has {MOST_LABELS} labels, no more fit: delete one first")
+            label = Label(state.next_label, self._free_name(name), self._colour(colour))
+            change = Change(f"Add the label {label.name}", (*state.labels, label))
+            self._save(replace(project_state.do(state, change), next_label=state.next_label + 1))
+            return label
+
+    def change_label(self, identifier: int, name: str | None = None, colour: str | None = None) -> Label:
+        """The label with another name or colour; raises as `add_label`, and `NotFound`."""
+        with self.lock:
+            before = self.label(identifier)
+            new = replace(
+                before,
+                name=before.name if name is None else self._free_name(name, identifier),
+                colour=before.colour if colour is None else self._colour(colour),
+            )
+            if new != before:
+                labels = tuple(new if label.id == identifier else label for label in self._state.labels)
+                self._save(project_state.do(self._state, Change(f"Change the label {before.name}", labels)))
+            return new
+
+    def remove_label(self, identifier: int) -> None:
+        """Drop a label and its masks; raises `NotFound`."""
+        with self.lock:
+            gone = self.label(identifier)
+            labels = tuple(label for label in self._state.labels if label.id != identifier)
+            masks = {place: None for place in self._state.annotations if place[1] == identifier}
+            self._save(project_state.do(self._state, Change(f"Delete the label {gone.name}", labels, masks)))
+
+    def _free_name(self, name: str, own: int | None = None) -> str:
+        plain = " ".join(name.split())
+        if not plain or len(plain) > LONGEST_NAME or not plain.isprintable():
+            raise InvalidOption(f"label name {name[:100]!r}: give 1 to {LONGEST_NAME} printable characters")
+        taken = [label.name for label in self._state.labels if label.id != own]
+        if plain.casefold() in (other.casefold() for other in taken):
+            raise InvalidOption(f"there is a label {plain!r} already: choose another name")
+        return plain
+
+    def _colour(self, colour: str | None) -> str:
+        if colour is not None:
+            if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
+                raise InvalidOption(f"colour {colour[:40]!r}: write it as #rrggbb")
+            return colour.lower()
+        used = {label.colour for label in self._state.labels}
+        offered = label_colours([str(i) for i in range(len(used) + 1 + MOST_LABELS)]).values()
+        plain = ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in offered]
+        return next((colour for colour in plain if colour not in used), plain[0])
+
+    # ------------------------------------------------------------------------------------------ masks
+
+    def annotate(self, picture: str, label: int, mask: NDArray[np.bool_]) -> Annotation:
+        """Keep a hand-made mask (H, W), at the picture's size.
+
+        Raises `NotFound`; `InvalidMask` for another size or a mask without foreground; `InvalidImage` where the
+        picture cannot be read.
+        """
+        file, named = self.picture(picture), self.label(label)
+        if file.error is not None:
+            raise InvalidImage(file.error)
+        if mask.shape != (file.height, file.width):
+            raise InvalidMask(
+                f"the mask is {mask.shape[1]}x{mask.shape[0]}, the picture {file.width}x{file.height}: "
+                "send it at the picture's size"
+            )
+        if not mask.any():
+            raise InvalidMask(
+                f"the mask is empty: paint at least one pixel of {named.name}, or remove the mask to let the model "
+                "find it"
+            )
+        digest = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:32]
+        known = self._remember(file)
+        with self.lock:
+            self.label(label)  # it may have gone since
+            before = self.annotation(picture, label)
+            if before is not None and before.digest == digest:
+                return before
+            revision = self._state.revision + 1
+            annotation = Annotation(f"{picture}-{label}-{revision}.png", digest, revision)
+            self.store.write_mask(annotation.file, mask)
+            text = f"{'Paint' if before is None else 'Correct'} {named.name} in {file.shown_name}"
+            new = project_state.do(self._state, Change(text, annotations={(picture, label): annotation}))
+            self._save(replace(new, known={**new.known, picture: known}))
+            return annotation
+
+    def remove_annotation(self, picture: str, label: int) -> None:
+        """Drop a hand-made mask; raises `NotFound` where there is none."""
+        with self.lock:
+            file, named = self.picture(picture), self.label(label)
+            if self.annotation(picture, label) is None:
+                raise NotFound(f"{file.shown_name} has no hand-made mask of {named.name}")
+            text = f"Remove {named.name} from {file.shown_name}"
+            self._save(project_state.do(self._state, Change(text, annotations={(picture, label): None})))
+
+    def check(self, picture: str, value: bool) -> None:
+        """Say that somebody found the picture's masks right, or take that back; raises `NotFound`."""
+        file = self.picture(picture)
+        known = self._remember(file)
+        with self.lock:
+            if (picture in self._state.checked) == value:
+                return
+            text = f"{'Confirm' if value else 'Reopen'} {file.shown_name}"
+            new = project_state.do(self._state, Change(text, checked={picture: value}))
+            self._save(replace(new, known={**new.known, picture: known}))
+
+    def _remember(self, file: PictureFile) -> KnownPicture:
+        known = self._state.known.get(file.id)
+        if known is not None and (known.bytes, known.mtime_ns) == (file.bytes, file.mtime_ns):
+            return known
+        return KnownPicture(
+            file.id, file.name, file.bytes, file.mtime_ns, file_digest(file.path), file.width, file.height
+        )
+
+    # ------------------------------------------------------------------------------------------ history and files
+
+    def undo(self) -> None:
+        """Take the last change back; raises `InvalidProject` where there is none."""
+        with self.lock:
+            self._save(project_state.undo(self._state))
+
+    def redo(self) -> None:
+        """Make the change again that was taken back last; raises `InvalidProject` where there is none."""
+        with self.lock:
+            self._save(project_state.redo(self._state))
+
+    def rescan(self) -> bool:
+        """Look for pictures that came, went or changed; whether there were any. Raises `InvalidImage`."""
+        found = scan(self.folder, self._state.known, self._pictures.values())
+        with self.lock:
+            pictures = {picture.id: picture for picture in found.pictures}
+            if list(pictures.values()) == list(self._pictures.values()) and found.missing == self._missing:
+                return False
+            self._pictures, self._missing = pictures, found.missing
+            known = {**self._state.known, **{i: k for i, k in found.known.items() if i in self._state.known}}
+            if known != self._state.known:
+                self._state = replace(self._state, known=known)
+                self.store.save(self._state)
+            self.notices = self._damage + self._absent_notice()
+        self._tell()
+        return True
+
+    def _absent_notice(self) -> list[str]:
+        annotated = {picture for picture, _ in self._state.annotations}
+        gone = [k.path.encode("utf-8", "replace").decode() for k in self._missing if k.id in annotated]
+        if not gone:
+            return []
+        names = ", ".join(gone[:3]) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
+        return [f"painted, but no longer there or changed: {names}; the masks are kept for when they come back"]
+
+    def _save(self, state: State) -> None:
+        """Make `state` the project's, on the disk first, then for everybody who listens; call with the lock held."""
+        kept = state.worked_on
+        state = replace(state, known={i: k for i, k in state.known.items() if i in kept})
+        self.store.save(state)
+        self._state = state
+        self._tell()
+
+    def _tell(self) -> None:
+        for changed in self._listeners:
+            changed()
+
+
+__all__ = ["InvalidProject", "NotFound", "Project"]

@@ -1,0 +1,258 @@
+"""What an annotation project holds, as a value: labels, hand-made masks, and what takes every change back.
+
+A `Change` says what to set; applying it gives the new state and the change that takes it back, so that undo and redo
+are the same operation and a history is a list of changes that can be saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, TypeAlias
+
+from fewseg.core.errors import FewsegError
+
+FORMAT: Final = "fewseg.project.v1"
+
+HISTORY: Final = 500
+"""Changes that can be taken back; older ones are forgotten."""
+
+Place: TypeAlias = tuple[str, int]
+"""A picture's id and a label's."""
+
+
+class InvalidProject(FewsegError):
+    """A project cannot be opened, or does not admit what was asked of it."""
+
+
+class NotFound(FewsegError):
+    """No such picture, label or mask."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class of things that a person marks."""
+
+    id: int
+    name: str
+    colour: str
+    """`#rrggbb`."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A hand-made mask."""
+
+    file: str
+    """Its name among the project's masks."""
+    digest: str
+    """Of its pixels."""
+    revision: int
+    """The project's when it was made."""
+
+    @property
+    def content(self) -> int:
+        """A number of its pixels: the revision is that of another mask in another folder, which browsers mix up."""
+        return int(hashlib.sha256(ascii(self.digest).encode()).hexdigest()[:12], 16)  # of any text: files are edited
+
+
+@dataclass(frozen=True)
+class KnownPicture:
+    """What is remembered of a picture that somebody worked on, to find it again."""
+
+    id: str
+    path: str
+    """Relative to the project's folder, with forward slashes."""
+    bytes: int
+    mtime_ns: int
+    digest: str
+    """Of the file."""
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """Values to set; None leaves a part as it is."""
+
+    text: str
+    """What it does, or what it takes back, for a person."""
+    labels: tuple[Label, ...] | None = None
+    annotations: Mapping[Place, Annotation | None] = field(default_factory=dict)
+    """None removes one."""
+    checked: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that is saved."""
+
+    revision: int = 0
+    next_label: int = 1
+    labels: tuple[Label, ...] = ()
+    annotations: Mapping[Place, Annotation] = field(default_factory=dict)
+    checked: frozenset[str] = frozenset()
+    """Pictures whose masks somebody looked at and found right."""
+    known: Mapping[str, KnownPicture] = field(default_factory=dict)
+    """Pictures with annotations, now or in the history, and checked ones, by id."""
+    undo: tuple[Change, ...] = ()
+    redo: tuple[Change, ...] = ()
+
+    @property
+    def files(self) -> frozenset[str]:
+        """Masks that are in use, or would be after some undo or redo."""
+        kept = {a.file for a in self.annotations.values()}
+        for change in (*self.undo, *self.redo):
+            kept |= {a.file for a in change.annotations.values() if a is not None}
+        return frozenset(kept)
+
+    @property
+    def worked_on(self) -> frozenset[str]:
+        """Pictures that must stay known."""
+        kept = {picture for picture, _ in self.annotations} | self.checked
+        for change in (*self.undo, *self.redo):
+            kept |= {picture for picture, _ in change.annotations} | set(change.checked)
+        return frozenset(kept)
+
+
+def apply(state: State, change: Change) -> tuple[State, Change]:
+    """The state after a change, its revision one higher, and the change that takes it back; histories untouched."""
+    annotations, checked = dict(state.annotations), set(state.checked)
+    for place, annotation in change.annotations.items():
+        if annotation is None:
+            annotations.pop(place, None)
+        else:
+            annotations[place] = annotation
+    for picture, value in change.checked.items():
+        (checked.add if value else checked.discard)(picture)
+    back = Change(
+        change.text,
+        None if change.labels is None else state.labels,
+        {place: state.annotations.get(place) for place in change.annotations},
+        {picture: picture in state.checked for picture in change.checked},
+    )
+    new = replace(
+        state,
+        revision=state.revision + 1,
+        labels=state.labels if change.labels is None else change.labels,
+        annotations=annotations,
+        checked=frozenset(checked),
+    )
+    return new, back
+
+
+def do(state: State, change: Change) -> State:
+    """The state after a new change, which can be taken back; what was undone before is forgotten."""
+    new, back = apply(state, change)
+    return replace(new, undo=(*state.undo, back)[-HISTORY:], redo=())
+
+
+def undo(state: State) -> State:
+    """The state before the last change; raises `InvalidProject` where there is none."""
+    if not state.undo:
+        raise InvalidProject("nothing to undo: no change has been made yet")
+    new, back = apply(state, state.undo[-1])
+    return replace(new, undo=state.undo[:-1], redo=(*state.redo, back))
+
+
+def redo(state: State) -> State:
+    """The state after the change that was undone last; raises `InvalidProject` where there is none."""
+    if not state.redo:
+        raise InvalidProject("nothing to redo: nothing was undone since the last change")
+    new, back = apply(state, state.redo[-1])
+    return replace(new, undo=(*state.undo, back)[-HISTORY:], redo=state.redo[:-1])
+
+
+def to_json(state: State) -> dict[str, Any]:
+    """JSON values from which `from_json` makes the state again."""
+    return {
+        "format": FORMAT,
+        "revision": state.revision,
+        "next_label": state.next_label,
+        "labels": [asdict(label) for label in state.labels],
+        "pictures": [asdict(picture) for picture in state.known.values()],
+        "annotations": _placed(state.annotations),
+        "checked": sorted(state.checked),
+        "undo": [_change_to_json(change) for change in state.undo],
+        "redo": [_change_to_json(change) for change in state.redo],
+    }
+
+
+def from_json(values: Any) -> State:
+    """The state of a project file's values; raises `InvalidProject` saying what is wrong with them."""
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = values.get("format") if isinstance(values, dict) else type(values).__name__
+        raise InvalidProject(f"its format is {found!r}, not {FORMAT!r}")
+    try:
+        known = [KnownPicture(**_typed(KnownPicture, picture)) for picture in values["pictures"]]
+        state = State(
+            revision=int(values["revision"]),
+            next_label=int(values["next_label"]),
+            labels=_labels(values["labels"]),
+            annotations={p: a for p, a in _unplaced(values["annotations"]).items() if a is not None},
+            checked=frozenset(str(picture) for picture in values["checked"]),
+            known={picture.id: picture for picture in known},
+            undo=tuple(_change_from_json(change) for change in values["undo"]),
+            redo=tuple(_change_from_json(change) for change in values["redo"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidProject(f"it lacks or garbles {error}") from error
+    ids = [label.id for label in state.labels]
+    stray = {label for _, label in state.annotations} - set(ids)
+    if len(set(ids)) < len(ids) or stray or not state.annotations.keys() <= {(p, i) for p in state.known for i in ids}:
+        raise InvalidProject("its masks, labels and pictures do not fit each other")
+    return replace(state, next_label=max([state.next_label, *(i + 1 for i in ids)]))
+
+
+def _change_to_json(change: Change) -> dict[str, Any]:
+    return {
+        "text": change.text,
+        "labels": None if change.labels is None else [asdict(label) for label in change.labels],
+        "annotations": _placed(change.annotations),
+        "checked": dict(change.checked),
+    }
+
+
+def _change_from_json(values: Mapping[str, Any]) -> Change:
+    return Change(
+        str(values["text"]),
+        None if values["labels"] is None else _labels(values["labels"]),
+        _unplaced(values["annotations"]),
+        {str(picture): bool(value) for picture, value in values["checked"].items()},
+    )
+
+
+def _labels(values: Any) -> tuple[Label, ...]:
+    labels = tuple(Label(**_typed(Label, label)) for label in values)
+    if not all(re.fullmatch("#[0-9a-f]{6}", label.colour) for label in labels):
+        raise ValueError("a label's colour")
+    return labels
+
+
+def _placed(annotations: Mapping[Place, Annotation | None]) -> list[dict[str, Any]]:
+    return [
+        {"picture": picture, "label": label, "mask": None if annotation is None else asdict(annotation)}
+        for (picture, label), annotation in annotations.items()
+    ]
+
+
+def _unplaced(values: Any) -> dict[Place, Annotation | None]:
+    found: dict[Place, Annotation | None] = {}
+    for value in values:
+        mask = value["mask"]
+        annotation = None if mask is None else Annotation(**_typed(Annotation, mask))
+        if annotation is not None and not re.fullmatch(r"[\w-]+\.png", annotation.file):
+            raise ValueError("the name of a mask")  # a project file from elsewhere must not name files outside
+        found[str(value["picture"]), int(value["label"])] = annotation
+    return found
+
+
+def _typed(kind: type, values: Any) -> dict[str, Any]:
+    """The values as the dataclass's own types; raises `TypeError` for others."""
+    kinds = {"int": int, "str": str}
+    for name, annotation in kind.__annotations__.items():
+        if not isinstance(values[name], kinds[annotation]):
+            raise TypeError(f"{kind.__name__.lower()}.{name}")
+    return {name: values[name] for name in kind.__annotations__}

@@ -1,0 +1,81 @@
+"""Pictures that clients send: looked at before they are decoded."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import IO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewseg.core.errors import InvalidOption, one_line
+from fewseg.images.draw import label_colours
+from fewseg.images.masks import MaskValue
+from fewseg.server.limits import Limits
+from fewseg.server.problems import Problem
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
+"""What is opened; Pillow reads more, some with the help of other programs."""
+
+
+def open_sent(file: IO[bytes], kind: str, limits: Limits) -> Image.Image:
+    """A picture or mask from a request, header read, pixels not decoded yet; raises `Problem` 413, 415 or 422."""
+    start = file.read(1)
+    if not start:
+        raise Problem(422, f"the {kind} is empty: send the file's bytes")
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the one that counts
+            image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise Problem(413, f"the {kind} has over {limits.megapixels} megapixels: make it smaller") from None
+    except Exception as reason:  # Pillow's readers raise anything on damaged headers
+        known = ", ".join(FORMATS)
+        raise Problem(422, f"the {kind} is not a readable picture ({_brief(reason)}): send {known}") from None
+    if image.width * image.height > limits.pixels:
+        size = f"{image.width}x{image.height}"
+        raise Problem(413, f"the {kind} is {size}, over {limits.megapixels} megapixels: make it smaller")
+    return image
+
+
+def _brief(reason: Exception) -> str:
+    """The reason, without the address of the object that Pillow names."""
+    said = one_line(reason)
+    return "damaged, or no picture format" if "<" in said else said[:200]
+
+
+def mask_value(text: str | None) -> MaskValue | None:
+    """`3` or `255,0,0` as what `Segmenter.teach` takes; raises `InvalidOption`."""
+    if text is None or not text.strip():
+        return None
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if any(not 0 <= n <= 65535 for n in numbers) or len(numbers) not in (1, 3):
+        raise InvalidOption(f"value {text[:50]!r}: write an index, as 3, or a colour, as 255,0,0")
+    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else numbers[0]
+
+
+def mask_png(mask: NDArray[np.bool_]) -> bytes:
+    """A mask (H, W) as an 8-bit PNG of 0 and 255."""
+    return _png(Image.fromarray(mask.astype(np.uint8) * 255))
+
+
+def index_png(label_map: NDArray[np.uint16], labels: tuple[str, ...]) -> bytes:
+    """A label map (H, W) as a palette PNG; 16-bit grey above 255 labels."""
+    if len(labels) > 255:
+        return _png(Image.fromarray(label_map))
+    palette = [0, 0, 0] + [channel for colour in label_colours(labels).values() for channel in colour]
+    image = Image.fromarray(label_map.astype(np.uint8))
+    image.putpalette(palette)
+    return _png(image)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()

@@ -1,0 +1,146 @@
+"""What precision and support-token budgets cost in accuracy: mIoU on the same episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any, Final
+
+from fewseg.core.devices import PRECISIONS
+from fewseg.core.errors import InvalidDataset, InvalidOption
+from fewseg.core.progress import ProgressCallback
+from fewseg.core.types import Episode
+from fewseg.data.episodes.draw import draw_test_episodes
+from fewseg.evaluation.evaluate import evaluate
+from fewseg.evaluation.plan import Target, open_targets
+from fewseg.evaluation.protocols import choose_protocol
+from fewseg.models.checkpoints import fingerprint, load_method
+from fewseg.models.methods import FewShotMethod
+from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.tools.bench.machine import synchronise
+from fewseg.tools.bench.queries import Row
+from fewseg.tools.bench.settings import BenchSettings
+
+BUDGETS: Final = (16, 32, 64, 128, 256, 600)
+"""Foreground tokens, and as many of the background, that each shot and scale is cut to; 600 is the paper's."""
+
+SEED: Final = 0
+"""Of the episodes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    precision: str = "float32"
+    budget: int | None = None
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return "all tokens" if self.budget is None else f"{self.budget} + {self.budget} tokens"
+
+
+def variants(budgets: tuple[int, ...], precisions: tuple[str, ...]) -> list[Variant]:
+    """All tokens in float32 first, which the others are compared with; then the precisions, then the budgets.
+
+    Raises `InvalidOption` for a budget below 1.
+    """
+    if wrong := [budget for budget in budgets if budget < 1]:
+        raise InvalidOption(f"budget of {wrong[0]} tokens: give at least 1")
+    others = [Variant(precision=p) for p in precisions if p != "float32"]
+    return [Variant(), *others, *(Variant(budget=b) for b in sorted(budgets))]
+
+
+def open_data(words: tuple[str, ...]) -> list[Target]:
+    """Folders as `fewseg evaluate` takes them, ROOT@cat,dog; a class has to cover 2 % of a picture."""
+    if not words:
+        raise InvalidOption("no data to measure accuracy on: give --data FOLDER@CLASSES, as fewseg evaluate takes it")
+    return open_targets(words, choose_protocol("folder"), min_area=0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What variants are compared on: a model, and episodes of a dataset."""
+
+    checkpoint: str
+    target: Target
+    episodes: list[Episode]
+    digest: str
+    """Of what the answers depend on: folders share names, and checkpoints their paths."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Those tested."""
+        return [self.target.dataset.classes[number] for number in self.target.novel]
+
+
+def questions(settings: BenchSettings, checkpoint: str, data: tuple[str, ...], per_class: int) -> Iterator[Question]:
+    """Every dataset with every number of shots; `per_class` episodes of each class.
+
+    Raises `InvalidDataset` where no class has enough pictures.
+    """
+    model = fingerprint(load_method(checkpoint, image_size=settings.size))
+    places = [os.path.abspath(word) for word in data]
+    for target in open_data(data):
+        for shots in settings.shots:
+            episodes = draw(target, shots, per_class)
+            drawn = [dataclasses.astuple(episode) for episode in episodes]
+            asked = json.dumps([places, target.dataset.classes, target.novel, drawn, model])
+            yield Question(checkpoint, target, episodes, hashlib.sha256(asked.encode()).hexdigest()[:8])
+
+
+def accuracy_row(
+    settings: BenchSettings,
+    question: Question,
+    variant: Variant,
+    *,
+    progress: ProgressCallback | None = None,
+) -> Row:
+    """mIoU of a variant on the novel classes of a dataset."""
+    method = load_variant(question.checkpoint, variant, settings.size)
+    method = method.to(settings.torch_device, PRECISIONS[variant.precision])
+    result = evaluate(method, question.target.dataset, question.episodes, progress=progress)
+    synchronise(settings.torch_device)
+    row: dict[str, Any] = {
+        "checkpoint": question.checkpoint,
+        "dataset": result.dataset,
+        "classes": question.classes,
+        "digest": question.digest,
+        "size": method.config.image_size,
+        "shots": len(question.episodes[0].support),
+        "variant": variant.name,
+        "precision": variant.precision,
+        "budget": variant.budget,
+        "episodes": result.episodes,
+        "miou": result.miou,
+        "interval": list(result.miou_interval),
+        "seconds": result.seconds_per_query,
+    }
+    return row
+
+
+def load_variant(checkpoint: str, variant: Variant, size: int | None = None) -> FewShotMethod:
+    """The model with the variant's budget, its own input size if none is given.
+
+    Raises `InvalidOption` for a method that has no budget, or cannot work at that size.
+    """
+    method = load_method(checkpoint, image_size=size)
+    if variant.budget is not None:
+        if not isinstance(method, DCAMA):
+            raise InvalidOption(f"{method.name} has no support-token budget: measure a DCAMA checkpoint")
+        method.config = dataclasses.replace(method.config, support_pixel_budget=variant.budget)
+    return method
+
+
+def draw(target: Target, shots: int, per_class: int) -> list[Episode]:
+    """The episodes of a dataset; raises `InvalidDataset` where no class has enough pictures."""
+    episodes = draw_test_episodes(target.dataset, target.novel, shots, per_class, SEED)
+    if not episodes:
+        raise InvalidDataset(
+            f"{target.dataset.name}: no class has the {shots + 1} usable pictures of a {shots}-shot test"
+        )
+    return episodes

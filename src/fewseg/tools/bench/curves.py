@@ -1,0 +1,152 @@
+"""Cost curves: time and memory against the number of shots, the input's size and the number of labels."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewseg.core.devices import PRECISIONS
+from fewseg.inference.segmenter import Segmenter
+from fewseg.models.methods import FewShotMethod
+from fewseg.tools.bench.cases import build, find_model
+from fewseg.tools.bench.memory import fits, peak_mebibytes, together
+from fewseg.tools.bench.peak import Pieces, way_of_measuring
+from fewseg.tools.bench.queries import Case, Row, memory_pieces, score_bytes
+from fewseg.tools.bench.settings import BenchSettings
+from fewseg.tools.bench.timing import interleaved, summary
+from fewseg.tools.bench.ways import WAYS, prepare
+
+CURVES: Final[dict[str, tuple[int, ...]]] = {
+    "shots": (1, 2, 5, 10, 20, 50),
+    "size": (192, 256, 320, 384, 512, 640, 768),
+    "labels": (1, 2, 4, 8, 16),
+}
+"""Every curve with the places at which it is measured."""
+
+QUICK_CURVES: Final[dict[str, tuple[int, ...]]] = {"shots": (1, 5), "size": (64, 128), "labels": (1, 3)}
+"""The same, in a moment."""
+
+LABEL_WAYS: Final = ("reference", "ours, each label on pictures of its own", "ours, all labels on the same picture")
+"""How the labels were taught."""
+
+__all__ = ["CURVES", "LABEL_WAYS", "QUICK_CURVES", "curve_rows", "label_pieces", "memory_pieces"]
+
+
+def curve_rows(settings: BenchSettings, name: str, curve: str, place: int) -> list[Row]:
+    """All ways at one place of a curve: seconds of a query with the support cached, MiB it adds, MiB kept for it."""
+    if curve == "labels":
+        return _label_rows(settings, name, place)
+    size, shots = (place, 1) if curve == "size" else (settings.size, place)
+    method, device = build(find_model(name), size), settings.torch_device
+    works: dict[Case, Callable[[], Tensor]] = {}
+    support: dict[Case, int] = {}
+    for precision, dtype in settings.dtypes.items():
+        for way in WAYS:
+            if way == "ours" or fits(1.5 * score_bytes(method, shots, dtype), device):
+                prepared = prepare(method, way, shots, device, dtype)
+                works[way, precision], support[way, precision] = prepared.work["query"], prepared.support_bytes
+    size_of = {"model": name, "size": size, "shots": shots, "levels": ["query"]}
+    peaks = _peaks("curves:memory_pieces", works, settings, size_of)
+    rows = []
+    for case, values in _seconds(works, settings).items():
+        rows.append(_row(settings, name, curve, place, case, values, peaks.get(case), support[case] / 2**20))
+    return rows
+
+
+def _row(
+    settings: BenchSettings,
+    name: str,
+    curve: str,
+    place: int,
+    case: Case,
+    seconds: list[float],
+    memory: float | None,
+    kept: float | None,
+) -> Row:
+    about = {"model": name, "about": find_model(name).about, "curve": curve, "place": place}
+    about |= {"way": case[0], "precision": case[1]}
+    how = way_of_measuring(settings.torch_device) if settings.memory else None
+    return {**about, **summary(seconds), "memory_mib": memory, "memory_how": how, "support_mib": kept}
+
+
+def _peaks(
+    task: str, works: Iterable[Case], settings: BenchSettings, arguments: dict[str, Any]
+) -> dict[Case, float | None]:
+    """MiB of a query, each way in a process of its own; nothing where memory is not wanted."""
+
+    def measure(case: Case) -> float | None:
+        way, precision = case
+        how = {**arguments, "way": way, "precision": precision}
+        return peak_mebibytes(task, settings.torch_device, threads=settings.threads, **how).get("query")
+
+    return together({case: functools.partial(measure, case) for case in works}) if settings.memory else {}
+
+
+def _seconds(works: dict[Case, Callable[[], Tensor]], settings: BenchSettings) -> dict[Case, list[float]]:
+    contenders = {"/".join(case): work for case, work in works.items()}
+    with torch.inference_mode():
+        taken = interleaved(contenders, repeats=settings.repeats, device=settings.torch_device, clock=settings.clock)
+    return {case: taken["/".join(case)] for case in works}
+
+
+# --------------------------------------------------------------------------------------------------------------- labels
+
+
+def _label_rows(settings: BenchSettings, name: str, labels: int) -> list[Row]:
+    """A picture with so many labels, one shot each."""
+    method, device = build(find_model(name), settings.size), settings.torch_device
+    works = {}
+    for precision in settings.precisions:
+        for way in LABEL_WAYS:
+            works[way, precision] = _label_work(method, way, labels, device, precision)
+    peaks = _peaks("curves:label_pieces", works, settings, {"model": name, "size": settings.size, "labels": labels})
+    taken = _seconds(works, settings)
+    return [_row(settings, name, "labels", labels, c, values, peaks.get(c), None) for c, values in taken.items()]
+
+
+def label_pieces(
+    device: torch.device, *, model: str, size: int | None, labels: int, way: str, precision: str
+) -> Pieces:
+    """What `peak` measures: a picture with so many labels."""
+    work = _label_work(build(find_model(model), size), way, labels, device, precision)
+
+    def quietly() -> Tensor:
+        with torch.inference_mode():
+            return work()
+
+    yield "query", quietly
+
+
+def _label_work(
+    method: FewShotMethod, way: str, labels: int, device: torch.device, precision: str
+) -> Callable[[], Tensor]:
+    size = method.config.image_size
+    if way == LABEL_WAYS[0]:
+        with torch.inference_mode():
+            once = prepare(method, "reference", 1, device, PRECISIONS[precision]).work["query"]
+        return lambda: torch.stack([once() for _ in range(labels)])
+    segmenter = Segmenter(copy.deepcopy(method), device=device, precision=precision)
+    same = way == LABEL_WAYS[2]
+    for number in range(labels):
+        segmenter.teach(f"label {number}", _picture(size, 0 if same else number), _mask(size, number))
+    prepared = segmenter.prepare(_picture(size, labels))
+    return lambda: segmenter.coarse_probabilities([prepared])
+
+
+def _picture(size: int, seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def _mask(size: int, number: int) -> Image.Image:
+    mask = np.zeros((size, size), np.uint8)
+    left = (number * size // 7) % (size // 2)
+    mask[size // 4 : 3 * size // 4, left : left + size // 2] = 255
+    return Image.fromarray(mask)

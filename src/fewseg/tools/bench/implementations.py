@@ -1,0 +1,171 @@
+"""Every implementation of DCAMA's aggregation that a device has, on the shapes of a model's query."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from fewseg.core.devices import PRECISIONS
+from fewseg.models.methods import FewShotMethod
+from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.ops.mask_aggregation import Implementation, aggregate_masks, implementations_for
+from fewseg.tools.bench.cases import build, find_model
+from fewseg.tools.bench.floor import floors, limit
+from fewseg.tools.bench.memory import fits, peak_mebibytes, together
+from fewseg.tools.bench.operations import attention_operations
+from fewseg.tools.bench.peak import Pieces, way_of_measuring
+from fewseg.tools.bench.queries import Row, score_bytes
+from fewseg.tools.bench.reference import plain_aggregation
+from fewseg.tools.bench.settings import BenchSettings
+from fewseg.tools.bench.timing import interleaved, summary
+
+VALUES: Final = (1, 4)
+"""Masks that are aggregated at once: one label, and four labels taught on the same pictures."""
+
+PLAIN: Final = "straightforward"
+"""Name of the definition that the others are compared with, in float32."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of one aggregation."""
+
+    queries: int
+    keys: int
+    width: int
+    heads: int
+
+
+def shapes(method: DCAMA, shots: int) -> list[Shape]:
+    """Of every attended block of a query."""
+    config, found = method.config, []
+    for block in method.backbone.blocks:
+        if block.scale in config.attention_scales:
+            positions = math.ceil(config.image_size / block.stride) ** 2
+            width = -(-block.channels // config.heads) * config.heads
+            found.append(Shape(positions, shots * positions, width, config.heads))
+    return found
+
+
+def implementation_rows(settings: BenchSettings, name: str, shots: int) -> list[Row]:
+    """Time, memory and difference of every implementation, by precision and number of values; DCAMA only."""
+    model, device = find_model(name), settings.torch_device
+    method = build(model, settings.size)
+    if not isinstance(method, DCAMA):
+        return []
+    rows = []
+    for precision, dtype in settings.dtypes.items():
+        for values in VALUES:
+            works = dict(_works(method, shots, values, device, dtype, settings))
+            base = _exact(method, shots, values, device, dtype) if PLAIN in works else None
+            with torch.inference_mode():
+                contenders = {**floors(device, (precision,)), **works}
+                taken = interleaved(contenders, repeats=settings.repeats, device=device, clock=settings.clock)
+            most = limit(taken, precision)
+            needed = sum(
+                attention_operations(s.queries, s.keys, s.width, s.heads, values) for s in shapes(method, shots)
+            )
+            peaks: dict[str, float | None] = {}
+            if settings.memory:
+                asked = functools.partial(_memory, settings, name, shots, values, precision)
+                peaks = together({work: functools.partial(asked, work) for work in works})
+            for work, run in works.items():
+                seconds = summary(taken[work])
+                rows.append(
+                    {
+                        "model": name,
+                        "about": model.about,
+                        "size": method.config.image_size,
+                        "shots": shots,
+                        "precision": precision,
+                        "values": values,
+                        "implementation": work,
+                        **seconds,
+                        "faster": statistics.median(taken[PLAIN]) / seconds["seconds"] if PLAIN in taken else None,
+                        "operations": needed,
+                        "limit": most,
+                        "share_of_limit": needed / most / seconds["seconds"],
+                        "memory_mib": peaks.get(work),
+                        "memory_how": way_of_measuring(device) if settings.memory else None,
+                        "difference": None if base is None else (run().float() - base).abs().max().item(),
+                    }
+                )
+    return rows
+
+
+def _works(
+    method: FewShotMethod, shots: int, values: int, device: torch.device, dtype: torch.dtype, settings: BenchSettings
+) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """Name to a call that aggregates for all blocks; what would not fit into memory is left out."""
+    assert isinstance(method, DCAMA)
+    inputs = [_noise(shape, values, device, dtype) for shape in shapes(method, shots)]
+    heads = method.config.heads
+    roomy = fits(1.5 * score_bytes(method, shots, dtype), device)
+    if roomy:
+        yield PLAIN, lambda: _all([plain_aggregation(q, k, v, heads) for q, k, v in inputs])
+    for implementation in implementations_for(device, dtype):
+        if roomy or implementation != "reference":
+            yield implementation, functools.partial(_aggregate, inputs, heads, implementation)
+
+
+def _exact(method: DCAMA, shots: int, values: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The definition in float32, of the same rounded inputs."""
+    found = []
+    for shape in shapes(method, shots):
+        q, k, v = (t.float() for t in _noise(shape, values, device, dtype))
+        found.append(plain_aggregation(q, k, v, shape.heads))
+    return _all(found)
+
+
+def _aggregate(inputs: list[tuple[Tensor, Tensor, Tensor]], heads: int, implementation: Implementation) -> Tensor:
+    return _all([aggregate_masks(q, k, v, heads=heads, scale=1.0, implementation=implementation) for q, k, v in inputs])
+
+
+def _all(votes: list[Tensor]) -> Tensor:
+    return torch.cat([vote.flatten() for vote in votes])
+
+
+def _noise(shape: Shape, values: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled queries, keys and values in [0, 1]; scores of about the size of a trained model's."""
+    rng = torch.Generator().manual_seed(0)
+    q = torch.randn(1, shape.queries, shape.width, generator=rng) * (shape.width / shape.heads) ** -0.5
+    k = torch.randn(1, shape.keys, shape.width, generator=rng)
+    v = torch.rand(1, shape.keys, values, generator=rng)
+    return q.to(device, dtype), k.to(device, dtype), v.to(device, dtype)
+
+
+def _memory(
+    settings: BenchSettings, name: str, shots: int, values: int, precision: str, implementation: str
+) -> float | None:
+    found = peak_mebibytes(
+        "implementations:memory_pieces",
+        settings.torch_device,
+        threads=settings.threads,
+        model=name,
+        size=settings.size,
+        shots=shots,
+        values=values,
+        precision=precision,
+        implementation=implementation,
+    )
+    return found.get("op")
+
+
+def memory_pieces(
+    device: torch.device, *, model: str, size: int | None, shots: int, values: int, precision: str, implementation: Any
+) -> Pieces:
+    """What `peak` measures: one implementation."""
+    method, dtype = build(find_model(model), size), PRECISIONS[precision]
+    assert isinstance(method, DCAMA)
+    inputs, heads = [_noise(shape, values, device, dtype) for shape in shapes(method, shots)], method.config.heads
+    if implementation == PLAIN:
+        yield "op", lambda: _all([plain_aggregation(q, k, v, heads) for q, k, v in inputs])
+    else:
+        yield "op", functools.partial(_aggregate, inputs, heads, implementation)

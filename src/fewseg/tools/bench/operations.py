@@ -1,0 +1,214 @@
+"""How many floating-point operations a query needs when nothing is done twice.
+
+Multiplications and additions of convolutions and matrix products, two for each pair; what the exponentials, norms and
+resizing cost is not among them. The support is encoded, so nothing that depends on it alone counts.
+
+DCAMA is counted in closed form, by the fewest operations of an exact computation that we know: the support's share of
+the decoder comes ready, and a convolution over an upsampled map is counted at the map's own size (a 3 x 3 convolution
+is nine shifted 1 x 1 ones, and those commute with the upsampling). SCCAN and HSNet are counted by torch's
+`FlopCounterMode` as they run: SCCAN with the support's stream ready; HSNet's plain way, all correlations once, but
+those with the support's background, which are zero, where our first convolutions do with less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fewseg.models.backbones.tiny import ConvNorm
+from fewseg.models.methods import FewShotMethod
+from fewseg.models.methods.dcama.light_decoder import KINDS, LightDecoder
+from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.hsnet import HSNet
+from fewseg.models.methods.sccan.method import SCCAN
+from fewseg.tools.bench.cases import pictures
+from fewseg.tools.bench.reference import plain_maps
+from fewseg.tools.bench.reference_others import plain_hsnet, plain_sccan
+from fewseg.tools.bench.ways import Level, prepare
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Of one query."""
+
+    backbone: float
+    attention: float
+    """What compares query and support."""
+    rest: float
+    """Projections of the query and the decoder."""
+
+    def at(self, level: Level) -> float:
+        """What a level needs."""
+        return {
+            "op": self.attention,
+            "head": self.attention + self.rest,
+            "query": self.attention + self.rest + self.backbone,
+        }[level]
+
+
+def counted(run: Callable[[], object]) -> float:
+    """Operations of a computation as torch counts them, attention in full: no fused kernel, whose padding counts."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run()
+    return float(counter.get_total_flops())
+
+
+@contextmanager
+def _counted_zeros(backbone: nn.Module) -> Iterator[list[float]]:
+    """Collects what multiplying by zeros adds: the embedded backbone pads kernels where others pad maps."""
+    zeros: list[float] = []
+
+    def note(layer: ConvNorm, inputs: tuple[Tensor], output: Tensor) -> None:
+        if layer.conv.stride != (1, 1):
+            size = (output.shape[2], output.shape[3])
+            multiplied, own = layer.strided_kernel(inputs[0]).shape, layer.conv.weight.shape
+            more = convolution_operations(multiplied, size) - convolution_operations(own, size)
+            zeros.append(more * output.shape[0])
+
+    hooks = [m.register_forward_hook(note) for m in backbone.modules() if isinstance(m, ConvNorm)]
+    try:
+        yield zeros
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.inference_mode()
+def needed(method: FewShotMethod, shots: int) -> Operations:
+    """What a query of a method (on the CPU) with so many shots needs."""
+    query, images, masks = pictures(method.config.image_size, shots)
+    query = query.to(method.dtype)
+    with _counted_zeros(method.backbone) as zeros:
+        backbone = counted(lambda: plain_maps(method.backbone, query)) - sum(zeros)
+    if isinstance(method, DCAMA):
+        sizes = [(m.shape[-2], m.shape[-1]) for m in plain_maps(method.backbone, query)]
+        attention = dcama_attention(method, sizes, shots)
+        return Operations(backbone, attention, dcama_projections(method, sizes) + dcama_decoder(method, sizes))
+    plain = method
+    if isinstance(method, (HSNet, SCCAN)):
+        plain = plain_hsnet(method) if isinstance(method, HSNet) else plain_sccan(method)
+    features, support = plain.encode_query(query), plain.encode_support(images, masks)
+    plain.segment(features, support)  # what is kept with the support is there now
+    maps, size = plain_maps(plain.backbone, query), features.image_size
+    head = counted(lambda: plain.segment(plain.query_from_maps(maps, size), support))
+    attention = _counted_op(method, "reference", shots)
+    rest = head - attention
+    if isinstance(method, HSNet):
+        attention = min(attention, _counted_op(method, "ours", shots))
+    return Operations(backbone, attention, rest)
+
+
+def _counted_op(method: FewShotMethod, way: str, shots: int) -> float:
+    """Of what compares query and support, as one way does it."""
+    return counted(prepare(method, way, shots, torch.device("cpu"), method.dtype).work["op"])
+
+
+def attention_operations(queries: int, keys: int, width: int, heads: int, values: int) -> float:
+    """Q Kᵀ over all heads together, and P V of so many values a token."""
+    return 2.0 * queries * keys * (width + heads * values)
+
+
+def convolution_operations(weight: Sequence[int], size: Size) -> float:
+    """A convolution with a weight of that shape (O, I, k, k) and so large an output."""
+    return 2.0 * math.prod(weight) * size[0] * size[1]
+
+
+def dcama_attention(method: DCAMA, sizes: Sequence[Size], shots: int) -> float:
+    """Of all attended blocks."""
+    config, total = method.config, 0.0
+    for index, _ in _attended(method):
+        positions = sizes[index][0] * sizes[index][1]
+        keys = shots * (2 * config.support_pixel_budget if config.support_pixel_budget else positions)
+        width = method.token_width(index)
+        total += attention_operations(positions, keys, width, config.heads, 2 if config.balance else 1)
+    return total
+
+
+def dcama_projections(method: DCAMA, sizes: Sequence[Size]) -> float:
+    """Of the query's tokens."""
+    total = 0.0
+    for index, _ in _attended(method):
+        channels = method.backbone.blocks[index].channels
+        total += 2.0 * sizes[index][0] * sizes[index][1] * channels * method.token_width(index)
+    return total
+
+
+def dcama_decoder(method: DCAMA, sizes: Sequence[Size], *, plain: bool = False) -> float:
+    """Of the decoder; `plain`: as the paper writes it, the support's maps and upsampled maps in full."""
+    config = method.config
+    if isinstance(method.decoder, LightDecoder):
+        return _light_decoder(method, method.decoder, sizes)
+    blocks: dict[int, int] = {}
+    place: dict[int, Size] = {}
+    for index, scale in _attended(method):
+        blocks[scale] = blocks.get(scale, 0) + 1
+        place[scale] = sizes[index]
+    total, scales = 0.0, sorted(blocks, reverse=True)
+    shapes = {k.removesuffix(".weight"): v.shape for k, v in method.decoder.state_dict().items() if v.ndim == 4}
+    for scale in scales:
+        names = [f"vote.{scale}.{number}" for number in (0, 3, 6)]
+        if scale != scales[0]:
+            names += [f"merge.{scale}.{number}" for number in (0, 3, 6)]
+        total += sum(convolution_operations(shapes[name], place[scale]) for name in names)
+    have = {block.scale: index for index, block in enumerate(method.backbone.blocks)}
+    skips = sorted((s for s in set(config.skip_scales) if s in have), reverse=True)
+    mix = sizes[have[4]] if 4 in skips else _double(place[scales[-1]])
+    # What mixer1 sees: channels and the size of the map that they come from.
+    groups = [(shapes[f"vote.{scales[-1]}.6"][0], place[scales[-1]])]
+    copies = 2 if plain and config.skip_support else 1
+    groups += [(copies * method.backbone.blocks[have[s]].channels, sizes[have[s]]) for s in skips]
+    if config.balance:
+        groups += [(blocks[scale], place[scale]) for scale in scales]
+    outputs, _, *kernel = shapes["mixer1.0"]
+    for channels, own in groups:
+        total += convolution_operations((outputs, channels, *kernel), mix if plain else min(own, mix))
+    double, quadruple = _double(mix), _double(_double(mix))
+    for name, size in (
+        ("mixer1.2", mix),
+        ("mixer2.0", double if plain else mix),
+        ("mixer2.2", double),
+        ("mixer3.0", quadruple if plain else double),
+        ("mixer3.2", quadruple),
+    ):
+        total += convolution_operations(shapes[name], size)
+    return total
+
+
+def _light_decoder(method: DCAMA, decoder: LightDecoder, sizes: Sequence[Size]) -> float:
+    """Counted as it runs: it does nothing twice."""
+    seen = {s: torch.zeros(1, KINDS * len(p), *sizes[p[0]], dtype=method.dtype) for s, p in method.places.items()}
+    maps = [
+        torch.zeros(1, block.channels, *size, dtype=method.dtype)
+        for block, size in zip(method.backbone.blocks, sizes, strict=True)
+    ]
+    skips = {s: maps[i] for s, i in method.skip_blocks.items()}
+    tokens = {
+        s: [torch.zeros(1, *sizes[i], method.token_width(i), dtype=method.dtype) for i in places]
+        for s, places in method.places.items()
+    }
+    things = {s: [block.flatten(1, 2)[:, :1] for block in blocks] for s, blocks in tokens.items()}
+    return counted(lambda: decoder(seen, decoder.query_share(skips), tokens, things, sizes[0]))
+
+
+def _attended(method: DCAMA) -> list[tuple[int, int]]:
+    wanted = method.config.attention_scales
+    return [(index, block.scale) for index, block in enumerate(method.backbone.blocks) if block.scale in wanted]
+
+
+def _double(size: Size) -> Size:
+    return 2 * size[0], 2 * size[1]
+
+
+def operations_by_level(method: FewShotMethod, shots: int) -> dict[str, float]:
+    """`needed`, level by level."""
+    operations = needed(method, shots)
+    return {"op": operations.at("op"), "head": operations.at("head"), "query": operations.at("query")}

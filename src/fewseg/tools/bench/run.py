@@ -1,0 +1,168 @@
+"""A run of the measurements: which cases there are, one after the other, each kept as soon as it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from fewseg.core.devices import PRECISIONS
+from fewseg.core.progress import ProgressCallback
+from fewseg.tools.bench.accuracy import BUDGETS, accuracy_row, questions, variants
+from fewseg.tools.bench.cases import MODELS, find_model
+from fewseg.tools.bench.curves import CURVES, curve_rows
+from fewseg.tools.bench.implementations import implementation_rows
+from fewseg.tools.bench.machine import describe_machine, load_average
+from fewseg.tools.bench.queries import query_rows
+from fewseg.tools.bench.results import Results, Row
+from fewseg.tools.bench.settings import BenchSettings
+from fewseg.tools.bench.training import training_rows
+from fewseg.tools.bench.ways import LEVELS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured beside the settings that all parts share."""
+
+    parts: tuple[str, ...]
+    curves: dict[str, tuple[int, ...]]
+    curve_models: tuple[str, ...]
+    training: tuple[tuple[str, int], ...]
+    """Models and episodes of a step."""
+    implementation_models: tuple[str, ...]
+    data: tuple[str, ...] = ()
+    checkpoint: str = "default"
+    budgets: tuple[int, ...] = BUDGETS
+    per_class: int = 15
+
+
+FULL_CURVES: Final = ("dcama-resnet50", "embedded")
+"""Models of the curves, and whose implementations are compared."""
+
+FULL_TRAINING: Final = (("embedded", 8), ("dcama-resnet50", 2), ("sccan-resnet50", 2), ("hsnet-resnet50", 2))
+"""Batches whose scores the straightforward loop can keep for the backward pass in about 8 GiB."""
+
+
+def full_plan(parts: tuple[str, ...], settings: BenchSettings, **more: Any) -> Plan:
+    """The tables of the documentation; of models that were chosen, all that a part can measure."""
+    if settings.models == tuple(MODELS):
+        return Plan(parts, CURVES, FULL_CURVES, FULL_TRAINING, FULL_CURVES, **more)
+    dcama = tuple(m for m in settings.models if find_model(m).method == "dcama")
+    trained = tuple((m, dict(FULL_TRAINING).get(m, 2)) for m in settings.models)
+    return Plan(parts, CURVES, settings.models, trained, dcama, **more)
+
+
+Case = tuple[str, str, Callable[[BenchSettings], list[Row]]]
+"""Part, name of the case, and what measures it; the settings may ask for more than the plan's."""
+
+
+def cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
+    """Every case of a plan, cheap parts first within reason: in the order of the tables."""
+    if "queries" in plan.parts:
+        for model in settings.models:
+            for shots in settings.shots:
+                yield "queries", f"{model} {shots}", lambda told, m=model, s=shots: query_rows(told, m, s)  # type: ignore[misc]
+    if "implementations" in plan.parts:
+        for model in plan.implementation_models:
+            for shots in settings.shots:
+                yield (
+                    "implementations",
+                    f"{model} {shots}",
+                    lambda told, m=model, s=shots: implementation_rows(told, m, s),  # type: ignore[misc]
+                )
+    if "curves" in plan.parts:
+        for model in plan.curve_models:
+            for curve, places in plan.curves.items():
+                for place in places:
+                    yield (
+                        "curves",
+                        f"{model} {curve} {place}",
+                        lambda told, m=model, c=curve, p=place: curve_rows(told, m, c, p),  # type: ignore[misc]
+                    )
+    if "training" in plan.parts:
+        for model, batch in plan.training:
+            yield "training", f"{model} {batch}", lambda told, m=model, b=batch: training_rows(told, m, b)  # type: ignore[misc]
+    if "accuracy" in plan.parts:
+        yield from _accuracy_cases(settings, plan)
+
+
+def _accuracy_cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
+    for question in questions(settings, plan.checkpoint, plan.data, plan.per_class):
+        shots = len(question.episodes[0].support)
+        asked = f"{plan.checkpoint} {question.target.dataset.name} {question.digest} {shots}"
+        for variant in variants(plan.budgets, settings.precisions):
+            yield (
+                "accuracy",
+                f"{asked} {variant.name} {variant.precision}",
+                lambda told, q=question, v=variant: [accuracy_row(told, q, v)],  # type: ignore[misc]
+            )
+
+
+def about(settings: BenchSettings) -> dict[str, Any]:
+    """The machine and the settings, as the results keep them."""
+    from fewseg.core.version import __version__
+
+    with _threads(settings.threads):
+        machine = describe_machine(settings.torch_device)
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {**machine, "fewseg": __version__, "date": today, "load": load_average(), **settings.lasting()}
+
+
+def measure(
+    settings: BenchSettings, plan: Plan, results: Results, *, progress: ProgressCallback | None = None
+) -> Results:
+    """Measure what the results do not hold yet; `progress` is called with cases done, cases in all, and the next.
+
+    A case that holds less than is wanted is measured again whole, with what it holds: its ways are compared in one run.
+    """
+    todo = list(cases(settings, plan))
+    with _threads(settings.threads):
+        for number, (part, name, rows) in enumerate(todo):
+            if progress is not None:
+                progress(number, len(todo), f"{part}: {name}")
+            told = _wider(settings, part, results.of(part, name)) if results.has(part, name) else settings
+            if told is not None:
+                results.put(part, name, rows(told))
+                gc.collect()
+    if progress is not None:
+        progress(len(todo), len(todo), "")
+    return results
+
+
+_SPANS: Final = {"queries": ("precision", "level"), "implementations": ("precision",), "curves": ("precision",)}
+"""In what of the settings the rows of one case differ; other parts have one row for all, or a case for each."""
+
+
+def _wider(settings: BenchSettings, part: str, rows: list[Row]) -> BenchSettings | None:
+    """What is wanted together with what the rows hold; nothing where they hold all of it."""
+    precisions, levels = set(settings.precisions), set(settings.levels)
+    spans = _SPANS.get(part, ())
+    held = {key: {row.get(key) for row in rows} for key in spans}
+    memory = part == "accuracy" or any(row.get("memory_how") for row in rows)
+    whole = precisions <= held.get("precision", precisions) and levels <= held.get("level", levels)
+    if whole and (memory or not settings.memory):
+        return None
+    return dataclasses.replace(
+        settings,
+        precisions=tuple(p for p in PRECISIONS if p in precisions | held.get("precision", set())),
+        levels=tuple(level for level in LEVELS if level in levels | held.get("level", set())),
+        memory=settings.memory or memory,
+    )
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads of torch within; as they were after."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,70 @@
+"""The demo at a glance: one PNG, a row a task: what was taught, then what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from fewseg.images.draw import Colour, contact_sheet, overlay
+from fewseg.images.read import fitted
+from fewseg.tools.demo.answers import Answer
+from fewseg.tools.demo.pictures import Task, View
+
+SIDE = 300
+"""Longest side of a picture on the sheet, in pixels."""
+
+
+def taught_picture(view: View, label: str, task: Task, side: int) -> Image.Image:
+    """A support picture with the mask it was taught with, `side` pixels long."""
+    return _painted(view.image(), {label: view.mask(label) > 0}, task.colours, side)
+
+
+def found_picture(answer: Answer, side: int) -> Image.Image:
+    """A query with every label's mask, present or not; overlaps go to the more probable label."""
+    found = answer.prediction
+    masks = {label: found.label_map == i for i, label in enumerate(found.labels, 1)}
+    return _painted(answer.query.image(), masks, answer.task.colours, side)
+
+
+def _painted(
+    image: Image.Image, masks: dict[str, NDArray[np.bool_]], colours: dict[str, Colour], side: int
+) -> Image.Image:
+    """The overlay at the size it is shown, so that outlines stay thin and smooth on small pictures."""
+    large = fitted(image, side)
+    smooth = {
+        label: np.asarray(Image.fromarray(mask).convert("L").resize(large.size, Image.Resampling.BILINEAR)) > 127
+        for label, mask in masks.items()
+    }
+    return overlay(large, smooth, colours, legend=False)
+
+
+def draw_sheet(answers: Sequence[Answer]) -> Image.Image:
+    """All tasks below each other."""
+    rows = [_row(list(group)) for _, group in groupby(answers, key=lambda answer: answer.task.name)]
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
+def _row(answers: list[Answer]) -> Image.Image:
+    task = answers[0].task
+    pictures, titles = [], []
+    for label, views in task.support.items():
+        for view in views:
+            pictures.append(taught_picture(view, label, task, SIDE))
+            titles.append(f"taught: {label}")
+    for answer in answers:
+        pictures.append(found_picture(answer, SIDE))
+        titles.append(", ".join(f"{label}: IoU {value:.2f}" for label, value in answer.iou.items()))
+    row = contact_sheet(pictures, titles, columns=len(pictures), side=SIDE)
+    result = Image.new("RGB", (row.width, row.height + 40), "white")
+    result.paste(row, (0, 40))
+    ImageDraw.Draw(result).text((12, 14), task.title, fill=(20, 20, 20), font=ImageFont.load_default(22))
+    return result

@@ -1,0 +1,1 @@
+"""What is fitted before and after training, on images of the training and validation classes."""

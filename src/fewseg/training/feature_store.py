@@ -1,0 +1,136 @@
+"""Where kept backbone maps lie: in memory, or in files that later runs and other processes use too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fewseg.core.errors import InvalidOption
+from fewseg.core.files import make_folder, write_bytes
+from fewseg.models.backbones import FeaturePyramid
+
+_FORMAT: Final = "fewseg.maps.1"
+"""Part of what a file is named after: a change to how pictures or views are made needs another."""
+
+
+@dataclass(frozen=True)
+class KeptView:
+    """One view of one picture."""
+
+    maps: tuple[Tensor, ...]
+    """Every block's map (C, h, w)."""
+    mask: Tensor | None
+    """(s, s), uint8: of a varied view; the plain one has a mask for every class."""
+
+
+class MapStore(Protocol):
+    """Keeps views by key."""
+
+    shared: bool
+    """Whether what one process puts in is there for the others."""
+
+    def __contains__(self, key: Hashable) -> bool: ...
+
+    def put(self, key: Hashable, view: KeptView) -> None:
+        """Keep a view."""
+
+    def get(self, key: Hashable) -> KeptView:
+        """One that is there."""
+
+
+class MemoryStore:
+    """In this process's memory."""
+
+    shared = False
+
+    def __init__(self) -> None:
+        self._views: dict[Hashable, KeptView] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._views
+
+    def put(self, key: Hashable, view: KeptView) -> None:
+        """See `MapStore`."""
+        self._views[key] = view
+
+    def get(self, key: Hashable) -> KeptView:
+        """See `MapStore`."""
+        return self._views[key]
+
+
+class FolderStore:
+    """A file for every view, written atomically and mapped into memory when it is read.
+
+    A file is named after everything its content depends on: what `about` says, the view and the pixels of its picture.
+    So a changed picture, backbone or setting finds no file instead of a wrong one, runs with other classes or folds use
+    the same files, and files that nothing is named after any more are only in the way.
+
+    Args:
+        folder: made where missing.
+        about: what all views depend on, in words.
+        content: the part of a key's name that depends on pixels; called once for a key.
+    """
+
+    shared = True
+
+    def __init__(self, folder: str | os.PathLike[str], about: str, content: Callable[[Hashable], str]) -> None:
+        self.folder = make_folder(Path(folder) / _digest(_FORMAT, about)[:16])
+        self._content = content
+        self._paths: dict[Hashable, Path] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a file that can be read is there; one that was cut short is not."""
+        try:
+            with safe_open(self._path(key), "pt"):  # fails where the file is shorter than its head says
+                return True
+        except (SafetensorError, OSError):
+            return False
+
+    def put(self, key: Hashable, view: KeptView) -> None:
+        """See `MapStore`; raises `OutputError`."""
+        tensors = {f"map.{number:03}": block.contiguous() for number, block in enumerate(view.maps)}
+        if view.mask is not None:
+            tensors["mask"] = view.mask.contiguous()
+        make_folder(self._path(key).parent)
+        write_bytes(self._path(key), save(tensors))
+
+    def get(self, key: Hashable) -> KeptView:
+        """See `MapStore`; raises `InvalidOption` where somebody took the file away."""
+        try:
+            with safe_open(self._path(key), "pt") as file:
+                names = sorted(file.keys())
+                maps = tuple(file.get_tensor(name) for name in names if name != "mask")
+                return KeptView(maps, file.get_tensor("mask") if "mask" in names else None)
+        except (SafetensorError, OSError) as error:
+            raise InvalidOption(
+                f"cannot read kept maps {self._path(key)}: {error}; run again, and what is missing is computed anew"
+            ) from error
+
+    def _path(self, key: Hashable) -> Path:
+        if key not in self._paths:
+            name = _digest(self._content(key))
+            self._paths[key] = self.folder / name[:2] / f"{name[2:34]}.safetensors"
+        return self._paths[key]
+
+
+def describe_backbone(backbone: FeaturePyramid) -> str:
+    """A word that differs where the maps differ: of the architecture and of every weight."""
+    digest = hashlib.sha256(json.dumps(backbone.spec.to_json(), sort_keys=True).encode())
+    for name, value in sorted(backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()

@@ -1,0 +1,67 @@
+"""Examples and data sets agree on which mask belongs to which picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fewseg.core.errors import InvalidDataset, InvalidSupport
+from fewseg.data.datasets.folder import FolderDataset
+from fewseg.formats.read_folder import read_support
+from fewseg.images.pairs import pairs_in
+from helpers.colour_method import blob
+
+
+def put(root: Path, *names: str) -> Path:
+    picture, mask = blob("red")
+    (root / "red").mkdir(parents=True)
+    for name in names:
+        is_mask = name != names[0]
+        (Image.fromarray(mask) if is_mask else picture).save(root / "red" / name)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("picture", "mask"),
+    [
+        ("p.jpg", "p.png"),
+        ("p.JPG", "p.PNG"),
+        ("p.webp", "p.mask.png"),
+        ("p.jpg", "p_mask.PNG"),
+        ("p.png", "p.mask.png"),
+        ("p.png", "p_mask.png"),
+    ],
+)
+def test_both_find_the_mask(tmp_path: Path, picture: str, mask: str) -> None:
+    root = put(tmp_path / "data", picture, mask)
+    expected = root / "red" / picture, root / "red" / mask
+    assert read_support(root) == {"red": [expected]}
+    dataset = FolderDataset(root)
+    assert dataset.names(0) == ("red/p",)
+    assert dataset.mask("red/p", 0).any()
+
+
+def test_both_refuse_two_masks(tmp_path: Path) -> None:
+    root = put(tmp_path / "data", "p.jpg", "p.png", "p.mask.png")
+    with pytest.raises(InvalidSupport, match="several masks"):
+        read_support(root)
+    with pytest.raises(InvalidDataset, match="several masks"):
+        FolderDataset(root)
+
+
+def test_masks_without_pictures(tmp_path: Path) -> None:
+    root = put(tmp_path / "data", "p.jpg", "p.png", "q.mask.png", ".hidden.png")
+    found = pairs_in(root / "red")
+    assert list(found.pictures) == [root / "red" / "p.jpg"]
+    assert found.orphans == (root / "red" / "q.mask.png",)
+
+
+def test_index_masks_in_capitals(tmp_path: Path) -> None:
+    picture, mask = blob("red")
+    for folder, image, name in (("images", picture, "p.jpg"), ("masks", Image.fromarray(mask // 255), "p.PNG")):
+        (tmp_path / folder).mkdir()
+        image.save(tmp_path / folder / name)
+    (tmp_path / "classes.txt").write_text("red\n")
+    assert FolderDataset(tmp_path).names(0) == ("p",)

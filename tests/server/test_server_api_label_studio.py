@@ -1,0 +1,375 @@
+"""The back end for Label Studio, asked as Label Studio asks: its connector's and webhooks' requests, field by field."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image, ImageDraw
+
+from fewseg.core.errors import InvalidImage, InvalidMask, InvalidOption
+from fewseg.server.label_studio import brush_rle
+from fewseg.server.label_studio.config import mask_tags
+from fewseg.server.label_studio.task_images import PictureSources
+from fewseg.server.limits import Limits
+from helpers.colour_method import blob, iou
+from helpers.server import client, png
+
+CONFIG = """<View>
+  <!-- what annotators see -->
+  <Image name="image" value="$image" zoom="true"/>
+  <BrushLabels name="tag" toName="image">
+    <Label value="red" background="#f00"/><Label value="b" alias="blue"/>
+  </BrushLabels>
+  <Choices name="quality" toName="image"><Choice value="good"/></Choices>
+</View>"""
+POLYGONS = CONFIG.replace("BrushLabels", "PolygonLabels")
+
+
+def read_bits(rle: list[int]) -> np.ndarray:
+    """All values of brush run lengths, one bit after the other: written from the format's description alone."""
+    bits = "".join(f"{byte:08b}" for byte in rle)
+    at = 0
+
+    def take(size: int) -> int:
+        nonlocal at
+        at += size
+        return int(bits[at - size : at], 2)
+
+    count, word = take(32), take(5) + 1
+    sizes = [take(4) + 1 for _ in range(4)]
+    values: list[int] = []
+    while len(values) < count:
+        run, length = take(1), None
+        length = take(sizes[take(2)]) + 1
+        values += [take(word)] * length if run else [take(word) for _ in range(length)]
+    return np.array(values, np.uint8)
+
+
+def write_lists(values: np.ndarray) -> list[int]:
+    """Brush run lengths of values that are all listed, as the editor writes where nothing repeats."""
+    bits = f"{len(values):032b}" + "00111" + "".join(f"{size - 1:04b}" for size in (3, 4, 8, 16))
+    for start in range(0, len(values), 8):
+        part = values[start : start + 8]
+        bits += f"000{len(part) - 1:03b}" + "".join(f"{int(v):08b}" for v in part)
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
+
+
+MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=14))
+
+
+@given(MASKS)
+def test_brush_masks_go_there_and_back(mask: np.ndarray) -> None:
+    height, width = mask.shape
+    rle = brush_rle.encode(mask)
+    np.testing.assert_array_equal(read_bits(rle), np.repeat(mask.reshape(-1), 4) * 255)
+    np.testing.assert_array_equal(brush_rle.decode(rle, (width, height)), mask)
+
+
+@given(
+    arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6), st.just(4)), elements=st.sampled_from([0, 1, 255]))
+)
+def test_masks_that_list_their_values_are_read(rgba: np.ndarray) -> None:
+    height, width, _ = rgba.shape
+    found = brush_rle.decode(write_lists(rgba.reshape(-1)), (width, height))
+    np.testing.assert_array_equal(found, rgba[..., 3] > 0)
+
+
+def test_long_runs_and_the_sdks_reader() -> None:
+    mask = np.zeros((400, 300), np.bool_)
+    mask[100:380] = True
+    rle = brush_rle.encode(mask)
+    np.testing.assert_array_equal(brush_rle.decode(rle, (300, 400)), mask)
+    brush = pytest.importorskip("label_studio_sdk.converter.brush", reason="needs label-studio-sdk")
+    small = mask[::10, ::10]
+    theirs = brush.decode_rle(brush_rle.encode(small)).reshape(40, 30, 4)
+    np.testing.assert_array_equal(theirs[..., 3] > 0, small)
+    written = brush.encode_rle(np.repeat(small.reshape(-1).astype(np.uint8) * 255, 4))
+    np.testing.assert_array_equal(brush_rle.decode(written, (30, 40)), small)
+
+
+@given(st.lists(st.integers(-3, 300), max_size=40))
+def test_damaged_brush_masks_are_refused(rle: list[int]) -> None:
+    with pytest.raises(InvalidMask):
+        brush_rle.decode(rle, (20, 10))
+
+
+# ------------------------------------------------------------------------------------------ what it is told
+
+
+def data_uri(image: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
+
+
+def brush(label: str, mask: np.ndarray, tag: str = "tag") -> dict[str, Any]:
+    return {
+        "original_width": mask.shape[1], "original_height": mask.shape[0], "image_rotation": 0, "id": "x1",
+        "value": {"format": "rle", "rle": brush_rle.encode(mask > 0), "brushlabels": [label]},
+        "from_name": tag, "to_name": "image", "type": "brushlabels", "origin": "manual",
+    }  # fmt: skip
+
+
+def event(
+    action: str, result: list[dict[str, Any]], image: Image.Image, number: int = 5, **more: Any
+) -> dict[str, Any]:
+    """As Label Studio's webhook tells of an annotation."""
+    annotation = {"id": number, "result": result, "was_cancelled": False, "task": 3, "project": 12, "lead_time": 4.2}
+    project = {"id": 12, "title": "Pets", "label_config": CONFIG, "created_at": "2026-01-02T10:00:00Z"}
+    task = {"id": 3, "data": {"image": data_uri(image)}, "project": 12}
+    return {"action": action, "annotation": annotation | more, "task": task, "project": project}
+
+
+def tasks(*images: Image.Image | str, config: str = CONFIG) -> dict[str, Any]:
+    """As Label Studio asks for predictions."""
+    addresses = [image if isinstance(image, str) else data_uri(image) for image in images]
+    return {
+        "tasks": [{"id": n, "data": {"image": a}, "project": 12, "meta": {}} for n, a in enumerate(addresses)],
+        "project": "12.1767348000", "label_config": config,
+        "params": {"login": "", "password": "", "context": None},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def studio() -> Iterator[TestClient]:
+    with client() as one:
+        yield one
+
+
+def teach(studio: TestClient, label: str = "red", **more: Any) -> Any:
+    image, mask = blob(label)
+    return studio.post("/label-studio/webhook", json=event("ANNOTATION_CREATED", [brush(label, mask)], image, **more))
+
+
+def test_connecting_a_project(studio: TestClient) -> None:
+    assert studio.get("/label-studio/health").json()["status"] == "UP"
+    sent = {"project": "12.1767348000", "schema": CONFIG, "hostname": "http://localhost:8080", "access_token": "k",
+            "extra_params": None}  # fmt: skip
+    before = studio.post("/label-studio/setup", json=sent).json()["model_version"]
+    assert teach(studio).json()["model_version"] != before  # so that Label Studio asks for new predictions
+    answer = studio.post("/label-studio/setup", json=sent | {"schema": "<View><Text name='t' value='$t'/></View>"})
+    assert answer.status_code == 422
+    assert "BrushLabels" in answer.json()["error"]
+
+
+def test_an_annotation_teaches_and_tasks_come_back_with_brush_masks(studio: TestClient) -> None:
+    answer = teach(studio)
+    assert (answer.status_code, answer.json()["taught"]) == (201, {"red": 1})
+    image, truth = blob("red", size=(120, 70))
+    body = studio.post("/label-studio/predict", json=tasks(image, blob("green")[0])).json()
+    assert len(body["results"]) == 2
+    first = body["results"][0]
+    (region,) = first["result"]
+    assert (region["from_name"], region["to_name"], region["type"]) == ("tag", "image", "brushlabels")
+    assert (region["original_width"], region["original_height"]) == (120, 70)
+    assert region["value"]["brushlabels"] == ["red"]
+    found = read_bits(region["value"]["rle"]).reshape(70, 120, 4)[..., 3] > 0
+    assert iou(found, truth) > 0.9
+    assert first["score"] == region["score"] > 0.9
+    assert first["model_version"] == body["model_version"] == answer.json()["model_version"]
+
+
+def test_polygons_for_polygon_labels(studio: TestClient) -> None:
+    teach(studio)
+    image, truth = blob("red", size=(120, 70))
+    body = studio.post("/label-studio/predict", json=tasks(image, config=POLYGONS)).json()
+    drawn = Image.new("1", image.size)
+    for region in body["results"][0]["result"]:
+        points = region["value"]["points"]
+        assert region["type"] == "polygonlabels"
+        assert np.min(points) >= 0
+        assert np.max(points) <= 100
+        ImageDraw.Draw(drawn).polygon([(x * 1.2 - 0.5, y * 0.7 - 0.5) for x, y in points], fill=1)
+    assert iou(np.asarray(drawn), truth) > 0.9
+
+
+def test_polygons_teach_too(studio: TestClient) -> None:
+    image, mask = blob("red")
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    points = [[50 + 18 * np.cos(a) / 0.96, 50 + 18 * np.sin(a) / 0.64] for a in angles]
+    region = brush("red", mask) | {"type": "polygonlabels", "value": {"points": points, "polygonlabels": ["red"]}}
+    told = event("ANNOTATION_CREATED", [region], image)
+    told["project"]["label_config"] = POLYGONS
+    assert studio.post("/label-studio/webhook", json=told).json()["taught"] == {"red": 1}
+    found = studio.post("/label-studio/predict", json=tasks(image)).json()["results"][0]["result"][0]["value"]["rle"]
+    assert iou(read_bits(found).reshape(64, 96, 4)[..., 3], mask) > 0.85
+
+
+def test_annotations_are_replaced_and_forgotten(studio: TestClient) -> None:
+    teach(studio)
+    teach(studio, "blue", number=6)
+    image, mask = blob("red", place=0.4)
+    both = [brush("red", mask[:, ::1]), brush("red", mask), {"type": "choices", "from_name": "quality", "value": {}}]
+    told = studio.post("/label-studio/webhook", json=event("ANNOTATION_UPDATED", both, image)).json()
+    assert told["taught"] == {"blue": 1, "red": 1}
+    gone = event("ANNOTATIONS_DELETED", [], image) | {"annotations": [{"id": 5}]}
+    assert studio.post("/label-studio/webhook", json=gone).json()["taught"] == {"blue": 1}
+    skipped = event("ANNOTATION_UPDATED", both, image, number=6, was_cancelled=True)
+    assert studio.post("/label-studio/webhook", json=skipped).json()["taught"] == {}
+    assert (
+        studio.post("/label-studio/webhook", json={"action": "START_TRAINING", "project": {"id": 12}}).status_code
+        == 201
+    )
+
+
+def test_several_annotations_in_one_event(studio: TestClient) -> None:
+    one, two = event("x", [brush("red", blob("red")[1])], blob("red")[0]), None
+    two = event("x", [brush("blue", blob("blue")[1])], blob("blue")[0], number=6, task=4)
+    told = {
+        "action": "ANNOTATIONS_CREATED", "project": one["project"],
+        "annotation": [one["annotation"], two["annotation"]],
+        "task": [two["task"] | {"id": 4}, one["task"]],
+    }  # fmt: skip
+    assert studio.post("/label-studio/webhook", json=told).json()["taught"] == {"red": 1, "blue": 1}
+
+
+def test_what_could_not_be_learnt_is_in_the_log(studio: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    sent = event("ANNOTATION_CREATED", [brush("red", blob("red")[1])], blob("red")[0])
+    sent["task"]["data"] = {"image": "https://elsewhere.example/a.png"}
+    assert studio.post("/label-studio/webhook", json=sent).status_code == 422
+    assert "annotation 5: pictures are not fetched from elsewhere.example" in caplog.text
+    # The good ones of an event are learnt all the same.
+    good = event("ANNOTATION_CREATED", [brush("red", blob("red")[1])], blob("red")[0], number=8)
+    both = {"annotation": [sent["annotation"], good["annotation"]], "task": [sent["task"], good["task"]]}
+    for number, (annotation, task) in enumerate(zip(both["annotation"], both["task"], strict=True)):
+        annotation["task"] = task["id"] = 100 + number
+    asked = {**good, **both, "action": "ANNOTATIONS_CREATED"}
+    assert studio.post("/label-studio/webhook", json=asked).status_code == 422
+    gone = event("ANNOTATIONS_DELETED", [], blob("red")[0]) | {"annotations": [{"id": 77}]}
+    assert studio.post("/label-studio/webhook", json=gone).json()["taught"] == {"red": 1}
+
+
+def test_projects_do_not_mix_and_nothing_taught_gives_nothing(studio: TestClient) -> None:
+    teach(studio)
+    other = tasks(blob("red")[0]) | {"project": "13.1"}
+    assert studio.post("/label-studio/predict", json=other).json()["results"][0]["result"] == []
+    assert studio.post("/label-studio/predict", json=other | {"project": "../x"}).status_code == 422
+
+
+def test_one_bad_task_does_not_spoil_the_others(studio: TestClient) -> None:
+    teach(studio)
+    body = studio.post("/label-studio/predict", json=tasks("data:image/png;base64,xx", blob("red")[0])).json()
+    assert [len(r["result"]) for r in body["results"]] == [0, 1]
+    answer = studio.post("/label-studio/predict", json=tasks("http://10.0.0.1/a.png"))
+    assert answer.status_code == 422
+    assert "not fetched from 10.0.0.1:80" in answer.json()["error"]
+
+
+def test_what_was_taught_outlives_the_server(tmp_path: Path) -> None:
+    with client(label_studio_folder=tmp_path) as first:
+        version = teach(first).json()["model_version"]
+    with client(label_studio_folder=tmp_path) as second:
+        body = second.post("/label-studio/predict", json=tasks(blob("red")[0])).json()
+        assert body["model_version"] == version
+        assert len(body["results"][0]["result"]) == 1
+
+
+def test_what_another_model_was_taught_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with client(label_studio_folder=tmp_path) as first:
+        teach(first)
+    (taught,) = tmp_path.iterdir()
+    content = taught.read_bytes()
+    taught.write_bytes(content[:-9])
+    with client(label_studio_folder=tmp_path) as second:
+        teach(second)
+    assert (tmp_path / f"{taught.stem}.unused-1.fewseg").read_bytes() == content[:-9]
+    assert taught.read_bytes() == content
+    assert "kept as" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------- configuration, addresses
+
+
+def test_configurations() -> None:
+    (tag,) = mask_tags(CONFIG)
+    assert (tag.name, tag.kind, tag.picture, tag.key, tag.labels) == (
+        "tag",
+        "brushlabels",
+        "image",
+        "image",
+        ("red", "blue"),
+    )
+    for wrong in ("", "<View>", "<View/>", '<!DOCTYPE x [<!ENTITY a "aaaa">]><View>&a;</View>', "\0"):
+        with pytest.raises(InvalidOption):
+            mask_tags(wrong)
+
+
+class Site(http.server.BaseHTTPRequestHandler):
+    """A picture, and redirects to it and elsewhere."""
+
+    seen: list[tuple[str, str | None]] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        self.seen.append((self.path, self.headers.get("Authorization")))
+        away = {
+            "/away": "http://127.0.0.1:1/x",
+            "/loop": "/loop",
+            "/file": "file:///etc/passwd",
+            "/here": "/data/a.png",
+        }
+        content = png(blob("red")[0])
+        status = 302 if self.path in away else 404 if self.path == "/none" else 200
+        self.send_response(status if "*/*" in self.headers["Accept"] else 406)  # as Label Studio 1.23 does
+        if self.path in away:
+            self.send_header("Location", away[self.path])
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_pictures_come_from_allowed_hosts_only(site: str) -> None:
+    limits, expected = Limits(), png(blob("red")[0])
+    home = PictureSources(home=site, key="secret")
+    Site.seen.clear()
+    for address in ("/data/a.png", f"{site}/data/a.png", f"{site}/here", expected and data_uri(blob("red")[0])):
+        assert home.fetch(address, limits).read() == expected
+    assert {key for _, key in Site.seen} == {"Token secret"}
+    Site.seen.clear()
+    listed = PictureSources(hosts=[site.removeprefix("http://")], key="secret")
+    assert listed.fetch(f"{site}/a.png", limits).read() == expected
+    assert Site.seen == [("/a.png", None)]  # the key is for Label Studio alone
+    refused = {
+        f"{site}/away": "not fetched from 127.0.0.1:1",
+        f"{site}/loop": "redirects",
+        f"{site}/file": "not fetched from",
+        f"{site}/none": "answers 404",
+        "file:///etc/passwd": "not fetched from",
+        "http://localhost.evil.example/": "not fetched from",
+        f"http://evil@{site[7:]}/": "not fetched from",
+        f"{site}@evil.example/": "not fetched from",
+        "//evil.example/a.png": "not fetched from",
+        "gopher://x": "not fetched from",
+        "data:image/png": "no content",
+        "a.png": "not fetched from",
+    }
+    for address, said in refused.items():
+        with pytest.raises(InvalidImage, match=said):
+            home.fetch(address, limits)
+    with pytest.raises(InvalidImage, match="--label-studio-url"):
+        PictureSources().fetch("/data/upload/1/a.png", limits)
+    with pytest.raises(InvalidImage, match="more than 1 MB"):
+        PictureSources().fetch("data:," + "a" * 1_100_000, Limits(request_mb=1))
+    with pytest.raises(InvalidOption, match="write it as http"):
+        PictureSources(home="localhost:8080")

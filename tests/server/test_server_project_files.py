@@ -1,0 +1,335 @@
+"""What a project keeps on the disk: nothing is lost by a kill, a damaged file, or pictures that move."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewseg.core.errors import FewsegError, InvalidImage, InvalidMask, OutputError
+from fewseg.server.project import state as project_state
+from fewseg.server.project import store as project_store
+from fewseg.server.project.project import Project
+from fewseg.server.project.state import Annotation, Change, InvalidProject, KnownPicture, Label, State
+from helpers.annotating import write_pictures
+from helpers.colour_method import blob
+
+
+def painted(folder: Path, names: str = "rrb") -> tuple[Project, int]:
+    masks = write_pictures(folder, names)
+    project = Project(folder)
+    label = project.add_label("disc").id
+    project.annotate(by_name(project)["0.png"], label, masks["0.png"])
+    return project, label
+
+
+def by_name(project: Project) -> dict[str, str]:
+    return {picture.name: picture.id for picture in project.pictures.values()}
+
+
+_KILLED = """
+import sys
+from helpers.annotating import write_pictures
+from fewseg.server.project.project import Project
+project = Project(sys.argv[1])
+ids = {p.name: p.id for p in project.pictures.values()}
+masks = write_pictures(project.folder)
+label = project.add_label("disc").id
+for i in range(10_000):
+    name = f"{i % 5}.png"
+    mask = masks[name].copy()
+    mask[0, i % 90] = True
+    project.annotate(ids[name], label, mask)
+    print(project.state.revision, flush=True)
+"""
+
+
+def test_a_killed_server_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen([sys.executable, "-c", _KILLED, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
+    assert child.stdout is not None
+    answered = 0
+    for _ in range(25):
+        answered = int(child.stdout.readline())
+    with pytest.raises(InvalidProject, match=f"process {child.pid}"):
+        Project(tmp_path)
+    child.send_signal(signal.SIGKILL)
+    rest = child.stdout.read().split()
+    answered = int(rest[-1]) if rest else answered
+    child.wait()
+    project = Project(tmp_path)  # the lock went with the process
+    assert project.state.revision in (answered, answered + 1)
+    assert project.notices == []
+    for picture, label in project.state.annotations:
+        assert project.mask(picture, label).any()
+    before = dict(project.state.annotations)
+    project.undo()
+    assert project.state.annotations != before
+    project.close()
+
+
+def test_a_damaged_file_is_kept_and_its_backup_used(tmp_path: Path) -> None:
+    project, label = painted(tmp_path)
+    masks = write_pictures(tmp_path, "rrb")
+    project.annotate(by_name(project)["1.png"], label, masks["1.png"])
+    project.close()
+    file = tmp_path / ".fewseg/project.json"
+    whole = file.read_text()
+    for damage in (whole[: len(whole) // 2], "", "[]", '{"format": "other"}', "\0" * 100, "[" * 100_000):
+        shutil.copy(tmp_path / ".fewseg/project.json", tmp_path / "spare.json")
+        file.write_text(damage)
+        project = Project(tmp_path)
+        assert "damaged" in project.notices[0]
+        kept = project.notices[0].rsplit(" ", 1)[1]
+        assert (tmp_path / ".fewseg" / kept).read_text() == damage
+        assert by_name(project)["0.png"] in {picture for picture, _ in project.state.annotations}
+        project.close()
+        again = Project(tmp_path)  # all is well from now on
+        assert again.notices == []
+        again.close()
+    (tmp_path / ".fewseg/project.backup.json").write_text("no")
+    file.write_text("neither")
+    with pytest.raises(InvalidProject, match="nor its backup") as error:
+        Project(tmp_path)
+    assert "\n" not in str(error.value)
+    assert file.read_text() == "neither"
+    assert list((tmp_path / ".fewseg/annotations").glob("*.png"))
+
+
+def test_garbled_values_are_no_project(tmp_path: Path) -> None:
+    project, _ = painted(tmp_path)
+    project.close()
+    values = json.loads((tmp_path / ".fewseg/project.json").read_text())
+    stray = [{"picture": "x", "label": 1, "mask": {"file": "x.png", "digest": "d", "revision": 1}}]
+    for part, wrongs in {
+        "labels": (None, 5, "x", [5], [{}], [], [{"id": 1, "name": "a", "colour": "url(x)"}]),
+        "annotations": (None, 5, "x", [5], [{}], stray),
+        "pictures": (None, 5, "x", [5], [{}], []),
+        "undo": (None, 5, "x", [5], [{}]),
+        "revision": (None, "x", [], {}),
+        "checked": (None, 5),
+    }.items():
+        for wrong in wrongs:
+            with pytest.raises(InvalidProject) as error:
+                project_state.from_json({**values, part: wrong})
+            assert "\n" not in str(error.value)
+
+
+def test_a_project_file_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    project, _ = painted(tmp_path)
+    project.close()
+    values = json.loads((tmp_path / ".fewseg/project.json").read_text())
+    for name in ("../../secret.png", "/etc/passwd", "a/b.png", "x.json", "..png/../x.png"):
+        values["annotations"][0]["mask"]["file"] = name
+        with pytest.raises(InvalidProject):
+            project_state.from_json(values)
+
+
+def test_moved_pictures_keep_their_masks_and_changed_ones_do_not(tmp_path: Path) -> None:
+    project, label = painted(tmp_path)
+    old = by_name(project)["0.png"]
+    mask = project.mask(old, label)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "0.png").rename(tmp_path / "deep/renamed.png")
+    assert project.rescan()
+    assert by_name(project)["deep/renamed.png"] == old
+    np.testing.assert_array_equal(project.mask(old, label), mask)
+    blob("blue", place=0.2)[0].save(tmp_path / "0.png")  # another picture under the old name
+    project.rescan()
+    assert by_name(project)["0.png"] != old
+    assert project.annotation(by_name(project)["0.png"], label) is None
+    (tmp_path / "deep/renamed.png").rename(tmp_path / "kept.away")
+    project.rescan()
+    assert old not in project.pictures
+    assert "deep/renamed.png" in project.notices[0]
+    project.close()
+    (tmp_path / "kept.away").rename(tmp_path / "back.png")
+    project = Project(tmp_path)
+    assert by_name(project)["back.png"] == old
+    assert project.notices == []
+    os.utime(tmp_path / "back.png", (1, 1))  # a copy from elsewhere: the same content
+    project.rescan()
+    assert by_name(project)["back.png"] == old
+    blob("green")[0].save(tmp_path / "back.png")  # somebody has drawn on it since
+    project.rescan()
+    assert by_name(project)["back.png"] != old
+    assert project.notices
+    assert (old, label) in project.state.annotations  # and yet nothing is lost
+    project.close()
+
+
+def test_hidden_files_exports_and_unreadable_pictures(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "r")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / ".git").mkdir()
+    shutil.copy(tmp_path / "0.png", tmp_path / ".git/a.png")
+    (tmp_path / "out").mkdir()
+    shutil.copy(tmp_path / "0.png", tmp_path / "out/a.png")
+    (tmp_path / "out/.fewseg-export").write_text("")
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "missing.png")
+    odd = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(tmp_path / "0.png", tmp_path / odd)
+    project = Project(tmp_path)
+    assert set(by_name(project)) == {"0.png", "broken.jpg", odd}
+    broken = project.pictures[by_name(project)["broken.jpg"]]
+    assert broken.error is not None
+    assert str(tmp_path) not in broken.error
+    label = project.add_label("disc").id
+    with pytest.raises(InvalidImage):
+        project.annotate(broken.id, label, np.ones((1, 1), bool))
+    project.annotate(by_name(project)[odd], label, np.ones((64, 96), bool))
+    assert project.state.undo[-1].text.encode()  # can be shown
+    project.close()
+    project = Project(tmp_path)
+    assert project.mask(by_name(project)[odd], label).all()
+    project.close()
+
+
+def test_a_lost_or_damaged_mask_is_said(tmp_path: Path) -> None:
+    project, label = painted(tmp_path)
+    picture = by_name(project)["0.png"]
+    file = next((tmp_path / ".fewseg/annotations").glob("*.png"))
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(InvalidMask, match="damaged"):
+        project.mask(picture, label)
+    file.unlink()
+    with pytest.raises(InvalidMask, match="no such file"):
+        project.mask(picture, label)
+    project.close()
+
+
+def test_masks_that_nobody_needs_are_deleted_when_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(project_state, "HISTORY", 2)
+    project, label = painted(tmp_path)
+    picture = by_name(project)["0.png"]
+    for row in range(6):
+        mask = np.zeros((64, 96), bool)
+        mask[row] = True
+        project.annotate(picture, label, mask)
+    project.close()
+    assert len(list((tmp_path / ".fewseg/annotations").glob("*.png"))) == 7
+    project = Project(tmp_path)
+    assert len(list((tmp_path / ".fewseg/annotations").glob("*.png"))) == 3
+    project.undo()
+    project.undo()
+    with pytest.raises(InvalidProject, match="nothing to undo"):
+        project.undo()
+    assert project.mask(picture, label)[3].all()
+    project.close()
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    for wrong in (tmp_path / "missing", tmp_path / "file"):
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(InvalidImage, match="no folder"):
+            Project(wrong)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/.fewseg").write_text("a file where the folder should be")
+    with pytest.raises(FewsegError) as error:
+        Project(tmp_path / "taken")
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, label = painted(tmp_path)
+    masks = write_pictures(tmp_path, "rrb")
+    state = project.state
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FewsegError, match="No space left"):
+        project.annotate(by_name(project)["1.png"], label, masks["1.png"])
+    with pytest.raises(FewsegError, match="No space left"):
+        project.undo()
+    monkeypatch.undo()
+    assert project.state is state
+    project.close()
+    project = Project(tmp_path)
+    assert project.state.annotations == state.annotations
+    project.close()
+
+
+def test_looking_again_at_many_pictures_is_cheap(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "r")
+    for i in range(300):
+        shutil.copy(tmp_path / "0.png", tmp_path / f"{i}.copy.png")
+    project = Project(tmp_path)
+    begin = time.process_time()
+    assert not project.rescan()
+    assert time.process_time() - begin < 0.5
+    project.close()
+
+
+_PLACES = st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(1, 3))
+_MASKS = st.none() | st.builds(Annotation, st.sampled_from(["x.png", "y-1.png"]), st.just("d"), st.integers(1, 9))
+_CHANGES = st.builds(
+    Change,
+    st.text(max_size=5),
+    st.none() | st.permutations([Label(i, f"l{i}", "#00ff0a") for i in (1, 2, 3)]).map(tuple),
+    st.dictionaries(_PLACES, _MASKS, max_size=3),
+    st.dictionaries(st.sampled_from(["a", "b"]), st.booleans(), max_size=2),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(_CHANGES, max_size=6))
+def test_undo_and_redo_are_exact_and_survive_saving(changes: list[Change]) -> None:
+    labels = tuple(Label(i, f"l{i}", "#0000ff") for i in (1, 2, 3))
+    known = {i: KnownPicture(i, f"{i}.png", 1, 2, "d", 3, 4) for i in "abc"}
+    states = [State(labels=labels, known=known, next_label=4)]
+    for change in changes:
+        states.append(project_state.do(states[-1], change))
+
+    def seen(state: State) -> object:
+        return state.labels, dict(state.annotations), state.checked
+
+    state = states[-1]
+    for before in states[-2::-1]:
+        saved = project_state.from_json(json.loads(json.dumps(project_state.to_json(state))))
+        assert saved == state
+        state = project_state.undo(saved)
+        assert seen(state) == seen(before)
+    for after in states[1:]:
+        state = project_state.redo(state)
+        assert seen(state) == seen(after)
+    assert state.undo == states[-1].undo
+
+
+def test_a_good_backup_survives_the_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, _ = painted(tmp_path)
+    project.check(by_name(project)["1.png"], True)
+    project.close()
+    file, backup = tmp_path / ".fewseg/project.json", tmp_path / ".fewseg/project.backup.json"
+    good = backup.read_text()
+    file.write_text("")
+
+    def full(path: Path, content: bytes) -> None:
+        raise OutputError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(project_store, "_write", full)
+        with pytest.raises(OutputError):
+            Project(tmp_path)
+    assert backup.read_text() == good
+    Project(tmp_path).close()
+    assert backup.read_text() == good
+    file.write_text("")  # once more, before anything was changed
+    project = Project(tmp_path)
+    assert "damaged" in project.notices[0]
+    assert project.state.annotations
+    project.close()

@@ -1,0 +1,101 @@
+"""What things have in common, for the light decoder's likeness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest.mock import Mock, call
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fewseg.core.types import Episode
+from fewseg.data.datasets.synthetic import SyntheticDataset
+from fewseg.data.episodes.tensors import TrainingSource, collate, episode_tensors
+from fewseg.models.checkpoints import load_method
+from fewseg.models.methods.dcama.light_decoder import LightDecoder
+from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.training.calibration.common_feature import fit_usual
+from fewseg.training.config import TrainConfig
+from fewseg.training.data import open_data
+from fewseg.training.train import make_method, train
+from helpers.light_dcama import light
+from helpers.toy_method import toy
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FEW, MORE = SyntheticDataset(per_class=2, size=64), SyntheticDataset(per_class=12, size=64)
+
+
+def test_is_the_mean_over_classes_and_weighted_sources() -> None:
+    method = light()
+    assert isinstance(method.decoder, LightDecoder)
+    sources = [TrainingSource(FEW, (0, 2), 3.0), TrainingSource(FEW, (1,), 1.0)]
+    assert fit_usual(method, sources, size=64, seed=0)
+    wanted = 0.75 * (_things(method, 0) + _things(method, 2)) / 2 + 0.25 * _things(method, 1)
+    torch.testing.assert_close(method.decoder.usual, wanted)
+
+
+def _things(method: DCAMA, class_id: int) -> torch.Tensor:
+    """Plainly: masked means of the projected tokens of unit length, over a class's pictures."""
+    means = []
+    for name in FEW.names(class_id):
+        tensors = collate([episode_tensors(FEW, Episode(name, (name,), class_id), 64)])
+        with torch.no_grad():
+            support = method.encode_support(tensors.images, tensors.masks).tensors
+        found = []
+        for scale, places in sorted(method.places.items()):
+            inside = F.avg_pool2d(tensors.masks, scale)[0, 0].flatten() ** 2
+            found += [F.normalize(inside @ support[f"key.{place}"][0, 0], dim=0) for place in places]
+        means.append(torch.cat(found))
+    return torch.stack(means).mean(0)
+
+
+def test_the_seed_decides_which_pictures_of_many() -> None:
+    fitted = []
+    for seed in (0, 0, 1):
+        method = light()
+        assert isinstance(method.decoder, LightDecoder)
+        fit_usual(method, [TrainingSource(MORE, (0, 1))], size=64, seed=seed)
+        fitted.append(method.decoder.usual)
+    assert torch.equal(fitted[0], fitted[1])
+    assert not torch.equal(fitted[0], fitted[2])
+
+
+def test_methods_without_the_light_decoder_have_none() -> None:
+    sources = [TrainingSource(FEW, (0,))]
+    assert not fit_usual(light(decoder="published"), sources, size=64, seed=0)
+    assert not fit_usual(toy(), sources, size=64, seed=0)
+
+
+def test_sources_that_are_never_drawn_do_not_count() -> None:
+    fitted = []
+    for others in ([], [TrainingSource(FEW, (2,), 0.0), TrainingSource(FEW, (), 0.0)]):
+        method = light()
+        assert isinstance(method.decoder, LightDecoder)
+        told = Mock()
+        sources = [TrainingSource(FEW, (0, 1)), *others]
+        assert fit_usual(method, sources, size=64, seed=0, progress=told)
+        assert told.call_args_list == [call(n, 4, "") for n in range(1, 5)]
+        fitted.append(method.decoder.usual)
+    assert torch.equal(*fitted)
+
+
+def test_a_training_measures_it_once_and_what_goes_on_from_it_keeps_it(tmp_path: Path) -> None:
+    options = ("attention=cosine", "heads=1", "identity_start=True", "balance=True", "decoder=light")
+    settings = {"image_size": 64, "batch": 2, "episodes": 2, "epochs": 1, "validation_classes": (2,), "workers": 0}
+    config = TrainConfig(
+        ("synthetic",), backbone="tiny", random_backbone=True, options=options, validation_episodes=4, **settings
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        fresh = make_method(config)
+    data = open_data(config)
+    fit_usual(fresh, data.sources, size=64, seed=config.seed)
+    report = train(config, tmp_path / "new")
+    learnt = load_method(report.best)
+    torch.testing.assert_close(learnt.decoder.usual, fresh.decoder.usual)
+    assert learnt.decoder.usual.any()
+    assert {"presence_threshold", "presence_slope", "presence_offset"} <= learnt.extra.keys()
+    again = TrainConfig(("synthetic@0/2",), init_from=str(report.best), validation_episodes=2, **settings)
+    assert torch.equal(load_method(train(again, tmp_path / "more").best).decoder.usual, learnt.decoder.usual)
