@@ -2,10 +2,10 @@
 
 Without FOLDER, the demo's photographs are taken, over and over, at the size of thumbnails.
 
-Loop and bulk take turns over chunks of the same pictures, so that both meet the same machine; rates are totals over all
+Loop and bulk take turns over chunks of the same images, so that both meet the same machine; rates are totals over all
 chunks. The loop is what one would write first: `segmenter.segment(path)`, then write the same files; as it is, and with
 a single thread of torch, whose label maps and masks are compared with the others' byte for byte. Memory is the peak of
-a fresh process for each number of pictures.
+a fresh process for each number of images.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fewseg.tools.demo.pictures import sources
 
 from fewseg import Segmenter
-from fewseg.batch import BatchOptions, find_pictures, segment_files
-from fewseg.batch.output_folder import OutputFolder, picture_identity
+from fewseg.batch import BatchOptions, find_images, segment_files
+from fewseg.batch.output_folder import OutputFolder, file_identity
 from fewseg.images import read_image
 from fewseg.images.draw import overlay
-from fewseg.tools.demo.pictures import sources
 
 SINGLE = "loop, one thread"
 """The way whose files the others' are compared with."""
@@ -50,13 +50,13 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    pictures = find_pictures([options.folder], "none")
+    images = find_images([options.folder], "none")
     if options.memory_of:
-        measure_here(options, pictures[: options.memory_of])
+        measure_here(options, images[: options.memory_of])
         return
-    pictures = pictures[: options.count]
-    print(f"{len(pictures)} pictures, model {options.checkpoint}, {torch.get_num_threads()} threads of torch")
-    compare(options, pictures)
+    images = images[: options.count]
+    print(f"{len(images)} images, model {options.checkpoint}, {torch.get_num_threads()} threads of torch")
+    compare(options, images)
     if options.memory:
         memory(options)
 
@@ -64,9 +64,9 @@ def run(options: argparse.Namespace) -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--count", type=int, default=2000, help="pictures for the comparison")
-    parser.add_argument("--chunk", type=int, default=100, help="pictures before the other one has its turn")
-    parser.add_argument("--memory", type=int, nargs="*", default=[500, 2000], help="pictures of each memory run")
+    parser.add_argument("--count", type=int, default=2000, help="images for the comparison")
+    parser.add_argument("--chunk", type=int, default=100, help="images before the other one has its turn")
+    parser.add_argument("--memory", type=int, nargs="*", default=[500, 2000], help="images of each memory run")
     parser.add_argument("--checkpoint", default="default")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=0)
@@ -81,37 +81,37 @@ def made(folder: Path, count: int) -> Path:
     """So many small photographs, of which only a few differ."""
     several = []
     for path in sorted({source.path for source in sources().values()}):
-        picture = read_image(path).convert("RGB")
-        picture.thumbnail((SIDE, SIDE))
-        several.append(picture)
+        image = read_image(path).convert("RGB")
+        image.thumbnail((SIDE, SIDE))
+        several.append(image)
     for number in range(count):
         several[number % len(several)].save(folder / f"{number:05}.jpg")
     return folder
 
 
-def taught(options: argparse.Namespace, picture: Path) -> Segmenter:
-    """A segmenter that has learnt the middle of a picture: what it learns does not matter to speed."""
+def taught(options: argparse.Namespace, image: Path) -> Segmenter:
+    """A segmenter that has learnt the middle of an image: what it learns does not matter to speed."""
     segmenter = Segmenter.from_pretrained(options.checkpoint, device=options.device)
-    width, height = read_image(picture).size
+    width, height = read_image(image).size
     mask = np.zeros((height, width), np.uint8)
     mask[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = 255
-    segmenter.teach("middle", picture, mask)
+    segmenter.teach("middle", image, mask)
     return segmenter
 
 
-def loop(segmenter: Segmenter, pictures: Sequence[Path], out: Path, overlays: bool) -> None:
-    """One picture after the other, in one thread but for torch's own."""
+def loop(segmenter: Segmenter, images: Sequence[Path], out: Path, overlays: bool) -> None:
+    """One image after the other, in one thread but for torch's own."""
     folder = OutputFolder(out, segmenter)
-    for picture in pictures:
-        found = segmenter.segment(picture, probabilities=False)
-        drawn = overlay(picture, found) if overlays else None
-        folder.write(picture, folder.name_for(picture), picture_identity(picture), found, drawn)
-    folder.finish(pictures, [])
+    for image in images:
+        found = segmenter.segment(image, probabilities=False)
+        drawn = overlay(image, found) if overlays else None
+        folder.write(image, folder.name_for(image), file_identity(image), found, drawn)
+    folder.finish(images, [])
 
 
-def compare(options: argparse.Namespace, pictures: Sequence[Path]) -> None:
+def compare(options: argparse.Namespace, images: Sequence[Path]) -> None:
     """Both ways in turns; prints rates and whether they wrote the same."""
-    segmenter = taught(options, pictures[0])
+    segmenter = taught(options, images[0])
     ways: dict[str, Callable[[Sequence[Path], Path], object]] = {
         "loop": lambda part, out: loop(segmenter, part, out, not options.no_overlays),
         SINGLE: lambda part, out: in_one_thread(loop, segmenter, part, out, not options.no_overlays),
@@ -124,9 +124,9 @@ def compare(options: argparse.Namespace, pictures: Sequence[Path]) -> None:
     wall: dict[str, list[float]] = {way: [] for way in ways}
     busy: dict[str, list[float]] = {way: [] for way in ways}
     differing = dict.fromkeys(ways, 0)
-    segmenter.segment(pictures[0])
-    for turn, start in enumerate(range(0, len(pictures), options.chunk)):
-        part = pictures[start : start + options.chunk]
+    segmenter.segment(images[0])
+    for turn, start in enumerate(range(0, len(images), options.chunk)):
+        part = images[start : start + options.chunk]
         with tempfile.TemporaryDirectory() as folder:
             order = list(ways) if turn % 2 == 0 else list(ways)[::-1]
             for way in order:
@@ -174,24 +174,24 @@ def batch_options(options: argparse.Namespace, model_threads: int) -> BatchOptio
 
 
 def memory(options: argparse.Namespace) -> None:
-    """The peak memory of `segment_files` over each number of pictures, in processes of their own."""
+    """The peak memory of `segment_files` over each number of images, in processes of their own."""
     for count in options.memory:
         done = subprocess.run(
             [sys.executable, *sys.argv, "--memory-of", str(count)], check=True, stdout=subprocess.PIPE, text=True
         )
         found = json.loads(done.stdout)
         print(
-            f"{found['pictures']:6d} pictures: peak {found['peak']:.0f} MiB, of which {found['before']:.0f} MiB before "
-            f"the first picture; {found['rate']:.2f} pictures/s"
+            f"{found['pictures']:6d} images: peak {found['peak']:.0f} MiB, of which {found['before']:.0f} MiB before "
+            f"the first image; {found['rate']:.2f} pictures/s"
         )
 
 
-def measure_here(options: argparse.Namespace, pictures: Sequence[Path]) -> None:
-    segmenter = taught(options, pictures[0])
-    segmenter.segment(pictures[0])
+def measure_here(options: argparse.Namespace, images: Sequence[Path]) -> None:
+    segmenter = taught(options, images[0])
+    segmenter.segment(images[0])
     before = peak()
     with tempfile.TemporaryDirectory() as out:
-        found = segment_files(segmenter, pictures, out, options=batch_options(options, options.model_threads[0]))
+        found = segment_files(segmenter, images, out, options=batch_options(options, options.model_threads[0]))
     print(json.dumps({"pictures": found.done, "before": before, "peak": peak(), "rate": found.rate}))
 
 

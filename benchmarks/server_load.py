@@ -3,7 +3,7 @@
     python benchmarks/server_load.py --clients 8 --seconds 20
 
 Starts `fewseg serve` in a process of its own. Every client has a session with its own label, taught with its own
-pictures; every answer is compared with what the library finds for the same picture, so a mix-up between sessions shows.
+images; every answer is compared with what the library finds for the same image, so a mix-up between sessions shows.
 Memory of the second half of the time is compared with that of the first.
 """
 
@@ -86,8 +86,8 @@ class Worker:
     def __init__(self, address: str, number: int, library: Segmenter) -> None:
         self.client = Client(address, retries=0)
         self.label, random = f"label {number}", np.random.default_rng(number)
-        self.shots = [picture(random, number) for _ in range(2)]
-        self.query = picture(random, number)[0]
+        self.shots = [sample(random, number) for _ in range(2)]
+        self.query = sample(random, number)[0]
         for image, mask in self.shots:
             library.teach(self.label, image, mask)
         self.expected = library.segment(self.query).masks[self.label]
@@ -121,7 +121,7 @@ class Worker:
                 time.sleep(0.05)
 
 
-def picture(random: np.random.Generator, number: int) -> tuple[Image.Image, np.ndarray]:
+def sample(random: np.random.Generator, number: int) -> tuple[Image.Image, np.ndarray]:
     """A disc of the client's own colour on noise, and its mask."""
     pixels = random.integers(90, 160, (360, 480, 3), np.uint8)
     y, x = np.mgrid[:360, :480]

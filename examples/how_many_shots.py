@@ -1,8 +1,8 @@
-"""How much does each further example help? Teach one label shot by shot, measure on pictures that were not taught.
+"""How much does each further example help? Teach one label shot by shot, measure on images that were not taught.
 
     python examples/how_many_shots.py LABEL_FOLDER [--tests 5]
 
-LABEL_FOLDER holds pictures and masks as for `fewseg segment` (name.jpg with name.png). The last pictures, by name, are
+LABEL_FOLDER holds images and masks as for `fewseg segment` (name.jpg with name.png). The last images, by name, are
 kept for measuring.
 """
 
@@ -26,20 +26,20 @@ def iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tests", type=int, default=5, help="pictures kept for measuring")
+    parser.add_argument("--tests", type=int, default=5, help="images kept for measuring")
     args = parser.parse_args()
-    pictures = sorted(p for p in args.folder.glob("*.jpg") if p.with_suffix(".png").exists())
-    if len(pictures) <= args.tests:
-        print(f"{args.folder} has {len(pictures)} pictures with masks: need more than --tests {args.tests}")
+    images = sorted(p for p in args.folder.glob("*.jpg") if p.with_suffix(".png").exists())
+    if len(images) <= args.tests:
+        print(f"{args.folder} has {len(images)} images with masks: need more than --tests {args.tests}")
         return 2
-    shots, tests = pictures[: -args.tests], pictures[-args.tests :]
+    shots, tests = images[: -args.tests], images[-args.tests :]
     segmenter = fewseg.Segmenter.from_pretrained()
-    for number, picture in enumerate(shots, 1):
-        segmenter.teach("object", picture, picture.with_suffix(".png"))
+    for number, image in enumerate(shots, 1):
+        segmenter.teach("object", image, image.with_suffix(".png"))
         scores = [
             iou(segmenter.segment(test).masks["object"], read_mask(test.with_suffix(".png")) == 1) for test in tests
         ]
-        print(f"{number} shots: mean IoU {np.mean(scores):.2f} over {len(tests)} pictures")
+        print(f"{number} shots: mean IoU {np.mean(scores):.2f} over {len(tests)} images")
     return 0
 
 

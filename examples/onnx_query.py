@@ -1,4 +1,4 @@
-"""Segment pictures with an exported model: onnxruntime, numpy and Pillow, neither torch nor fewseg.
+"""Segment images with an exported model: onnxruntime, numpy and Pillow, neither torch nor fewseg.
 
     fewseg export --out exported --support support                      # where fewseg is installed
     python examples/onnx_query.py exported photo.jpg --out found        # wherever the folder has been copied to
@@ -7,7 +7,7 @@ What was exported with --support is in exported/supports.npz. More can be taught
 
     python examples/onnx_query.py exported photo.jpg --out found --teach cat tom.jpg tom.png
 
-Writes found/LABEL/photo.png, a mask as large as the picture, and prints the label's score and whether that is enough to
+Writes found/LABEL/photo.png, a mask as large as the image, and prints the label's score and whether that is enough to
 count as present: what `fewseg segment` says.
 """
 
@@ -57,7 +57,7 @@ def decoded(path: Path) -> Image.Image:
     return image
 
 
-def open_picture(path: Path) -> tuple[Image.Image, int]:
+def open_image(path: Path) -> tuple[Image.Image, int]:
     """Upright, RGB, transparency over white; and the EXIF orientation of the file."""
     stored = decoded(path)
     turn, image = stored.getexif().get(ExifTags.Base.Orientation, 1), ImageOps.exif_transpose(stored)
@@ -76,7 +76,7 @@ def open_picture(path: Path) -> tuple[Image.Image, int]:
 def read_mask(path: Path, size: tuple[int, int], turn: int) -> np.ndarray:
     """(H, W), True in the foreground: all that is not 0, black or transparent, of one value.
 
-    `size` is the upright picture's, `turn` its orientation: a mask drawn on the picture as stored is turned likewise.
+    `size` is the upright image's, `turn` its orientation: a mask drawn on the image as stored is turned likewise.
     """
     image, background = ImageOps.exif_transpose(decoded(path)), 0
     if image.mode in ("1", "L", "P") or image.mode[0] in "IF":
@@ -96,7 +96,7 @@ def read_mask(path: Path, size: tuple[int, int], turn: int) -> np.ndarray:
         mask.getexif()[ExifTags.Base.Orientation] = turn
         mask = ImageOps.exif_transpose(mask)
     if mask.size != size:
-        sys.exit(f"{path} is {mask.width}x{mask.height}, its picture {size[0]}x{size[1]}: save it at that size")
+        sys.exit(f"{path} is {mask.width}x{mask.height}, its image {size[0]}x{size[1]}: save it at that size")
     return np.asarray(mask) > 0
 
 
@@ -145,7 +145,7 @@ def probability(graphs: Graphs, image: Image.Image, label: dict[str, np.ndarray]
 
 
 def score(coarse: np.ndarray, about: dict) -> float:
-    """How probable the label is to be in the picture, from the mean of the most confident 1 % of the pixels."""
+    """How probable the label is to be in the image, from the mean of the most confident 1 % of the pixels."""
     sure = float(np.sort(coarse, axis=None)[-max(1, round(coarse.size * 0.01)) :].mean())
     slope, offset = about.get("presence_scale", (1, 0))
     if (slope, offset) == (1, 0):  # the model has no scale
@@ -186,9 +186,9 @@ def save_supports(graphs: Graphs, path: Path, labels: dict[str, dict[str, np.nda
     os.replace(new, path)
 
 
-def teach(graphs: Graphs, labels: dict[str, dict[str, np.ndarray]], label: str, picture: Path, mask: Path) -> None:
+def teach(graphs: Graphs, labels: dict[str, dict[str, np.ndarray]], label: str, path: Path, mask: Path) -> None:
     """Add one example of a label, new or known."""
-    image, turn = open_picture(picture)
+    image, turn = open_image(path)
     images = network_input(image, graphs.about)
     masks = network_mask(read_mask(mask, image.size, turn), graphs.about)
     if not masks.any():
@@ -216,35 +216,35 @@ def folder_names(labels: Iterable[str]) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder that fewseg export wrote")
-    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True, help="folder for the masks")
     parser.add_argument("--supports", type=Path, help="supports.npz; the one in the folder if not given")
-    parser.add_argument("--teach", nargs=3, action="append", default=[], metavar=("LABEL", "PICTURE", "MASK"))
+    parser.add_argument("--teach", nargs=3, action="append", default=[], metavar=("LABEL", "IMAGE", "MASK"))
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     args = parser.parse_args()
     taught = [Path(name) for _, *pair in args.teach for name in pair]
-    missing = [p for p in (args.model / "model.json", *args.pictures, *taught) if not p.is_file()]
+    missing = [p for p in (args.model / "model.json", *args.images, *taught) if not p.is_file()]
     if missing:
-        sys.exit(f"{missing[0]}: no such file; give a folder that fewseg export wrote, and pictures")
-    stems = {p.stem.casefold(): p for p in reversed(args.pictures)}
-    alike = [(stems[p.stem.casefold()], p) for p in args.pictures if stems[p.stem.casefold()] is not p]
+        sys.exit(f"{missing[0]}: no such file; give a folder that fewseg export wrote, and images")
+    stems = {p.stem.casefold(): p for p in reversed(args.images)}
+    alike = [(stems[p.stem.casefold()], p) for p in args.images if stems[p.stem.casefold()] is not p]
     if alike:
         sys.exit(f"{alike[0][0]} and {alike[0][1]} would have the same masks: give them one by one, each its own --out")
     graphs = Graphs(args.model, args.threads)
-    path = args.supports or args.model / "supports.npz"
-    labels = read_supports(graphs, path)
-    for label, picture, mask in args.teach:
-        teach(graphs, labels, label, Path(picture), Path(mask))
+    supports = args.supports or args.model / "supports.npz"
+    labels = read_supports(graphs, supports)
+    for label, path, mask in args.teach:
+        teach(graphs, labels, label, Path(path), Path(mask))
     if args.teach:
-        save_supports(graphs, path, labels)
+        save_supports(graphs, supports, labels)
     if not labels:
-        sys.exit(f"{path} is not there: export with --support, or give --teach LABEL PICTURE MASK")
+        sys.exit(f"{supports} is not there: export with --support, or give --teach LABEL IMAGE MASK")
     folders = folder_names(labels)
-    for picture in args.pictures:
-        image, _ = open_picture(picture)
+    for path in args.images:
+        image, _ = open_image(path)
         for label, tensors in labels.items():
             coarse = probability(graphs, image, tensors)
-            target = args.out / folders[label] / f"{picture.stem}.png"
+            target = args.out / folders[label] / f"{path.stem}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(enlarged(coarse, *image.size) >= 0.5).save(target)
             sure = score(coarse, graphs.about)

@@ -69,7 +69,7 @@ ROWS = (
     ),
     Row("SCCAN, some queries without the class", "sccan", recipe=(("lr", 2e-4), ("batch", 4), ("absent", 0.25))),
     Row(
-        "SCCAN, alike start, joined pictures",
+        "SCCAN, alike start, joined images",
         "sccan",
         ("width=128", "blocks=4", "heads=4", "dropout=0.0", "head_dropout=0.0", "alike_start=True"),
         recipe=(("lr", 1e-3), ("batch", 8), ("joined", 0.5)),
@@ -143,14 +143,14 @@ def cost(checkpoint: Path, threads: int) -> dict[str, Any]:
     method = load_method(checkpoint)
     side, seconds = method.config.image_size, []
     rng = torch.Generator().manual_seed(0)
-    picture = torch.randn(1, 3, side, side, generator=rng)
+    image = torch.randn(1, 3, side, side, generator=rng)
     mask = torch.zeros(1, 1, side, side)
     mask[..., side // 4 : side // 2, side // 4 : side // 2] = 1
     with torch.inference_mode():
-        support = method.encode_support(picture[None], mask)
+        support = method.encode_support(image[None], mask)
         for _ in range(12):
             started = time.perf_counter()
-            method.segment(picture, support)
+            method.segment(image, support)
             seconds.append(time.perf_counter() - started)
     peak = resident("VmHWM")
     own = sum(p.numel() for n, p in method.named_parameters() if not n.startswith("backbone."))

@@ -3,7 +3,7 @@
     python scripts/distill.py DATA WEIGHTS runs/default/tiny.pt
 
 DATA holds `unlabelled/`, `coco_mini/` and `caltech101_24/`; WEIGHTS holds `mobilenetv2_100.safetensors`. No mask is
-learnt from; they are looked at to leave pictures out: all of the novel classes of Caltech, and of COCO those that hold
+learnt from; they are looked at to leave images out: all of the novel classes of Caltech, and of COCO those that hold
 novel classes but no base class. Three phases, each a row of `PHASES`: the first blocks on small crops; every later
 block apart, on the teacher's own maps; then all but the first blocks together, on their own maps. The file OUT is the
 checkpoint: a killed run goes on from it. In the end batch norm is folded, and the backbone is written beside it as
@@ -39,7 +39,7 @@ LOG = logging.getLogger("distill")
 EARLY = 2
 """Blocks, those of the first stage, that learn before the others and then stay."""
 HELD_OUT = 16
-"""COCO pictures that are not trained on; how much of the teacher's variance is explained there goes into the log."""
+"""COCO images that are not trained on; how much of the teacher's variance is explained there goes into the log."""
 COCO_SHARE, MOSAIC_SHARE = 0.35, 0.25
 
 
@@ -61,7 +61,7 @@ PHASES = (
 
 
 class Pictures:
-    """Views of all pictures that may be looked at."""
+    """Views of all images that may be looked at."""
 
     def __init__(self, data: Path) -> None:
         paths = sorted((data / "unlabelled").glob("*.jpg"))
@@ -91,12 +91,12 @@ class Pictures:
 
     def crop(self, size: int, rng: np.random.Generator, zoom: float = 1.0) -> Tensor:
         """A flipped, recoloured crop, (3, size, size) in [0, 1]; `zoom` 0.5 takes half the side."""
-        picture = self._picture(rng)
-        _, h, w = picture.shape
+        image = self._picture(rng)
+        _, h, w = image.shape
         side, ratio = min(h, w) * math.sqrt(rng.uniform(0.2, 1.0)) * zoom, math.exp(rng.uniform(-0.25, 0.25))
         ch, cw = min(h, max(8, int(side * ratio))), min(w, max(8, int(side / ratio)))
         top, left = rng.integers(0, h - ch + 1), rng.integers(0, w - cw + 1)
-        crop = picture[None, :, top : top + ch, left : left + cw].float() / 255
+        crop = image[None, :, top : top + ch, left : left + cw].float() / 255
         crop = F.interpolate(crop, (size, size), mode="bilinear", align_corners=False, antialias=True)[0]
         if rng.random() < 0.5:
             crop = crop.flip(-1)
@@ -120,7 +120,7 @@ class Pictures:
 
 
 class Teacher(nn.Module):
-    """Frozen MobileNetV2; returns what its first block gives, then the maps of all others, for pictures in [0, 1]."""
+    """Frozen MobileNetV2; returns what its first block gives, then the maps of all others, for images in [0, 1]."""
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
@@ -142,8 +142,8 @@ class Teacher(nn.Module):
 class Distillation:
     """The student, and the statistics that its losses are scaled by."""
 
-    def __init__(self, teacher: Teacher, pictures: Pictures) -> None:
-        self.net, self.teacher, self.pictures = TinyNet().to(memory_format=torch.channels_last), teacher, pictures
+    def __init__(self, teacher: Teacher, images: Pictures) -> None:
+        self.net, self.teacher, self.images = TinyNet().to(memory_format=torch.channels_last), teacher, images
         rng = np.random.default_rng(99)
         maps = [teacher(self._views(192, 16, rng)) for _ in range(8)]
         self.statistics = [_statistics([batch[k] for batch in maps]) for k in range(len(maps[0]))]
@@ -154,7 +154,7 @@ class Distillation:
         return {"early": self._early, "apart": self._apart, "whole": self._whole}[phase.name](phase.batch, rng)
 
     def _views(self, size: int, count: int, rng: np.random.Generator) -> Tensor:
-        views = torch.stack([self.pictures.view(size, rng) for _ in range(count)])
+        views = torch.stack([self.images.view(size, rng) for _ in range(count)])
         return views.to(memory_format=torch.channels_last)
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class Distillation:
         return (feature_map - mean) / variance.sqrt()
 
     def _early(self, batch: int, rng: np.random.Generator) -> Tensor:
-        images = torch.stack([self.pictures.crop(80, rng, zoom=0.5) for _ in range(batch)])
+        images = torch.stack([self.images.crop(80, rng, zoom=0.5) for _ in range(batch)])
         maps = self.teacher(images.to(memory_format=torch.channels_last), stages=2)
         x = self.net.thinned(self._normalised(images))
         losses = [F.mse_loss(self._standard(0, x), self._standard(0, maps[0]))]
@@ -208,10 +208,10 @@ class Distillation:
 
     @torch.no_grad()
     def explained(self) -> list[float]:
-        """Share of the variance of the teacher's maps, block by block, on the pictures held out."""
+        """Share of the variance of the teacher's maps, block by block, on the images held out."""
         self.net.eval()
         shares = []
-        for picture in self.pictures.held_out:
+        for picture in self.images.held_out:
             image = F.interpolate(picture[None].float() / 255, (256, 256), mode="bilinear", antialias=True)
             found, wanted = self.net(self._normalised(image)), self.teacher(image)[1:]
             row = []
@@ -284,9 +284,9 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
 
-    pictures = Pictures(args.data)
-    LOG.info("%d pictures, and %d of COCO", len(pictures.plain), len(pictures.coco))
-    work = Distillation(Teacher(args.weights / "mobilenetv2_100.safetensors"), pictures)
+    images = Pictures(args.data)
+    LOG.info("%d images, and %d of COCO", len(images.plain), len(images.coco))
+    work = Distillation(Teacher(args.weights / "mobilenetv2_100.safetensors"), images)
     state: dict[str, Any] = torch.load(args.out, weights_only=True) if args.out.exists() else {}
     if state:
         work.net.load_state_dict(state["net"])

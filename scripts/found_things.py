@@ -51,7 +51,7 @@ AREA = (0.04, 0.6)
 BORDER = 0.25
 """Share of the photograph's border that a thing may cover."""
 TILE = 80
-"""Side of a photograph on the picture of all classes."""
+"""Side of a photograph on the image of all classes."""
 SURE = 0.6
 """Share of the things of plausible size, the surest ones, that are grouped."""
 GROUPS, LEAST, MOST = 220, 7, 12
@@ -75,7 +75,7 @@ class Found:
 
     @property
     def sure(self) -> float:
-        """The expected IoU of its mask, roughly; 0 for what is no thing of a plausible size in the picture."""
+        """The expected IoU of its mask, roughly; 0 for what is no thing of a plausible size in the image."""
         inside = self.probable > 0.5
         border = torch.cat([inside[0], inside[-1], inside[:, 0], inside[:, -1]]).float().mean()
         if not AREA[0] < inside.float().mean() < AREA[1] or border > BORDER:
@@ -145,7 +145,7 @@ def mask_of(thing: Found, image: Image.Image) -> NDArray[np.uint8]:
 
 
 def write_classes(classes: Sequence[Sequence[Found]], photos: Path, folder: Path) -> None:
-    """The dataset of class folders, all of it or nothing, and a picture of it beside."""
+    """The dataset of class folders, all of it or nothing, and an image of it beside."""
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     tiles = []
@@ -165,7 +165,7 @@ def write_classes(classes: Sequence[Sequence[Found]], photos: Path, folder: Path
 
 
 def _tile(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """A small square picture, what is no thing faded."""
+    """A small square image, what is no thing faded."""
     small, inside = (picture.resize((TILE, TILE)) for picture in (image, mask))
     return Image.composite(small, Image.blend(small, Image.new("RGB", small.size, "white"), 0.75), inside)
 

@@ -2,10 +2,10 @@
 
     python scripts/measure_suggestions.py DATA [--out runs/suggestions.jsonl] [--seeds 2] [--minutes 15]
 
-DATA holds `coco_mini/` and `caltech101_24/`. For each class and seed eight pictures are held out, ten others are the
-pool (pool `all`), and as many that lack the class are mixed in for pool `half`. One random picture is labelled; then
-each strategy chooses one picture after the other, five in all, and what was taught is scored on the pictures held out.
-A chosen picture that lacks the class costs its turn and teaches nothing. Every class and seed is a line in OUT that is
+DATA holds `coco_mini/` and `caltech101_24/`. For each class and seed eight images are held out, ten others are the
+pool (pool `all`), and as many that lack the class are mixed in for pool `half`. One random image is labelled; then
+each strategy chooses one image after the other, five in all, and what was taught is scored on the images held out.
+A chosen image that lacks the class costs its turn and teaches nothing. Every class and seed is a line in OUT that is
 not measured again: call again to go on. Prints Markdown.
 """
 
@@ -35,7 +35,7 @@ from fewseg.inference.postprocess import full_size_prediction
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.supports import LabelSupport
 from fewseg.models.presence import balanced_accuracy, presence_scores, roc_area
-from fewseg.server.engine.model import TOKENS, EngineModel, PictureFeatures, probabilities
+from fewseg.server.engine.model import TOKENS, EngineModel, ImageFeatures, probabilities
 from split import MIN_AREA, sources  # the script beside this one
 
 POOL, HELD, LEAST, MOST = 10, 8, 13, 5
@@ -55,10 +55,10 @@ STRATEGIES: Final = (
 
 @dataclass
 class Case:
-    """One class, one seed: pictures by their place, which of them hold the class, and what the model makes of them."""
+    """One class, one seed: images by their place, which of them hold the class, and what the model makes of them."""
 
     model: EngineModel
-    features: list[PictureFeatures]
+    features: list[ImageFeatures]
     masks: list[NDArray[np.uint8]]
     shots: dict[int, LabelSupport]
     pool: tuple[int, ...]
@@ -76,7 +76,7 @@ class Case:
         return probabilities(np.concatenate([self.known[place, examples] for place in places]))
 
     def score(self, labelled: Sequence[int]) -> float:
-        """IoU in percent on the pictures held out, pixels summed over them."""
+        """IoU in percent on the images held out, pixels summed over them."""
         counts = np.zeros((2, 2), np.int64)
         for place, coarse in zip(self.held, self.found(self.held, labelled), strict=True):
             truth = self.masks[place]
@@ -86,7 +86,7 @@ class Case:
 
 
 def choose(strategy: str, case: Case, pool: Sequence[int], seen: Sequence[int], rng: np.random.Generator) -> int:
-    """The picture of the pool that comes next; `seen` are those it is not to be chosen from again."""
+    """The image of the pool that comes next; `seen` are those it is not to be chosen from again."""
     left = [i for i, place in enumerate(pool) if place not in seen]
     if strategy in RANDOM:
         return int(pool[rng.choice(left)])
@@ -109,7 +109,7 @@ def choose(strategy: str, case: Case, pool: Sequence[int], seen: Sequence[int], 
 
 
 def run(strategy: str, case: Case, pool: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
-    """Scores after each number of turns in `SCORED`, and how many of the pictures chosen held the class."""
+    """Scores after each number of turns in `SCORED`, and how many of the images chosen held the class."""
     seen, scores = [pool[0]], {}
     for turn in range(2, MOST + 1):
         seen.append(choose(strategy, case, pool, seen, rng))
@@ -119,7 +119,7 @@ def run(strategy: str, case: Case, pool: Sequence[int], rng: np.random.Generator
 
 
 def open_case(model: EngineModel, dataset: Dataset, class_id: int, others: Sequence[str], seed: int) -> Case:
-    """Draw pictures and encode them."""
+    """Draw images and encode them."""
     rng = np.random.default_rng([seed, class_id, len(dataset.classes)])
     names = list(rng.permutation(dataset.names(class_id)))
     n_held = min(HELD, len(names) - 8)
@@ -128,16 +128,16 @@ def open_case(model: EngineModel, dataset: Dataset, class_id: int, others: Seque
     away = [str(name) for name in rng.permutation(others)]
     chosen += away[:n_pool]
     masks = [dataset.mask(str(name), class_id) for name in chosen]
-    pictures = [dataset.image(str(name)) for name in chosen]
+    images = [dataset.image(str(name)) for name in chosen]
     segmenter = model.segmenter
-    features = [model.features([segmenter.prepare(p)])[0] for p in pictures]
+    features = [model.features([segmenter.prepare(p)])[0] for p in images]
     held, pool = tuple(range(n_held)), tuple(range(n_held, len(chosen)))
-    shots = {i: model.shot(pictures[i], masks[i] == 1) for i in pool if i < n_held + n_pool}  # type: ignore[arg-type]
+    shots = {i: model.shot(images[i], masks[i] == 1) for i in pool if i < n_held + n_pool}  # type: ignore[arg-type]
     return Case(model, features, masks, shots, pool, held)
 
 
 def measure(case: Case, seed: int) -> dict[str, Any]:
-    """All strategies on both pools, and how well the score tells absent pictures after one and five examples."""
+    """All strategies on both pools, and how well the score tells absent images after one and five examples."""
     own = [i for i in case.pool if i in case.shots]
     result: dict[str, Any] = {"one": case.score(own[:1])}
     for name, pool in (("all", own), ("half", list(case.pool))):

@@ -4,7 +4,7 @@
 
 DATA holds `coco_mini/` and `caltech101_24/`, whose novel classes are shown. Prints the mean IoU of the queries' masks,
 in per cent, at the model's input size, with four kinds of example: the true mask, everything but that, the whole
-picture, and another class's picture with its mask. A model that compares finds little with the last three; one that
+image, and another class's image with its mask. A model that compares finds little with the last three; one that
 answers with what stands out finds the same with all of them.
 """
 
@@ -24,11 +24,11 @@ from fewseg.models.checkpoints import load_method
 from fewseg.models.methods import FewShotMethod
 from split import MIN_AREA, sources  # the script beside this one
 
-KINDS = ("true mask", "inverted", "whole picture", "another class's")
+KINDS = ("true mask", "inverted", "whole image", "another class's")
 
 
 def examples(own: EpisodeTensors, other: EpisodeTensors) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pictures and masks of the support, in the order of `KINDS`."""
+    """Images and masks of the support, in the order of `KINDS`."""
     yield own.images, own.masks
     yield own.images, 1 - own.masks
     yield own.images, torch.ones_like(own.masks)

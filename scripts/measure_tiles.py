@@ -1,9 +1,9 @@
-"""What tiles bring where the picture is far larger than the model's input.
+"""What tiles bring where the image is far larger than the model's input.
 
     python scripts/measure_tiles.py [--model default]
 
-Large pictures with known masks are mosaics of turned and brightened copies of the demo's photographs, so this shows the
-effect of scale, not what other pictures will give. Prints Markdown.
+Large images with known masks are mosaics of turned and brightened copies of the demo's photographs, so this shows the
+effect of scale, not what other images will give. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from numpy.typing import NDArray
 
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiles import segment_tiled, teach_tiled
-from fewseg.tools.demo.pictures import View, sources
+from fewseg.tools.demo.photographs import View, sources
 
-Picture = tuple[NDArray[np.uint8], NDArray[np.bool_]]
+OpenedImage = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 
 CASES = {"coins": ("coin", 5, 5), "tissue": ("gland", 3, 3)}
 """Photograph to label, columns and rows of its mosaic."""
 
 
-def photograph(name: str, label: str) -> Picture:
+def photograph(name: str, label: str) -> OpenedImage:
     """A whole photograph of the demo and the label's mask."""
     view = View(name, (0, 0, *sources()[name].size))
     return np.asarray(view.image()), view.mask(label) > 0
 
 
-def mosaic(picture: Picture, columns: int, rows: int, seed: int) -> Picture:
+def mosaic(image: OpenedImage, columns: int, rows: int, seed: int) -> OpenedImage:
     """Copies beside each other, each turned by half, mirrored or not, and of another brightness."""
     rng = np.random.default_rng(seed)
-    pixels, mask = picture
+    pixels, mask = image
     large, truth = [], []
     for _ in range(rows):
         row, here = [], []
@@ -55,22 +55,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
     segmenter = Segmenter.from_pretrained(parser.parse_args().model)
-    print("| picture | example | whole picture | tiles | no overlap | overlap of a half |\n|---|---|---|---|---|---|")
+    print("| image | example | whole image | tiles | no overlap | overlap of a half |\n|---|---|---|---|---|---|")
     for name, (label, columns, rows) in CASES.items():
         one = photograph(name, label)
-        picture, truth = mosaic(one, columns, rows, seed=0)
+        image, truth = mosaic(one, columns, rows, seed=0)
         other = mosaic(one, columns, rows, seed=1)
         for how in ("one photograph", "a mosaic, taught whole", "a mosaic, taught in crops"):
             if how.endswith("crops"):
                 teach_tiled(segmenter, label, *other)
             else:
                 segmenter.teach(label, *(one if how == "one photograph" else other))
-            whole = segmenter.segment(picture, probabilities=False).masks[label]
+            whole = segmenter.segment(image, probabilities=False).masks[label]
             tiled = [
-                segment_tiled(segmenter, picture, overlap=overlap, probabilities=False).masks[label]
+                segment_tiled(segmenter, image, overlap=overlap, probabilities=False).masks[label]
                 for overlap in (0.25, 0.0, 0.5)
             ]
-            cells = [f"{name}, {picture.shape[1]} x {picture.shape[0]}", how, *(iou(m, truth) for m in (whole, *tiled))]
+            cells = [f"{name}, {image.shape[1]} x {image.shape[0]}", how, *(iou(m, truth) for m in (whole, *tiled))]
             print("| " + " | ".join(cells) + " |", flush=True)
             segmenter.forget(label)
 

@@ -7,7 +7,7 @@ replaced by what `fewseg.inference.interactive` makes of marks simulated from it
 (connected, from 5 % of the label's area), and of every part is given
 
 - `box`: the smallest box around it;
-- `1 click`: the place deepest inside (farthest from its border and the picture's);
+- `1 click`: the place deepest inside (farthest from its border and the image's);
 - `3 clicks`: the same for the largest part, then twice the place deepest inside the largest wrong area of what has come
   of it so far, as inside or outside: what a person who watches would click;
 - `scribble`: a line between the two ends of the part that are farthest apart, kept well inside.
@@ -55,7 +55,7 @@ def parts(mask: Mask) -> list[Mask]:
 
 
 def depth(area: Mask) -> NDArray[np.float64]:
-    """Of every pixel the distance to the area's border, and the picture's."""
+    """Of every pixel the distance to the area's border, and the image's."""
     inner: NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(area, 1))[1:-1, 1:-1]
     return inner
 
@@ -126,7 +126,7 @@ def overlap(made: Mask, truth: NDArray[np.uint8]) -> list[int]:
 
 
 def measure(segmenter: Segmenter, opened: OpenSource, episode: Episode, shown: list[Image.Image]) -> dict[str, Any]:
-    """What the masks derived of one support are, and what they teach; appends them to the pictures shown."""
+    """What the masks derived of one support are, and what they teach; appends them to the images shown."""
     image, target = opened.dataset.image(episode.support[0]), opened.dataset.mask(episode.query, episode.class_id)
     truth = opened.dataset.mask(episode.support[0], episode.class_id)
     line: dict[str, Any] = {"class": episode.class_id, "parts": len(parts(truth == 1)), "support": {}}

@@ -41,9 +41,9 @@ class Cost:
     """Of one episode in a training step, beyond the weights."""
     weights: int
     test: tuple[float, float]
-    """One query with one and with five support pictures, nothing cached."""
+    """One query with one and with five support images, nothing cached."""
     maps: int
-    """One picture's maps in bfloat16."""
+    """One image's maps in bfloat16."""
 
 
 def count(recipe: Recipe) -> Cost:

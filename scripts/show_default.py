@@ -2,7 +2,7 @@
 
     python scripts/show_default.py DATA --run runs/default [--per-class 4] [--out docs/img/default-model]
 
-Every novel class of both collections (see `split`) is asked for in pictures that hold it and in as many that do not,
+Every novel class of both collections (see `split`) is asked for in images that hold it and in as many that do not,
 with one and with five shots. OUT/reliability.png shows the pixels' probabilities and the ROC curve of `present`, with
 the fitted sureness and without, and how often scores are right; the numbers are printed. OUT/training.png shows loss
 and validation of RUN, a folder of scripts/train_default.py; without --run it is left out.
@@ -148,8 +148,8 @@ def draw(tallies: dict[str, Tally], bins: NDArray[np.float64], path: Path) -> No
         for x, y, number in zip(sure / count, found / count, count, strict=True):
             right.annotate(f"{number:.0f}", (x, y), (4, -8), textcoords="offset points", fontsize=6, color="#7f7f7f")
         _finish(left, "probability of foreground", "share of the pixels that are foreground")
-        _finish(middle, "pictures without the class, called present", "pictures with it, called present")
-        _finish(right, "score", "share of the pictures that hold the class")
+        _finish(middle, "images without the class, called present", "images with it, called present")
+        _finish(right, "score", "share of the images that hold the class")
 
 
 def draw_training(run: Path, path: Path) -> None:
@@ -209,7 +209,7 @@ def main() -> None:
     print(
         f"scores as shipped: calibration error {_calibration_error(bins):.3f}; at {threshold:.3f} {told:.3f} are right:"
     )
-    print(f"{(here >= threshold).mean():.3f} of the pictures with the class are present,")
+    print(f"{(here >= threshold).mean():.3f} of the images with the class are present,")
     print(f"{(away >= threshold).mean():.3f} of those without it")
 
 

@@ -17,7 +17,7 @@ def sources(data: Path) -> tuple[str, str]:
 
 
 def training(data: Path, backbone: str, weights: Path, **changes: Any) -> TrainConfig:
-    """Over a frozen backbone, maps of plain pictures kept; the best checkpoint by classes kept from the base ones."""
+    """Over a frozen backbone, maps of plain images kept; the best checkpoint by classes kept from the base ones."""
     settings: dict[str, Any] = {
         "data": sources(data),
         "weights": (0.6, 0.4),

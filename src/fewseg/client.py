@@ -49,12 +49,12 @@ class ServerError(FewsegError):
 
 @dataclass(frozen=True)
 class Found:
-    """What the server found in one picture, at its own size after EXIF rotation."""
+    """What the server found in one image, at its own size after EXIF rotation."""
 
     masks: dict[str, NDArray[np.bool_]]
     """Label to mask (H, W)."""
     scores: dict[str, float]
-    """Label to how sure the model is that it is in the picture."""
+    """Label to how sure the model is that it is in the image."""
     present: dict[str, bool]
     """Label to whether its score reaches the threshold."""
     model: str
@@ -149,10 +149,10 @@ class Session:
 
         Args:
             label: any name.
-            image: a picture, or several.
-            mask: the label's mask at the picture's size; as many as pictures.
+            image: an image, or several.
+            mask: the label's mask at the image's size; as many as images.
             value: which index or colour of the mask is the label.
-            box: instead of a mask, for one picture, as in `outline`.
+            box: instead of a mask, for one image, as in `outline`.
             points: likewise.
             scribble: likewise.
 
@@ -181,8 +181,8 @@ class Session:
         """The mask (H, W) of the object that one of these stands for: what `teach` makes of it. Nothing is kept.
 
         Args:
-            image: a picture.
-            box: x0, y0, x1, y1 around the object, in pixels of the upright picture.
+            image: an image.
+            box: x0, y0, x1, y1 around the object, in pixels of the upright image.
             points: each x, y, and 1 where it is inside or 0 where it is outside.
             scribble: a line inside, as places x, y; or several lines.
 
@@ -199,7 +199,7 @@ class Session:
         return {label["name"]: label["shots"] for label in self._client._json("GET", f"{self._path}/labels")}
 
     def segment(self, image: Sendable, labels: Sequence[str] = ()) -> Found:
-        """What was taught, found in a picture; only `labels`, if any are named."""
+        """What was taught, found in an image; only `labels`, if any are named."""
         query = "?" + urlencode([("label", label) for label in labels]) if labels else ""
         answer = self._client._json("POST", f"{self._path}/segment{query}", form=_Form([], [("image", image)]))
         found = answer["labels"]
@@ -263,7 +263,7 @@ def _marks(box: Any, points: Any, scribble: Any) -> str:
 
 
 def _bytes(file: Sendable) -> tuple[str, bytes]:
-    """Content type and content of a picture or file; raises `InvalidImage`."""
+    """Content type and content of an image or file; raises `InvalidImage`."""
     if isinstance(file, bytes):
         return "application/octet-stream", file
     if isinstance(file, (str, os.PathLike)):
@@ -271,20 +271,20 @@ def _bytes(file: Sendable) -> tuple[str, bytes]:
             return mimetypes.guess_type(os.fspath(file))[0] or "application/octet-stream", Path(file).read_bytes()
         except OSError as error:
             raise InvalidImage(f"{os.fspath(file)} cannot be read ({error.strerror}): check the path") from error
-    picture = _picture(file) if isinstance(file, np.ndarray) else file
-    if not isinstance(picture, Image.Image):
-        raise InvalidImage(f"a {type(file).__name__} is no picture: give a path, bytes, a Pillow image or an array")
+    image = _picture(file) if isinstance(file, np.ndarray) else file
+    if not isinstance(image, Image.Image):
+        raise InvalidImage(f"a {type(file).__name__} is no image: give a path, bytes, a Pillow image or an array")
     buffer = io.BytesIO()
     try:
-        picture = decoding.upright(picture, decoding.orientation(picture))  # what is saved says nothing of it
-        picture.save(buffer, "PNG")
+        image = decoding.upright(image, decoding.orientation(image))  # what is saved says nothing of it
+        image.save(buffer, "PNG")
     except (OSError, ValueError) as error:
-        raise InvalidImage(f"the picture cannot be sent ({error}): save it as PNG and give the path") from error
+        raise InvalidImage(f"the image cannot be sent ({error}): save it as PNG and give the path") from error
     return "image/png", buffer.getvalue()
 
 
 def _picture(values: NDArray[Any]) -> Image.Image:
-    said = f"an array of {values.dtype} {values.shape} is no picture or mask: give uint8 (H, W[, 3]), or bool (H, W)"
+    said = f"an array of {values.dtype} {values.shape} is no image or mask: give uint8 (H, W[, 3]), or bool (H, W)"
     if np.issubdtype(values.dtype, np.floating):
         raise InvalidImage(said)
     try:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewseg.batch import BatchOptions, BatchReport, find_pictures, segment_files
+from fewseg.batch import BatchOptions, BatchReport, find_images, segment_files
 from fewseg.batch import output_folder as batch_outputs
 from fewseg.batch import steps as work
 from fewseg.core.errors import FewsegError, InvalidImage, InvalidMask, InvalidOption, InvalidSupport, OutputError
 from fewseg.formats import write_results
 from fewseg.formats.read_folder import read_support, require_apart, teach_all
-from fewseg.images import picture_size
+from fewseg.images import read_image_size
 from fewseg.inference.segmenter import Segmenter
 from helpers.colour_method import ColourMethod, blob, iou, write_support
 
@@ -30,7 +30,7 @@ def segmenter(*labels: str, **options: object) -> Segmenter:
     return made
 
 
-def pictures(folder: Path, *names: str) -> Path:
+def images(folder: Path, *names: str) -> Path:
     for i, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         blob("red" if i % 2 == 0 else "blue", place=0.3 + 0.05 * i)[0].save(folder / name)
@@ -82,9 +82,9 @@ def broken(folder: Path, what: str) -> None:
         (folder / "blue").mkdir()
     elif what == "no mask":
         (red / "0.png").unlink()
-    elif what == "no picture":
+    elif what == "no image":
         (red / "0.jpg").unlink()
-    elif what == "marked mask without picture":
+    elif what == "marked mask without image":
         Image.fromarray(mask).save(red / "b.mask.png")
     elif what == "two masks":
         Image.fromarray(mask).save(red / "0.mask.png")
@@ -92,7 +92,7 @@ def broken(folder: Path, what: str) -> None:
         Image.fromarray(mask[:10]).save(red / "0.png")
     elif what == "no foreground":
         Image.fromarray(mask * 0).save(red / "0.png")
-    elif what == "corrupt picture":
+    elif what == "corrupt image":
         (red / "0.jpg").write_bytes((red / "0.jpg").read_bytes()[:300])
     elif what == "loose":
         for file in red.iterdir():
@@ -106,13 +106,13 @@ def broken(folder: Path, what: str) -> None:
         ("nothing", InvalidSupport, "support does not exist"),
         ("label without files", InvalidSupport, "blue is empty"),
         ("no mask", InvalidSupport, "0.jpg has no mask: save one as 0.png"),
-        ("no picture", InvalidSupport, "0.png has no mask.*its picture is missing"),
-        ("marked mask without picture", InvalidSupport, "b.mask.png is a mask without its picture"),
+        ("no image", InvalidSupport, "0.png has no mask.*its image is missing"),
+        ("marked mask without image", InvalidSupport, "b.mask.png is a mask without its image"),
         ("two masks", InvalidSupport, "several masks"),
-        ("other size", InvalidMask, "support of 'red': .*0.png is 96x10, its picture 96x64"),
+        ("other size", InvalidMask, "support of 'red': .*0.png is 96x10, its image 96x64"),
         ("no foreground", InvalidMask, "support of 'red': .*0.png has no foreground"),
-        ("corrupt picture", InvalidImage, "support of 'red': .*0.jpg"),
-        ("loose", InvalidSupport, "no label folders .pictures lie in it directly"),
+        ("corrupt image", InvalidImage, "support of 'red': .*0.jpg"),
+        ("loose", InvalidSupport, "no label folders .images lie in it directly"),
     ],
 )
 def test_bad_support_folders(tmp_path: Path, what: str, error: type[FewsegError], words: str) -> None:
@@ -143,7 +143,7 @@ def test_support_that_is_empty_or_a_file(tmp_path: Path) -> None:
 
 
 def test_what_is_written(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "a.jpg", "deep/b.png")
+    photos = images(tmp_path / "photos", "a.jpg", "deep/b.png")
     steps: list[tuple[int, int, str]] = []
     report = segment_files(segmenter(), [photos], tmp_path / "out", progress=lambda *step: steps.append(step))
     assert (report.done, report.skipped, report.errors) == (2, 0, [])
@@ -175,7 +175,7 @@ def test_what_is_written(tmp_path: Path) -> None:
 
 
 def test_batches_and_threads_change_nothing(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", *(f"{i}.png" for i in range(7)))
+    photos = images(tmp_path / "photos", *(f"{i}.png" for i in range(7)))
     run(segmenter(), photos, tmp_path / "one", workers=1, batch_size=1)
     run(segmenter(), photos, tmp_path / "many", workers=3, batch_size=4)
     assert listing(tmp_path / "one") == listing(tmp_path / "many")
@@ -186,8 +186,8 @@ def test_batches_and_threads_change_nothing(tmp_path: Path) -> None:
     assert names == [str(i) for i in range(7)]
 
 
-def test_pictures_of_the_same_name_do_not_collide(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "x/1.png", "y/1.png", "y/1.jpg", "z/x/1.png", "z/A.png", "z/b/a.png")
+def test_images_of_the_same_name_do_not_collide(tmp_path: Path) -> None:
+    photos = images(tmp_path / "photos", "x/1.png", "y/1.png", "y/1.jpg", "z/x/1.png", "z/A.png", "z/b/a.png")
     report = run(segmenter(), photos, tmp_path / "out")
     names = [p["name"] for p in results(tmp_path / "out")["pictures"]]
     assert report.done == 6
@@ -198,10 +198,10 @@ def test_pictures_of_the_same_name_do_not_collide(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / entry["label_map"])), expected)
 
 
-def test_names_stay_when_pictures_are_added(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "y/1.png")
+def test_names_stay_when_images_are_added(tmp_path: Path) -> None:
+    photos = images(tmp_path / "photos", "y/1.png")
     run(segmenter(), photos, tmp_path / "out")
-    pictures(photos, "x/1.png")
+    images(photos, "x/1.png")
     report = run(segmenter(), photos, tmp_path / "out")
     assert (report.done, report.skipped) == (1, 1)
     names = {Path(p["picture"]).parent.name: p["name"] for p in results(tmp_path / "out")["pictures"]}
@@ -210,7 +210,7 @@ def test_names_stay_when_pictures_are_added(tmp_path: Path) -> None:
 
 def test_names_as_long_as_the_system_allows(tmp_path: Path) -> None:
     names = ["x" * 250 + "1.png", "x" * 250 + "2.png", "\N{HIRAGANA LETTER A}" * 83 + ".png"]
-    photos = pictures(tmp_path / "photos", *names)
+    photos = images(tmp_path / "photos", *names)
     report = run(segmenter(), photos, tmp_path / "out")
     assert (report.done, report.errors) == (3, [])
     assert len(listing(tmp_path / "out" / "labels")) == 3
@@ -219,7 +219,7 @@ def test_names_as_long_as_the_system_allows(tmp_path: Path) -> None:
 
 def test_labels_become_safe_folder_names(tmp_path: Path) -> None:
     made = segmenter("red", "blue/../..", "blue/:./..", "RED")  # the first part names the colour
-    photos = pictures(tmp_path / "photos", "a.png")
+    photos = images(tmp_path / "photos", "a.png")
     run(made, photos, tmp_path / "out")
     masks = {label: v["mask"] for label, v in results(tmp_path / "out")["pictures"][0]["labels"].items()}
     assert len(set(masks.values())) == 4
@@ -230,7 +230,7 @@ def test_labels_become_safe_folder_names(tmp_path: Path) -> None:
 
 
 def test_no_overlays(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "a.png")
+    photos = images(tmp_path / "photos", "a.png")
     run(segmenter(), photos, tmp_path / "out", overlays=False)
     assert not (tmp_path / "out/overlays").exists()
     assert run(segmenter(), photos, tmp_path / "out", overlays=False).skipped == 1
@@ -248,15 +248,15 @@ def test_label_map_above_255_labels(tmp_path: Path) -> None:
     assert folder._index_image(np.full((2, 2), 299, np.uint16)).getpixel((0, 0)) == 299
 
 
-# ------------------------------------------------------------------------------------------- finding pictures
+# ------------------------------------------------------------------------------------------- finding images
 
 
-def test_find_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = pictures(tmp_path / "photos", "b.JPG", "a.png", "deep/c.webp", ".hidden.png", ".git/d.png", "out/e.png")
+def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = images(tmp_path / "photos", "b.JPG", "a.png", "deep/c.webp", ".hidden.png", ".git/d.png", "out/e.png")
     (photos / "notes.txt").touch()
     (photos / "link.png").symlink_to(photos / "a.png")
     monkeypatch.chdir(tmp_path)
-    found = find_pictures(["photos/a.png", "photos", tmp_path / "none.jpg"], photos / "out")
+    found = find_images(["photos/a.png", "photos", tmp_path / "none.jpg"], photos / "out")
     assert [str(p.relative_to(tmp_path)) for p in found] == [
         "photos/a.png",
         "photos/b.JPG",
@@ -278,22 +278,22 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(InvalidImage, match="closed: Permission denied; make the folder readable"):
-        find_pictures([tmp_path], tmp_path / "out")
+        find_images([tmp_path], tmp_path / "out")
 
 
-def test_results_are_no_pictures_to_segment(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "a.png", "begun/labels/a.png", "mine/b.png")
+def test_results_are_no_images_to_segment(tmp_path: Path) -> None:
+    photos = images(tmp_path / "photos", "a.png", "begun/labels/a.png", "mine/b.png")
     run(segmenter(), photos / "a.png", photos / "earlier")
     (photos / "begun" / "journal.jsonl").touch()
     (photos / "mine" / "results.json").write_text("{}")
-    assert find_pictures([photos], photos / "now") == [photos / "a.png", photos / "mine" / "b.png"]
-    assert find_pictures([photos / "earlier" / "labels"], photos / "now") == [photos / "earlier" / "labels" / "a.png"]
+    assert find_images([photos], photos / "now") == [photos / "a.png", photos / "mine" / "b.png"]
+    assert find_images([photos / "earlier" / "labels"], photos / "now") == [photos / "earlier" / "labels" / "a.png"]
     with pytest.raises(InvalidOption, match=r"photos is the output folder, too: choose another, as .*found"):
-        find_pictures([photos], tmp_path / "mine" / ".." / "photos")
+        find_images([photos], tmp_path / "mine" / ".." / "photos")
 
 
 def test_a_damaged_mask_of_ours_is_segmented_again(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "a.png")
+    photos = images(tmp_path / "photos", "a.png")
     run(segmenter(), photos, tmp_path / "out")
     (tmp_path / "out" / "masks" / "red" / "a.png").write_bytes(b"cut")
     with pytest.raises(InvalidMask, match=r"red/a\.png .*: segment again with --overwrite$"):
@@ -302,9 +302,9 @@ def test_a_damaged_mask_of_ours_is_segmented_again(tmp_path: Path) -> None:
 
 def test_nothing_to_segment(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidImage, match="holds no pictures"):
+    with pytest.raises(InvalidImage, match="holds no images"):
         run(segmenter(), tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(InvalidImage, match="no pictures to segment"):
+    with pytest.raises(InvalidImage, match="no images to segment"):
         run(segmenter(), [], tmp_path / "out")
     with pytest.raises(InvalidSupport, match="nothing has been taught"):
         run(Segmenter(ColourMethod(), device="cpu"), tmp_path / "empty", tmp_path / "out")
@@ -316,8 +316,8 @@ def test_nothing_to_segment(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- resuming
 
 
-def test_finished_pictures_are_skipped(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "a.png", "b.png", "c.png", "d.png")
+def test_finished_images_are_skipped(tmp_path: Path) -> None:
+    photos = images(tmp_path / "photos", "a.png", "b.png", "c.png", "d.png")
     run(segmenter(), photos, tmp_path / "out")
     before = {f: (tmp_path / "out" / f).stat().st_mtime_ns for f in listing(tmp_path / "out")}
     (tmp_path / "out/masks/red/b.png").unlink()
@@ -332,7 +332,7 @@ def test_finished_pictures_are_skipped(tmp_path: Path) -> None:
 
 
 def test_other_examples_or_options_mean_doing_it_again(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "a.png")
+    photos = images(tmp_path / "photos", "a.png")
     run(segmenter(), photos, tmp_path / "out")
     more = segmenter()
     more.teach("red", *blob("red", place=0.4))
@@ -348,8 +348,8 @@ def test_other_examples_or_options_mean_doing_it_again(tmp_path: Path) -> None:
     assert run(made, photos, tmp_path / "out", overwrite=True).done == 1
 
 
-def test_earlier_pictures_stay_listed_for_the_same_model(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "a.png", "b.png")
+def test_earlier_images_stay_listed_for_the_same_model(tmp_path: Path) -> None:
+    photos = images(tmp_path / "photos", "a.png", "b.png")
     run(segmenter(), photos / "a.png", tmp_path / "out")
     run(segmenter(), photos / "b.png", tmp_path / "out")
     assert [p["name"] for p in results(tmp_path / "out")["pictures"]] == ["b", "a"]
@@ -358,7 +358,7 @@ def test_earlier_pictures_stay_listed_for_the_same_model(tmp_path: Path) -> None
 
 
 def test_interrupted_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = pictures(tmp_path / "photos", *(f"{i}.png" for i in range(9)))
+    photos = images(tmp_path / "photos", *(f"{i}.png" for i in range(9)))
     made = segmenter()
     whole = made.coarse_probabilities
     calls = iter(range(100))
@@ -378,12 +378,12 @@ def test_interrupted_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_killed_run_resumes_from_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = pictures(tmp_path / "photos", "a.png", "b.png", "c.png")
+    photos = images(tmp_path / "photos", "a.png", "b.png", "c.png")
     with monkeypatch.context() as patch:
         patch.setattr(batch_outputs.OutputFolder, "finish", lambda *_: None)
         run(segmenter(), [photos / "a.png", photos / "b.png"], tmp_path / "out")
     with (tmp_path / "out/journal.jsonl").open("a") as file:
-        file.write('{"picture": "/half')
+        file.write('{"image": "/half')
     report = run(segmenter(), photos, tmp_path / "out")
     assert (report.done, report.skipped) == (1, 2)
     assert not (tmp_path / "out/journal.jsonl").exists()
@@ -393,9 +393,9 @@ def test_killed_run_resumes_from_the_journal(tmp_path: Path, monkeypatch: pytest
 # --------------------------------------------------------------------------------------------- when it fails
 
 
-def test_unreadable_pictures_do_not_stop_the_rest(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "a.png", "b.png", "c.png", "d.png", "e.png")
-    (photos / "b.png").write_bytes(b"no picture")
+def test_unreadable_images_do_not_stop_the_rest(tmp_path: Path) -> None:
+    photos = images(tmp_path / "photos", "a.png", "b.png", "c.png", "d.png", "e.png")
+    (photos / "b.png").write_bytes(b"no image")
     (photos / "d.png").write_bytes((photos / "e.png").read_bytes()[:200])
     report = run(segmenter(), [photos, tmp_path / "none.jpg"], tmp_path / "out", batch_size=2)
     assert report.done == 3
@@ -408,15 +408,15 @@ def test_unreadable_pictures_do_not_stop_the_rest(tmp_path: Path) -> None:
     assert (report.done, report.skipped, len(report.errors)) == (1, 3, 1)
 
 
-def test_unexpected_errors_of_a_picture_do_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = pictures(tmp_path / "photos", "a.png", "b.png", "c.png")
+def test_unexpected_errors_of_a_image_do_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = images(tmp_path / "photos", "a.png", "b.png", "c.png")
 
     def size_of(path: Path) -> tuple[int, int]:
         if path.name == "b.png":
             raise ValueError("image has\nwrong mode")
-        return picture_size(path)
+        return read_image_size(path)
 
-    monkeypatch.setattr(work, "picture_size", size_of)
+    monkeypatch.setattr(work, "read_image_size", size_of)
     report = run(segmenter(), photos, tmp_path / "out")
     assert report.done == 2
     bad = str(photos / "b.png")
@@ -424,16 +424,16 @@ def test_unexpected_errors_of_a_picture_do_not_stop_the_rest(tmp_path: Path, mon
     assert [Path(p["picture"]).name for p in results(tmp_path / "out")["pictures"]] == ["a.png", "c.png"]
 
 
-def test_a_picture_that_went_bad_is_not_listed_as_found(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "a.png", "b.png")
+def test_a_image_that_went_bad_is_not_listed_as_found(tmp_path: Path) -> None:
+    photos = images(tmp_path / "photos", "a.png", "b.png")
     run(segmenter(), photos, tmp_path / "out")
-    (photos / "b.png").write_bytes(b"no picture")
+    (photos / "b.png").write_bytes(b"no image")
     run(segmenter(), photos, tmp_path / "out")
     assert [p["name"] for p in results(tmp_path / "out")["pictures"]] == ["a"]
 
 
 def test_full_disk_keeps_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = pictures(tmp_path / "photos", *(f"{i}.png" for i in range(5)))
+    photos = images(tmp_path / "photos", *(f"{i}.png" for i in range(5)))
     write, left = Path.write_bytes, [10]
 
     def filling(self: Path, data: bytes) -> int:
@@ -457,7 +457,7 @@ def test_full_disk_keeps_what_is_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_journal_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = pictures(tmp_path / "photos", "a.png")
+    photos = images(tmp_path / "photos", "a.png")
     (tmp_path / "out/journal.jsonl").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"journal\.jsonl"):
         run(segmenter(), photos, tmp_path / "out")
@@ -467,7 +467,7 @@ def test_journal_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_output_that_cannot_be_a_folder(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "a.png")
+    photos = images(tmp_path / "photos", "a.png")
     (tmp_path / "file").write_text("precious")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OutputError, match="cannot make the folder"):
@@ -476,7 +476,7 @@ def test_output_that_cannot_be_a_folder(tmp_path: Path) -> None:
 
 
 def test_damaged_results_and_journals_mean_starting_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    photos, out = pictures(tmp_path / "photos", "a.png", "b.png"), tmp_path / "out"
+    photos, out = images(tmp_path / "photos", "a.png", "b.png"), tmp_path / "out"
     run(segmenter(), photos, out)
     whole = (out / "results.json").read_text()
     content = json.loads(whole)
@@ -489,7 +489,7 @@ def test_damaged_results_and_journals_mean_starting_anew(tmp_path: Path, caplog:
         (json.dumps(content), 1),
     ):
         (out / "results.json").write_text(text)
-        (out / "journal.jsonl").write_text('3\n{"picture": "a"}\n[]\n{"pic')
+        (out / "journal.jsonl").write_text('3\n{"image": "a"}\n[]\n{"pic')
         caplog.clear()
         report = run(segmenter(), photos, out)
         assert (report.done, report.skipped) == (done, 2 - done)
@@ -499,7 +499,7 @@ def test_damaged_results_and_journals_mean_starting_anew(tmp_path: Path, caplog:
 
 
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", "a.png")
+    photos = images(tmp_path / "photos", "a.png")
     (tmp_path / "one/masks/red").mkdir(parents=True)
     (tmp_path / "one/masks/red/a.png").write_text("precious")
     (tmp_path / "two").mkdir()
@@ -513,10 +513,10 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "two/results.json").read_text() == '{"precious": 1}'
 
 
-def test_large_pictures_pass_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_pass_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "BUDGET", 1)
     monkeypatch.setattr(work, "OVERLAY_SIDE", 40)
-    photos = pictures(tmp_path / "photos", *(f"{i}.png" for i in range(5)))
+    photos = images(tmp_path / "photos", *(f"{i}.png" for i in range(5)))
     assert run(segmenter(), photos, tmp_path / "out", workers=3).done == 5
     assert max(Image.open(tmp_path / "out/overlays/0.jpg").size) == 40
     assert Image.open(tmp_path / "out/labels/0.png").size == (96, 64)

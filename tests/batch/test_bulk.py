@@ -1,4 +1,4 @@
-"""Thousands of pictures: the same bytes as one by one, whatever runs at the same time, and never much in memory."""
+"""Thousands of images: the same bytes as one by one, whatever runs at the same time, and never much in memory."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from fewseg.batch import BatchOptions, segment_files
-from fewseg.batch.output_folder import OutputFolder, picture_identity
-from fewseg.batch.steps import Loaded, PictureWork, PixelBudget, Task
+from fewseg.batch.output_folder import OutputFolder, file_identity
+from fewseg.batch.steps import ImageSteps, Loaded, PixelBudget, Task
 from fewseg.batch.threads import ThreadPlan, ThreadsEngine
 from fewseg.core.errors import InvalidOption
 from fewseg.core.files import remove_leftovers, replacing, write_bytes
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 def photos(folder: Path, count: int) -> Path:
-    """Pictures with noise and a coloured disc, each of another size."""
+    """Images with noise and a coloured disc, each of another size."""
     folder.mkdir()
     draw = np.random.default_rng(0)
     for i in range(count):
@@ -72,7 +72,7 @@ def one_by_one(segmenter: Segmenter, folder: Path, out: Path) -> dict[str, bytes
     for source in sources:
         found = segmenter.segment(source)
         drawn = overlay(source, found)
-        written.write(source, written.name_for(source), picture_identity(source), found, drawn)
+        written.write(source, written.name_for(source), file_identity(source), found, drawn)
     written.finish(sources, [])
     return contents(out)
 
@@ -91,8 +91,8 @@ def test_same_bytes_as_one_by_one(tmp_path: Path, trained: Segmenter) -> None:
         assert contents(out) == expected
 
 
-def test_same_bytes_with_several_pictures_in_the_model(tmp_path: Path, trained: Segmenter) -> None:
-    """Of many pictures each has one thread, whatever the machine's number of cores, and however few are left to do."""
+def test_same_bytes_with_several_images_in_the_model(tmp_path: Path, trained: Segmenter) -> None:
+    """Of many images each has one thread, whatever the machine's number of cores, and however few are left to do."""
     folder = photos(tmp_path / "photos", 9)
     before = torch.get_num_threads()
     try:
@@ -127,9 +127,9 @@ def test_batches_are_filled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     made, sizes = colours(), []
     whole = made.coarse_probabilities
 
-    def counted(pictures):  # type: ignore[no-untyped-def]
-        sizes.append(len(pictures))
-        return whole(pictures)
+    def counted(images):  # type: ignore[no-untyped-def]
+        sizes.append(len(images))
+        return whole(images)
 
     monkeypatch.setattr(made, "coarse_probabilities", counted)
     report = segment_files(made, [photos(tmp_path / "photos", 7)], tmp_path / "out", options=BatchOptions(batch_size=3))
@@ -141,7 +141,7 @@ def test_batches_are_filled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_reading_does_not_run_away_from_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = colours()
-    work = PictureWork(made, OutputFolder(tmp_path / "out", made), False)
+    work = ImageSteps(made, OutputFolder(tmp_path / "out", made), False)
     photo = next(photos(tmp_path / "photos", 1).iterdir())
     plan = ThreadPlan(readers=2, writers=2, models=2, model_threads=1, batch_size=3)
     under_way, most, lock = 0, 0, threading.Lock()
@@ -197,7 +197,7 @@ def test_pixels_in_work_stay_within_the_budget(amounts: list[int], limit: int) -
     assert not wrong
 
 
-def test_a_failing_picture_gives_its_pixels_back() -> None:
+def test_a_failing_image_gives_its_pixels_back() -> None:
     budget = PixelBudget(10)
     with pytest.raises(ValueError, match="no"), budget.taken(10):
         raise ValueError("no")
@@ -212,9 +212,9 @@ def test_plan() -> None:
         few, many = ThreadPlan.of(BatchOptions(), CPU, 11), ThreadPlan.of(BatchOptions(), CPU, 12)
         assert (few.models, few.model_threads) == (1, 6)
         assert (many.models, many.model_threads) == (6, 1)
-        for pictures in (1, 1000):
-            assert ThreadPlan.of(BatchOptions(model_threads=2), CPU, pictures).models == 3
-            assert ThreadPlan.of(BatchOptions(model_threads=50), CPU, pictures) == few
+        for images in (1, 1000):
+            assert ThreadPlan.of(BatchOptions(model_threads=2), CPU, images).models == 3
+            assert ThreadPlan.of(BatchOptions(model_threads=50), CPU, images) == few
         gpu = ThreadPlan.of(BatchOptions(), torch.device("cuda"), 1000, cores=64)
         assert (gpu.readers, gpu.models, gpu.batch_size) == (16, 2, 8)
         assert ThreadPlan.of(BatchOptions(workers=7, batch_size=5), CPU, 3, cores=2) == ThreadPlan(7, 7, 1, 2, 3)
@@ -225,7 +225,7 @@ def test_plan() -> None:
 
 def test_how_fast_it_was(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 4)
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
     before = time.monotonic()
     report = segment_files(colours(), [folder], tmp_path / "out")
     assert 0 < report.seconds <= time.monotonic() - before
@@ -249,7 +249,7 @@ def test_a_batch_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise torch.OutOfMemoryError("CUDA out of memory. Tried\nto allocate")
 
     monkeypatch.setattr(made, "coarse_probabilities", full)
-    with pytest.raises(InvalidOption, match=r"4 pictures at a time do not fit.*smaller --batch-size"):
+    with pytest.raises(InvalidOption, match=r"4 images at a time do not fit.*smaller --batch-size"):
         segment_files(made, [photos(tmp_path / "photos", 5)], tmp_path / "out", options=BatchOptions(batch_size=4))
 
 
@@ -258,7 +258,7 @@ def test_names_do_not_depend_on_what_can_be_read(tmp_path: Path) -> None:
         (tmp_path / "photos" / place).mkdir(parents=True)
         blob("red")[0].save(tmp_path / "photos" / place / "1.png")
     whole = (tmp_path / "photos/x/1.png").read_bytes()
-    (tmp_path / "photos/x/1.png").write_bytes(b"no picture")
+    (tmp_path / "photos/x/1.png").write_bytes(b"no image")
     segment_files(colours(), [tmp_path / "photos"], tmp_path / "out")
     assert [file.name for file in (tmp_path / "out/labels").iterdir()] == ["y_1.png"]
     (tmp_path / "photos/x/1.png").write_bytes(whole)

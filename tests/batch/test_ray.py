@@ -90,7 +90,7 @@ def test_same_bytes_after_an_interruption_and_a_killed_worker(tmp_path: Path, lo
     method = Fragile()
     made = segmenter(method)
     folder = photos(tmp_path / "photos")
-    (folder / "12.png").write_bytes(b"no picture")
+    (folder / "12.png").write_bytes(b"no image")
     threads = segment_files(made, [folder], tmp_path / "threads")
     assert (threads.done, len(threads.errors)) == (PICTURES - 1, 1)
 
@@ -141,7 +141,7 @@ def rows(made: RayWorker, given: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(row) for row in made(given)["row"]]
 
 
-def test_a_picture_that_kills_is_found_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_kills_is_found_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, state = worker(tmp_path, segmenter(), monkeypatch)
     given = part(photos(tmp_path / "photos", 4))
     whole, tried = made.engine.run, []

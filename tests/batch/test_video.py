@@ -197,14 +197,14 @@ def test_damage_of_one_clip_is_told_after_the_next(tmp_path: Path, segmenter: Se
 
 
 def test_frames_of_an_earlier_run_are_saved_too(tmp_path: Path, segmenter: Segmenter) -> None:
-    """They are listed, and so formats that need pictures ask for them."""
+    """They are listed, and so formats that need images ask for them."""
     path, out = clip(tmp_path / "a.mp4"), tmp_path / "out"
     segment_video(segmenter, path, out)
     report = segment_video(segmenter, path, out, every=4, save_frames=True)
     assert (report.done, report.skipped) == (3, 0)
-    pictures = json.loads((out / "results.json").read_text())["pictures"]
-    assert len(pictures) == FRAMES
-    assert all((out / picture["saved"]).is_file() for picture in pictures)
+    images = json.loads((out / "results.json").read_text())["pictures"]
+    assert len(images) == FRAMES
+    assert all((out / image["saved"]).is_file() for image in images)
     write_results(out, ["yolo"])
 
 
@@ -214,14 +214,14 @@ def test_frames_of_a_longer_clip_that_was_replaced_are_gone(tmp_path: Path, segm
     clip(path, 4)
     report = segment_video(segmenter, path, out, save_frames=True)
     assert report.done == 4
-    pictures = json.loads((out / "results.json").read_text())["pictures"]
-    assert [p["frame"] for p in pictures] == [0, 1, 2, 3]
-    assert len({tuple(p["source"]) for p in pictures}) == 1
+    images = json.loads((out / "results.json").read_text())["pictures"]
+    assert [p["frame"] for p in images] == [0, 1, 2, 3]
+    assert len({tuple(p["source"]) for p in images}) == 1
     for folder in ("labels", "masks/red", "frames"):
         assert sorted(f.stem for f in (out / folder).iterdir()) == [f"a-{i:06d}" for i in range(4)]
 
 
-def test_frames_do_not_take_the_names_of_pictures(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_frames_do_not_take_the_names_of_images(tmp_path: Path, segmenter: Segmenter) -> None:
     out, pictures = tmp_path / "out", tmp_path / "frames"
     pictures.mkdir()
     for name in ("a-000000", "a-000001", "z"):

@@ -72,12 +72,12 @@ def test_segments(support: Path, photos: Path, checkpoint: Path, capsys: pytest.
     assert "3 segmented" in capsys.readouterr().err
 
 
-def test_unreadable_pictures_are_named_at_the_end(
+def test_unreadable_images_are_named_at_the_end(
     support: Path, photos: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "broken.jpg").write_bytes((photos / "red.jpg").read_bytes()[:400])
     assert cli.main(arguments(support, photos, checkpoint)) == 2
-    fails(capsys, "1 of 4 pictures failed", "broken.jpg", "results.json")
+    fails(capsys, "1 of 4 images failed", "broken.jpg", "results.json")
     content = json.loads((support.parent / "out" / "results.json").read_text())
     assert (len(content["pictures"]), len(content["errors"])) == (3, 1)
 
@@ -91,7 +91,7 @@ def test_bad_support(tmp_path: Path, photos: Path, checkpoint: Path, capsys: pyt
     other = write_support(tmp_path / "other", "red", shots=1)
     Image.fromarray(np.full((5, 5), 255, np.uint8)).save(other / "red" / "0.png")
     assert cli.main(arguments(other, photos, checkpoint)) == 2
-    fails(capsys, "0.png is 5x5, its picture 96x64")
+    fails(capsys, "0.png is 5x5, its image 96x64")
     Image.fromarray(np.zeros((64, 96), np.uint8)).save(other / "red" / "0.png")
     assert cli.main(arguments(other, photos, checkpoint)) == 2
     fails(capsys, "0.png has no foreground")
@@ -104,9 +104,9 @@ def test_bad_support(tmp_path: Path, photos: Path, checkpoint: Path, capsys: pyt
     assert cli.main(arguments(other, photos, checkpoint)) == 2
     fails(capsys, "0.png is the mask of 0.jpeg and of 0.jpg")
     (other / "red" / "0.jpeg").unlink()
-    (other / "red" / "0.jpg").write_bytes(b"no picture")
+    (other / "red" / "0.jpg").write_bytes(b"no image")
     assert cli.main(arguments(other, photos, checkpoint)) == 2
-    fails(capsys, "0.jpg is not a readable picture")
+    fails(capsys, "0.jpg is not a readable image")
     assert not (tmp_path / "out").exists()
 
 
@@ -125,7 +125,7 @@ def test_an_empty_file_is_not_finished(
     assert before == {name: (support.parent / "out" / name).read_bytes() for name in before}
 
 
-def test_a_batch_is_no_larger_than_the_pictures_are_many(support: Path, photos: Path, checkpoint: Path) -> None:
+def test_a_batch_is_no_larger_than_the_images_are_many(support: Path, photos: Path, checkpoint: Path) -> None:
     assert cli.main(arguments(support, photos, checkpoint, "--batch-size", "1000000")) == 0
 
 
@@ -191,7 +191,7 @@ def test_interruption_says_how_to_go_on(
         (["segment", "--support", "a", "--query", "b", "--out", "c", "--overlay"], ["--overlays"]),
         (["segment", "--query", "b"], ["missing --out", "fewseg segment --help"]),
         (["segment", "--support", "a", "--query", "b", "--out", "c", "--scales", "x"], ["--scales", "x"]),
-        (["segment", "--support", "a", "--out", "c", "--query"], ["no pictures to segment"]),
+        (["segment", "--support", "a", "--out", "c", "--query"], ["no images to segment"]),
         (["segment", "--query", "b", "--out", "c"], ["missing --support", "fewseg segment --help"]),
         (["segment", "a"], ["fewseg segment --help"]),
     ],
@@ -269,7 +269,7 @@ def test_full_disk(support: Path, photos: Path, checkpoint: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory as Linux counts it")
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_huge_and_tiny_pictures(support: Path, checkpoint: Path, tmp_path: Path, suffix: str) -> None:
+def test_huge_and_tiny_images(support: Path, checkpoint: Path, tmp_path: Path, suffix: str) -> None:
     import resource
 
     folder = tmp_path / "huge"
@@ -292,7 +292,7 @@ def test_masks_of_the_examples_are_no_queries(support: Path, checkpoint: Path) -
     """The support folder may be the query folder too."""
     assert cli.main(arguments(support, support, checkpoint)) == 0
     results = json.loads((support.parent / "out" / "results.json").read_text())
-    names = {Path(picture["picture"]).name for picture in results["pictures"]}
+    names = {Path(image["picture"]).name for image in results["pictures"]}
     masks = {path.name for path in support.rglob("*.png")}
     assert names
     assert masks

@@ -28,7 +28,7 @@ def known_method(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Four classes of seven pictures in folders."""
+    """Four classes of seven images in folders."""
     made = SyntheticDataset(per_class=7, size=48)
     root = tmp_path / "shapes"
     for class_id in range(4):
@@ -115,7 +115,7 @@ def test_bad_training_options(
     [
         (["--data", "nowhere"], "no folder nowhere"),
         (["--data", "synthetic", "--checkpoint", "nothing.safetensors"], "no checkpoint nothing.safetensors"),
-        (["--data", "synthetic", "--shots", "30"], "no novel class has 31 usable pictures: add some"),
+        (["--data", "synthetic", "--shots", "30"], "no novel class has 31 usable images: add some"),
         (["--data", "synthetic", "--shots", "0"], "shots 0"),
         (["--data", "synthetic", "--method", "dcma"], "did you mean 'dcama'"),
         (["--data", "synthetic", "--options", "heads=4"], "leave out --options, or give --method"),

@@ -92,7 +92,7 @@ def test_pascal_lists_leave_small_objects_out(roots: dict[str, Path]) -> None:
     assert [name for name, _ in dataset.test_pairs(0)] == sorted(name for name, _ in dataset.test_pairs(0))
     rows = {row.title: row.ours for row in count(dataset).rows}
     assert rows["test pairs"] == (15, 15, 15, 15)
-    assert sum(rows["test pairs on any area"]) == 80  # 20 of the 60 pictures show two classes
+    assert sum(rows["test pairs on any area"]) == 80  # 20 of the 60 images show two classes
 
 
 def test_borders_count_nowhere(roots: dict[str, Path]) -> None:
@@ -120,7 +120,7 @@ def test_selection_of_sccan(roots: dict[str, Path]) -> None:
     assert set(sccan.test_pairs(1)) < set(hsnet.test_pairs(1))
 
 
-def test_pictures_are_as_stored(roots: dict[str, Path], tmp_path: Path) -> None:
+def test_images_are_as_stored(roots: dict[str, Path], tmp_path: Path) -> None:
     root = Path(shutil.copytree(roots["fss1000"], tmp_path / "fss"))
     exif = Image.Exif()
     exif[0x0112] = 6

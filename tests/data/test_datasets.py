@@ -62,7 +62,7 @@ def test_class_folders(class_folders: Path) -> None:
     assert FolderDataset(class_folders, min_area=0.1).names(1) == ("cat/1", "cat/2")
 
 
-def test_class_folder_of_png_pictures(tmp_path: Path) -> None:
+def test_class_folder_of_png_images(tmp_path: Path) -> None:
     _picture(tmp_path / "cat" / "x.png")
     _mask(tmp_path / "cat" / "x_mask.png", {255: 7})
     dataset = FolderDataset(tmp_path)
@@ -90,7 +90,7 @@ def test_plain_class_list(index_masks: Path) -> None:
     assert FolderDataset(index_masks).classes == ("dog", "traffic light")
 
 
-def test_mask_of_a_picture_that_is_stored_turned(tmp_path: Path) -> None:
+def test_mask_of_a_image_that_is_stored_turned(tmp_path: Path) -> None:
     path = tmp_path / "cat" / "x.jpg"
     path.parent.mkdir()
     exif = Image.Exif()
@@ -112,8 +112,8 @@ def test_mask_of_a_picture_that_is_stored_turned(tmp_path: Path) -> None:
         (lambda root: (root / "classes.txt").write_text("1 dog\n3 cat\n"), InvalidDataset, "must run 1, 2, 3"),
         (lambda root: (root / "classes.txt").write_text(""), InvalidDataset, "1 to 254 different class names"),
         (lambda root: _mask(root / "masks" / "a.png", {1: 3}, (5, 5)), InvalidMask, r"a.png is 5x5.*20x10"),
-        (lambda root: (root / "masks" / "a.png").write_bytes(b"no picture"), InvalidMask, "a.png"),
-        (lambda root: _picture(root / "masks" / "a.png"), InvalidDataset, "a.png is a RGB picture"),
+        (lambda root: (root / "masks" / "a.png").write_bytes(b"no image"), InvalidMask, "a.png"),
+        (lambda root: _picture(root / "masks" / "a.png"), InvalidDataset, "a.png is a RGB image"),
     ],
 )
 def test_bad_index_masks(index_masks: Path, spoil, error, message) -> None:  # type: ignore[no-untyped-def]
@@ -140,7 +140,7 @@ def test_bad_folders_and_names(tmp_path: Path, class_folders: Path) -> None:
         FolderDataset(class_folders).names(0)
 
 
-def test_pictures_that_share_a_name(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_images_that_share_a_name(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     _picture(class_folders / "cat" / "1.jpeg")
     with pytest.raises(InvalidDataset, match=r"1\.jpeg and 1\.jpg share a name"):
         FolderDataset(class_folders)

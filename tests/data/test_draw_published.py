@@ -44,7 +44,7 @@ def test_fss_as_recorded(shots: int) -> None:
 def test_walk() -> None:
     pairs = [*PAIRS, ("2007_000000", 0)]
     five, one = draw_walk(pairs, 5, 130, 3), draw_walk(pairs, 1, 130, 3)
-    assert [e.query for e in five[:60]] == [name for name, _ in PAIRS], "pictures, not pairs"
+    assert [e.query for e in five[:60]] == [name for name, _ in PAIRS], "images, not pairs"
     assert {e.class_id for e in five if e.query == "2007_000000"} == {0, 3}
     pools = pools_of(pairs)
     for many, few in zip(five, one, strict=True):
@@ -56,10 +56,10 @@ def test_walk() -> None:
 
 
 def test_classes_too_small() -> None:
-    with pytest.raises(InvalidDataset, match="class 1 has 1 test pictures"):
+    with pytest.raises(InvalidDataset, match="class 1 has 1 test images"):
         draw_pascal([("a", 0), ("b", 0), ("c", 1)], 1, 5)
     assert {e.class_id for e in draw_walk([("a", 0), ("b", 0), ("c", 1)], 1, 5)} == {0}
-    with pytest.raises(InvalidDataset, match="no class to test has 3 pictures"):
+    with pytest.raises(InvalidDataset, match="no class to test has 3 images"):
         draw_walk([("a", 0), ("b", 0), ("c", 1)], 2, 5)
     with pytest.raises(InvalidOption, match="shots 0"):
         draw_coco({0: ["a", "b"]}, 0, 5)

@@ -49,12 +49,12 @@ def test_test_episodes() -> None:
         assert episode.query not in episode.support
         assert len(set(episode.support)) == 5
         assert {episode.query, *episode.support} <= set(DATA.names(episode.class_id))
-    assert len({e.query for e in one[:7]}) == 7, "queries repeat only when all pictures have been one"
+    assert len({e.query for e in one[:7]}) == 7, "queries repeat only when all images have been one"
     assert one == draw_test_episodes(DATA, (3, 0), 1, 10, seed=5)
     assert one != draw_test_episodes(DATA, (0, 3), 1, 10, seed=6)
 
 
-def test_classes_with_too_few_pictures_are_skipped() -> None:
+def test_classes_with_too_few_images_are_skipped() -> None:
     few = SyntheticDataset(per_class=4, size=48)
     assert draw_test_episodes(few, (0,), 1, 10, seed=0) == []
     assert len(draw_test_episodes(few, (0,), 1, 10, seed=0, min_images=2)) == 10
@@ -69,7 +69,7 @@ def test_training_episodes() -> None:
     assert all(e.query not in e.support and len(set(e.support)) == 2 for e in first)
     few = draw_training_episodes(SyntheticDataset(per_class=2, size=48), (0,), 3, 5, seed=0, epoch=0)
     assert all(len(e.support) == 3 and e.query not in e.support for e in few)
-    with pytest.raises(InvalidDataset, match="2 usable pictures"):
+    with pytest.raises(InvalidDataset, match="2 usable images"):
         draw_training_episodes(SyntheticDataset(per_class=1, size=48), (0,), 1, 5, seed=0, epoch=0)
 
 
@@ -92,7 +92,7 @@ def test_bad_lists(tmp_path: Path) -> None:
     with pytest.raises(InvalidDataset, match="not an episode list"):
         load_episodes(path, DATA)
     save_episodes(path, draw_test_episodes(DATA, (0,), 1, 7, seed=0), DATA)
-    with pytest.raises(InvalidDataset, match="no usable picture"):
+    with pytest.raises(InvalidDataset, match="no usable image"):
         load_episodes(path, SyntheticDataset(per_class=3, size=48))
     path.write_text(path.read_text().replace("plain disc", "teapot"))
     with pytest.raises(InvalidDataset, match="no class 'teapot'"):
@@ -155,8 +155,8 @@ def test_queries_without_their_class_are_varied_as_others_are(augment: str) -> N
     """Where only these stayed as they were, that alone would say that the class is absent."""
     views, name = VIEWS[augment], DATA.names(0)[0]
     assert views is not None
-    picture, whole = DATA.image(name), DATA.mask(name, 0)
+    image, whole = DATA.image(name), DATA.mask(name, 0)
     for seed in range(4):
-        varied, _ = views.view(picture, np.where(whole == 1, 0, whole), 48, np.random.default_rng(seed))
-        usual, _ = views.view(picture, np.full_like(whole, 1), 48, np.random.default_rng(seed))
+        varied, _ = views.view(image, np.where(whole == 1, 0, whole), 48, np.random.default_rng(seed))
+        usual, _ = views.view(image, np.full_like(whole, 1), 48, np.random.default_rng(seed))
         torch.testing.assert_close(varied, usual)

@@ -90,7 +90,7 @@ def test_pascal_masks_are_merged(fresh: Callable[[str], Path], capsys: pytest.Ca
     assert "| test pairs | 5 (346) | 5 (451) | 5 (725) | 5 (346) |" in table
     voc = root / "VOCdevkit/VOC2012"
     index = read_index(root, "pascal5i")
-    # Three pictures a class: VOC train, VOC val, SBD val; SBD segments every fourth of VOC's again, by empty masks.
+    # Three images a class: VOC train, VOC val, SBD val; SBD segments every fourth of VOC's again, by empty masks.
     assert sorted(index.parts["test"]) == [f"2008_{3 * c + 1:06d}" for c in range(20)]
     assert sorted(index.parts["train"]) == [f"2008_{n:06d}" for n in range(60) if n % 3 != 1]
     for number in range(60):
@@ -134,7 +134,7 @@ def test_masks_are_made_again_when_what_they_were_made_from_is_replaced(fresh: C
     whole, first = path.read_text("utf-8"), json.loads(path.read_text("utf-8"))
     seen = set()
     kept = [a for a in first["annotations"] if a["image_id"] in seen or seen.add(a["image_id"])]
-    path.write_text(json.dumps({**first, "annotations": kept}), "utf-8")  # lacks the first instance of every picture
+    path.write_text(json.dumps({**first, "annotations": kept}), "utf-8")  # lacks the first instance of every image
     pairs = []
     for content in (path.read_text("utf-8"), whole, whole):
         path.write_text(content, "utf-8")
@@ -186,7 +186,7 @@ def test_fss(fresh: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -
     assert _prepare("fss1000", root) == 0
     table = capsys.readouterr().out
     assert "| classes | 2 (520) | 1 (240) | 1 (240) |" in table
-    assert "| pictures | 20 (5200) | 10 (2400) | 10 (2400) |" in table
+    assert "| images | 20 (5200) | 10 (2400) | 10 (2400) |" in table
     dataset = Fss1000(root, 0)
     assert [dataset.classes[c] for c in dataset.novel()] == ["w_thing_3"]
     order = [1, 10, *range(2, 10)]
@@ -353,7 +353,7 @@ def _cut(path: Path) -> None:
         (
             "pascal5i",
             lambda r: Image.new("L", (9, 9), 1).save(r / VOC / "SegmentationClass/2008_000004.png"),
-            "2008_000004.png is 9x9, its picture 96x72",
+            "2008_000004.png is 9x9, its image 96x72",
         ),
         ("coco20i", lambda r: _cut(r / "annotations/instances_train2014.json"), "instances_train2014.json is damaged"),
         ("coco20i", lambda r: _cut(r / "val2014/COCO_val2014_000000000004.jpg"), "000000000004.jpg is damaged"),
@@ -471,11 +471,11 @@ def test_published_coco_pickles(
     monkeypatch.chdir(tmp_path)
     for content, said in (
         (pickle.dumps({1: _Harm()}), "is not opened (it asks for posix.mkdir)"),
-        (pickle.dumps({1: ("a",)}), "to a list of picture paths (str), not 1: tuple"),
+        (pickle.dumps({1: ("a",)}), "to a list of image paths (str), not 1: tuple"),
         (pickle.dumps({1: [1.5]}), "must hold a dict of class id (int)"),
         (pickle.dumps([1]), "not a list"),
         (pickle.dumps(listed)[:-40], "is not opened"),
-        (pickle.dumps({1: ["val2014/none.jpg"]}), "lists val2014/none.jpg, which is not among these pictures"),
+        (pickle.dumps({1: ["val2014/none.jpg"]}), "lists val2014/none.jpg, which is not among these images"),
     ):
         (folder / "fold1.pkl").write_bytes(content)
         assert _prepare("coco20i", root) == 2

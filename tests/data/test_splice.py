@@ -1,4 +1,4 @@
-"""Training pictures joined from halves of two."""
+"""Training images joined from halves of two."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_joined_items_depend_on_their_number_alone() -> None:
         assert torch.equal(batch.query, torch.stack([t.query for t in in_order[4 * number : 4 * number + 4]]))
     plain = _episodes(shots=(2,))
     for index, tensors in enumerate(in_order):
-        # Half of the plain picture is there, on either side.
+        # Half of the plain image is there, on either side.
         before = plain[index].query
         halves = [before[:, :16], before[:, 16:], before[:, :, :16], before[:, :, 16:]]
         places = [tensors.query[:, :16], tensors.query[:, 16:], tensors.query[:, :, :16], tensors.query[:, :, 16:]]
@@ -84,7 +84,7 @@ def test_nothing_changes_where_none_are_joined() -> None:
 
 
 @pytest.mark.usefixtures("toy_known", "one_thread")
-def test_runs_with_joined_maps_and_pictures_resume(tmp_path: Path) -> None:
+def test_runs_with_joined_maps_and_images_resume(tmp_path: Path) -> None:
     for name, config in (
         ("maps", replace(CONFIG, cache_views=3, joined=0.6, absent=0.3, shots=(1, 2))),
         ("pictures", replace(CONFIG, joined=0.6)),

@@ -34,8 +34,8 @@ def denormalise(images: Tensor) -> Tensor:
 def test_square_matches_golden_vectors() -> None:
     with np.load(GOLDEN) as golden:
         photo = Image.fromarray(golden["photo"])
-        for picture, key in ((photo, "square64"), (photo.transpose(Image.Transpose.TRANSPOSE), "square64_tall")):
-            assert torch.allclose(square_image(picture, 64), torch.from_numpy(golden[key]), atol=1e-6)
+        for image, key in ((photo, "square64"), (photo.transpose(Image.Transpose.TRANSPOSE), "square64_tall")):
+            assert torch.allclose(square_image(image, 64), torch.from_numpy(golden[key]), atol=1e-6)
         assert torch.equal(square_mask(golden["mask"], 64), torch.from_numpy(golden["square64_mask"]))
 
 
@@ -43,8 +43,8 @@ def test_padded_matches_golden_vectors() -> None:
     with np.load(GOLDEN) as golden:
         photo, mask = Image.fromarray(golden["photo"]), golden["mask"]
         tall = photo.transpose(Image.Transpose.TRANSPOSE)
-        for picture, labels, key in ((photo, mask, "padded121"), (tall, mask.T, "padded121_tall")):
-            assert torch.allclose(padded_image(picture, 121), torch.from_numpy(golden[key]), atol=2e-6)
+        for image, labels, key in ((photo, mask, "padded121"), (tall, mask.T, "padded121_tall")):
+            assert torch.allclose(padded_image(image, 121), torch.from_numpy(golden[key]), atol=2e-6)
             expected = torch.from_numpy(golden[f"{key}_mask"]).float()
             assert torch.equal(padded_mask(np.ascontiguousarray(labels), 121), expected)
 
@@ -60,14 +60,14 @@ def test_padded_masks_take_the_pixels_that_opencv_takes(shape: tuple[int, int]) 
 
 
 def test_padding_is_black_and_ignored() -> None:
-    """At least one step of 8 pixels is left of a thin picture; the longest side never fills a side of 473."""
-    picture, mask = (
+    """At least one step of 8 pixels is left of a thin image; the longest side never fills a side of 473."""
+    image, mask = (
         padded_image(Image.new("RGB", (900, 5), "white"), 473),
         padded_mask(np.ones((5, 900), np.uint8), 473),
     )
-    assert (denormalise(picture)[0, :8, :472] > 0.99).all()
-    assert torch.equal(mask == 1, denormalise(picture)[0] > 0.5)
-    assert torch.equal(picture[:, 8:], normalise(torch.zeros(3, 465, 473)))
+    assert (denormalise(image)[0, :8, :472] > 0.99).all()
+    assert torch.equal(mask == 1, denormalise(image)[0] > 0.5)
+    assert torch.equal(image[:, 8:], normalise(torch.zeros(3, 465, 473)))
     assert set(mask.unique().tolist()) == {1.0, 255.0}
 
 
@@ -92,7 +92,7 @@ def _pair() -> tuple[Image.Image, np.ndarray]:
     return Image.fromarray(pixels), mask
 
 
-def test_augmentation_moves_picture_and_mask_together() -> None:
+def test_augmentation_moves_image_and_mask_together() -> None:
     image, mask = _pair()
     for seed in range(20):
         settings = Augmentation(jitter=0, hue=0, grayscale=0, rotate=1.0)
@@ -120,7 +120,7 @@ def test_augmentation_keeps_foreground_and_repeats() -> None:
     assert not torch.equal(views[0], views[1])
 
 
-def test_augmentation_of_a_tiny_object_falls_back_to_the_whole_picture() -> None:
+def test_augmentation_of_a_tiny_object_falls_back_to_the_whole_image() -> None:
     image, _ = _pair()
     mask = np.zeros((90, 120), np.uint8)
     mask[40:43, 60:63] = 1
@@ -131,6 +131,6 @@ def test_augmentation_of_a_tiny_object_falls_back_to_the_whole_picture() -> None
 
 
 @pytest.mark.parametrize("size", [384, 400, 480])
-def test_padded_pictures_fill_the_longest_side_whatever_their_size(size: int) -> None:
+def test_padded_images_fill_the_longest_side_whatever_their_size(size: int) -> None:
     for longest in range(200, 1301):
         assert padded_size(longest // 2, longest, size)[1] == size

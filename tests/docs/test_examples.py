@@ -18,7 +18,7 @@ from PIL import Image
 from fewseg.core.errors import InvalidImage, InvalidMask
 from fewseg.core.files import folder_name
 from fewseg.data.datasets.synthetic import SyntheticDataset
-from fewseg.images import open_picture, read_mask
+from fewseg.images import open_image, read_mask
 from fewseg.images.transforms import square_mask
 from fewseg.models.presence import UNSCALED, PresenceScale, presence_scores
 
@@ -97,8 +97,8 @@ BAD: dict[str, tuple[Callable[[], Image.Image], str]] = {
     "1 and 2": (lambda: Image.fromarray(BYTES + 1), "more than two values"),
     "two colours": (lambda: coloured(RED, WHITE), "more than two values"),
     "palette of 1 and 2": (lambda: indexed(BYTES + 1, WHITE, RED, (9, 9, 9)), "more than two values"),
-    "other size": (lambda: Image.new("L", (8, 9), 255), "is 8x9, its picture 12x8: save"),
-    "on its side": (lambda: Image.new("L", (8, 12), 255), "is 8x12, its picture 12x8: save"),
+    "other size": (lambda: Image.new("L", (8, 9), 255), "is 8x9, its image 12x8: save"),
+    "on its side": (lambda: Image.new("L", (8, 12), 255), "is 8x12, its image 12x8: save"),
 }
 
 
@@ -124,12 +124,12 @@ def test_masks_that_fewseg_refuses(tmp_path: Path, onnx_query: ModuleType, name:
 
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("ending", ["jpg", "tif"])
-def test_masks_drawn_on_turned_pictures(tmp_path: Path, onnx_query: ModuleType, turn: int, ending: str) -> None:
+def test_masks_drawn_on_turned_images(tmp_path: Path, onnx_query: ModuleType, turn: int, ending: str) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = turn
     picture = tmp_path / f"picture.{ending}"
     Image.fromarray(np.arange(96, dtype=np.uint8).reshape(8, 12)).save(picture, exif=exif)
-    ours, (image, found) = open_picture(picture), onnx_query.open_picture(picture)
+    ours, (image, found) = open_image(picture), onnx_query.open_image(picture)
     assert (image.size, found) == (ours.size, ours.orientation)
     np.testing.assert_array_equal(image, ours.image)
     upright = np.ones(ours.size[::-1], np.uint8)
@@ -141,7 +141,7 @@ def test_masks_drawn_on_turned_pictures(tmp_path: Path, onnx_query: ModuleType, 
             expected = read_mask(path, size=ours.size, orientation=ours.orientation) == 1
         except InvalidMask:  # Pillow turns a TIFF itself: how it was stored is no longer known
             assert ending == "tif"
-            with pytest.raises(SystemExit, match="is 12x8, its picture 8x12: save"):
+            with pytest.raises(SystemExit, match="is 12x8, its image 8x12: save"):
                 onnx_query.read_mask(path, image.size, found)
         else:
             np.testing.assert_array_equal(onnx_query.read_mask(path, image.size, found), expected)
@@ -151,17 +151,17 @@ def test_masks_drawn_on_turned_pictures(tmp_path: Path, onnx_query: ModuleType, 
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
-def test_deep_pictures_without_fewseg(tmp_path: Path, onnx_query: ModuleType, kind: type) -> None:
+def test_deep_images_without_fewseg(tmp_path: Path, onnx_query: ModuleType, kind: type) -> None:
     path, steps = tmp_path / "picture.tif", np.linspace(0, 1, 4096).reshape(64, 64)
     for most in (1.0,) if kind is np.float32 else (255, 65535):
         Image.fromarray((steps * most).astype(kind)).save(path)
-        np.testing.assert_array_equal(onnx_query.open_picture(path)[0], open_picture(path).image)
+        np.testing.assert_array_equal(onnx_query.open_image(path)[0], open_image(path).image)
     for factor in () if kind is np.uint16 else (70000, -9):
         Image.fromarray((steps * factor).astype(kind)).save(path)
         with pytest.raises(InvalidImage, match="scale them to 0"):
-            open_picture(path)
+            open_image(path)
         with pytest.raises(SystemExit, match="scale them to 0"):
-            onnx_query.open_picture(path)
+            onnx_query.open_image(path)
 
 
 def test_masks_shrink_as_fewseg_shrinks_them(onnx_query: ModuleType) -> None:
@@ -199,10 +199,10 @@ def test_results_stay_apart_and_below_out(
     monkeypatch.setattr(
         onnx_query.Graphs, "run", lambda self, name, tensors: {"logits": np.zeros((1, 2, 32, 32), np.float32)}
     )
-    pictures = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "b" / "y.png"]
-    for picture in pictures:
-        picture.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (30, 20)).save(picture)
+    images = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "b" / "y.png"]
+    for image in images:
+        image.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (30, 20)).save(image)
     before = set(tmp_path.rglob("*.png"))
 
     def run(*chosen: Path) -> None:
@@ -210,9 +210,9 @@ def test_results_stay_apart_and_below_out(
         assert onnx_query.main() == 0
 
     with pytest.raises(SystemExit, match=r"a.x\.png and .*b.x\.png would have the same masks"):
-        run(*pictures)
+        run(*images)
     assert not out.exists()
-    run(*pictures[1:])
+    run(*images[1:])
     taken: set[str] = set()
     folders = [folder_name(label, taken) for label in labels]
     assert set(tmp_path.rglob("*.png")) - before == {out / f / f"{s}.png" for f in folders for s in "xy"}

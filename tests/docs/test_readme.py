@@ -15,7 +15,7 @@ from PIL import Image
 
 import fewseg
 from fewseg.cli import main
-from fewseg.tools.demo.pictures import Query, View, tasks
+from fewseg.tools.demo.photographs import Query, View, tasks
 from helpers.golden_models import released_state
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def write_pair(view: View, label: str, image: Path, mask: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with pictures under the names that the README uses."""
+    """A working folder with images under the names that the README uses."""
     monkeypatch.chdir(tmp_path)
     by_name = {task.name: task for task in tasks()}
     coins = by_name["coins"]
@@ -84,8 +84,8 @@ def test_first_python_example(folder: Path) -> None:
     assert segmenter.shots("coin") == 2
     truth = tasks()[0].queries[0].mask("coin") > 0
     assert (result.masks["coin"] & truth).sum() > 0.5 * (result.masks["coin"] | truth).sum()
-    with Image.open("found.png") as found, Image.open("table.jpg") as picture:
-        assert found.size == picture.size
+    with Image.open("found.png") as found, Image.open("table.jpg") as image:
+        assert found.size == image.size
 
 
 def test_official_example(folder: Path) -> None:

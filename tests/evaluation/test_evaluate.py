@@ -25,7 +25,7 @@ class Config:
 
 
 class Everything(FewShotMethod):
-    """Calls the left half of every picture foreground."""
+    """Calls the left half of every image foreground."""
 
     name: ClassVar[str] = "everything"
     Config: ClassVar[type] = Config

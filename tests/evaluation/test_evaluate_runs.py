@@ -56,7 +56,7 @@ def test_batches_and_workers_change_nothing(method: FewShotMethod, resize: Any, 
 
 
 class Tall:
-    """One picture half as wide as high, to see where padding goes."""
+    """One image half as wide as high, to see where padding goes."""
 
     name, classes = "tall", ("red",)
 
@@ -175,7 +175,7 @@ def test_two_processes_finish_what_one_began(
 
 @pytest.fixture
 def pascal(tmp_path: Path) -> Path:
-    """An index without pictures: enough to draw from. Every second picture shows two classes."""
+    """An index without images: enough to draw from. Every second image shows two classes."""
     areas = {f"2007_{i:06d}": {i % 20: 3000, **({(i + 1) % 20: 2500} if i % 2 else {})} for i in range(160)}
     small = {f"2008_{i:06d}": {i % 20: 2047} for i in range(40)}
     write_index(tmp_path, "pascal5i", Index(VOC_CLASSES, {"train": areas, "test": {**areas, **small}}), {})
@@ -205,7 +205,7 @@ def test_folds_of_a_benchmark(pascal: Path) -> None:
 def test_a_benchmark_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prepared, every test picture the query once; the papers' numbers below, as for the method that they measured."""
+    """Prepared, every test image the query once; the papers' numbers below, as for the method that they measured."""
     root = make_fss1000(tmp_path / "fss", classes=(4, 2, 3))
     assert main(["prepare", "fss1000", "--root", str(root)]) == 0
     capsys.readouterr()
@@ -277,7 +277,7 @@ def test_walks(pascal: Path) -> None:
     assert not any(e.query.startswith("2008") for e in trials[0].episodes), "objects under 2048 pixels"
     folder = choose_protocol("pfenet", count=8)
     (trial,) = draw_trials(open_targets(["synthetic@0/4"], folder), folder, (1,))
-    assert {e.class_id for e in trial.episodes} == set(range(0, 32, 4)), "a picture of each class in turn"
+    assert {e.class_id for e in trial.episodes} == set(range(0, 32, 4)), "an image of each class in turn"
 
 
 def test_protocols() -> None:

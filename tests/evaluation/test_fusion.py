@@ -62,7 +62,7 @@ OPERATIONS = {"vote": majority_vote, "hsnet-vote": hsnet_vote, "average": mean_p
 def test_operations_against_loops(shots: int) -> None:
     rng = np.random.default_rng(shots)
     logits = rng.normal(0, 3, (6, shots, 2, 5, 7)).astype(np.float32)
-    logits[1, :, 1] -= 6  # few votes anywhere: HSNet's divisor is the picture's largest vote, not n
+    logits[1, :, 1] -= 6  # few votes anywhere: HSNet's divisor is the image's largest vote, not n
     logits[2, :, 1] -= 100  # no vote at all
     logits[3, :, 1] += 100  # every vote
     logits[4] = np.round(logits[4] / 6)  # equal logits: no vote
@@ -137,7 +137,7 @@ def prototype() -> FewShotMethod:
 
 
 def episode(batch: int, shots: int, size: int = 96) -> tuple[Tensor, Tensor, Tensor]:
-    """Small pictures; shots of several kinds, so that they disagree."""
+    """Small images; shots of several kinds, so that they disagree."""
     dataset = SyntheticDataset(per_class=6, size=size)
     episodes = draw_test_episodes(dataset, tuple(range(batch)), shots, 1, 0)
     tensors = collate([episode_tensors(dataset, e, size) for e in episodes])
@@ -156,7 +156,7 @@ def iou(predicted: Array, truth: Array) -> float:
 )
 @torch.inference_mode()
 def test_strategies_against_loops_over_the_shots(name: str, fusion: Fusion) -> None:
-    """Every prediction is made anew from pictures and masks, one shot at a time."""
+    """Every prediction is made anew from images and masks, one shot at a time."""
     method = load_method() if name == "default" else prototype()
     size = 160 if name == "default" else 96  # it finds nothing in smaller ones, and all shots would weigh the same
     query, images, masks = episode(2, 3, size)
@@ -169,8 +169,8 @@ def test_strategies_against_loops_over_the_shots(name: str, fusion: Fusion) -> N
         return
     for b in range(2):
 
-        def predict(picture: Tensor, shot: int, b: int = b) -> Array:
-            return method(picture[None], images[b : b + 1, [shot]], masks[b : b + 1, [shot]])[0].double().numpy()
+        def predict(image: Tensor, shot: int, b: int = b) -> Array:
+            return method(image[None], images[b : b + 1, [shot]], masks[b : b + 1, [shot]])[0].double().numpy()
 
         logits = np.stack([predict(query[b], i) for i in range(3)])
         weights = np.zeros(3)

@@ -208,23 +208,23 @@ def test_supports_that_average_are_refused(tmp_path) -> None:
         save_supports(segmenter, tmp_path / "supports.npz")
 
 
-def write_pictures(folder: Path, label: str, count: int) -> list[tuple[Path, Path]]:
+def write_images(folder: Path, label: str, count: int) -> list[tuple[Path, Path]]:
     dataset = SyntheticDataset(per_class=count, size=160)
     (folder / label).mkdir(parents=True)
     pairs = []
     for name in dataset.names(0):
-        picture, mask = folder / label / f"{name}.jpg", folder / label / f"{name}.png"
-        dataset.image(name).resize((150, 110)).save(picture, quality=95)
+        image, mask = folder / label / f"{name}.jpg", folder / label / f"{name}.png"
+        dataset.image(name).resize((150, 110)).save(image, quality=95)
         Image.fromarray(dataset.mask(name, 0) * 255).resize((150, 110), Image.Resampling.NEAREST).save(mask)
-        pairs.append((picture, mask))
+        pairs.append((image, mask))
     return pairs
 
 
 @pytest.mark.slow
 def test_the_embedded_model_without_torch(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command, then the example in a process that cannot import torch: the masks of Segmenter."""
-    pairs = write_pictures(tmp_path / "support", "thing", 2)
-    (query, _), (more, more_mask) = write_pictures(tmp_path / "queries", "other", 4)[2:]
+    pairs = write_images(tmp_path / "support", "thing", 2)
+    (query, _), (more, more_mask) = write_images(tmp_path / "queries", "other", 4)[2:]
     model, out = tmp_path / "model", tmp_path / "found"
     command = ["export", "--out", str(model), "--support", str(tmp_path / "support"), "--image-size", "128"]
     assert main([*command, "--verify-shots", "2"]) == 0
@@ -232,8 +232,8 @@ def test_the_embedded_model_without_torch(tmp_path, capsys: pytest.CaptureFixtur
     assert "thing (2)" in said
     assert "largest difference from torch" in said
     segmenter = Segmenter(load_method(image_size=128), device="cpu", precision="float32")
-    for picture, mask in pairs:
-        segmenter.teach("thing", picture, mask)
+    for image, mask in pairs:
+        segmenter.teach("thing", image, mask)
     blocked = "import sys; sys.modules['torch'] = sys.modules['fewseg'] = None; import runpy; sys.argv = sys.argv[1:]; "
     start = [sys.executable, "-c", blocked + "runpy.run_path(sys.argv[0], run_name='__main__')"]
     start += [str(EXAMPLE), str(model), str(query), "--out", str(out), "--threads", "1"]
@@ -254,9 +254,9 @@ def test_what_was_taught_in_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) ->
     method = small("prototype")
     save_method(method, tmp_path / "model.safetensors")
     segmenter = Segmenter.from_pretrained(tmp_path / "model.safetensors", device="cpu", precision="float32")
-    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     for label in ("a cat", "b/c"):
-        segmenter.teach(label, picture, np.eye(64, dtype=np.uint8))
+        segmenter.teach(label, image, np.eye(64, dtype=np.uint8))
     segmenter.save(tmp_path / "taught.fewseg")
     model = ["--checkpoint", str(tmp_path / "model.safetensors")]
     taught = ["--support", str(tmp_path / "taught.fewseg"), "--verify-shots", "1", "--query-only"]

@@ -122,14 +122,14 @@ def records(folder: Path, count: int = 3) -> Iterator[MaskRecord]:
     folder.mkdir(exist_ok=True)
     for i in range(count):
         width, height = 120 + 10 * i, 90
-        picture = folder / f"p{i}.jpg"
-        if not picture.exists():
-            Image.fromarray(np.full((height, width, 3), 60 + i, np.uint8)).save(picture)
+        image = folder / f"p{i}.jpg"
+        if not image.exists():
+            Image.fromarray(np.full((height, width, 3), 60 + i, np.uint8)).save(image)
         first = blobs(i, width, height, 8, 0.3)
         masks = {LABELS[0]: first, LABELS[1]: ~first & blobs(i + 9, width, height, 6, 0.5)}
         masks[LABELS[2]] = np.zeros((height, width), bool)
         present = {LABELS[1]: i != 1}
-        yield MaskRecord(f"p{i}", (width, height), masks, {LABELS[0]: 0.9 - 0.1 * i}, present, picture, f"in/p{i}.jpg")
+        yield MaskRecord(f"p{i}", (width, height), masks, {LABELS[0]: 0.9 - 0.1 * i}, present, image, f"in/p{i}.jpg")
 
 
 def load_coco(path: Path) -> COCO:
@@ -143,7 +143,7 @@ def test_coco_by_pycocotools(tmp_path: Path, split: bool) -> None:
     report = export_masks(
         given_records, tmp_path, ["coco", "coco-rle"], labels=LABELS, options=ExportOptions(split=split)
     )
-    assert (report.pictures, report.files, report.annotations) == (3, 2, 5)
+    assert (report.images, report.files, report.annotations) == (3, 2, 5)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["coco.json", "coco_rle.json", "pictures"]
     for name in ("coco", "coco_rle"):
         coco = load_coco(tmp_path / f"{name}.json")
@@ -180,7 +180,7 @@ def test_yolo_as_documented(tmp_path: Path) -> None:
     about = yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text("utf-8"))
     assert about["names"] == dict(enumerate(LABELS))
     for record in given_records:
-        assert (tmp_path / "yolo" / about["train"] / f"{record.name}.jpg").read_bytes() == record.picture.read_bytes()
+        assert (tmp_path / "yolo" / about["train"] / f"{record.name}.jpg").read_bytes() == record.image.read_bytes()
         found = {label: np.zeros(mask.shape, bool) for label, mask in record.masks.items()}
         for line in (tmp_path / "yolo" / "labels" / f"{record.name}.txt").read_text().splitlines():
             number, *values = line.split()
@@ -205,7 +205,7 @@ def test_labelme_as_documented(tmp_path: Path) -> None:
         for record in given_records:
             path = tmp_path / "labelme" / f"{record.name}.json"
             content = json.loads(path.read_text("utf-8"))
-            assert (path.parent / content["imagePath"]).read_bytes() == record.picture.read_bytes()
+            assert (path.parent / content["imagePath"]).read_bytes() == record.image.read_bytes()
             assert (content["imageWidth"], content["imageHeight"]) == record.size
             shapes = content["shapes"]
             assert all(s["shape_type"] == "polygon" and len(s["points"]) >= 3 for s in shapes)
@@ -230,7 +230,7 @@ def test_geojson_by_shapely(tmp_path: Path) -> None:
             np.testing.assert_array_equal(by_centres(record.size[::-1], list(shape.geoms)), record.masks[label])
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_images(tmp_path: Path) -> None:
     given_records = list(records(tmp_path / "pictures", 33))
     seen: list[tuple[int, int, str]] = []
     report = export_masks(
@@ -276,17 +276,17 @@ def test_a_failure_leaves_no_half_written_file(tmp_path: Path) -> None:
 
 def test_bad_exports(tmp_path: Path) -> None:
     mask = np.ones((4, 6), bool)
-    with pytest.raises(InvalidMask, match=r"6x4, the picture 4x6"):
+    with pytest.raises(InvalidMask, match=r"6x4, the image 4x6"):
         MaskRecord("a", (4, 6), {"x": mask})
     record = MaskRecord("a", (6, 4), {"x": mask})
     with pytest.raises(InvalidOption, match="did you mean 'coco'"):
         export_masks([record], tmp_path, ["cocoo"])
     with pytest.raises(InvalidOption, match="no formats"):
         export_masks([record], tmp_path, [])
-    with pytest.raises(InvalidOption, match="two pictures are called 'a'"):
+    with pytest.raises(InvalidOption, match="two images are called 'a'"):
         export_masks([record, record], tmp_path, ["coco"])
     for name in ("yolo", "overlays"):
-        with pytest.raises(InvalidImage, match="needs the picture"):
+        with pytest.raises(InvalidImage, match="needs the image"):
             export_masks([record], tmp_path, [name])
     with pytest.raises(InvalidOption, match="tolerance -1"):
         ExportOptions(tolerance=-1)

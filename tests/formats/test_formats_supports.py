@@ -19,7 +19,7 @@ from fewseg.formats.read_voc import voc_colour
 from fewseg.images import decode as decoding
 from fewseg.inference.segmenter import Segmenter
 from helpers.colour_method import ColourMethod, blob, iou, write_support
-from helpers.discs import SIZE, A, B, disc, picture
+from helpers.discs import SIZE, A, B, disc, image_file
 
 
 def rle(mask: np.ndarray, compressed: bool = True) -> dict[str, Any]:
@@ -32,8 +32,8 @@ def rle(mask: np.ndarray, compressed: bool = True) -> dict[str, Any]:
     return {"size": found["size"], "counts": found["counts"].decode()}
 
 
-def coco(*annotations: tuple[int, int, Any], pictures: tuple[str, ...] = ("a.jpg",), **more: Any) -> dict[str, Any]:
-    images = [{"id": i, "file_name": n, "width": SIZE[0], "height": SIZE[1]} for i, n in enumerate(pictures, 1)]
+def coco(*annotations: tuple[int, int, Any], files: tuple[str, ...] = ("a.jpg",), **more: Any) -> dict[str, Any]:
+    images = [{"id": i, "file_name": n, "width": SIZE[0], "height": SIZE[1]} for i, n in enumerate(files, 1)]
     entries = [
         {"id": i, "image_id": image, "category_id": category, "segmentation": shape, "iscrowd": 0}
         for i, (image, category, shape) in enumerate(annotations, 1)
@@ -56,7 +56,7 @@ def masks(supports: Supports) -> dict[str, list[np.ndarray]]:
 
 
 def test_coco_merges_instances_and_reads_every_kind(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.jpg")
+    image_file(tmp_path / "images" / "a.jpg")
     box = [20.0, 50.0, 30.0, 50.0, 30.0, 60.0, 20.0, 60.0]
     content = coco((1, 7, [box]), (1, 7, rle(A)), (1, 3, rle(B, compressed=False)))
     content["annotations"][2]["iscrowd"] = 1
@@ -71,22 +71,22 @@ def test_coco_merges_instances_and_reads_every_kind(tmp_path: Path) -> None:
 
 
 def test_coco_of_the_usual_folders(tmp_path: Path) -> None:
-    picture(tmp_path / "train" / "a.jpg")
-    write(tmp_path / "annotations" / "instances.json", coco((1, 7, rle(A)), pictures=("a.jpg",)))
+    image_file(tmp_path / "train" / "a.jpg")
+    write(tmp_path / "annotations" / "instances.json", coco((1, 7, rle(A)), files=("a.jpg",)))
     with pytest.raises(InvalidSupport, match="--images"):
         read_supports(tmp_path)
     assert masks(read_supports(tmp_path, images=tmp_path / "train"))["red"][0].sum() == A.sum()
-    write(tmp_path / "annotations" / "instances.json", coco((1, 7, rle(A)), pictures=("train\\a.jpg",)))
-    assert read_supports(tmp_path).examples[0].picture == tmp_path / "train" / "a.jpg"
+    write(tmp_path / "annotations" / "instances.json", coco((1, 7, rle(A)), files=("train\\a.jpg",)))
+    assert read_supports(tmp_path).examples[0].image == tmp_path / "train" / "a.jpg"
 
 
 def test_shots_are_those_that_show_something(tmp_path: Path) -> None:
     names = tuple(f"{i}.jpg" for i in range(4))
     for name in names:
-        picture(tmp_path / name)
+        image_file(tmp_path / name)
     speck = disc(50, 10, 3)
     shapes = [speck, A, B, A | B]
-    write(tmp_path / "set.json", coco(*((i, 7, rle(m)) for i, m in enumerate(shapes, 1)), pictures=names))
+    write(tmp_path / "set.json", coco(*((i, 7, rle(m)) for i, m in enumerate(shapes, 1)), files=names))
     for shots, expected in ((1, [A]), (2, [A, B]), (4, [A, B, A | B, speck]), (9, [A, B, A | B, speck])):
         np.testing.assert_array_equal(masks(read_supports(tmp_path, shots=shots))["red"], expected)
     assert len(read_supports(tmp_path, labels=["red"]).examples) == 4
@@ -101,7 +101,7 @@ def test_run_lengths_of_pycocotools(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     mask = np.kron(rng.random((8, 12)) < rng.random(), np.ones((8, 8), bool)) ^ (rng.random((64, 96)) < 0.02 * seed)
     mask[5, 5] = True
-    picture(tmp_path / "a.jpg")
+    image_file(tmp_path / "a.jpg")
     write(tmp_path / "set.json", coco((1, 7, rle(mask)), (1, 3, rle(mask, compressed=False))))
     found = masks(read_supports(tmp_path))
     np.testing.assert_array_equal(found["red"][0] == 1, mask)
@@ -124,7 +124,7 @@ def png(image: Image.Image) -> str:
 
 
 def test_labelme_shapes(tmp_path: Path) -> None:
-    picture(tmp_path / "a.jpg")
+    image_file(tmp_path / "a.jpg")
     part = B[18:43, 58:83]
     shapes = [
         shape("circle", "circle", [[25.5, 30.5], [25.5, 44.5]]),
@@ -157,18 +157,18 @@ def test_labelme_shapes(tmp_path: Path) -> None:
         assert (found["mask"][60:] == 255).all()
 
 
-def test_labelme_pictures_inside_the_file(tmp_path: Path) -> None:
-    data = base64.b64encode(picture(tmp_path / "elsewhere.png").read_bytes()).decode()
+def test_labelme_images_inside_the_file(tmp_path: Path) -> None:
+    data = base64.b64encode(image_file(tmp_path / "elsewhere.png").read_bytes()).decode()
     (tmp_path / "elsewhere.png").unlink()
     write(tmp_path / "x.json", labelme(shape("red", "circle", [[25, 30], [39, 30]]), imageData=data))
     segmenter = Segmenter(ColourMethod(), device="cpu")
     read_supports(tmp_path).teach(segmenter)
-    assert iou(segmenter.segment(picture(tmp_path / "q.png")).masks["red"], A) > 0.9
+    assert iou(segmenter.segment(image_file(tmp_path / "q.png")).masks["red"], A) > 0.9
 
 
 def voc(folder: Path, *, rgb: bool = False) -> Path:
-    picture(folder / "JPEGImages" / "a.jpg")
-    picture(folder / "JPEGImages" / "unlabelled.jpg")
+    image_file(folder / "JPEGImages" / "a.jpg")
+    image_file(folder / "JPEGImages" / "unlabelled.jpg")
     index = np.zeros(SIZE[::-1], np.uint8)
     index[disc(25, 30, 16)] = 255
     index[A], index[B] = 8, 20
@@ -204,7 +204,7 @@ def test_voc_colours_are_the_published_ones() -> None:
 
 def test_voc_with_names_of_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "voc"
-    picture(folder / "JPEGImages" / "a.jpg")
+    image_file(folder / "JPEGImages" / "a.jpg")
     (folder / "SegmentationClass").mkdir()
     pixels = np.zeros((*SIZE[::-1], 3), np.uint8)
     pixels[A], pixels[B] = (10, 20, 30), (200, 0, 0)
@@ -221,7 +221,7 @@ def test_voc_with_names_of_its_own(tmp_path: Path) -> None:
 
 
 def test_voc_as_windows_and_macs_leave_it(tmp_path: Path) -> None:
-    """A byte order mark before the names, and hidden files beside the pictures."""
+    """A byte order mark before the names, and hidden files beside the images."""
     folder = voc(tmp_path / "voc")
     names = ["_background_", *(f"class {i}" for i in range(1, 21))]
     (folder / "class_names.txt").write_text("\n".join(names), "utf-8-sig")
@@ -242,9 +242,9 @@ def test_mask_folders_still_work(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["coco", "coco-rle", "labelme"])
 def test_what_is_exported_is_read_again(tmp_path: Path, kind: str) -> None:
-    file = picture(tmp_path / "p" / "a.jpg")
+    file = image_file(tmp_path / "p" / "a.jpg")
     holed = A & ~disc(25, 30, 5)
-    record = MaskRecord("a", SIZE, {"red": holed | disc(10, 55, 6), "blue": B}, picture=file, file_name="a.jpg")
+    record = MaskRecord("a", SIZE, {"red": holed | disc(10, 55, 6), "blue": B}, image=file, file_name="a.jpg")
     export_masks([record], tmp_path / "out", [kind], options=ExportOptions(tolerance=0))
     supports = read_supports(tmp_path / "out" / ("labelme" if kind == "labelme" else ""), images=tmp_path / "p")
     found = masks(supports)
@@ -252,17 +252,17 @@ def test_what_is_exported_is_read_again(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(found["blue"][0] == 1, B)
 
 
-def test_turned_pictures(tmp_path: Path) -> None:
-    """Masks drawn on the picture as stored are turned with it."""
-    picture(tmp_path / "a.jpg", orientation=6)
+def test_turned_images(tmp_path: Path) -> None:
+    """Masks drawn on the image as stored are turned with it."""
+    image_file(tmp_path / "a.jpg", orientation=6)
     write(tmp_path / "set.json", coco((1, 7, rle(A))))
     np.testing.assert_array_equal(masks(read_supports(tmp_path))["red"], [np.rot90(A, -1)])
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
-def test_boxes_are_turned_with_their_pictures(tmp_path: Path, orientation: int) -> None:
-    """As masks are: drawn on the picture as stored where its sides say so."""
-    path = picture(tmp_path / "a.jpg", orientation)
+def test_boxes_are_turned_with_their_images(tmp_path: Path, orientation: int) -> None:
+    """As masks are: drawn on the image as stored where its sides say so."""
+    path = image_file(tmp_path / "a.jpg", orientation)
     y, x = (np.flatnonzero(A.any(axis)) for axis in (1, 0))
     box = [int(x[0]), int(y[0]), int(x[-1] - x[0] + 1), int(y[-1] - y[0] + 1)]
     content = coco((1, 7, []))
@@ -275,7 +275,7 @@ def test_boxes_are_turned_with_their_pictures(tmp_path: Path, orientation: int) 
     assert mark.box == (x[0], y[0], x[-1] + 1, y[-1] + 1)
     content["images"][0] |= {"width": 2 * SIZE[0], "height": 2 * SIZE[1]}
     write(tmp_path / "set.json", content)
-    with pytest.raises(InvalidSupport, match="boxes would lie elsewhere; give the pictures that were annotated"):
+    with pytest.raises(InvalidSupport, match="boxes would lie elsewhere; give the images that were annotated"):
         [e.load_marks() for e in read_supports(tmp_path / "set.json").examples if e.load_marks]
 
 
@@ -283,19 +283,19 @@ def turned(mask: np.ndarray, orientation: int) -> Image.Image:
     return decoding.upright(Image.fromarray(mask.view(np.uint8)), orientation)
 
 
-def test_coco_pictures_in_folders_are_told_apart(tmp_path: Path) -> None:
+def test_coco_images_in_folders_are_told_apart(tmp_path: Path) -> None:
     for name in ("0001.jpg", "images/cam1/0001.jpg", "images/cam2/0001.jpg"):
-        picture(tmp_path / name)
+        image_file(tmp_path / name)
     names = ("cam1/0001.jpg", "cam2/0001.jpg")
-    write(tmp_path / "set.json", coco((1, 7, rle(A)), (2, 7, rle(B)), pictures=names))
-    found = [str(e.picture) for e in read_supports(tmp_path / "set.json").examples]
+    write(tmp_path / "set.json", coco((1, 7, rle(A)), (2, 7, rle(B)), files=names))
+    found = [str(e.image) for e in read_supports(tmp_path / "set.json").examples]
     assert found == [str(tmp_path / "images" / name) for name in names]
     with pytest.raises(InvalidSupport, match=r"lists cam1/0001.jpg and cam2/0001.jpg, and both would be"):
         read_supports(tmp_path / "set.json", images=tmp_path)
 
 
 def test_numbers_that_tools_write_as_text(tmp_path: Path) -> None:
-    picture(tmp_path / "a.jpg")
+    image_file(tmp_path / "a.jpg")
     content = coco((1, 7, rle(A)), (1, 3, [[]]))
     content["annotations"][0] |= {"image_id": "1", "category_id": 7.0}
     content["annotations"][1] |= {"bbox": [58, 18, 25, 25]}
@@ -307,13 +307,13 @@ def test_numbers_that_tools_write_as_text(tmp_path: Path) -> None:
     assert blue.load_marks()[0].box == (58, 18, 83, 43)
 
 
-def test_labels_that_are_not_wanted_need_no_pictures(tmp_path: Path) -> None:
-    picture(tmp_path / "a.jpg")
-    content = coco((1, 7, rle(A)), (2, 3, rle(B)), pictures=("a.jpg", "gone.jpg"))
+def test_labels_that_are_not_wanted_need_no_images(tmp_path: Path) -> None:
+    image_file(tmp_path / "a.jpg")
+    content = coco((1, 7, rle(A)), (2, 3, rle(B)), files=("a.jpg", "gone.jpg"))
     for labels, found in ((["red"], ("red",)), (["blue"], None)):
         path = write(tmp_path / "set.json", content)
         if found is None:
-            with pytest.raises(InvalidSupport, match=r"picture gone\.jpg"):
+            with pytest.raises(InvalidSupport, match=r"image gone\.jpg"):
                 read_supports(path, labels=labels)
         else:
             assert read_supports(path, labels=labels).labels == found
@@ -321,10 +321,10 @@ def test_labels_that_are_not_wanted_need_no_pictures(tmp_path: Path) -> None:
 
 def test_examples_that_cannot_be_used_are_the_last_to_be_chosen(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
-        picture(tmp_path / name)
-    content = coco((1, 7, [[1, 1, 1, 1, 1, 1]]), (2, 7, rle(A)), pictures=("a.jpg", "b.jpg"))
+        image_file(tmp_path / name)
+    content = coco((1, 7, [[1, 1, 1, 1, 1, 1]]), (2, 7, rle(A)), files=("a.jpg", "b.jpg"))
     (chosen,) = read_supports(write(tmp_path / "set.json", content), shots=1).examples
-    assert chosen.picture == tmp_path / "b.jpg"
+    assert chosen.image == tmp_path / "b.jpg"
 
 
 def test_palettes_that_tools_reordered(tmp_path: Path) -> None:
@@ -339,10 +339,10 @@ def test_palettes_that_tools_reordered(tmp_path: Path) -> None:
         np.testing.assert_array_equal(after[label][0], mask)
 
 
-def test_pictures_inside_labelmes_files_are_not_all_in_memory(tmp_path: Path) -> None:
-    data = base64.b64encode(picture(tmp_path / "x.png").read_bytes()).decode()
+def test_images_inside_labelmes_files_are_not_all_in_memory(tmp_path: Path) -> None:
+    data = base64.b64encode(image_file(tmp_path / "x.png").read_bytes()).decode()
     (tmp_path / "x.png").unlink()
-    # Keys in order of the alphabet: the picture comes before all that tells the file from others.
+    # Keys in order of the alphabet: the image comes before all that tells the file from others.
     content = labelme(shape("red", "circle", [[25, 30], [39, 30]]), imageData=data + " " * (1 << 20))
     for name in "ab":
         (tmp_path / f"{name}.json").write_text(json.dumps(content, sort_keys=True))
@@ -354,7 +354,7 @@ def test_pictures_inside_labelmes_files_are_not_all_in_memory(tmp_path: Path) ->
 
 
 def test_rectangles_of_four_corners(tmp_path: Path) -> None:
-    picture(tmp_path / "a.jpg")
+    image_file(tmp_path / "a.jpg")
     corners = [[20, 45], [40, 45], [40, 50], [20, 50]]
     shapes = [shape("four", "rectangle", corners), shape("turned", "rotation", corners)]
     found = masks(read_supports(write(tmp_path / "a.json", labelme(*shapes))))
@@ -371,7 +371,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("no categories", coco((1, 7, rle(A)), categories=[]), "no categories"),
     ("null categories", coco((1, 7, rle(A)), categories=None), "no categories"),
     ("category", coco((1, 9, rle(A))), "category 9, which the file does not list"),
-    ("picture", coco((4, 7, rle(A))), "picture 4, which the file does not list"),
+    ("picture", coco((4, 7, rle(A))), "image 4, which the file does not list"),
     ("no boxes", coco((1, 7, [])), "neither segmentations nor boxes"),
     ("odd", coco((1, 7, [[1, 2, 3, 4, 5, 6, 7]])), "expected pairs"),
     ("words", coco((1, 7, [["a", 2, 3, 4, 5, 6]])), "not a list of numbers"),
@@ -379,7 +379,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("nan", coco((1, 7, [[0, 0, float("nan"), 5, 6, 7]])), "far outside"),
     ("short rle", coco((1, 7, {"size": [64, 96], "counts": [5, 5]})), "do not add up"),
     ("negative rle", coco((1, 7, {"size": [64, 96], "counts": [-5, 6149]})), "do not add up"),
-    ("other rle", coco((1, 7, {"size": [96, 64], "counts": [6144]})), "64 x 96 pixels, its picture has 96 x 64"),
+    ("other rle", coco((1, 7, {"size": [96, 64], "counts": [6144]})), "64 x 96 pixels, its image has 96 x 64"),
     ("broken rle", coco((1, 7, {"size": [64, 96], "counts": "zzzz"})), "damaged run lengths"),
     ("other text", coco((1, 7, {"size": [64, 96], "counts": "01"})), "do not add up"),
     ("half text", coco((1, 7, {**rle(A), "counts": rle(A)["counts"][:-3]})), "run lengths"),
@@ -397,7 +397,7 @@ BAD: list[tuple[str, Any, str]] = [
         coco((1, 7, rle(A[:, :50])), images=[{"id": 1, "file_name": "a.jpg", "width": 50, "height": 64}]),
         "96x64",
     ),
-    ("missing picture", coco((1, 7, rle(A)), pictures=("b.jpg",)), "picture b.jpg of"),
+    ("missing image", coco((1, 7, rle(A)), files=("b.jpg",)), "image b.jpg of"),
     (
         "endless",
         {**coco((1, 7, rle(A))), "images": [{"id": 1, "file_name": "a.jpg", "width": float("inf"), "height": 9}]},
@@ -413,7 +413,7 @@ BAD: list[tuple[str, Any, str]] = [
     (
         "outside",
         labelme(shape("a", "mask", [[90, 0], [95, 5]], mask=png(Image.new("1", (9, 9), 1)))),
-        "outside its picture",
+        "outside its image",
     ),
     ("image data", labelme(shape("a", "circle", [[9, 9], [9, 20]]), imageData="AAAA"), "damaged imageData"),
 ]
@@ -421,7 +421,7 @@ BAD: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("what", "content", "words"), BAD, ids=[name for name, _, _ in BAD])
 def test_bad_files_give_one_line(tmp_path: Path, what: str, content: Any, words: str) -> None:
-    picture(tmp_path / "a.jpg")
+    image_file(tmp_path / "a.jpg")
     if isinstance(content, bytes):
         (tmp_path / "x.json").write_bytes(content)
     elif content is not None:
@@ -437,7 +437,7 @@ def test_bad_paths(tmp_path: Path) -> None:
     with pytest.raises(InvalidSupport, match="does not exist: give mask folders"):
         read_supports(tmp_path / "nowhere")
     with pytest.raises(InvalidSupport, match="no JSON either"):
-        read_supports(picture(tmp_path / "a.jpg"))
+        read_supports(image_file(tmp_path / "a.jpg"))
     with pytest.raises(InvalidSupport, match="check --images"):
         read_supports(tmp_path, images=tmp_path / "nowhere")
     for name in ("x.json", "y.json"):

@@ -13,12 +13,12 @@ import yaml
 from fewseg import cli
 from fewseg.core.errors import InvalidMask, InvalidOption, OutputError
 from fewseg.formats import MaskRecord, export_masks
-from helpers.discs import SIZE, A, B, picture
+from helpers.discs import SIZE, A, B, image_file
 
 
 def record(folder: Path, name: str = "a") -> MaskRecord:
-    path = picture(folder / "p" / f"{name}.jpg")
-    return MaskRecord(name, SIZE, {"red": A, "blue": B}, picture=path, file_name=f"{name}.jpg")
+    path = image_file(folder / "p" / f"{name}.jpg")
+    return MaskRecord(name, SIZE, {"red": A, "blue": B}, image=path, file_name=f"{name}.jpg")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_files_of_others_are_not_written_over(tmp_path: Path, kind: str, file: s
 
 def test_the_command_says_so_before_it_segments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "coco.json").write_text("{}")
-    picture(tmp_path / "p" / "a.jpg")
+    image_file(tmp_path / "p" / "a.jpg")
     words = ["--support", str(tmp_path / "nothing"), "--query", str(tmp_path / "p"), "--out", str(tmp_path)]
     assert cli.main(["segment", *words, "--formats", "coco"]) == 2
     assert "coco.json is not one of ours" in capsys.readouterr().err
@@ -62,7 +62,7 @@ def test_corrections_stay(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFi
         corrected.write_text(json.dumps(content))
     foreign.write_text(json.dumps({"shapes": [], "features": [], "imagePath": "c.jpg"}))
     before, own = corrected.read_bytes(), foreign.read_bytes()
-    smaller = [MaskRecord(n, SIZE, {"red": B}, picture=tmp_path / "p" / f"{n}.jpg") for n in ("a", "b")]
+    smaller = [MaskRecord(n, SIZE, {"red": B}, image=tmp_path / "p" / f"{n}.jpg") for n in ("a", "b")]
     with caplog.at_level(logging.WARNING):
         report = export_masks([*smaller, record(tmp_path, "c")], tmp_path, [kind])
     assert report.files == 1
@@ -71,7 +71,7 @@ def test_corrections_stay(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFi
     assert len([line for line in caplog.messages if "was changed by hand and stays" in line]) == 2
 
 
-def test_yolos_validation_pictures_stay_where_they_were_moved(tmp_path: Path) -> None:
+def test_yolos_validation_images_stay_where_they_were_moved(tmp_path: Path) -> None:
     both = [record(tmp_path, "a"), record(tmp_path, "b")]
     export_masks(both, tmp_path, ["yolo"])
     root = tmp_path / "yolo"
@@ -82,7 +82,7 @@ def test_yolos_validation_pictures_stay_where_they_were_moved(tmp_path: Path) ->
     notes.write_text("mine")
     about = root / "data.yaml"
     about.write_text(about.read_text().replace("val: images", "val: val/images"))
-    export_masks([both[0], MaskRecord("b", SIZE, {"red": A}, picture=both[1].picture)], tmp_path, ["yolo"])
+    export_masks([both[0], MaskRecord("b", SIZE, {"red": A}, image=both[1].image)], tmp_path, ["yolo"])
     found = yaml.safe_load(about.read_text())
     assert (found["train"], found["val"]) == ("images", "val/images")
     assert sorted(p.relative_to(root).as_posix() for p in root.rglob("b.*")) == ["val/images/b.jpg", "val/labels/b.txt"]

@@ -1,4 +1,4 @@
-"""A folder of pictures, and somebody who labels it over HTTP, as the annotation page does."""
+"""A folder of images, and somebody who labels it over HTTP, as the annotation page does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from helpers.colour_method import ColourMethod, blob
 API = "/api/v1"
 
 
-def write_pictures(folder: Path, names: str = "rbrbr") -> dict[str, np.ndarray]:
+def write_images(folder: Path, names: str = "rbrbr") -> dict[str, np.ndarray]:
     """`0.png`, `1.png` ... with a red, green or blue disc by the letters; name to mask (H, W) of it."""
     colours = {"r": "red", "g": "green", "b": "blue"}
     masks = {}
@@ -64,11 +64,11 @@ class Page:
     def project(self) -> Any:
         return self.ask("GET", "/project")
 
-    def pictures(self) -> dict[str, Any]:
-        return {picture["name"]: picture for picture in self.project()["pictures"]}
+    def images(self) -> dict[str, Any]:
+        return {image["name"]: image for image in self.project()["pictures"]}
 
     def id(self, name: str) -> str:
-        return str(self.pictures()[name]["id"])
+        return str(self.images()[name]["id"])
 
     def add_label(self, name: str) -> int:
         return int(self.ask("POST", "/labels", 201, json={"name": name})["id"])
@@ -77,9 +77,9 @@ class Page:
         return self.ask("PUT", f"/pictures/{self.id(name)}/annotations/{label}", status, content=png(mask))
 
     def mask(self, name: str, label: int, **query: int) -> np.ndarray:
-        picture = self.pictures()[name]
-        query = {"r": picture["masks"][str(label)], **query}
-        content = self.ask("GET", f"/pictures/{picture['id']}/masks/{label}", params=query)
+        image = self.images()[name]
+        query = {"r": image["masks"][str(label)], **query}
+        content = self.ask("GET", f"/pictures/{image['id']}/masks/{label}", params=query)
         return np.asarray(Image.open(io.BytesIO(content)))
 
     def wait(self, done: Callable[[Any], bool] | None = None, seconds: float = 10) -> Any:

@@ -1,4 +1,4 @@
-"""A few-shot method without learning, and pictures that it segments right: makes results predictable."""
+"""A few-shot method without learning, and images that it segments right: makes results predictable."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
 
 
 def blob(*names: str, size: tuple[int, int] = (96, 64), place: float = 0.5) -> tuple[Image.Image, np.ndarray]:
-    """A grey (width, height) picture with a disc of each named colour side by side, and the first one's mask."""
+    """A grey (width, height) image with a disc of each named colour side by side, and the first one's mask."""
     width, height = size
     y, x = np.mgrid[:height, :width]
     pixels = np.full((height, width, 3), 128, np.uint8)

@@ -1,4 +1,4 @@
-"""A picture with two discs, and their masks."""
+"""An image with two discs, and their masks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def disc(x: float, y: float, radius: float) -> np.ndarray:
 A, B = disc(25, 30, 14), disc(70, 30, 12)
 
 
-def picture(path: Path, orientation: int = 1) -> Path:
-    """A grey picture with a red disc at A and a blue one at B."""
+def image_file(path: Path, orientation: int = 1) -> Path:
+    """A grey image with a red disc at A and a blue one at B."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((SIZE[1], SIZE[0], 3), 128, np.uint8)
     pixels[A], pixels[B] = (220, 30, 30), (40, 60, 230)

@@ -46,13 +46,13 @@ FLAGS = (
     "--disable-dev-shm-usage",
 )
 CARD = "[...document.querySelectorAll('#grid .card')].find((card) => card.textContent.includes(arguments[0]))"
-"""The thumbnail of the picture whose name is the script's first argument."""
+"""The thumbnail of the image whose name is the script's first argument."""
 PATIENCE = 30.0
 """Seconds that the page may take for anything; it takes a fraction of one on a quiet machine."""
 
 
 def discs(name: str, seed: int, size: tuple[int, int] = (480, 320)) -> tuple[Image.Image, np.ndarray]:
-    """A grey picture with one disc of the named colour somewhere, and where that is."""
+    """A grey image with one disc of the named colour somewhere, and where that is."""
     generator = np.random.default_rng(seed)
     radius = size[1] // 5
     cx, cy = (int(generator.integers(radius + 10, side - radius - 10)) for side in size)
@@ -91,7 +91,7 @@ class PageServer:
         self.server = None
 
     def get(self, path: str, **request: Any) -> Any:
-        """What the API answers: JSON values, or a picture as an array."""
+        """What the API answers: JSON values, or an image as an array."""
         asked = urllib.request.Request(f"{self.address}api/v1/{path}", **request)
         with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
             body = answer.read()
@@ -101,12 +101,12 @@ class PageServer:
         body = json.dumps({"name": name}).encode()
         return int(self.get("labels", data=body, headers={"Content-Type": "application/json"})["id"])
 
-    def picture(self, name: str) -> dict[str, Any]:
+    def image(self, name: str) -> dict[str, Any]:
         return next(p for p in self.get("project")["pictures"] if p["name"] == name)
 
     def mask(self, name: str, label: int = 1) -> np.ndarray:
         """The mask that counts, (H, W) of bool."""
-        return np.asarray(self.get(f"pictures/{self.picture(name)['id']}/masks/{label}") > 0)
+        return np.asarray(self.get(f"pictures/{self.image(name)['id']}/masks/{label}") > 0)
 
 
 class Page:
@@ -167,7 +167,7 @@ class Page:
         chain.perform()
 
     def go(self, name: str | None) -> None:
-        """Open a picture by its file's name, or all pictures."""
+        """Open an image by its file's name, or all images."""
         if name is None:
             self.js("location.hash = '#/'")
             self.until("document.querySelector('#editor').hidden", "the gallery is shown")
@@ -176,18 +176,18 @@ class Page:
         self.js(f"location.hash = {CARD}.hash", name)
         self.until("document.querySelector('#picture-name').textContent === arguments[0]", f"{name} opens", name)
 
-    def brush(self, picture_pixels: float) -> None:
-        """Choose the brush's width, in pixels of the open picture."""
+    def brush(self, image_pixels: float) -> None:
+        """Choose the brush's width, in pixels of the open image."""
         self.js(
             "const scale = parseFloat(document.querySelector('#zoom-percent').textContent) / 100;"
             "const input = document.querySelector('#tool-options input');"
             "input.value = arguments[0] * scale; input.dispatchEvent(new Event('input'))",
-            picture_pixels,
+            image_pixels,
         )
 
     def drag(self, points: Sequence[tuple[float, float]], size: tuple[int, int]) -> None:
-        """Press at the first point of the open picture (its pixels; `size` is the picture's) and draw to the others."""
-        # A banner moves the stage, and the page fits the picture to it in the next frame only.
+        """Press at the first point of the open image (its pixels; `size` is the image's) and draw to the others."""
+        # A banner moves the stage, and the page fits the image to it in the next frame only.
         self.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
         places = [self.place(point, size) for point in points]
         chain = ActionChains(self.browser, duration=5)
@@ -199,7 +199,7 @@ class Page:
         chain.perform()
 
     def place(self, point: tuple[float, float], size: tuple[int, int]) -> tuple[int, int]:
-        """Where a picture pixel of a picture that is shown whole lies in the window."""
+        """Where an image pixel of an image that is shown whole lies in the window."""
         box = self.js("return document.querySelector('#stage').getBoundingClientRect().toJSON()")
         margin = min(24, box["width"] / 20)
         scale = min((box["width"] - 2 * margin) / size[0], (box["height"] - 2 * margin) / size[1])

@@ -22,7 +22,7 @@ from helpers.page import Page, PageServer, discs  # noqa: E402
 
 SIZE = (480, 320)
 REDS = ("red-1.png", "red-2.png", "red-3.png")
-"""Pictures with one red disc each; `green.png` has a green one."""
+"""Images with one red disc each; `green.png` has a green one."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def opened(page: Page, server: PageServer) -> Iterator[Page]:
 
 
 def truth(name: str) -> np.ndarray:
-    """Where the red disc of a picture is."""
+    """Where the red disc of an image is."""
     return discs("red", REDS.index(name), SIZE)[1]
 
 
@@ -70,6 +70,6 @@ def middle(name: str) -> tuple[int, int]:
 
 
 def cover(page: Page, name: str) -> None:
-    """Paint the open picture's disc: a dab in the middle and a stroke around it, with a brush of some 56 pixels."""
+    """Paint the open image's disc: a dab in the middle and a stroke around it, with a brush of some 56 pixels."""
     x, y = middle(name)
     page.drag([(x, y), *((x + 36 * np.cos(t), y + 36 * np.sin(t)) for t in np.linspace(0, 2 * np.pi, 12))], SIZE)

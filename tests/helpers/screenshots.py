@@ -1,4 +1,4 @@
-"""`python tests/helpers/screenshots.py docs/img/painting`: takes the guide's pictures while it paints."""
+"""`python tests/helpers/screenshots.py docs/img/painting`: takes the guide's images while it paints."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fewseg import Segmenter
-from fewseg.tools.demo.pictures import sources
+from fewseg.tools.demo.photographs import sources
 from helpers.page import Page, PageServer
 
 SIZE = (960, 870)
 COINS = ((342, 183, 75), (538, 190, 68), (346, 427, 72), (548, 430, 65))
-"""Coins of the first picture as the stage shows it at 1280 x 800: middle and radius."""
+"""Coins of the first image as the stage shows it at 1280 x 800: middle and radius."""
 
 
-def write_pictures(folder: Path) -> None:
+def write_images(folder: Path) -> None:
     """Windows of the demo's photograph of coins, and three photographs without any."""
     coins = Image.open(sources()["coins"].path).convert("RGB")
     windows = [(x, y) for y in (10, 155) for x in range(0, coins.width - 150, 75)]
@@ -41,12 +41,12 @@ def keep(page: Page, file: Path) -> None:
 
 
 def done(page: Page) -> None:
-    page.until("document.querySelector('#progress').classList.contains('done')", "all pictures are segmented")
+    page.until("document.querySelector('#progress').classList.contains('done')", "all images are segmented")
     page.until("[...document.querySelectorAll('#grid img')].every((image) => image.complete)", "all are loaded")
 
 
 def take(page: Page, out: Path) -> None:
-    """Every picture of the guide, in its order."""
+    """Every image of the guide, in its order."""
     page.find("#guide input").send_keys("coin")
     page.until("[...document.querySelectorAll('#grid img')].every((image) => image.complete)", "all are loaded")
     keep(page, out / "first-use")
@@ -83,7 +83,7 @@ if __name__ == "__main__":
     folder, out = Path(tempfile.mkdtemp()) / "coins", Path(sys.argv[1])
     folder.mkdir()
     out.mkdir(parents=True, exist_ok=True)
-    write_pictures(folder)
+    write_images(folder)
     server = PageServer(folder, Segmenter.from_pretrained)
     server.start()
     page = Page(server.address, Path(tempfile.mkdtemp()))

@@ -34,10 +34,10 @@ def client(limits: Limits | None = None, **options: Any) -> TestClient:
     return TestClient(app(limits=limits, **options), base_url="http://localhost")
 
 
-def png(picture: Image.Image | np.ndarray) -> bytes:
-    """A picture or mask as a file."""
+def png(image: Image.Image | np.ndarray) -> bytes:
+    """An image or mask as a file."""
     buffer = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, "PNG")
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

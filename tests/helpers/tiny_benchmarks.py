@@ -1,6 +1,6 @@
 """Tiny copies of the benchmarks with their real folder structures, as they are before `fewseg prepare`.
 
-Every picture shows one large object of its class in the class's colour on noise; every third also a small object, of
+Every image shows one large object of its class in the class's colour on noise; every third also a small object, of
 under 2048 pixels, of the next class.
 """
 
@@ -27,12 +27,12 @@ Box = tuple[int, int, int, int]
 
 
 def boxes(number: int) -> tuple[Box, Box | None]:
-    """(x, y, width, height) of the large object of picture `number`, and of the small one, if any."""
+    """(x, y, width, height) of the large object of image `number`, and of the small one, if any."""
     large = (2 + 5 * (number % 6), 1 + 3 * (number % 4), 56, 44)
     return large, (70, 58, 12 + number % 5, 10) if number % 3 == 0 else None
 
 
-def draw_picture(path: Path, shown: Sequence[tuple[float, Box]], seed: int, size: tuple[int, int]) -> None:
+def draw_image(path: Path, shown: Sequence[tuple[float, Box]], seed: int, size: tuple[int, int]) -> None:
     """Noise with coloured rectangles (hue, box), as a JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -65,7 +65,7 @@ def bordered(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def make_pascal5i(root: Path, *, sbd: int = 2, val: int = 3) -> Path:
-    """VOC 2012 with one training picture a class and `val` to validate, SBD with `sbd` more (and some of VOC's)."""
+    """VOC 2012 with one training image a class and `val` to validate, SBD with `sbd` more (and some of VOC's)."""
     voc, release = root / "VOCdevkit/VOC2012", root / "benchmark_RELEASE/dataset"
     sets = voc / "ImageSets/Segmentation"
     for folder in (sets, voc / "SegmentationClass", release / "cls", release / "img"):
@@ -78,13 +78,13 @@ def make_pascal5i(root: Path, *, sbd: int = 2, val: int = 3) -> Path:
             name = f"2008_{number:06d}"
             shown = _objects(number, class_id, 20)
             hues = [(c / 20, box) for c, box in shown]
-            draw_picture(voc / "JPEGImages" / f"{name}.jpg", hues, number, (WIDTH, HEIGHT))
+            draw_image(voc / "JPEGImages" / f"{name}.jpg", hues, number, (WIDTH, HEIGHT))
             values = _values(shown)
             if kind in ("train", "val"):
                 save_indexes(voc / "SegmentationClass" / f"{name}.png", bordered(values))
-            if kind.startswith("sbd") or number % 4 == 0:  # SBD segments some of VOC's pictures too, by other masks
+            if kind.startswith("sbd") or number % 4 == 0:  # SBD segments some of VOC's images too, by other masks
                 save_mat(release / "cls" / f"{name}.mat", values if kind.startswith("sbd") else np.zeros_like(values))
-                draw_picture(release / "img" / f"{name}.jpg", hues, number, (WIDTH, HEIGHT))
+                draw_image(release / "img" / f"{name}.jpg", hues, number, (WIDTH, HEIGHT))
                 lists["sbd_val" if kind == "val" else kind if kind.startswith("sbd") else "sbd_train"].append(name)
             if kind in ("train", "val"):
                 lists[kind].append(name)
@@ -112,7 +112,7 @@ def save_mat(path: Path, values: NDArray[np.uint8]) -> None:
 
 
 def make_coco20i(root: Path, *, train: int = 2, val: int = 3) -> Path:
-    """COCO 2014 with its 80 categories, `train` and `val` pictures of each; polygons, run lengths and a crowd."""
+    """COCO 2014 with its 80 categories, `train` and `val` images of each; polygons, run lengths and a crowd."""
     (root / "annotations").mkdir(parents=True)
     categories = [{"id": i, "name": f"thing {i}", "supercategory": "things"} for i in COCO_IDS]
     for split, count, start in (("train2014", train, 1000), ("val2014", val, 1)):
@@ -121,7 +121,7 @@ def make_coco20i(root: Path, *, train: int = 2, val: int = 3) -> Path:
             image_id, class_id = start + 3 * number, number % 80
             file = f"COCO_{split}_{image_id:012d}.jpg"
             shown = _objects(number, class_id, 80)
-            draw_picture(root / split / file, [(c / 80, box) for c, box in shown], number, (WIDTH, HEIGHT))
+            draw_image(root / split / file, [(c / 80, box) for c, box in shown], number, (WIDTH, HEIGHT))
             images.append({"id": image_id, "file_name": file, "width": WIDTH, "height": HEIGHT})
             for c, box in shown:
                 annotations.append(_annotation(len(annotations), image_id, c, box, number))
@@ -131,10 +131,10 @@ def make_coco20i(root: Path, *, train: int = 2, val: int = 3) -> Path:
     return root
 
 
-def _annotation(number: int, image_id: int, class_id: int, box: Box, picture: int) -> dict[str, Any]:
+def _annotation(number: int, image_id: int, class_id: int, box: Box, image: int) -> dict[str, Any]:
     x, y, width, height = box
     outline: Any = [[x, y, x + width, y, x + width, y + height, x, y + height]]
-    if picture % 7 == 5:  # a crowd: run lengths, column by column
+    if image % 7 == 5:  # a crowd: run lengths, column by column
         flat = (_values([(0, box)]) > 0).T.reshape(-1)
         edges = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
         outline = {"size": [HEIGHT, WIDTH], "counts": np.diff([0, *edges, flat.size]).tolist()}
@@ -150,13 +150,13 @@ def _annotation(number: int, image_id: int, class_id: int, box: Box, picture: in
 
 
 def make_fss1000(root: Path, *, classes: Sequence[int] = (4, 2, 3), lists: bool = True) -> Path:
-    """FSS-1000 with so many classes to train, validate and test, ten pictures each, and the lists of the split."""
+    """FSS-1000 with so many classes to train, validate and test, ten images each, and the lists of the split."""
     names = [f"{'zyxwvut'[i % 7]}_thing_{i}" for i in range(sum(classes))]
     for class_id, name in enumerate(names):
         for number in range(1, 11):
             x, y = 10 * number, 8 * (class_id % 9)
             path = root / "fewshot_data" / name / f"{number}.jpg"
-            draw_picture(path, [(class_id / len(names), (x, y, 90, 70))], 10 * class_id + number, (224, 224))
+            draw_image(path, [(class_id / len(names), (x, y, 90, 70))], 10 * class_id + number, (224, 224))
             mask = np.zeros((224, 224, 3), np.uint8)
             mask[y : y + 70, x : x + 90] = 255
             Image.fromarray(mask).save(path.with_suffix(".png"))

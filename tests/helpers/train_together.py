@@ -52,7 +52,7 @@ def aligned() -> FewShotMethod:
 
 
 RUNS: dict[str, tuple[TrainConfig, Callable[[], FewShotMethod]]] = {
-    # Augmented pictures have borders that do not count, not equally many in every part of a batch.
+    # Augmented images have borders that do not count, not equally many in every part of a batch.
     "plain": (replace(CONFIG, augment="sccan", loss="ce+dice", shots=(1, 2), clip=0.05), toy_without_dropout),
     "dropout": (replace(CONFIG, average=0.9), toy),
     "regulariser": (replace(CONFIG, epochs=1), aligned),

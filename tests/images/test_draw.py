@@ -18,10 +18,10 @@ from helpers.colour_method import ColourMethod, blob
 
 
 def test_fitted_grows_only_when_asked() -> None:
-    picture = Image.new("RGB", (40, 3))
-    assert fitted(picture, 80).size == (80, 6)
-    assert fitted(picture, 80, enlarge=False) is picture
-    assert fitted(picture, 10, enlarge=False).size == (10, 1)
+    image = Image.new("RGB", (40, 3))
+    assert fitted(image, 80).size == (80, 6)
+    assert fitted(image, 80, enlarge=False) is image
+    assert fitted(image, 10, enlarge=False).size == (10, 1)
 
 
 def test_masks_are_tinted_and_the_rest_is_left_alone() -> None:
@@ -85,7 +85,7 @@ def test_no_labels() -> None:
 
 
 def test_mask_of_another_size() -> None:
-    with pytest.raises(InvalidMask, match="'a' is 5x4, the picture 7x9"):
+    with pytest.raises(InvalidMask, match="'a' is 5x4, the image 7x9"):
         overlay(Image.new("RGB", (7, 9)), {"a": np.ones((4, 5))})
 
 
@@ -116,7 +116,7 @@ def test_sheet() -> None:
 
 
 def test_sheet_errors() -> None:
-    with pytest.raises(InvalidImage, match="no pictures"):
+    with pytest.raises(InvalidImage, match="no images"):
         contact_sheet([])
-    with pytest.raises(InvalidImage, match="1 titles for 2 pictures"):
+    with pytest.raises(InvalidImage, match="1 titles for 2 images"):
         contact_sheet([Image.new("L", (2, 2))] * 2, ["a"])

@@ -1,4 +1,4 @@
-"""Pictures and masks of every kind, and what is said about the ones that cannot be used."""
+"""Images and masks of every kind, and what is said about the ones that cannot be used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from fewseg.core.errors import InvalidImage, InvalidMask
 from fewseg.images import decode as decoding
-from fewseg.images import open_picture, picture_size, read_image, read_mask
+from fewseg.images import open_image, read_image, read_image_size, read_mask
 from fewseg.images import read as images
 
 ORIENTATIONS = range(1, 9)
@@ -42,7 +42,7 @@ def saved_with_orientation(path: Path, image: Image.Image, orientation: int) -> 
     return path
 
 
-# ------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------------- images
 
 
 def test_files_pillow_images_arrays_and_tensors_agree(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_big_endian_sixteen_bits(tmp_path: Path, orientation: int, monkeypatch: 
     np.testing.assert_array_equal(as_array(path)[..., 0], expected)
     np.testing.assert_array_equal(read_mask(path, value=257 * int(grey[0, 0])) == 1, expected == grey[0, 0])
     monkeypatch.setattr(images, "REDUCE_ABOVE", 1)
-    assert open_picture(path, at_least=1).image.size == (1, 1)
+    assert open_image(path, at_least=1).image.size == (1, 1)
 
 
 def test_palette(tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
     back = {6: 8, 8: 6}.get(orientation, orientation)  # every other turn undoes itself
     stored = decoding.upright(Image.fromarray(upright), back)
     path = saved_with_orientation(tmp_path / "a.png", stored, orientation)
-    picture = open_picture(path)
-    assert (picture.size, picture.orientation) == ((6, 5), orientation)
-    np.testing.assert_array_equal(np.asarray(picture.image), upright)
+    image = open_image(path)
+    assert (image.size, image.orientation) == ((6, 5), orientation)
+    np.testing.assert_array_equal(np.asarray(image.image), upright)
     with Image.open(path) as opened:
         np.testing.assert_array_equal(as_array(opened), upright)
 
@@ -212,7 +212,7 @@ def test_orientation_of_tiffs_is_applied_once(tmp_path: Path, orientation: int, 
     tiff = saved_with_orientation(tmp_path / "a.tif", image, orientation)
     png = saved_with_orientation(tmp_path / "a.png", image, orientation)
     np.testing.assert_array_equal(as_array(tiff), as_array(png))
-    assert picture_size(tiff) == picture_size(png) == read_image(tiff).size == open_picture(tiff).size
+    assert read_image_size(tiff) == read_image_size(png) == read_image(tiff).size == open_image(tiff).size
 
 
 def test_senseless_orientation_is_ignored(tmp_path: Path) -> None:
@@ -230,16 +230,16 @@ def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     assert as_array(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
 
 
-# ------------------------------------------------------------------------------------- pictures in bad shape
+# ------------------------------------------------------------------------------------- images in bad shape
 
 
 def test_missing_folder_and_foreign_files(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.png").touch()
     for path, words in (
         (tmp_path / "none.jpg", "no such file"),
         (tmp_path, "is a folder"),
-        (tmp_path / "text.jpg", "not a readable picture"),
+        (tmp_path / "text.jpg", "not a readable image"),
         (tmp_path / "empty.png", "is empty"),
     ):
         with pytest.raises(InvalidImage, match=words) as caught:
@@ -315,12 +315,12 @@ def test_pixel_limit_is_ours_and_pillows_stays(tmp_path: Path, monkeypatch: pyte
         read_image(tmp_path / "a.png")
 
 
-# ------------------------------------------------------------------------------------------- huge pictures
+# ------------------------------------------------------------------------------------------- huge images
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16"])
-def test_huge_pictures_are_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, mode: str) -> None:
+def test_huge_images_are_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, mode: str) -> None:
     monkeypatch.setattr(images, "REDUCE_ABOVE", 10_000)
     monkeypatch.setattr(images, "_BAND", 5_000)
     if suffix == "jpg" and mode not in ("RGB", "L"):
@@ -328,7 +328,7 @@ def test_huge_pictures_are_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ramp = np.linspace(0, 255, 300).astype(np.uint8)[None].repeat(200, 0)
     image = Image.fromarray(ramp.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(ramp).convert(mode)
     path = saved_with_orientation(tmp_path / f"a.{suffix}", image, 6)
-    picture = open_picture(path, at_least=30)
+    picture = open_image(path, at_least=30)
     assert picture.size == (200, 300)
     assert 30 <= min(picture.image.size) < 60
     whole = np.asarray(read_image(path).resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
@@ -336,15 +336,15 @@ def test_huge_pictures_are_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert np.abs(whole - small).max() <= 4
 
 
-def test_usual_pictures_are_never_reduced(tmp_path: Path) -> None:
+def test_usual_images_are_never_reduced(tmp_path: Path) -> None:
     Image.fromarray(colours(300, 400)).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(np.asarray(open_picture(tmp_path / "a.png", at_least=10).image), colours(300, 400))
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "a.png", at_least=10).image), colours(300, 400))
 
 
-def test_long_thin_pictures_keep_their_short_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_thin_images_keep_their_short_side(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "REDUCE_ABOVE", 10_000)
-    picture = open_picture(Image.new("RGB", (20_000, 3)), at_least=32)
-    assert (picture.size, picture.image.size) == ((20_000, 3), (32, 3))
+    image = open_image(Image.new("RGB", (20_000, 3)), at_least=32)
+    assert (image.size, image.image.size) == ((20_000, 3), (32, 3))
 
 
 # ---------------------------------------------------------------------------------------------------- masks
@@ -426,7 +426,7 @@ def test_chosen_colour() -> None:
         (np.array([[1, 2]]), None, "more than two values"),
         (np.array([[0, 1, 2]]), 9, "no pixel is 9, it holds 0, 1, 2"),
         (np.arange(12, dtype=np.uint8).reshape(2, 2, 3), None, r"\(0, 1, 2\), \(3, 4, 5\).*value=\(r, g, b\)"),
-        (np.arange(12, dtype=np.uint8).reshape(2, 2, 3), 3, "colour picture"),
+        (np.arange(12, dtype=np.uint8).reshape(2, 2, 3), 3, "colour image"),
         (np.arange(12, dtype=np.uint8).reshape(2, 2, 3), (1, 1, 1), "no pixel is"),
         (np.array([[0, 255]], np.uint8), (255, 0, 0), "it is grey"),
         (np.array([[0, 255]], np.uint8), (255, 0, 300), "neither an index nor a colour"),
@@ -443,7 +443,7 @@ def test_unusable_masks(mask: np.ndarray, value: int | tuple[int, int, int] | No
 
 def test_mask_of_another_size_names_both(tmp_path: Path) -> None:
     Image.fromarray(disc() * 255).save(tmp_path / "a.png")
-    with pytest.raises(InvalidMask, match=r"a.png is 60x40, its picture 61x40"):
+    with pytest.raises(InvalidMask, match=r"a.png is 60x40, its image 61x40"):
         read_mask(tmp_path / "a.png", size=(61, 40))
 
 
@@ -459,10 +459,10 @@ def test_unreadable_mask_file(tmp_path: Path) -> None:
 def test_mask_drawn_before_or_after_turning(tmp_path: Path, orientation: int) -> None:
     stored = disc()
     path = saved_with_orientation(tmp_path / "a.png", Image.fromarray(stored * 255), orientation)
-    picture = open_picture(path)
-    truth = np.asarray(picture.image)[..., 0] // 255
+    image = open_image(path)
+    truth = np.asarray(image.image)[..., 0] // 255
     for mask in (truth, stored, path):  # upright, as stored, with an orientation of its own
-        found = read_mask(mask, size=picture.size, orientation=picture.orientation)
+        found = read_mask(mask, size=image.size, orientation=image.orientation)
         np.testing.assert_array_equal(found, truth)
 
 

@@ -1,4 +1,4 @@
-"""Examples and data sets agree on which mask belongs to which picture."""
+"""Examples and data sets agree on which mask belongs to which image."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from helpers.colour_method import blob
 
 
 def put(root: Path, *names: str) -> Path:
-    picture, mask = blob("red")
+    image, mask = blob("red")
     (root / "red").mkdir(parents=True)
     for name in names:
         is_mask = name != names[0]
-        (Image.fromarray(mask) if is_mask else picture).save(root / "red" / name)
+        (Image.fromarray(mask) if is_mask else image).save(root / "red" / name)
     return root
 
 
 @pytest.mark.parametrize(
-    ("picture", "mask"),
+    ("image", "mask"),
     [
         ("p.jpg", "p.png"),
         ("p.JPG", "p.PNG"),
@@ -34,9 +34,9 @@ def put(root: Path, *names: str) -> Path:
         ("p.png", "p_mask.png"),
     ],
 )
-def test_both_find_the_mask(tmp_path: Path, picture: str, mask: str) -> None:
-    root = put(tmp_path / "data", picture, mask)
-    expected = root / "red" / picture, root / "red" / mask
+def test_both_find_the_mask(tmp_path: Path, image: str, mask: str) -> None:
+    root = put(tmp_path / "data", image, mask)
+    expected = root / "red" / image, root / "red" / mask
     assert read_support(root) == {"red": [expected]}
     dataset = FolderDataset(root)
     assert dataset.names(0) == ("red/p",)
@@ -51,10 +51,10 @@ def test_both_refuse_two_masks(tmp_path: Path) -> None:
         FolderDataset(root)
 
 
-def test_masks_without_pictures(tmp_path: Path) -> None:
+def test_masks_without_images(tmp_path: Path) -> None:
     root = put(tmp_path / "data", "p.jpg", "p.png", "q.mask.png", ".hidden.png")
     found = pairs_in(root / "red")
-    assert list(found.pictures) == [root / "red" / "p.jpg"]
+    assert list(found.images) == [root / "red" / "p.jpg"]
     assert found.orphans == (root / "red" / "q.mask.png",)
 
 

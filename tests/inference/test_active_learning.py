@@ -1,4 +1,4 @@
-"""Which picture to label next: the scores against plain loops, the choices against exhaustive ones."""
+"""Which image to label next: the scores against plain loops, the choices against exhaustive ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_uncertainty_is_one_minus_the_expected_overlap() -> None:
     assert float(uncertainty(p)) == pytest.approx(1 - (shared + extra) / (either + extra), abs=0.01)
 
 
-def test_uncertainty_of_sure_and_unsure_pictures() -> None:
+def test_uncertainty_of_sure_and_unsure_images() -> None:
     sure_object, sure_nothing = torch.zeros(20, 20), torch.zeros(20, 20)
     sure_object[5:15, 5:15] = 1
     unsure = torch.full((20, 20), 0.5)
@@ -56,7 +56,7 @@ def test_coverage_is_the_mean_distance_to_the_nearest() -> None:
 def test_choosing_by_coverage_is_greedy_and_nearly_best() -> None:
     generator = torch.Generator().manual_seed(2)
     groups = torch.randn(3, 1, 6, generator=generator) * 3
-    tokens = torch.cat([groups[i] + 0.3 * torch.randn(4, 3, 6, generator=generator) for i in range(3)])  # 12 pictures
+    tokens = torch.cat([groups[i] + 0.3 * torch.randn(4, 3, 6, generator=generator) for i in range(3)])  # 12 images
     tokens = centred(tokens)
     support = tokens[0]  # of the first group
     chosen = choose_covering(tokens, support, 2, range(1, 12))

@@ -101,7 +101,7 @@ def test_features_are_not_mixed_up_between_threads(embedded: FewShotMethod) -> N
         torch.testing.assert_close(seen, right)
 
 
-def test_coordinates_are_of_the_upright_picture(tmp_path: Path, embedded: FewShotMethod) -> None:
+def test_coordinates_are_of_the_upright_image(tmp_path: Path, embedded: FewShotMethod) -> None:
     pixels, disc = scene()
     exif = Image.Exif()
     exif[274] = 6  # shown turned by a quarter, clockwise
@@ -142,19 +142,19 @@ def test_a_mask_stays_in_its_box_and_holds_what_is_marked(data: st.DataObject) -
         ({"box": (1, 2, float("nan"), 30)}, InvalidSupport, "finite"),
         ({"box": "1,2,3,4"}, InvalidSupport, "4 finite numbers"),
         ({"box": 7}, InvalidSupport, "4 finite numbers"),
-        ({"box": (500, 2, 600, 30)}, InvalidOption, "picture of 240x160"),
-        ({"box": (1e300, 2, 2e300, 30)}, InvalidOption, "box 1e\\+300, 2, 2e\\+300, 30 in a picture"),
+        ({"box": (500, 2, 600, 30)}, InvalidOption, "image of 240x160"),
+        ({"box": (1e300, 2, 2e300, 30)}, InvalidOption, "box 1e\\+300, 2, 2e\\+300, 30 in an image"),
         ({"points": []}, InvalidSupport, "give a list"),
         ({"points": 3}, InvalidSupport, "give a list"),
         ({"points": [(1, 2)]}, InvalidSupport, "3 finite numbers"),
         ({"points": [(1, 2, 5)]}, InvalidSupport, "1 where it is inside"),
         ({"points": [(1, 2, 0)]}, InvalidSupport, "no point is inside"),
-        ({"points": [(1000, 2, 1)]}, InvalidSupport, "outside the picture of 240x160"),
+        ({"points": [(1000, 2, 1)]}, InvalidSupport, "outside the image of 240x160"),
         ({"scribble": []}, InvalidSupport, "give a list"),
         ({"scribble": [[]]}, InvalidSupport, "2 finite numbers|give a list"),
         ({"scribble": [(1, 2, 3)]}, InvalidSupport, "2 finite numbers"),
         ({"scribble": "line"}, InvalidSupport, "give a list"),
-        ({"scribble": [(-50, 2)]}, InvalidSupport, "outside the picture"),
+        ({"scribble": [(-50, 2)]}, InvalidSupport, "outside the image"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(given: dict[str, Any], error: type[FewsegError], words: str) -> None:
@@ -165,7 +165,7 @@ def test_what_cannot_be_meant_is_refused(given: dict[str, Any], error: type[Fews
     assert made.labels == ()
 
 
-def test_marks_are_for_one_picture() -> None:
+def test_marks_are_for_one_image() -> None:
     with pytest.raises(InvalidSupport, match="one by one"):
         segmenter().teach("disc", [scene()[0], scene(1)[0]], box=BOX)
 
@@ -173,9 +173,9 @@ def test_marks_are_for_one_picture() -> None:
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def weak_folder(root: Path, content: object, picture: str = "a.jpg") -> Path:
+def weak_folder(root: Path, content: object, image: str = "a.jpg") -> Path:
     (root / "disc").mkdir(parents=True)
-    Image.fromarray(scene()[0]).save(root / "disc" / picture, quality=95)
+    Image.fromarray(scene()[0]).save(root / "disc" / image, quality=95)
     text = content if isinstance(content, str) else json.dumps(content)
     (root / "disc" / "a.weak.json").write_text(text, "utf-8")
     return root
@@ -226,7 +226,7 @@ def test_a_list_marks_several_objects(tmp_path: Path, embedded: FewShotMethod) -
         ({"box": [1, 2, 10**400, 4]}, "4 finite numbers"),
         ({"points": [[900, 2, 1]]}, r"support of 'disc': marks of .*a\.jpg: place 900, 2 lies outside"),
         ({"box": [80.2, 70.2, 80.4, 70.4]}, r"the marks of .*a\.jpg outline nothing: draw a larger box"),
-        ({"box": [-40, -25, -1, -1]}, r"marks of .*a\.jpg: box -40, -25, -1, -1 in a picture of"),
+        ({"box": [-40, -25, -1, -1]}, r"marks of .*a\.jpg: box -40, -25, -1, -1 in an image of"),
     ],
 )
 def test_bad_files_of_marks(tmp_path: Path, content: object, words: str) -> None:
@@ -237,14 +237,14 @@ def test_bad_files_of_marks(tmp_path: Path, content: object, words: str) -> None
         assert "\n" not in str(caught.value)
 
 
-def test_marks_that_fit_no_picture_or_a_painted_one(tmp_path: Path) -> None:
+def test_marks_that_fit_no_image_or_a_painted_one(tmp_path: Path) -> None:
     root = weak_folder(tmp_path / "support", {"box": BOX})
     Image.fromarray(scene()[1]).save(root / "disc" / "a.png")
     with pytest.raises(InvalidSupport, match="several masks or marks"):
         read_support(root)
     (root / "disc" / "a.png").unlink()
     (root / "disc" / "a.jpg").unlink()
-    with pytest.raises(InvalidSupport, match=r"a\.weak\.json is a mask without its picture"):
+    with pytest.raises(InvalidSupport, match=r"a\.weak\.json is a mask without its image"):
         read_support(root)
 
 

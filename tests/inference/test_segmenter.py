@@ -25,7 +25,7 @@ from fewseg.core.errors import (
     OutputError,
 )
 from fewseg.inference.postprocess import full_size_prediction, presence_scores
-from fewseg.inference.preprocess import PreparedPicture
+from fewseg.inference.preprocess import PreparedImage
 from fewseg.inference.segmenter import Segmenter
 from fewseg.models.checkpoints import load_method, save_method
 from fewseg.models.methods import create_method
@@ -58,7 +58,7 @@ def test_precision_may_be_a_type_of_torch() -> None:
     assert taught("red", precision=torch.float32).fingerprint == taught("red", precision="float32").fingerprint
 
 
-def test_finds_what_was_taught_at_the_pictures_own_size() -> None:
+def test_finds_what_was_taught_at_the_images_own_size() -> None:
     image, mask = blob("red", size=(301, 173))
     result = taught("red").segment(image)
     assert result.masks["red"].shape == (173, 301)
@@ -120,13 +120,13 @@ def test_without_probabilities() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1)])
-def test_tiny_pictures(size: tuple[int, int]) -> None:
+def test_tiny_images(size: tuple[int, int]) -> None:
     result = taught("red").segment(Image.new("RGB", size, (220, 30, 30)))
     assert result.masks["red"].shape == (size[1], size[0])
     assert result.masks["red"].all()
 
 
-def test_turned_picture_gives_a_turned_result(tmp_path: Path) -> None:
+def test_turned_image_gives_a_turned_result(tmp_path: Path) -> None:
     image, mask = blob("red", place=0.2)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -136,12 +136,12 @@ def test_turned_picture_gives_a_turned_result(tmp_path: Path) -> None:
     assert iou(result.masks["red"], np.rot90(mask, -1)) > 0.85
 
 
-def test_a_batch_gives_what_its_pictures_give() -> None:
+def test_a_batch_gives_what_its_images_give() -> None:
     segmenter = taught("red", "blue")
-    pictures = [blob("red", size=(50, 70))[0], blob("blue", "red")[0], np.zeros((9, 5), np.uint8)]
-    together = segmenter.segment_batch(pictures, batch_size=2)
-    for picture, found in zip(pictures, together, strict=True):
-        alone = segmenter.segment(picture)
+    images = [blob("red", size=(50, 70))[0], blob("blue", "red")[0], np.zeros((9, 5), np.uint8)]
+    together = segmenter.segment_batch(images, batch_size=2)
+    for image, found in zip(images, together, strict=True):
+        alone = segmenter.segment(image)
         np.testing.assert_array_equal(found.label_map, alone.label_map)
         assert found.scores == pytest.approx(alone.scores)
 
@@ -150,7 +150,7 @@ def test_a_batch_gives_what_its_pictures_give() -> None:
 
 
 class LopsidedMethod(ColourMethod):
-    """Believes the left half of every picture."""
+    """Believes the left half of every image."""
 
     def _segment(self, query, support):  # type: ignore[no-untyped-def]
         logits = super()._segment(query, support)
@@ -284,8 +284,8 @@ def test_what_others_teach_meanwhile_is_for_later_calls(monkeypatch: pytest.Monk
     before = segmenter.segment(image)
     computing = Segmenter.coarse_probabilities
 
-    def interrupted(self: Segmenter, pictures: Sequence[PreparedPicture]) -> Tensor:
-        found = computing(self, pictures)
+    def interrupted(self: Segmenter, images: Sequence[PreparedImage]) -> Tensor:
+        found = computing(self, images)
         segmenter.forget("red")
         segmenter.teach("red", *blob("red"))
         segmenter.teach("green", *blob("green"))
@@ -316,7 +316,7 @@ def test_batches_of_anything_that_can_be_gone_through() -> None:
     for image, prediction in zip(images, found, strict=True):
         np.testing.assert_array_equal(prediction.masks["red"], segmenter.segment(image).masks["red"])
     for one in (np.asarray(images[0]), "a.jpg", torch.zeros(3, 8, 8)):
-        with pytest.raises(InvalidOption, match="one picture in place of several"):
+        with pytest.raises(InvalidOption, match="one image in place of several"):
             segmenter.segment_batch(one)  # type: ignore[arg-type]
 
 
@@ -345,9 +345,9 @@ def dot() -> np.ndarray:
         (lambda s: s.teach(" ", *blob("red")), InvalidSupport, "is empty"),
         (lambda s: s.teach(None, *blob("red")), InvalidSupport, "label None is of type NoneType"),
         (lambda s: s.teach("a\nb", *blob("red")), InvalidSupport, "cannot be shown: leave them out"),
-        (lambda s: s.teach("a", [blob("red")[0]], []), InvalidSupport, "1 pictures and 0 masks"),
-        (lambda s: s.teach("a", [], []), InvalidSupport, "0 pictures and 0 masks"),
-        (lambda s: s.teach("a", blob("red")[0], np.ones((3, 3))), InvalidMask, "3x3, its picture 96x64"),
+        (lambda s: s.teach("a", [blob("red")[0]], []), InvalidSupport, "1 images and 0 masks"),
+        (lambda s: s.teach("a", [], []), InvalidSupport, "0 images and 0 masks"),
+        (lambda s: s.teach("a", blob("red")[0], np.ones((3, 3))), InvalidMask, "3x3, its image 96x64"),
         (lambda s: s.teach("a", blob("red")[0], np.zeros((64, 96))), InvalidMask, "no foreground"),
         (lambda s: s.teach("a", np.zeros((1000, 1000)), dot()), InvalidMask, "vanishes"),
         (lambda s: s.teach("a", "none.jpg", "none.png"), InvalidImage, "none.jpg: no such file"),
@@ -524,9 +524,9 @@ def test_releases_of_other_methods_are_found_again(tmp_path: Path) -> None:
     release = tmp_path / "hsnet.pt"
     torch.save(released_state("keys_hsnet_resnet50.tsv", 0), release)
     segmenter = Segmenter.from_official(release, "resnet50", "hsnet", device="cpu", precision="float32")
-    picture, mask = Image.new("RGB", (40, 30), "red"), np.zeros((30, 40), bool)
+    image, mask = Image.new("RGB", (40, 30), "red"), np.zeros((30, 40), bool)
     mask[5:20, 5:20] = True
-    segmenter.teach("red", picture, mask)
+    segmenter.teach("red", image, mask)
     segmenter.save(tmp_path / "red.fewseg")
     again = Segmenter.load(tmp_path / "red.fewseg", device="cpu", precision="float32")
     assert (again.method.name, again.labels, again.shots("red")) == ("hsnet", ("red",), 1)

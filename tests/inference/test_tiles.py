@@ -1,4 +1,4 @@
-"""Tiles: they cover every pixel once, show no seam, and find what is too small for the whole picture."""
+"""Tiles: they cover every pixel once, show no seam, and find what is too small for the whole image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def segmenter() -> Segmenter:
 
 
 def scattered(size: tuple[int, int], radius: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A grey picture (width, height) with small red discs, and where they are."""
+    """A grey image (width, height) with small red discs, and where they are."""
     width, height = size
     pixels = np.full((height, width, 3), 128, np.uint8)
     rows, columns = np.mgrid[:height, :width]
@@ -75,7 +75,7 @@ def test_blended_probabilities_are_the_weighted_mean(width: int, height: int, si
     np.testing.assert_array_equal(found.label_map, found.masks["red"])
 
 
-def test_one_tile_is_the_whole_picture(segmenter: Segmenter) -> None:
+def test_one_tile_is_the_whole_image(segmenter: Segmenter) -> None:
     image, _ = blob("red", "blue", size=(120, 80))
     whole, tiled = segmenter.segment(image), segment_tiled(segmenter, image, tile=120)
     for label in segmenter.labels:
@@ -84,7 +84,7 @@ def test_one_tile_is_the_whole_picture(segmenter: Segmenter) -> None:
     assert tiled.present == whole.present
 
 
-def test_small_objects_in_large_pictures(segmenter: Segmenter) -> None:
+def test_small_objects_in_large_images(segmenter: Segmenter) -> None:
     pixels, truth = scattered((900, 700), 6)
     assert iou(segmenter.segment(pixels).masks["red"], truth) < 0.7
     for batch_size in (1, 5):
@@ -120,7 +120,7 @@ def test_examples_are_cut_to_the_scale_of_tiles(segmenter: Segmenter) -> None:
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(32, 150), st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
-def test_crops_lie_in_the_picture(height: int, width: int, side: int, seed: int) -> None:
+def test_crops_lie_in_the_image(height: int, width: int, side: int, seed: int) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < 0.02
     boxes = crops(mask, side)
     assert 1 <= len(boxes) <= 4

@@ -215,7 +215,7 @@ class Overflows(Prototype):
 
 
 class Square(Prototype):
-    """Faulty: knows one size of pictures."""
+    """Faulty: knows one size of images."""
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> Tensor:
         return super()._segment(query, support)[:, :, :SIZE, :SIZE]

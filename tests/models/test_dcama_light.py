@@ -69,11 +69,11 @@ def test_untrained_it_ranks_what_looks_like_the_support_first() -> None:
         parameter.zero_()
     decoder.gain.copy_(LightDecoder({s: [1] * len(p) for s, p in method.places.items()}, {4: 8, 8: 8}).gain)
     assert decoder.gain.sum() == pytest.approx(sum(FIRST_GAINS))
-    picture = torch.zeros(1, 3, 64, 64)
-    picture[:, 0, 16:48, 16:48] = 2
+    image = torch.zeros(1, 3, 64, 64)
+    image[:, 0, 16:48, 16:48] = 2
     mask = torch.zeros(1, 1, 64, 64)
     mask[:, :, 16:48, 16:48] = 1
-    logits = method(picture, picture.unsqueeze(1), mask)
+    logits = method(image, image.unsqueeze(1), mask)
     sure = (logits[:, 1] - logits[:, 0])[0]
     assert sure[24:40, 24:40].min() > torch.cat([sure[:4].flatten(), sure[-4:].flatten()]).max()
 
@@ -140,12 +140,12 @@ def test_what_is_unlike_the_support_has_a_lower_likeness() -> None:
     method = light()
     assert isinstance(method.decoder, LightDecoder)
     method.decoder.usual.zero_()
-    picture = torch.zeros(1, 3, 64, 64)
-    picture[:, 0, 32:, :32] = 2
+    image = torch.zeros(1, 3, 64, 64)
+    image[:, 0, 32:, :32] = 2
     mask = torch.zeros(1, 1, 64, 64)
     mask[:, :, 32:, :32] = 1
     with torch.inference_mode():
-        query, support = method.encode_query(picture), method.encode_support(picture.unsqueeze(1), mask)
+        query, support = method.encode_query(image), method.encode_support(image.unsqueeze(1), mask)
         inside = torch.stack([-mask[:, 0], mask[:, 0]], 1) * 9 - torch.tensor([[[[-4.5]], [[4.5]]]])
         right, wrong = (method.likeness(query, support, logits) for logits in (inside, -inside))
         assert right > wrong

@@ -29,7 +29,7 @@ def pyramid(name: str = "resnet18") -> FeaturePyramid:
     return built
 
 
-def picture() -> Tensor:
+def image() -> Tensor:
     return torch.randn(1, 3, 64, 64, dtype=torch.double)
 
 
@@ -47,7 +47,7 @@ def test_folded_maps_are_the_same(name: str) -> None:
     built = pyramid(name)
     before = {k: v.clone() for k, v in built.state_dict().items()}
     with torch.no_grad():
-        check_equal(built, picture())
+        check_equal(built, image())
     assert norms(built.fast_self().net) == 0 < norms(built.net)
     after = built.state_dict()
     assert before.keys() == after.keys()
@@ -81,7 +81,7 @@ def test_only_convolutions_seen_by_one_norm_alone_are_folded() -> None:
 @torch.no_grad()
 def test_changed_weights_are_seen() -> None:
     """Loaded, replaced, changed in place, converted and moved back: never the maps of the weights before."""
-    built, x = pyramid(), picture()
+    built, x = pyramid(), image()
     built(x)
     other = pyramid("resnet18")
     for values in other.net.parameters():
@@ -98,7 +98,7 @@ def test_changed_weights_are_seen() -> None:
 
 
 def test_nothing_is_folded_where_it_would_be_wrong() -> None:
-    built, x = pyramid(), picture()
+    built, x = pyramid(), image()
     assert built.fast_self() is not built
     built.freeze(False)
     assert built.fast_self() is built
@@ -115,7 +115,7 @@ def test_nothing_is_folded_where_it_would_be_wrong() -> None:
 
 @torch.no_grad()
 def test_copies_and_pickles_have_their_own() -> None:
-    built, x = pyramid(), picture()
+    built, x = pyramid(), image()
     wanted = built(x)
     size = len(pickle.dumps(built))
     for twin in (copy.deepcopy(built), pickle.loads(pickle.dumps(built))):

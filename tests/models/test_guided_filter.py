@@ -14,18 +14,18 @@ from fewseg.models.ops.guided_filter import _factors, _solved, follow_guide, mak
 from fewseg.models.ops.resize import shrink
 
 
-def windows_written_out(picture: np.ndarray, values: np.ndarray, radius: int, tolerance: float) -> np.ndarray:
-    """(H, W) from a picture (3, H, W) and values (H, W): every pixel's mean over the windows that hold it."""
+def windows_written_out(image: np.ndarray, values: np.ndarray, radius: int, tolerance: float) -> np.ndarray:
+    """(H, W) from an image (3, H, W) and values (H, W): every pixel's mean over the windows that hold it."""
     height, width = values.shape
     total, count = np.zeros_like(values), np.zeros_like(values)
     for y in range(height):
         for x in range(width):
             box = np.s_[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
-            colours, wanted = picture[:, *box].reshape(3, -1), values[box].reshape(-1)
+            colours, wanted = image[:, *box].reshape(3, -1), values[box].reshape(-1)
             around = colours - colours.mean(1, keepdims=True)
             covariance = around @ around.T / len(wanted) + tolerance * np.eye(3)
             slope = np.linalg.solve(covariance, around @ (wanted - wanted.mean()) / len(wanted))
-            fitted = slope @ (picture[:, *box].reshape(3, -1) - colours.mean(1, keepdims=True)) + wanted.mean()
+            fitted = slope @ (image[:, *box].reshape(3, -1) - colours.mean(1, keepdims=True)) + wanted.mean()
             total[box] += fitted.reshape(total[box].shape)
             count[box] += 1
     return total / count
@@ -37,26 +37,26 @@ def test_equals_the_regressions(seed: int) -> None:
     # Sizes at which every pixel's windows are those of the formula: means of window means weigh borders alike only if
     # all windows are of one size, so the middle is compared.
     height, width, radius = rng.randint(9, 14), rng.randint(9, 14), rng.randint(1, 2)
-    picture, values = numbers.normal(size=(3, height, width)), numbers.normal(size=(height, width))
-    wanted = windows_written_out(picture, values, radius, 0.1)
-    pictures = torch.from_numpy(picture)[None].float()
-    guide = make_guide(pictures, (height, width), radius, 0.1)
+    image, values = numbers.normal(size=(3, height, width)), numbers.normal(size=(height, width))
+    wanted = windows_written_out(image, values, radius, 0.1)
+    images = torch.from_numpy(image)[None].float()
+    guide = make_guide(images, (height, width), radius, 0.1)
     found = follow_guide(torch.from_numpy(values)[None, None].float(), guide, radius)
     inner = np.s_[2 * radius : -2 * radius, 2 * radius : -2 * radius]
     np.testing.assert_allclose(found[0, 0].numpy()[inner], wanted[inner], atol=2e-5)
 
 
 def test_an_outline_moves_to_the_edge() -> None:
-    picture = torch.zeros(1, 3, 48, 48)
-    picture[..., 24:] = torch.tensor([1.0, -1.0, 0.5])[:, None, None]
+    image = torch.zeros(1, 3, 48, 48)
+    image[..., 24:] = torch.tensor([1.0, -1.0, 0.5])[:, None, None]
     for early in (-3, 3):
         values = ((torch.arange(48.0) - 24 + early + 0.5) / 4).clamp(-2, 2).expand(1, 1, 48, 48)
-        found = follow_guide(values, make_guide(picture, (24, 24), 3, 0.003), 3)
+        found = follow_guide(values, make_guide(image, (24, 24), 3, 0.003), 3)
         first = [int((x[0, 0, 24] > 0).nonzero()[0]) for x in (values, found)]
         assert first == [24 - early, 24]
 
 
-def test_an_even_picture_only_smooths() -> None:
+def test_an_even_image_only_smooths() -> None:
     torch.manual_seed(0)
     values = torch.randn(1, 1, 20, 20)
     found = follow_guide(values, make_guide(torch.ones(1, 3, 20, 20), (20, 20), 1, 0.01), 1)
@@ -64,13 +64,13 @@ def test_an_even_picture_only_smooths() -> None:
     torch.testing.assert_close(found[..., 2:-2, 2:-2], twice)
 
 
-def test_columns_of_a_picture_do_not_mix() -> None:
+def test_columns_of_a_image_do_not_mix() -> None:
     torch.manual_seed(0)
-    pictures, values = torch.randn(2, 3, 21, 17), torch.randn(2, 3, 21, 17)
-    together = follow_guide(values, make_guide(pictures, (10, 8), 2, 0.01), 2)
+    images, values = torch.randn(2, 3, 21, 17), torch.randn(2, 3, 21, 17)
+    together = follow_guide(values, make_guide(images, (10, 8), 2, 0.01), 2)
     assert together.shape == values.shape
     for batch in range(2):
-        one = make_guide(pictures[batch : batch + 1], (10, 8), 2, 0.01)
+        one = make_guide(images[batch : batch + 1], (10, 8), 2, 0.01)
         for column in range(3):
             alone = follow_guide(values[batch, column][None, None], one, 2)[0, 0]
             torch.testing.assert_close(together[batch, column], alone)

@@ -15,7 +15,7 @@ from fewseg.models.methods import create_method
 from fewseg.models.methods.dcama import method as dcama_module
 from fewseg.models.methods.dcama.decoder import _routes
 from fewseg.models.methods.dcama.method import DCAMA
-from fewseg.models.methods.shared_images import same_pictures
+from fewseg.models.methods.shared_images import same_images
 from fewseg.models.ops.resize import map_size, resize
 
 
@@ -27,11 +27,11 @@ def model(**config: object) -> DCAMA:
 
 
 def labels(method: DCAMA, batch: int = 1) -> list[SupportSet]:
-    """Five: the first, third and fifth on the same two pictures, the second and fourth on others."""
+    """Five: the first, third and fifth on the same two images, the second and fourth on others."""
     rng = torch.Generator().manual_seed(1)
-    pictures = [torch.randn(batch, 2, 3, 64, 64, generator=rng) for _ in range(3)]
+    images = [torch.randn(batch, 2, 3, 64, 64, generator=rng) for _ in range(3)]
     masks = (torch.rand(5, batch, 2, 64, 64, generator=rng) > 0.6).float()
-    return [method.encode_support(pictures[p].clone(), m) for p, m in zip((0, 1, 0, 2, 0), masks, strict=True)]
+    return [method.encode_support(images[p].clone(), m) for p, m in zip((0, 1, 0, 2, 0), masks, strict=True)]
 
 
 CONFIGS: list[dict[str, object]] = [
@@ -70,10 +70,10 @@ def test_each_query_may_have_its_own_support(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @torch.inference_mode()
-def test_keys_of_the_same_pictures_are_attended_to_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_the_same_images_are_attended_to_once(monkeypatch: pytest.MonkeyPatch) -> None:
     method = model()
     supports = labels(method)
-    assert same_pictures(supports, "key.") == [[0, 2, 4], [1], [3]]
+    assert same_images(supports, "key.") == [[0, 2, 4], [1], [3]]
     columns: list[int] = []
     aggregate = dcama_module.aggregate_masks
 
@@ -87,7 +87,7 @@ def test_keys_of_the_same_pictures_are_attended_to_once(monkeypatch: pytest.Monk
 
 
 @torch.inference_mode()
-def test_pictures_that_differ_in_one_value_are_not_the_same() -> None:
+def test_images_that_differ_in_one_value_are_not_the_same() -> None:
     """Also where the first glance sees no difference; another order of the shots is another set."""
     method = model()
     first, _, same, *_ = labels(method)
@@ -95,9 +95,9 @@ def test_pictures_that_differ_in_one_value_are_not_the_same() -> None:
     changed = {k: t.clone() for k, t in same.tensors.items()}
     changed[name].view(-1)[1] += 1e-3
     other = SupportSet(same.method, same.image_size, changed, same.encoder)
-    assert same_pictures([first, same, other], "key.") == [[0, 1], [2]]
-    assert same_pictures([first, same.select([1, 0])], "key.") == [[0], [1]]
-    assert same_pictures([first.to(dtype=torch.bfloat16), first], "key.") == [[0], [1]]
+    assert same_images([first, same, other], "key.") == [[0, 1], [2]]
+    assert same_images([first, same.select([1, 0])], "key.") == [[0], [1]]
+    assert same_images([first.to(dtype=torch.bfloat16), first], "key.") == [[0], [1]]
 
 
 @pytest.mark.parametrize("name", ["hsnet", "sccan", "prototype"])
@@ -172,16 +172,16 @@ def test_decoder_is_one_convolution_over_the_whole_stack() -> None:
 
 def test_segmenter_finds_labels_as_one_by_one() -> None:
     rng = torch.Generator().manual_seed(0)
-    picture = (torch.rand(60, 70, 3, generator=rng) * 255).byte().numpy()
+    image = (torch.rand(60, 70, 3, generator=rng) * 255).byte().numpy()
     masks = [(F.avg_pool2d(torch.rand(1, 1, 60, 70, generator=rng), 9, 1, 4) > 0.5)[0, 0].numpy() for _ in range(3)]
     together = Segmenter(model(), device="cpu", precision="float32", flips=True)
     for index, mask in enumerate(masks):
-        together.teach(str(index), picture, mask)
-    found = together.segment(picture).probabilities
+        together.teach(str(index), image, mask)
+    found = together.segment(image).probabilities
     for index, mask in enumerate(masks):
         alone = Segmenter(model(), device="cpu", precision="float32", flips=True)
-        alone.teach(str(index), picture, mask)
-        wanted = alone.segment(picture).probabilities[str(index)]
+        alone.teach(str(index), image, mask)
+        wanted = alone.segment(image).probabilities[str(index)]
         torch.testing.assert_close(torch.tensor(found[str(index)]), torch.tensor(wanted), atol=1e-5, rtol=1e-5)
 
 

@@ -29,26 +29,26 @@ def taught(sharpness: float = 8.0, **extra: float) -> Segmenter:
 
 def test_scores_are_scaled_and_compared_on_that_scale() -> None:
     for name in ("red", "blue"):
-        picture = blob(name)[0]
-        bare, scaled = (taught(**extra).segment(picture) for extra in ({}, EXTRA))
+        image = blob(name)[0]
+        bare, scaled = (taught(**extra).segment(image) for extra in ({}, EXTRA))
         assert scaled.scores["red"] == SCALE(bare.scores["red"]) != bare.scores["red"]
         assert scaled.present["red"] == (scaled.scores["red"] >= 0.4)
         assert (scaled.masks["red"] == bare.masks["red"]).all()
 
 
 def test_of_tiles_the_highest_scaled_score_counts() -> None:
-    picture = blob("red", size=(200, 100))[0]
-    bare, scaled = (segment_tiled(taught(**extra), picture, tile=96) for extra in ({}, EXTRA))
+    image = blob("red", size=(200, 100))[0]
+    bare, scaled = (segment_tiled(taught(**extra), image, tile=96) for extra in ({}, EXTRA))
     assert scaled.scores["red"] == pytest.approx(SCALE(bare.scores["red"]))
 
 
 def test_the_page_shows_what_segment_says_and_files_outlive_a_scale(tmp_path: Path) -> None:
     segmenter = taught(0.2, **EXTRA)
-    picture = blob("red")[0]
-    coarse = segmenter.coarse_probabilities([segmenter.prepare(picture)])[0, 0]
+    image = blob("red")[0]
+    coarse = segmenter.coarse_probabilities([segmenter.prepare(image)])[0, 0]
     levels = (coarse * 255).round().to(torch.uint8).numpy()
     shown = ResultCache(tmp_path, scale=segmenter.presence_scale).put("a" * 64, levels)
-    assert shown.score == pytest.approx(segmenter.segment(picture).scores["red"], abs=0.02)
+    assert shown.score == pytest.approx(segmenter.segment(image).scores["red"], abs=0.02)
     for scale in (UNSCALED, PresenceScale(2.0, 1.0)):
         again = ResultCache(tmp_path, scale=scale).found("a" * 64)
         anew = ResultCache(tmp_path / str(scale.slope), scale=scale).put("a" * 64, levels)

@@ -205,7 +205,7 @@ def test_clusters_find_parts() -> None:
 
 @pytest.mark.parametrize("config", [{}, {"background_prototypes": 2, "width": 6}])
 def test_alignment_changes_the_roles(config: dict[str, Any]) -> None:
-    """Against the public contract: the query teaches with its predicted mask, the support pictures are segmented."""
+    """Against the public contract: the query teaches with its predicted mask, the support images are segmented."""
     method = prototype(learned=True, alignment=0.7, **config).train()
     query, images, masks = episode(3, 2)
     features, support = method.encode_query(query), method.encode_support(images, masks)

@@ -179,7 +179,7 @@ def test_the_order_of_shots_is_nothing() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.inference_mode()
 def test_blank_inputs_are_finite_in_half_precision(dtype: torch.dtype) -> None:
-    """No foreground, constant pictures: every norm, mask sum and range that is divided by is zero."""
+    """No foreground, constant images: every norm, mask sum and range that is divided by is zero."""
     method = model().to(dtype)
     for parameter in method.transformer.parameters():
         parameter.zero_()

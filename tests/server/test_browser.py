@@ -26,20 +26,20 @@ def test_the_whole_loop(opened: Page, server: PageServer) -> None:
     page.find("#guide input").send_keys("red\ue007")
     page.until("document.querySelector('.chip .text')?.textContent === 'red'", "the label is there")
 
-    # Painted once, saved by itself, at the picture's size.
+    # Painted once, saved by itself, at the image's size.
     page.go("red-1.png")
     page.brush(56)
     cover(page, "red-1.png")
     page.saved()
-    assert server.picture("red-1.png")["supports"] == [1]
+    assert server.image("red-1.png")["supports"] == [1]
     painted = server.mask("red-1.png")
     assert painted.shape == (SIZE[1], SIZE[0])
     assert iou(painted, truth("red-1.png")) > 0.9
 
-    # Masks of all pictures arrive without a word; the one without red is flagged.
+    # Masks of all images arrive without a word; the one without red is flagged.
     page.go(None)
-    page.until("document.querySelector('#progress').classList.contains('done')", "all pictures are segmented")
-    page.until("document.querySelectorAll('#grid [data-masks=\"1\"]').length === 3", "three pictures show a mask")
+    page.until("document.querySelector('#progress').classList.contains('done')", "all images are segmented")
+    page.until("document.querySelectorAll('#grid [data-masks=\"1\"]').length === 3", "three images show a mask")
     assert "Absent?" in page.js(f"return {CARD}.textContent", "green")
     assert not page.find("#guide").is_displayed()
     assert iou(server.mask("red-2.png"), truth("red-2.png")) > 0.8
@@ -57,10 +57,10 @@ def test_the_whole_loop(opened: Page, server: PageServer) -> None:
     assert not (corrected & ~before).any()
     page.go("red-3.png")
     page.until("document.querySelector('#promote')", "promotion is offered")
-    page.until("document.querySelector('#progress').classList.contains('done')", "all pictures are segmented")
+    page.until("document.querySelector('#progress').classList.contains('done')", "all images are segmented")
     found = server.mask("red-3.png")
     page.click("#promote")
-    page.until("document.querySelector('.is-example')", "the picture is an example")
+    page.until("document.querySelector('.is-example')", "the image is an example")
     assert np.array_equal(server.mask("red-3.png"), found)
     assert server.get("project")["labels"][0]["shots"] == 3
 
@@ -70,7 +70,7 @@ def test_the_whole_loop(opened: Page, server: PageServer) -> None:
     page.until("document.querySelectorAll('#grid .badge.example').length === 2", "one example less")
 
     # Exported into the folder.
-    page.until("document.querySelector('#progress').classList.contains('done')", "all pictures are segmented")
+    page.until("document.querySelector('#progress').classList.contains('done')", "all images are segmented")
     page.click("#export")
     page.click("dialog [value=labelme]")
     page.click("dialog footer .primary")
@@ -103,12 +103,12 @@ def test_nothing_is_lost_with_the_server_gone_and_the_page_killed(server: PageSe
     wait_until(lambda: page.browser.execute_async_script(kept) == 1, "the stroke is in the browser's store")
     page.kill()
     server.start()
-    assert server.picture("red-1.png")["supports"] == []
+    assert server.image("red-1.png")["supports"] == []
 
     page = Page(server.address, tmp_path / "profile")
     try:
         page.open()
-        wait_until(lambda: server.picture("red-1.png")["supports"] == [1], "the kept stroke arrives")
+        wait_until(lambda: server.image("red-1.png")["supports"] == [1], "the kept stroke arrives")
         assert iou(server.mask("red-1.png"), truth("red-1.png")) > 0.9
         page.saved()
         assert page.browser.execute_async_script(kept) == 0
@@ -122,14 +122,14 @@ def test_nothing_is_lost_with_the_server_gone_and_the_page_killed(server: PageSe
         server.start()
         page.until("document.querySelector('#banner').hidden", "the page finds the server again")
         page.saved()
-        assert server.picture("red-2.png")["supports"] == [1]
+        assert server.image("red-2.png")["supports"] == [1]
     finally:
         page.quit()
 
 
 def test_strokes_wait_for_their_own_folder(opened: Page, server: PageServer, tmp_path: Path) -> None:
     page = opened
-    other = PageServer(tmp_path / "other" / "pictures")  # the same names of folder and pictures
+    other = PageServer(tmp_path / "other" / "pictures")  # the same names of folder and images
     shutil.copytree(server.folder, other.folder, ignore=shutil.ignore_patterns(".*"))
     other.port, other.address = server.port, server.address
     server.add_label()
@@ -142,11 +142,11 @@ def test_strokes_wait_for_their_own_folder(opened: Page, server: PageServer, tmp
         page.go("red-1.png")
         page.until("document.querySelector('.label-row')", "the label arrives by itself")
         page.saved()
-        assert other.picture("red-1.png")["supports"] == []
+        assert other.image("red-1.png")["supports"] == []
     finally:
         other.stop()
     server.start()
-    wait_until(lambda: server.picture("red-1.png")["supports"] == [1], "the stroke arrives in its folder")
+    wait_until(lambda: server.image("red-1.png")["supports"] == [1], "the stroke arrives in its folder")
     assert iou(server.mask("red-1.png"), truth("red-1.png")) > 0.9
     page.saved()
     page.errors()  # servers that were away
@@ -165,7 +165,7 @@ def test_a_server_that_wants_its_token_gets_the_strokes_later(opened: Page, serv
     page.until("document.querySelector('.notice')?.textContent.includes('token')", "the page says what is missing")
     assert page.find("#saved").get_attribute("data-state") != "refused"
     page.saved()
-    assert server.picture("red-1.png")["supports"] == [1]
+    assert server.image("red-1.png")["supports"] == [1]
 
 
 def test_a_filter_is_walked_through_to_its_end(opened: Page, server: PageServer) -> None:
@@ -175,14 +175,14 @@ def test_a_filter_is_walked_through_to_its_end(opened: Page, server: PageServer)
     Image.fromarray(truth("red-1.png").astype(np.uint8) * 255).save(mask, "png")
     names = ["green.png", "red-1.png", "red-3.png"]
     for name in names:
-        path = f"pictures/{server.picture(name)['id']}/annotations/1"
+        path = f"pictures/{server.image(name)['id']}/annotations/1"
         server.get(path, method="PUT", data=mask.getvalue(), headers={"Content-Type": "image/png"})
     page.click("[data-filter=labelled]")
     page.until("document.querySelectorAll('#grid .card').length === 3", "the filter is on")
     page.go("green.png")
-    page.until("document.querySelector('.is-example')", "the picture is an example")
+    page.until("document.querySelector('.is-example')", "the image is an example")
     page.click("[data-focus=lead]")
-    wait_until(lambda: server.picture("green.png")["supports"] == [], "the picture passes the filter no more")
+    wait_until(lambda: server.image("green.png")["supports"] == [], "the image passes the filter no more")
     for place, name in enumerate(names, 1):
         page.until("document.querySelector('#picture-name').textContent === arguments[0]", f"{name} is next", name)
         assert page.find("#picture-place").text == f"{place} / 3"
@@ -207,7 +207,7 @@ def test_keys_alone_suffice(opened: Page, server: PageServer) -> None:
     page.keys("\ue014")  # right: green.png comes first
     assert "red-1" in page.js("return document.activeElement.textContent")
     page.keys(enter)
-    page.until("!document.querySelector('#editor').hidden", "the picture opens")
+    page.until("!document.querySelector('#editor').hidden", "the image opens")
     page.keys("]", "]", "]")
     tab_to("#stage")
     page.keys("\ue012")  # the cross appears in the middle

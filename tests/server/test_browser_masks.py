@@ -1,4 +1,4 @@
-"""Masks in a real browser: strokes, regions, large pictures, files; names of controls."""
+"""Masks in a real browser: strokes, regions, large images, files; names of controls."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_strokes_are_undone_exactly_and_regions_are_looked_at_first(opened: Page
     assert server.mask("red-1.png")[25:65, 25:85].all()
 
 
-def test_masks_are_sent_at_the_size_of_large_pictures(opened: Page, server: PageServer) -> None:
+def test_masks_are_sent_at_the_size_of_large_images(opened: Page, server: PageServer) -> None:
     page = opened
     size = (3600, 2400)
     discs("red", 3, size)[0].save(server.folder / "large.jpg", quality=80)
@@ -74,7 +74,7 @@ def test_masks_are_sent_at_the_size_of_large_pictures(opened: Page, server: Page
     assert abs(rows.mean() - 1200) < 8
     assert abs(np.ptp(rows) - 360) < 16
     assert abs(np.ptp(columns) - 2160) < 24
-    assert set(np.unique(server.get(f"pictures/{server.picture('large.jpg')['id']}/masks/1"))) == {0, 255}
+    assert set(np.unique(server.get(f"pictures/{server.image('large.jpg')['id']}/masks/1"))) == {0, 255}
 
 
 def test_the_browser_writes_grey_png_files_that_others_read(opened: Page) -> None:
@@ -109,7 +109,7 @@ def test_every_control_has_a_name_and_every_format_is_offered(opened: Page, serv
 
 
 def make_example(page: Page, server: PageServer) -> None:
-    """A label, and the first picture painted with it."""
+    """A label, and the first image painted with it."""
     server.add_label()
     page.go("red-1.png")
     page.brush(56)
@@ -172,18 +172,18 @@ def test_a_stroke_stays_with_its_label_and_tool(opened: Page, server: PageServer
     lift.w3c_actions.pointer_action.pointer_up()
     lift.perform()
     page.saved()
-    assert server.picture("red-1.png")["supports"] == [1]
+    assert server.image("red-1.png")["supports"] == [1]
     assert server.mask("red-1.png")[100, 100:250].all()
     page.keys("2")
     page.drag([(100, 200), (200, 200)], SIZE)
     page.saved()
-    assert server.picture("red-1.png")["supports"] == [1, 2]
+    assert server.image("red-1.png")["supports"] == [1, 2]
 
 
 def test_undo_leaves_no_example_that_nobody_made(opened: Page, server: PageServer) -> None:
     page = opened
     make_example(page, server)
-    page.until("document.querySelector('#progress').classList.contains('done')", "all pictures are segmented")
+    page.until("document.querySelector('#progress').classList.contains('done')", "all images are segmented")
     page.go("red-2.png")
     page.until("document.querySelector('#promote')", "a mask is found")
     found = server.mask("red-2.png")
@@ -196,22 +196,22 @@ def test_undo_leaves_no_example_that_nobody_made(opened: Page, server: PageServe
     wait_until(stroke, "there is a stroke")
     page.chord("\ue009", "z")
     page.saved()
-    assert server.picture("red-2.png")["supports"] == []
+    assert server.image("red-2.png")["supports"] == []
     assert np.array_equal(server.mask("red-2.png"), found)
     wait_until(stroke, "there is a stroke")
     page.saved()
-    assert server.picture("red-2.png")["supports"] == [1]
+    assert server.image("red-2.png")["supports"] == [1]
     page.chord("\ue009", "z")
     page.saved()
-    assert server.picture("red-2.png")["supports"] == []
+    assert server.image("red-2.png")["supports"] == []
 
     # An example that is removed takes its steps along.
     page.go("red-1.png")
-    page.until("document.querySelector('.is-example')", "the picture is an example")
+    page.until("document.querySelector('.is-example')", "the image is an example")
     wait_until(stroke, "there is a stroke")
     page.saved()
     page.click("[data-focus=lead]")
     page.until("document.querySelector('#undo-stroke').disabled", "its steps are gone")
     page.chord("\ue009", "z")
     page.saved()
-    assert server.picture("red-1.png")["supports"] == []
+    assert server.image("red-1.png")["supports"] == []

@@ -77,7 +77,7 @@ def test_the_answers_format_is_negotiated(http: TestClient) -> None:
     refused(ask(params={"format": "tiff"}), 422, "format")
 
 
-def test_one_picture_at_a_time(http: TestClient) -> None:
+def test_one_image_at_a_time(http: TestClient) -> None:
     path, image = started(http, "red"), png(blob("red")[0])
     files = [("image", ("a.png", image)), ("image", ("b.png", image))]
     refused(http.post(f"{path}/segment", files=files), 422, "image")
@@ -139,7 +139,7 @@ def test_a_chosen_value_of_an_index_mask(http: TestClient) -> None:
         refused(answer, 422, "write an index")
 
 
-def test_bad_pictures_and_masks(http: TestClient) -> None:
+def test_bad_images_and_masks(http: TestClient) -> None:
     path = started(http)
     image, mask = blob("red")
 
@@ -147,14 +147,14 @@ def test_bad_pictures_and_masks(http: TestClient) -> None:
         return http.post(f"{path}/shots", data={"label": "red"}, files=files)
 
     whole, drawn = png(image), png(mask)
-    refused(send([("image", ("i", b"hello")), ("mask", ("m", drawn))]), 422, "not a readable picture")
+    refused(send([("image", ("i", b"hello")), ("mask", ("m", drawn))]), 422, "not a readable image")
     refused(send([("image", ("i", whole[:90])), ("mask", ("m", drawn))]), 422, "damaged")
     refused(send([("image", ("i", b"")), ("mask", ("m", drawn))]), 422, "empty")
     refused(send(pair(image, mask * 0)), 422, "no foreground")
-    refused(send(pair(image, mask[:-1])), 422, "its picture 96x64")
-    refused(send([("image", ("i", whole))]), 422, "send a mask, or marks, for each picture")
+    refused(send(pair(image, mask[:-1])), 422, "its image 96x64")
+    refused(send([("image", ("i", whole))]), 422, "send a mask, or marks, for each image")
     refused(http.post(f"{path}/shots", data={"label": "red", "image": "x", "mask": "y"}), 422, "send a file")
-    refused(send([*pair(image, mask), ("image", ("i", whole))]), 422, "2 pictures and 1 masks")
+    refused(send([*pair(image, mask), ("image", ("i", whole))]), 422, "2 images and 1 masks")
     # A PostScript file would start another program.
     refused(send([("image", ("i", b"%!PS-Adobe-3.0 EPSF-3.0\n")), ("mask", ("m", drawn))]), 422, "not a readable")
     assert http.get(f"{path}/labels").json() == []
@@ -278,7 +278,7 @@ def header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\1IDAT"
 
 
-def test_pictures_over_the_limit_are_refused_before_they_are_decoded() -> None:
+def test_images_over_the_limit_are_refused_before_they_are_decoded() -> None:
     with client(Limits(megapixels=1)) as http:
         path = started(http, "red")
         refused(http.post(f"{path}/segment", files={"image": header(2000, 600)}), 413, "2000x600, over 1 megapixels")

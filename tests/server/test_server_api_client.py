@@ -69,7 +69,7 @@ def test_teaches_segments_forgets_and_keeps(address: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
-def test_pillow_pictures_are_sent_upright(address: str, tmp_path: Path, orientation: int) -> None:
+def test_pillow_images_are_sent_upright(address: str, tmp_path: Path, orientation: int) -> None:
     image, truth = blob("red", size=(150, 80), place=0.3)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -104,9 +104,9 @@ def test_what_goes_wrong_is_one_line(address: str, tmp_path: Path) -> None:
     with Client(address, TOKEN).session() as session:
         with pytest.raises(InvalidImage, match="cannot be read"):
             session.segment(tmp_path / "none.png")
-        with pytest.raises(InvalidImage, match="is no picture"):
+        with pytest.raises(InvalidImage, match="is no image"):
             session.segment(np.zeros((3, 3, 3), np.complex64))
-        with pytest.raises(InvalidImage, match="a float is no picture"):
+        with pytest.raises(InvalidImage, match="a float is no image"):
             session.segment(0.5)  # type: ignore[arg-type]
 
 

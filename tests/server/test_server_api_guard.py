@@ -68,7 +68,7 @@ def test_other_sites_cannot_write(headers: dict[str, str], status: int) -> None:
     assert ask().post(SESSIONS, headers=headers).status_code == status
 
 
-def test_other_sites_may_link_to_the_page_but_not_embed_pictures() -> None:
+def test_other_sites_may_link_to_the_page_but_not_embed_images() -> None:
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     assert ask().get("/health", headers=link).status_code == 200
     assert ask().get(INFO, headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}).status_code == 403

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from fewseg.core.errors import InvalidImage, InvalidMask, InvalidOption
 from fewseg.server.label_studio import brush_rle
 from fewseg.server.label_studio.config import mask_tags
-from fewseg.server.label_studio.task_images import PictureSources
+from fewseg.server.label_studio.task_images import ImageSources
 from fewseg.server.limits import Limits
 from helpers.colour_method import blob, iou
 from helpers.server import client, png
@@ -237,7 +237,7 @@ def test_what_could_not_be_learnt_is_in_the_log(studio: TestClient, caplog: pyte
     sent = event("ANNOTATION_CREATED", [brush("red", blob("red")[1])], blob("red")[0])
     sent["task"]["data"] = {"image": "https://elsewhere.example/a.png"}
     assert studio.post("/label-studio/webhook", json=sent).status_code == 422
-    assert "annotation 5: pictures are not fetched from elsewhere.example" in caplog.text
+    assert "annotation 5: images are not fetched from elsewhere.example" in caplog.text
     # The good ones of an event are learnt all the same.
     good = event("ANNOTATION_CREATED", [brush("red", blob("red")[1])], blob("red")[0], number=8)
     both = {"annotation": [sent["annotation"], good["annotation"]], "task": [sent["task"], good["task"]]}
@@ -292,7 +292,7 @@ def test_what_another_model_was_taught_is_kept(tmp_path: Path, caplog: pytest.Lo
 
 def test_configurations() -> None:
     (tag,) = mask_tags(CONFIG)
-    assert (tag.name, tag.kind, tag.picture, tag.key, tag.labels) == (
+    assert (tag.name, tag.kind, tag.image, tag.key, tag.labels) == (
         "tag",
         "brushlabels",
         "image",
@@ -305,7 +305,7 @@ def test_configurations() -> None:
 
 
 class Site(http.server.BaseHTTPRequestHandler):
-    """A picture, and redirects to it and elsewhere."""
+    """An image, and redirects to it and elsewhere."""
 
     seen: list[tuple[str, str | None]] = []  # noqa: RUF012
 
@@ -339,15 +339,15 @@ def site() -> Iterator[str]:
     server.server_close()
 
 
-def test_pictures_come_from_allowed_hosts_only(site: str) -> None:
+def test_images_come_from_allowed_hosts_only(site: str) -> None:
     limits, expected = Limits(), png(blob("red")[0])
-    home = PictureSources(home=site, key="secret")
+    home = ImageSources(home=site, key="secret")
     Site.seen.clear()
     for address in ("/data/a.png", f"{site}/data/a.png", f"{site}/here", expected and data_uri(blob("red")[0])):
         assert home.fetch(address, limits).read() == expected
     assert {key for _, key in Site.seen} == {"Token secret"}
     Site.seen.clear()
-    listed = PictureSources(hosts=[site.removeprefix("http://")], key="secret")
+    listed = ImageSources(hosts=[site.removeprefix("http://")], key="secret")
     assert listed.fetch(f"{site}/a.png", limits).read() == expected
     assert Site.seen == [("/a.png", None)]  # the key is for Label Studio alone
     refused = {
@@ -368,8 +368,8 @@ def test_pictures_come_from_allowed_hosts_only(site: str) -> None:
         with pytest.raises(InvalidImage, match=said):
             home.fetch(address, limits)
     with pytest.raises(InvalidImage, match="--label-studio-url"):
-        PictureSources().fetch("/data/upload/1/a.png", limits)
+        ImageSources().fetch("/data/upload/1/a.png", limits)
     with pytest.raises(InvalidImage, match="more than 1 MB"):
-        PictureSources().fetch("data:," + "a" * 1_100_000, Limits(request_mb=1))
+        ImageSources().fetch("data:," + "a" * 1_100_000, Limits(request_mb=1))
     with pytest.raises(InvalidOption, match="write it as http"):
-        PictureSources(home="localhost:8080")
+        ImageSources(home="localhost:8080")

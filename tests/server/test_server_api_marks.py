@@ -91,7 +91,7 @@ def test_marks_teach_what_the_library_teaches(way: str, embedded: Segmenter) -> 
         np.testing.assert_array_equal(coco.decode(found["rle"]), library.segment(noisy(1)).masks["red"])
 
 
-def test_several_objects_in_several_pictures(http: TestClient) -> None:
+def test_several_objects_in_several_images(http: TestClient) -> None:
     path, library = started(http), Segmenter(ColourMethod(), device="cpu")
     objects = [[{"box": BOX}, {"scribble": [(5, 5), (9, 9)]}], {"points": [(120, 80, 1)]}]
     taught = send(http, path, objects, noisy(0), noisy(1)).json()
@@ -102,7 +102,7 @@ def test_several_objects_in_several_pictures(http: TestClient) -> None:
     assert http.get(f"{path}/labels").json() == [{"name": "red", "shots": taught["shots"]}]
 
 
-def test_coordinates_are_of_the_upright_picture(http: TestClient) -> None:
+def test_coordinates_are_of_the_upright_image(http: TestClient) -> None:
     exif = Image.Exif()
     exif[274] = 6  # shown turned by a quarter, clockwise
     buffer = io.BytesIO()
@@ -142,19 +142,19 @@ def test_answers_with_masks_stay_as_they_were(http: TestClient) -> None:
         ('{"box": [1, 1, Infinity, 30]}', "give 4 finite numbers"),
         ('{"box": [1, 1, 1%s, 30]}' % ("0" * 400), "give 4 finite numbers"),
         ({"box": (50, 20, 40, 30)}, "give x0 < x1 and y0 < y1"),
-        ({"box": (-50, -20, -40, -3)}, "in a picture of 240x160: give x0, y0, x1, y1 within it"),
-        ({"box": (1e300, 0, 1.5e300, 9)}, "in a picture of 240x160: give x0, y0, x1, y1 within it"),
+        ({"box": (-50, -20, -40, -3)}, "in an image of 240x160: give x0, y0, x1, y1 within it"),
+        ({"box": (1e300, 0, 1.5e300, 9)}, "in an image of 240x160: give x0, y0, x1, y1 within it"),
         ({"points": []}, "give a list"),
         ({"points": [(1, 2)]}, "give 3 finite numbers"),
         ({"points": [(1, 2, 7)]}, "is 1 where it is inside and 0 where it is outside"),
         ({"points": [(1, 2, 0)]}, "no point is inside"),
-        ({"points": [(-1, 2, 1)]}, "place -1, 2 lies outside the picture of 240x160"),
-        ({"points": [(1e300, 2, 1)]}, "place 1e+300, 2 lies outside the picture of 240x160"),
+        ({"points": [(-1, 2, 1)]}, "place -1, 2 lies outside the image of 240x160"),
+        ({"points": [(1e300, 2, 1)]}, "place 1e+300, 2 lies outside the image of 240x160"),
         ('{"points": [[NaN, 2, 1]]}', "give 3 finite numbers"),
         ({"scribble": []}, "give a list"),
         ({"scribble": [[]]}, "give 2 finite numbers"),
         ({"scribble": "line"}, "give a list"),
-        ({"scribble": [(1, 2), (1, 500)]}, "place 1, 500 lies outside the picture of 240x160"),
+        ({"scribble": [(1, 2), (1, 500)]}, "place 1, 500 lies outside the image of 240x160"),
     ],
 )
 def test_marks_that_cannot_be_meant(http: TestClient, marks: Any, said: str) -> None:
@@ -175,12 +175,12 @@ def test_an_empty_outline_is_not_taught(http: TestClient) -> None:
     refused(send(http, path, [{"box": box}], image), 422, "the marks of 'red' outline nothing: draw a larger box")
 
 
-def test_a_picture_comes_with_a_mask_or_with_marks(http: TestClient) -> None:
+def test_a_image_comes_with_a_mask_or_with_marks(http: TestClient) -> None:
     path, marks = started(http), [WAYS["box"]]
     both = http.post(f"{path}/shots", data={"label": "red", "marks": json.dumps(marks)}, files=pair(*blob("red")))
-    refused(both, 422, "send one or the other for each picture")
-    refused(send(http, path, []), 422, "send a mask, or marks, for each picture")
-    refused(send(http, path, marks, noisy(0), noisy(1)), 422, "2 pictures and 1 texts of marks")
+    refused(both, 422, "send one or the other for each image")
+    refused(send(http, path, []), 422, "send a mask, or marks, for each image")
+    refused(send(http, path, marks, noisy(0), noisy(1)), 422, "2 images and 1 texts of marks")
     refused(send(http, path, marks, value="7"), 422, "value 7 chooses in a mask")
     file = [("image", ("i", png(noisy()))), ("marks", ("m.json", json.dumps(marks).encode()))]
     refused(http.post(f"{path}/shots", data={"label": "red"}, files=file), 422, "marks.0: send text, not a file")
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_the_request_for_an_outline(http: TestClient) -> None
     refused(http.post(f"{path}/outline", files=image), 422, "marks: Field required")
     refused(http.post(f"{path}/outline", data=box), 422, "image: Field required")
     refused(http.post(f"{path}/outline", data={"marks": "{"}, files=image), 422, "cannot be read as JSON")
-    refused(http.post(f"{path}/outline", data=box, files={"image": b"hello"}), 422, "not a readable picture")
+    refused(http.post(f"{path}/outline", data=box, files={"image": b"hello"}), 422, "not a readable image")
     refused(http.post(f"{path}/outline?format=index", data=box, files=image), 422, "format")
     refused(http.post(f"{path}/outline", data=box, files=image, headers={"Accept": "text/html"}), 406, "accept")
     refused(http.post(f"{SESSIONS}/none/outline", data=box, files=image), 404, "no session")
@@ -280,6 +280,6 @@ def test_the_client_takes_marks_as_the_segmenter_does() -> None:
         for wrong, said in (({}, "nothing says where"), ({"mask": noisy(), "box": BOX}, "send one or the other")):
             with pytest.raises(ServerError, match=said):
                 session.teach("wrong", noisy(), **wrong)
-        with pytest.raises(ServerError, match="2 pictures and 1 texts of marks"):
+        with pytest.raises(ServerError, match="2 images and 1 texts of marks"):
             session.teach("wrong", [noisy(0), noisy(1)], box=BOX)
         assert "wrong" not in session.labels

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fewseg.inference.segmenter import Segmenter
 from fewseg.server.project.state import InvalidProject
-from helpers.annotating import API, Page, colour_segmenter, png, serving, write_pictures
+from helpers.annotating import API, Page, colour_segmenter, png, serving, write_images
 from helpers.colour_method import blob, iou
 
 pytest.importorskip("fastapi")
@@ -22,27 +22,27 @@ pytest.importorskip("fastapi")
 
 def test_paint_see_correct_improve_export(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
-    masks = write_pictures(folder, "rrbgr")
+    masks = write_images(folder, "rrbgr")
     with serving(folder) as page:
-        assert {p["state"] for p in page.pictures().values()} == {"untaught"}
+        assert {p["state"] for p in page.images().values()} == {"untaught"}
         label = page.add_label("disc")
         painted = page.paint("0.png", label, masks["0.png"])
         assert painted["supports"] == [label]
-        assert painted["masks"] == page.pictures()["0.png"]["masks"]
+        assert painted["masks"] == page.images()["0.png"]["masks"]
         project = page.wait()
         assert project["progress"] == {"done": 5, "total": 5, "seconds_left": 0.0}
         assert [v["shots"] for v in project["labels"]] == [1]
         assert iou(page.mask("1.png", label), masks["1.png"]) > 0.9
         assert iou(page.mask("0.png", label), masks["0.png"]) == 1  # what was painted, not what is found
-        found = page.pictures()["2.png"]
+        found = page.images()["2.png"]
         assert found["present"] == {str(label): False}  # blue is no red disc
         assert found["scores"][str(label)] < 0.5
         assert page.mask("2.png", label).max() == 0
-        before = page.pictures()["2.png"]["masks"]
+        before = page.images()["2.png"]["masks"]
         page.paint("2.png", label, masks["2.png"])  # a correction: blue discs, too
         page.paint("3.png", label, masks["3.png"])
         page.wait()
-        assert page.pictures()["2.png"]["masks"] != before
+        assert page.images()["2.png"]["masks"] != before
         assert iou(page.mask("4.png", label), masks["4.png"]) > 0.9
         answer = page.ask("POST", "/export", json={"formats": ["png", "coco"], "which": "all"})
         assert answer["pictures"] == 5
@@ -54,11 +54,11 @@ def test_paint_see_correct_improve_export(tmp_path: Path) -> None:
             np.testing.assert_array_equal(mask, page.mask(f"{name}.png", label))
         coco = json.loads((out / "coco.json").read_text())
         assert {image["file_name"] for image in coco["images"]} == {f"{i}.png" for i in range(5)}
-        assert set(page.pictures()) == {f"{i}.png" for i in range(5)}  # what was exported is not labelled again
+        assert set(page.images()) == {f"{i}.png" for i in range(5)}  # what was exported is not labelled again
 
 
 def test_the_embedded_model_end_to_end(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rr")
+    masks = write_images(tmp_path, "rr")
     with serving(tmp_path, Segmenter.from_pretrained(device="cpu")) as page:
         label = page.add_label("disc")
         page.paint("0.png", label, masks["0.png"])
@@ -68,14 +68,14 @@ def test_the_embedded_model_end_to_end(tmp_path: Path) -> None:
         content = page.ask("POST", f"/pictures/{page.id('0.png')}/assist", json=body)
         region = np.asarray(Image.open(io.BytesIO(content)))
         assert region.shape == (64, 96)
-        picture = page.pictures()["1.png"]
-        assert 0 < picture["confidence"] <= 1
-        doubt = np.asarray(Image.open(io.BytesIO(page.ask("GET", f"/pictures/{picture['id']}/uncertainty"))))
+        image = page.images()["1.png"]
+        assert 0 < image["confidence"] <= 1
+        doubt = np.asarray(Image.open(io.BytesIO(page.ask("GET", f"/pictures/{image['id']}/uncertainty"))))
         assert doubt.shape == (64, 96)
 
 
 def test_a_restart_shows_everything_at_once_and_undo_goes_on(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrrb")
+    masks = write_images(tmp_path, "rrrb")
     with serving(tmp_path) as page:
         label = page.add_label("disc")
         page.paint("0.png", label, masks["0.png"])
@@ -103,7 +103,7 @@ def test_a_restart_shows_everything_at_once_and_undo_goes_on(tmp_path: Path) -> 
 
 
 def test_undo_takes_back_every_kind_of_change(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rr")
+    masks = write_images(tmp_path, "rr")
 
     def told(page: Page) -> object:
         project = page.project()
@@ -137,8 +137,8 @@ def test_undo_takes_back_every_kind_of_change(tmp_path: Path) -> None:
             assert told(page) == expected
 
 
-def test_promote_a_prediction_and_confirm_a_picture_without(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrb")
+def test_promote_a_prediction_and_confirm_a_image_without(tmp_path: Path) -> None:
+    masks = write_images(tmp_path, "rrb")
     with serving(tmp_path) as page:
         label = page.add_label("disc")
         page.paint("0.png", label, masks["0.png"])
@@ -157,7 +157,7 @@ def test_promote_a_prediction_and_confirm_a_picture_without(tmp_path: Path) -> N
 
 
 def test_export_as_a_download(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rr")
+    masks = write_images(tmp_path, "rr")
     with serving(tmp_path) as page:
         assert "nothing to export" in page.ask("POST", "/export", 409, json={})["error"]
         label = page.add_label("a/b")
@@ -175,13 +175,13 @@ def test_export_as_a_download(tmp_path: Path) -> None:
         assert list((tmp_path / ".fewseg").glob("fewseg-*")) == []
 
 
-def test_export_of_a_picture_far_down_in_folders_of_long_names(tmp_path: Path) -> None:
+def test_export_of_a_image_far_down_in_folders_of_long_names(tmp_path: Path) -> None:
     below = tmp_path / ("写真" * 10) / ("二〇二四年" * 8)
     below.mkdir(parents=True)
     image, mask = blob("red")
     image.save(below / ("漢字" * 10 + ".png"))
     with serving(tmp_path) as page:
-        (name,) = page.pictures()
+        (name,) = page.images()
         page.paint(name, page.add_label("disc"), mask)
         answer = page.ask("POST", "/export", json={"formats": ["png"]})
         (exported,) = (tmp_path / answer["folder"] / "masks" / "disc").iterdir()
@@ -190,13 +190,13 @@ def test_export_of_a_picture_far_down_in_folders_of_long_names(tmp_path: Path) -
 
 def test_only_the_revision_that_was_asked_for_may_be_kept(tmp_path: Path) -> None:
     """Another one's mask under its address would come back with undo."""
-    masks = write_pictures(tmp_path, "r")
+    masks = write_images(tmp_path, "r")
     with serving(tmp_path) as page:
         label = page.add_label("disc")
         first, second = (
             page.paint("0.png", label, mask)["masks"][str(label)] for mask in (masks["0.png"], ~masks["0.png"])
         )
-        address = f"{API}/pictures/{page.pictures()['0.png']['id']}/masks/{label}"
+        address = f"{API}/pictures/{page.images()['0.png']['id']}/masks/{label}"
         late, now = (page.client.get(address, params={"r": r}).headers["cache-control"] for r in (first, second))
         assert "immutable" not in late
         assert "immutable" in now
@@ -206,7 +206,7 @@ def test_a_masks_address_is_that_of_no_other_mask(tmp_path: Path) -> None:
     """Browsers keep masks by their address: a folder that is served later has the same but for the revision."""
     found = []
     for name, number in (("one", 0), ("other", 1)):
-        masks = write_pictures(tmp_path / name, "rr")
+        masks = write_images(tmp_path / name, "rr")
         with serving(tmp_path / name) as page:
             label = page.add_label("disc")
             found.append(page.paint("0.png", label, masks[f"{number}.png"])["masks"])
@@ -216,7 +216,7 @@ def test_a_masks_address_is_that_of_no_other_mask(tmp_path: Path) -> None:
 
 
 def test_masks_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
-    write_pictures(tmp_path, "r")
+    write_images(tmp_path, "r")
     corner = np.zeros((64, 96))
     corner[63, 95] = 1
     bodies = [
@@ -236,7 +236,7 @@ def test_masks_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 
 def test_masks_of_any_png_kind(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "r")
+    masks = write_images(tmp_path, "r")
     mask = masks["0.png"]
     with serving(tmp_path, start=False) as page:
         label = page.add_label("disc")
@@ -251,7 +251,7 @@ def test_masks_of_any_png_kind(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "r")
+    masks = write_images(tmp_path, "r")
     with serving(tmp_path, start=False) as page:
         label, picture = page.add_label("disc"), page.id("0.png")
         for method, path in [
@@ -271,7 +271,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 
 def test_no_path_leads_out_of_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
-    write_pictures(folder, "r")
+    write_images(folder, "r")
     blob("red")[0].save(tmp_path / "secret.png")
     names = ("../secret.png", "..%2Fsecret.png", "%2e%2e%2fsecret.png", "/etc/passwd", "....//secret.png", ".fewseg")
     with serving(folder, start=False) as page:
@@ -285,7 +285,7 @@ def test_no_path_leads_out_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_label_names_and_colours(tmp_path: Path) -> None:
-    write_pictures(tmp_path, "r")
+    write_images(tmp_path, "r")
     with serving(tmp_path, start=False) as page:
         first = page.ask("POST", "/labels", 201, json={"name": "  big   cat "})
         assert first["name"] == "big cat"
@@ -309,7 +309,7 @@ def test_images_are_upright_and_may_be_kept(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turned to the right
     image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
     with serving(tmp_path, start=False) as page:
-        picture = page.pictures()["turned.jpg"]
+        picture = page.images()["turned.jpg"]
         assert (picture["width"], picture["height"]) == (200, 100)
         path = f"/api/v1/pictures/{picture['id']}/image"
         for side, size in ((1600, (200, 100)), (50, (50, 25)), (64, (64, 32))):
@@ -325,7 +325,7 @@ def test_images_are_upright_and_may_be_kept(tmp_path: Path) -> None:
 
 
 def test_a_second_server_is_refused(tmp_path: Path) -> None:
-    write_pictures(tmp_path, "r")
+    write_images(tmp_path, "r")
     with (
         serving(tmp_path, start=False),
         pytest.raises(InvalidProject, match="open in another server"),
@@ -337,10 +337,10 @@ def test_a_second_server_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_people_at_once(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrrrrrrr")
+    masks = write_images(tmp_path, "rrrrrrrr")
     with serving(tmp_path) as page:
         labels = [page.add_label("mine"), page.add_label("yours")]
-        ids = {name: picture["id"] for name, picture in page.pictures().items()}
+        ids = {name: image["id"] for name, image in page.images().items()}
 
         def work(place: int) -> None:
             for name, mask in masks.items():

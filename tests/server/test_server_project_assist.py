@@ -1,4 +1,4 @@
-"""From clicks, scribbles and boxes to regions; which pictures are suggested."""
+"""From clicks, scribbles and boxes to regions; which images are suggested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from fewseg.core.errors import InvalidOption
 from fewseg.inference.superpixels import Regions, cut
 from fewseg.server.engine.assist import Assistant
-from helpers.annotating import Page, serving, write_pictures
+from helpers.annotating import Page, serving, write_images
 from helpers.colour_method import iou
 
 pytest.importorskip("skimage")
@@ -55,7 +55,7 @@ def test_boxes_clicks_and_scribbles(page: Page) -> None:
     assert iou(asked(page, box=box), disc) > 0.75  # the stripe may stay out
     other = (np.hypot(*(np.mgrid[: SIZE[1], : SIZE[0]] - np.array([80, 190])[:, None, None]))) < 30
     assert iou(asked(page, box=(158, 48, 222, 112)), other) > 0.85
-    inside = asked(page, box=(-50, 30, 120, 900))  # reaches out of the picture
+    inside = asked(page, box=(-50, 30, 120, 900))  # reaches out of the image
     assert not inside[:, 120:].any()
     upper = asked(page, points=[[70, 55, 1]])
     assert (upper & disc).sum() / upper.sum() > 0.9
@@ -88,7 +88,7 @@ def test_what_cannot_be_meant_is_refused(page: Page) -> None:
         assert "x0 < x1" in asked(page, 422, box=box)
     for body in ({"points": [[1, 2]]}, {"points": [[1, 2, 3]]}, {"size": 2}, {"mode": "magic"}, {"box": [1, 2, 3]}):
         asked(page, 422, **body)
-    asked(page, points=[[-5, 9999, 1]])  # nearest pixel of the picture
+    asked(page, points=[[-5, 9999, 1]])  # nearest pixel of the image
     asked(page, box=[3, 3, 4, 4])
 
 
@@ -115,7 +115,7 @@ def test_regions_fit_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2), (2000, 3)])
-def test_tiny_and_thin_pictures(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_tiny_and_thin_images(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, (200, 30, 30)).save(tmp_path / "0.png")
     with serving(tmp_path) as page:
         path = f"/pictures/{page.id('0.png')}/assist"
@@ -128,24 +128,24 @@ def test_tiny_and_thin_pictures(tmp_path: Path, size: tuple[int, int]) -> None:
 def test_regions_are_cut_once_and_after_a_change_again(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     assert page.engine is not None
     assistant = Assistant(page.engine)
-    picture = next(iter(page.engine.project.pictures.values()))
-    first = assistant.regions(picture)
+    image = next(iter(page.engine.project.images.values()))
+    first = assistant.regions(image)
     assert isinstance(first, Regions)
-    assert assistant.regions(picture) is first
-    assistant.prepare(picture)
+    assert assistant.regions(image) is first
+    assistant.prepare(image)
     with pytest.raises(InvalidOption, match="no place inside"):
-        assistant.region(picture)
-    page.ask("POST", f"/pictures/{picture.id}/prepare", 204)
+        assistant.region(image)
+    page.ask("POST", f"/pictures/{image.id}/prepare", 204)
 
 
 def test_suggestions(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrbbg")
+    masks = write_images(tmp_path, "rrbbg")
     with serving(tmp_path) as page:
         assert len(page.ask("GET", "/suggestions", params={"n": 2})) == 2  # before anything is known
         label = page.add_label("disc")
         page.paint("0.png", label, masks["0.png"])
         page.wait()
-        names = {p["id"]: name for name, p in page.pictures().items()}
+        names = {p["id"]: name for name, p in page.images().items()}
         for by in ("uncertainty", "coverage"):
             told = page.ask("GET", "/suggestions", params={"n": 3, "by": by})
             assert all(v["reason"] and 0 <= v["score"] <= 2 for v in told)

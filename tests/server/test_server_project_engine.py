@@ -25,7 +25,7 @@ from fewseg.server.engine import events as events_module
 from fewseg.server.engine.cache import ResultCache
 from fewseg.server.engine.events import Events
 from fewseg.server.engine.model import EngineModel, Recent, probabilities
-from helpers.annotating import Page, serving, write_pictures
+from helpers.annotating import Page, serving, write_images
 from helpers.colour_method import ColourMethod, blob, iou
 from helpers.toy_method import toy
 
@@ -63,8 +63,8 @@ def watched(**options: Any) -> tuple[Watched, Segmenter]:
     return method, segmenter
 
 
-def test_a_correction_encodes_one_example_and_no_picture_again(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrrbb")
+def test_a_correction_encodes_one_example_and_no_image_again(tmp_path: Path) -> None:
+    masks = write_images(tmp_path, "rrrbb")
     method, segmenter = watched()
     with serving(tmp_path, segmenter) as page:
         disc, other = page.add_label("disc"), page.add_label("other")
@@ -74,22 +74,22 @@ def test_a_correction_encodes_one_example_and_no_picture_again(tmp_path: Path) -
         page.wait()
         assert method.supports_encoded == 3
         queries = method.queries_encoded
-        before, shown = method.segmented, page.pictures()
+        before, shown = method.segmented, page.images()
         page.paint("0.png", disc, masks["0.png"] & (np.arange(96) > 30))
         page.wait()
         assert method.supports_encoded == 4
         assert method.queries_encoded == queries <= 5
         assert method.segmented - before == 3  # the other label's masks stand, and those made by hand
-        for name, picture in page.pictures().items():
-            assert picture["masks"].get(str(other)) == shown[name]["masks"].get(str(other))
+        for name, image in page.images().items():
+            assert image["masks"].get(str(other)) == shown[name]["masks"].get(str(other))
         page.ask("POST", "/undo")
         page.wait()
         assert method.segmented - before == 3  # known from before
-        assert page.pictures() == shown
+        assert page.images() == shown
 
 
 def test_what_is_on_screen_comes_first(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "r" * 8)
+    masks = write_images(tmp_path, "r" * 8)
     method, segmenter = watched()
     with serving(tmp_path, segmenter) as page:
         label = page.add_label("disc")
@@ -109,7 +109,7 @@ def test_what_is_on_screen_comes_first(tmp_path: Path) -> None:
 
 def _noting(page: Page, order: list[str]) -> Any:
     assert page.engine is not None
-    names = {p.identity: p.name for p in page.engine.project.pictures.values()}
+    names = {p.identity: p.name for p in page.engine.project.images.values()}
     put = page.engine.finder.cache.put
 
     def noting(key: str, coarse: np.ndarray) -> Any:
@@ -120,7 +120,7 @@ def _noting(page: Page, order: list[str]) -> Any:
 
 
 def test_a_change_overtakes_what_is_under_way(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "r" * 6)
+    masks = write_images(tmp_path, "r" * 6)
     method, segmenter = watched()
     with serving(tmp_path, segmenter) as page:
         labels = [page.add_label(f"disc {i}") for i in range(3)]
@@ -128,42 +128,42 @@ def test_a_change_overtakes_what_is_under_way(tmp_path: Path) -> None:
         for label in labels:
             page.paint("0.png", label, masks["0.png"])
         assert method.reached.acquire(timeout=10)
-        assert [p["state"] for p in page.pictures().values()].count("working") == 1
+        assert [p["state"] for p in page.images().values()].count("working") == 1
         page.paint("1.png", labels[2], masks["1.png"])
         method.gate.set()
         project = page.wait()
-        # Without stopping in between the first picture alone would have had three results of the older examples.
+        # Without stopping in between the first image alone would have had three results of the older examples.
         assert method.segmented <= 5 * 3 + 1
         assert project["progress"]["done"] == 6
 
 
-def test_a_picture_that_fails_stops_no_other(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrrr")
+def test_a_image_that_fails_stops_no_other(tmp_path: Path) -> None:
+    masks = write_images(tmp_path, "rrrr")
     whole = (tmp_path / "2.png").read_bytes()
     (tmp_path / "2.png").write_bytes(whole[:200])
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     with serving(tmp_path) as page:
         label = page.add_label("disc")
         page.paint("0.png", label, masks["0.png"])
         project = page.wait()
-        pictures = page.pictures()
-        assert {n: p["state"] for n, p in pictures.items()} == {
+        images = page.images()
+        assert {n: p["state"] for n, p in images.items()} == {
             **{f"{i}.png": "done" for i in (0, 1, 3)},
             "2.png": "failed",
             "text.png": "failed",
         }
-        assert "2.png is damaged" in pictures["2.png"]["error"]
-        assert str(tmp_path) not in pictures["2.png"]["error"] + pictures["text.png"]["error"]
+        assert "2.png is damaged" in images["2.png"]["error"]
+        assert str(tmp_path) not in images["2.png"]["error"] + images["text.png"]["error"]
         assert project["progress"]["done"] == project["progress"]["total"] == 4
-        page.ask("POST", f"/pictures/{pictures['2.png']['id']}/assist", 422, json={"points": [[5, 5, 1]]})
+        page.ask("POST", f"/pictures/{images['2.png']['id']}/assist", 422, json={"points": [[5, 5, 1]]})
         (tmp_path / "2.png").write_bytes(whole)  # mended, and a new one besides
         blob("red")[0].save(tmp_path / "new.png")
         page.wait(lambda p: [v["state"] for v in p["pictures"]].count("done") == 5)
         assert iou(page.mask("2.png", label), masks["2.png"]) > 0.9
 
 
-def test_a_picture_deleted_while_serving(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrr")
+def test_a_image_deleted_while_serving(tmp_path: Path) -> None:
+    masks = write_images(tmp_path, "rrr")
     with serving(tmp_path) as page:
         label = page.add_label("disc")
         page.paint("0.png", label, masks["0.png"])
@@ -176,14 +176,14 @@ def test_a_picture_deleted_while_serving(tmp_path: Path) -> None:
         project = page.wait(lambda p: len(p["pictures"]) == 1)
         assert "0.png" in project["notices"][0]
         assert project["pictures"][0]["state"] == "untaught"
-        write_pictures(tmp_path, "r")
+        write_images(tmp_path, "r")
         project = page.wait(lambda p: len(p["pictures"]) == 2 and p["pictures"][1]["state"] == "done")
         assert project["notices"] == []
         assert project["pictures"][0]["supports"] == [label]
 
 
 def test_an_example_that_cannot_be_used_is_said_and_the_others_serve(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrr")
+    masks = write_images(tmp_path, "rrr")
     with serving(tmp_path, start=False) as page:
         label = page.add_label("disc")
         page.paint("0.png", label, masks["0.png"])
@@ -192,13 +192,13 @@ def test_an_example_that_cannot_be_used_is_said_and_the_others_serve(tmp_path: P
     file.write_bytes(b"damaged")
     with serving(tmp_path) as page:
         page.wait()
-        pictures = page.pictures()
-        assert pictures["0.png"]["error"] is None
-        assert "not a readable mask" in pictures["1.png"]["error"]
+        images = page.images()
+        assert images["0.png"]["error"] is None
+        assert "not a readable mask" in images["1.png"]["error"]
         assert iou(page.mask("2.png", label), masks["2.png"]) > 0.9
         page.paint("1.png", label, masks["0.png"])
         page.wait()
-        assert page.pictures()["1.png"]["error"] is None
+        assert page.images()["1.png"]["error"] is None
 
 
 def page_id(folder: Path, name: str) -> str:
@@ -207,7 +207,7 @@ def page_id(folder: Path, name: str) -> str:
 
 
 def test_a_model_that_fails_on_many_is_asked_one_by_one(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrrrr")
+    masks = write_images(tmp_path, "rrrrr")
     method, segmenter = watched()
     method.fail = MemoryError("too many")
     with serving(tmp_path, segmenter, start=False) as page:
@@ -217,12 +217,12 @@ def test_a_model_that_fails_on_many_is_asked_one_by_one(tmp_path: Path) -> None:
         label = page.add_label("disc")
         page.paint("0.png", label, masks["0.png"])
         page.wait()
-        assert {p["state"] for p in page.pictures().values()} == {"done"}
+        assert {p["state"] for p in page.images().values()} == {"done"}
 
 
 @pytest.mark.parametrize("options", [{}, {"flips": True, "scales": (1.0, 2.0)}])
 def test_results_are_those_of_the_segmenter(tmp_path: Path, options: dict[str, Any]) -> None:
-    masks = write_pictures(tmp_path, "rgb")
+    masks = write_images(tmp_path, "rgb")
     mine = Segmenter(toy(64), device="cpu", **options)
     theirs = Segmenter(toy(64), device="cpu", **options)
     for name in ("0.png", "1.png"):
@@ -240,7 +240,7 @@ def test_results_are_those_of_the_segmenter(tmp_path: Path, options: dict[str, A
 
 
 def test_the_cache_survives_what_happens_to_files(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrr")
+    masks = write_images(tmp_path, "rrr")
     with serving(tmp_path) as page:
         label = page.add_label("disc")
         page.paint("0.png", label, masks["0.png"])
@@ -252,8 +252,8 @@ def test_the_cache_survives_what_happens_to_files(tmp_path: Path) -> None:
     with serving(tmp_path) as page:
         page.wait()
         for name in ("1.png", "2.png"):
-            picture = page.pictures()[name]
-            path = f"/api/v1/pictures/{picture['id']}/masks/{label}"
+            image = page.images()[name]
+            path = f"/api/v1/pictures/{image['id']}/masks/{label}"
             if page.client.get(path).status_code == 404:  # found out only now: found again
                 page.wait(lambda p, name=name: p["pictures"][int(name[0])]["state"] == "done")
             assert iou(page.mask(name, label), masks[name]) > 0.9
@@ -281,9 +281,9 @@ def test_memory_and_disk_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_features_are_bounded_and_results_the_same(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrrr")
+    masks = write_images(tmp_path, "rrrr")
     method, segmenter = watched()
-    with serving(tmp_path, segmenter, features=60_000) as page:  # of one picture
+    with serving(tmp_path, segmenter, features=60_000) as page:  # of one image
         assert page.engine is not None
         label = page.add_label("disc")
         for name in ("0.png", "1.png", "2.png"):
@@ -295,10 +295,10 @@ def test_features_are_bounded_and_results_the_same(tmp_path: Path) -> None:
 
 
 def test_the_rest_of_a_batch_is_read_though_one_cannot_be(tmp_path: Path) -> None:
-    write_pictures(tmp_path, "rr")
+    write_images(tmp_path, "rr")
     with serving(tmp_path, start=False) as page:
         assert page.engine is not None
-        encoder, pictures = page.engine.encoder, list(page.engine.project.pictures.values())
+        encoder, pictures = page.engine.encoder, list(page.engine.project.images.values())
         encoder.read_ahead(pictures)
         (tmp_path / "0.png").unlink()
         encoder.read_ahead([])
@@ -327,7 +327,7 @@ def over_http(page: Page) -> Iterator[str]:
 
 
 def test_the_stream_of_events(tmp_path: Path) -> None:
-    masks = write_pictures(tmp_path, "rrrr")
+    masks = write_images(tmp_path, "rrrr")
     with serving(tmp_path) as page, over_http(page) as url:
         stream = urllib.request.urlopen(f"{url}/events", timeout=10)
         assert stream.headers["content-type"].startswith("text/event-stream")
@@ -383,14 +383,14 @@ def test_a_slow_page_gets_one_event_for_many(monkeypatch: pytest.MonkeyPatch) ->
         assert (await anext(stream)).startswith("retry")
         assert "event: project" in await anext(stream)
         for i in (1, 2, 1, 1, 2):
-            events.picture(str(i))
-        events.picture("gone")
+            events.image(str(i))
+        events.image("gone")
         events.progress()
-        assert "event: picture" in await anext(stream)
+        assert "event: image" in await anext(stream)
         for i in range(1000):
-            events.picture(str(i))
+            events.image(str(i))
             events.progress()
-        for _ in range(2):  # what was taken before: the second picture, the progress
+        for _ in range(2):  # what was taken before: the second image, the progress
             await anext(stream)
         assert told[1:] == [("picture", "1"), ("picture", "2"), ("picture", "gone"), ("progress", None)]
         assert "event: project" in await anext(stream)

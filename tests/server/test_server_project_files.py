@@ -1,4 +1,4 @@
-"""What a project keeps on the disk: nothing is lost by a kill, a damaged file, or pictures that move."""
+"""What a project keeps on the disk: nothing is lost by a kill, a damaged file, or images that move."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fewseg.core.errors import FewsegError, InvalidImage, InvalidMask, OutputErr
 from fewseg.server.project import state as project_state
 from fewseg.server.project import store as project_store
 from fewseg.server.project.project import Project
-from fewseg.server.project.state import Annotation, Change, InvalidProject, KnownPicture, Label, State
-from helpers.annotating import write_pictures
+from fewseg.server.project.state import Annotation, Change, InvalidProject, KnownImage, Label, State
+from helpers.annotating import write_images
 from helpers.colour_method import blob
 
 
 def painted(folder: Path, names: str = "rrb") -> tuple[Project, int]:
-    masks = write_pictures(folder, names)
+    masks = write_images(folder, names)
     project = Project(folder)
     label = project.add_label("disc").id
     project.annotate(by_name(project)["0.png"], label, masks["0.png"])
@@ -34,16 +34,16 @@ def painted(folder: Path, names: str = "rrb") -> tuple[Project, int]:
 
 
 def by_name(project: Project) -> dict[str, str]:
-    return {picture.name: picture.id for picture in project.pictures.values()}
+    return {image.name: image.id for image in project.images.values()}
 
 
 _KILLED = """
 import sys
-from helpers.annotating import write_pictures
+from helpers.annotating import write_images
 from fewseg.server.project.project import Project
 project = Project(sys.argv[1])
-ids = {p.name: p.id for p in project.pictures.values()}
-masks = write_pictures(project.folder)
+ids = {p.name: p.id for p in project.images.values()}
+masks = write_images(project.folder)
 label = project.add_label("disc").id
 for i in range(10_000):
     name = f"{i % 5}.png"
@@ -55,7 +55,7 @@ for i in range(10_000):
 
 
 def test_a_killed_server_loses_nothing_that_was_answered(tmp_path: Path) -> None:
-    write_pictures(tmp_path)
+    write_images(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen([sys.executable, "-c", _KILLED, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
     assert child.stdout is not None
@@ -71,8 +71,8 @@ def test_a_killed_server_loses_nothing_that_was_answered(tmp_path: Path) -> None
     project = Project(tmp_path)  # the lock went with the process
     assert project.state.revision in (answered, answered + 1)
     assert project.notices == []
-    for picture, label in project.state.annotations:
-        assert project.mask(picture, label).any()
+    for image, label in project.state.annotations:
+        assert project.mask(image, label).any()
     before = dict(project.state.annotations)
     project.undo()
     assert project.state.annotations != before
@@ -81,7 +81,7 @@ def test_a_killed_server_loses_nothing_that_was_answered(tmp_path: Path) -> None
 
 def test_a_damaged_file_is_kept_and_its_backup_used(tmp_path: Path) -> None:
     project, label = painted(tmp_path)
-    masks = write_pictures(tmp_path, "rrb")
+    masks = write_images(tmp_path, "rrb")
     project.annotate(by_name(project)["1.png"], label, masks["1.png"])
     project.close()
     file = tmp_path / ".fewseg/project.json"
@@ -93,7 +93,7 @@ def test_a_damaged_file_is_kept_and_its_backup_used(tmp_path: Path) -> None:
         assert "damaged" in project.notices[0]
         kept = project.notices[0].rsplit(" ", 1)[1]
         assert (tmp_path / ".fewseg" / kept).read_text() == damage
-        assert by_name(project)["0.png"] in {picture for picture, _ in project.state.annotations}
+        assert by_name(project)["0.png"] in {image for image, _ in project.state.annotations}
         project.close()
         again = Project(tmp_path)  # all is well from now on
         assert again.notices == []
@@ -136,7 +136,7 @@ def test_a_project_file_cannot_name_files_elsewhere(tmp_path: Path) -> None:
             project_state.from_json(values)
 
 
-def test_moved_pictures_keep_their_masks_and_changed_ones_do_not(tmp_path: Path) -> None:
+def test_moved_images_keep_their_masks_and_changed_ones_do_not(tmp_path: Path) -> None:
     project, label = painted(tmp_path)
     old = by_name(project)["0.png"]
     mask = project.mask(old, label)
@@ -145,13 +145,13 @@ def test_moved_pictures_keep_their_masks_and_changed_ones_do_not(tmp_path: Path)
     assert project.rescan()
     assert by_name(project)["deep/renamed.png"] == old
     np.testing.assert_array_equal(project.mask(old, label), mask)
-    blob("blue", place=0.2)[0].save(tmp_path / "0.png")  # another picture under the old name
+    blob("blue", place=0.2)[0].save(tmp_path / "0.png")  # another image under the old name
     project.rescan()
     assert by_name(project)["0.png"] != old
     assert project.annotation(by_name(project)["0.png"], label) is None
     (tmp_path / "deep/renamed.png").rename(tmp_path / "kept.away")
     project.rescan()
-    assert old not in project.pictures
+    assert old not in project.images
     assert "deep/renamed.png" in project.notices[0]
     project.close()
     (tmp_path / "kept.away").rename(tmp_path / "back.png")
@@ -169,9 +169,9 @@ def test_moved_pictures_keep_their_masks_and_changed_ones_do_not(tmp_path: Path)
     project.close()
 
 
-def test_hidden_files_exports_and_unreadable_pictures(tmp_path: Path) -> None:
-    write_pictures(tmp_path, "r")
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+def test_hidden_files_exports_and_unreadable_images(tmp_path: Path) -> None:
+    write_images(tmp_path, "r")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     (tmp_path / ".hidden.png").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / ".git").mkdir()
@@ -184,7 +184,7 @@ def test_hidden_files_exports_and_unreadable_pictures(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "0.png", tmp_path / odd)
     project = Project(tmp_path)
     assert set(by_name(project)) == {"0.png", "broken.jpg", odd}
-    broken = project.pictures[by_name(project)["broken.jpg"]]
+    broken = project.images[by_name(project)["broken.jpg"]]
     assert broken.error is not None
     assert str(tmp_path) not in broken.error
     label = project.add_label("disc").id
@@ -200,25 +200,25 @@ def test_hidden_files_exports_and_unreadable_pictures(tmp_path: Path) -> None:
 
 def test_a_lost_or_damaged_mask_is_said(tmp_path: Path) -> None:
     project, label = painted(tmp_path)
-    picture = by_name(project)["0.png"]
+    image = by_name(project)["0.png"]
     file = next((tmp_path / ".fewseg/annotations").glob("*.png"))
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(InvalidMask, match="damaged"):
-        project.mask(picture, label)
+        project.mask(image, label)
     file.unlink()
     with pytest.raises(InvalidMask, match="no such file"):
-        project.mask(picture, label)
+        project.mask(image, label)
     project.close()
 
 
 def test_masks_that_nobody_needs_are_deleted_when_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(project_state, "HISTORY", 2)
     project, label = painted(tmp_path)
-    picture = by_name(project)["0.png"]
+    image = by_name(project)["0.png"]
     for row in range(6):
         mask = np.zeros((64, 96), bool)
         mask[row] = True
-        project.annotate(picture, label, mask)
+        project.annotate(image, label, mask)
     project.close()
     assert len(list((tmp_path / ".fewseg/annotations").glob("*.png"))) == 7
     project = Project(tmp_path)
@@ -227,7 +227,7 @@ def test_masks_that_nobody_needs_are_deleted_when_opened(tmp_path: Path, monkeyp
     project.undo()
     with pytest.raises(InvalidProject, match="nothing to undo"):
         project.undo()
-    assert project.mask(picture, label)[3].all()
+    assert project.mask(image, label)[3].all()
     project.close()
 
 
@@ -245,7 +245,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project, label = painted(tmp_path)
-    masks = write_pictures(tmp_path, "rrb")
+    masks = write_images(tmp_path, "rrb")
     state = project.state
 
     def full(*_: object) -> None:
@@ -264,8 +264,8 @@ def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: py
     project.close()
 
 
-def test_looking_again_at_many_pictures_is_cheap(tmp_path: Path) -> None:
-    write_pictures(tmp_path, "r")
+def test_looking_again_at_many_images_is_cheap(tmp_path: Path) -> None:
+    write_images(tmp_path, "r")
     for i in range(300):
         shutil.copy(tmp_path / "0.png", tmp_path / f"{i}.copy.png")
     project = Project(tmp_path)
@@ -290,7 +290,7 @@ _CHANGES = st.builds(
 @given(st.lists(_CHANGES, max_size=6))
 def test_undo_and_redo_are_exact_and_survive_saving(changes: list[Change]) -> None:
     labels = tuple(Label(i, f"l{i}", "#0000ff") for i in (1, 2, 3))
-    known = {i: KnownPicture(i, f"{i}.png", 1, 2, "d", 3, 4) for i in "abc"}
+    known = {i: KnownImage(i, f"{i}.png", 1, 2, "d", 3, 4) for i in "abc"}
     states = [State(labels=labels, known=known, next_label=4)]
     for change in changes:
         states.append(project_state.do(states[-1], change))

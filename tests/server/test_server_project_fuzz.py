@@ -12,16 +12,16 @@ from hypothesis import HealthCheck, Phase, settings
 
 from fewseg.server.engine.engine import Engine
 from fewseg.server.project.project import Project
-from helpers.annotating import colour_segmenter, make_app, write_pictures
+from helpers.annotating import colour_segmenter, make_app, write_images
 
 schemathesis: Any = pytest.importorskip("schemathesis", reason="needs schemathesis: pip install 'fewseg[dev]'")
 
 from helpers.documented import assert_documented  # noqa: E402 - needs schemathesis
 
 FOLDER = tempfile.TemporaryDirectory(prefix="fewseg-fuzz-")
-MASKS = write_pictures(Path(FOLDER.name), "rrb")
+MASKS = write_images(Path(FOLDER.name), "rrb")
 ENGINE = Engine(Project(FOLDER.name), colour_segmenter())
-PICTURE = next(iter(ENGINE.project.pictures))
+PICTURE = next(iter(ENGINE.project.images))
 SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", make_app(ENGINE)).exclude(path_regex="/events$")  # never ends
 
 

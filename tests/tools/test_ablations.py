@@ -225,7 +225,7 @@ def test_what_cannot_work_is_said_before_anything_is_trained(
     tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("trained for nothing"))
-    with pytest.raises(InvalidOption, match="protocol sccan pads pictures"):
+    with pytest.raises(InvalidOption, match="protocol sccan pads images"):
         run_experiment(
             EXPERIMENTS["intermediate-masks"], dataclasses.replace(SETTINGS, protocol="sccan"), tmp_path / "out"
         )
@@ -311,7 +311,7 @@ def test_command(out: Path, checkpoint: str, capsys: pytest.CaptureFixture[str])
         ([], "no experiment named"),
         (["skip-scale", "--out", "o"], "unknown experiment 'skip-scale'; did you mean 'skip-scales'"),
         (["fusion"], "missing --out"),
-        (["fusion", "--out", "o"], "fusion needs pictures"),
+        (["fusion", "--out", "o"], "fusion needs images"),
         (["background", "--out", "o", "--data", "synthetic"], "backbone resnet50 would be random"),
     ],
 )
@@ -335,6 +335,6 @@ def test_training_settings_that_mean_nothing(tmp_path: Path, word: str, said: st
         run_experiment(EXPERIMENTS["background"], dataclasses.replace(SETTINGS, train=(word,)), tmp_path)
 
 
-def test_pictures_are_needed(tmp_path: Path) -> None:
+def test_images_are_needed(tmp_path: Path) -> None:
     with pytest.raises(InvalidDataset, match="--data"):
         run_experiment(EXPERIMENTS["regions"], dataclasses.replace(SETTINGS, data=()), tmp_path)

@@ -22,7 +22,7 @@ from fewseg.core.errors import InvalidOption
 from fewseg.models.methods.dcama.method import DCAMA
 from fewseg.tools.bench import curves, floor, implementations, queries, run, training
 from fewseg.tools.bench.accuracy import Variant, accuracy_row, questions, variants
-from fewseg.tools.bench.cases import MODELS, QUICK_NAME, pictures
+from fewseg.tools.bench.cases import MODELS, QUICK_NAME, noise
 from fewseg.tools.bench.curves import CURVES
 from fewseg.tools.bench.floor import floor_contenders, floors, limit, operations_of, throughput
 from fewseg.tools.bench.memory import peak_mebibytes
@@ -71,7 +71,7 @@ def test_closed_form_is_what_torch_counts(options: dict[str, object]) -> None:
     """The paper's computation as it runs; and what is done once is no more than that."""
     method = create_method("dcama", backbone="resnet18", image_size=64, **options)
     assert isinstance(method, DCAMA)
-    query, images, masks = pictures(64, 2)
+    query, images, masks = noise(64, 2)
     plain = PlainDCAMA(method)
     with torch.inference_mode():
         maps, support = plain.maps(query), plain.maps(images[0])
@@ -212,7 +212,7 @@ def test_straightforward_way_keeps_nothing_and_folds_nothing() -> None:
     ran = []
     for norm in norms:
         norm.register_forward_hook(lambda *_: ran.append(1))
-    query, images, masks = pictures(64, 1)
+    query, images, masks = noise(64, 1)
     plain(query, images, masks)
     assert len(ran) == 2 * len(norms)  # once for the query, once for the support, none folded away
     plain(query, images, masks)
@@ -224,7 +224,7 @@ def test_straightforward_way_has_gradients_and_dropout_in_training() -> None:
     assert isinstance(method, DCAMA)
     plain = PlainDCAMA(method)
     weights = plain.trainable()
-    inputs = pictures(64, 1)
+    inputs = noise(64, 1)
     plain(*inputs).square().mean().backward()
     assert all(weight.grad is not None for weight in weights)
     assert not torch.equal(plain(*inputs), plain(*inputs))
@@ -462,7 +462,7 @@ def _question(folder: Path, *classes: str, size: int | None = 64, per_class: int
     return one.digest, two.digest
 
 
-def test_other_pictures_are_another_question(tmp_path: Path) -> None:
+def test_other_images_are_another_question(tmp_path: Path) -> None:
     folder = write_support(tmp_path / "photos", "red", "blue", shots=6)
     first = _question(folder, "red")
     assert first == _question(folder, "red")

@@ -16,10 +16,10 @@ from fewseg.cli import main
 from fewseg.core.errors import InvalidDataset
 from fewseg.models.checkpoints import save_method
 from fewseg.models.methods import create_method
-from fewseg.tools.demo import pictures, run
+from fewseg.tools.demo import photographs, run
 from fewseg.tools.demo.page import heat_map
 
-TASKS = pictures.tasks()
+TASKS = photographs.tasks()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_every_window_has_its_mask(task: pictures.Task) -> None:
+def test_every_window_has_its_mask(task: photographs.Task) -> None:
     taught = [(view, label) for label, views in task.support.items() for view in views]
     asked = [(query, label) for query in task.queries for label in query.labels]
     assert taught
@@ -45,20 +45,20 @@ def test_every_window_has_its_mask(task: pictures.Task) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_no_query_shares_a_pixel_with_what_was_taught(task: pictures.Task) -> None:
+def test_no_query_shares_a_pixel_with_what_was_taught(task: photographs.Task) -> None:
     for query in task.queries:
         for views in task.support.values():
             for view in views:
                 apart = query.box[0] >= view.box[2] or view.box[0] >= query.box[2]
                 apart |= query.box[1] >= view.box[3] or view.box[1] >= query.box[3]
-                assert apart or query.picture != view.picture
+                assert apart or query.image != view.image
 
 
 def test_every_photograph_is_used_and_says_its_terms() -> None:
-    used = {view.picture for task in TASKS for views in task.support.values() for view in views}
-    used |= {query.picture for task in TASKS for query in task.queries}
-    assert used == set(pictures.sources())
-    assert all(source.licence and source.credit and source.path.is_file() for source in pictures.sources().values())
+    used = {view.photograph for task in TASKS for views in task.support.values() for view in views}
+    used |= {query.photograph for task in TASKS for query in task.queries}
+    assert used == set(photographs.sources())
+    assert all(source.licence and source.credit and source.path.is_file() for source in photographs.sources().values())
 
 
 def test_run_writes_page_sheet_and_numbers(checkpoint: Path, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_methods_without_a_last_layer_are_told_before_anything_is_drawn(
     path = tmp_path / "prototype.safetensors"
     save_method(make("prototype"), path)
     words = ["--checkpoint", str(path), "--figures", "features", "attention"]
-    assert cli.main(call(files, *pictures(files), *words)) == 2
+    assert cli.main(call(files, *images(files), *words)) == 2
     assert "ends in no layer that gives logits" in capsys.readouterr().err
     assert not (files / "out").exists()
 
@@ -232,14 +232,14 @@ def call(files: Path, *words: str) -> list[str]:
     return ["explain", *common, *words]
 
 
-def pictures(files: Path) -> list[str]:
+def images(files: Path) -> list[str]:
     pair = [str(files / f"03-0001.{kind}") for kind in ("jpg", "png")]
     return ["--query", str(files / "03-0000.jpg"), "--support", *pair]
 
 
-def test_command_with_pictures(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_with_images(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--truth", str(files / "03-0000.png"), "--points", "0.5,0.5", "3,40", "--scales", "16", "--formats", "pdf"]
-    assert cli.main(call(files, *pictures(files), *words)) == 0
+    assert cli.main(call(files, *images(files), *words)) == 0
     written = [files / "out" / f"{name}.pdf" for name in ("attention", "masks")]
     assert capsys.readouterr().out.split() == [str(path) for path in written]
     assert all(path.read_bytes().startswith(b"%PDF") for path in written)
@@ -259,7 +259,7 @@ def test_command_with_episodes(files: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "give a picture with --query"),
+        ([], "give an image with --query"),
         (["--query", "q.jpg"], "0 support files"),
         (["--query", "q.jpg", "--support", "a.jpg"], "does not exist"),
         (["--query", "q.jpg", "--support", "a.jpg", "a.png"], "a.jpg"),
@@ -280,10 +280,10 @@ def test_command_errors(files: Path, capsys: pytest.CaptureFixture[str], words: 
 
 @pytest.mark.parametrize("point", ["0.5", "a,b", "1.5,0.1", "3,48"])
 def test_points_that_mean_nothing(files: Path, capsys: pytest.CaptureFixture[str], point: str) -> None:
-    assert cli.main(call(files, *pictures(files), "--points", point)) == 2
+    assert cli.main(call(files, *images(files), "--points", point)) == 2
     assert f"point {point}" in capsys.readouterr().err.replace("'", "")
 
 
 def test_a_case_needs_support(files: Path) -> None:
-    with pytest.raises(InvalidSupport, match="at least one picture"):
-        Case.from_pictures(files / "03-0000.jpg", [])
+    with pytest.raises(InvalidSupport, match="at least one image"):
+        Case.from_images(files / "03-0000.jpg", [])

@@ -37,7 +37,7 @@ def test_is_the_mean_over_classes_and_weighted_sources() -> None:
 
 
 def _things(method: DCAMA, class_id: int) -> torch.Tensor:
-    """Plainly: masked means of the projected tokens of unit length, over a class's pictures."""
+    """Plainly: masked means of the projected tokens of unit length, over a class's images."""
     means = []
     for name in FEW.names(class_id):
         tensors = collate([episode_tensors(FEW, Episode(name, (name,), class_id), 64)])
@@ -51,7 +51,7 @@ def _things(method: DCAMA, class_id: int) -> torch.Tensor:
     return torch.stack(means).mean(0)
 
 
-def test_the_seed_decides_which_pictures_of_many() -> None:
+def test_the_seed_decides_which_images_of_many() -> None:
     fitted = []
     for seed in (0, 0, 1):
         method = light()

@@ -45,7 +45,7 @@ def test_a_straight_line_through_two_steps(monkeypatch: pytest.MonkeyPatch) -> N
     assert (found.episodes, found.each, found.fixed) == (7, 2 * GIB, GIB)  # 0.8 * 20 = 16 >= 1 + 7 * 2
     assert "7 episodes (measured: 2.0 GiB an episode and 1.0 GiB beside; 80% of 20.0 GiB free)" in str(found)
     readers = largest_batch(config(workers=4, cache_megabytes=1024))
-    assert readers.episodes == 5  # 4 GiB of decoded pictures: 0.8 * 16 = 12.8 >= 1 + 5 * 2
+    assert readers.episodes == 5  # 4 GiB of decoded images: 0.8 * 16 = 12.8 >= 1 + 5 * 2
     monkeypatch.setattr(module, "available_bytes", lambda _: 2 * GIB)
     assert largest_batch(config(workers=0)).episodes == 0
 
@@ -70,7 +70,7 @@ def test_noise_is_what_a_step_takes(kept: bool) -> None:
     if kept:
         assert [len(m) for m in batch.support] == [6] * len(method.backbone.blocks)  # type: ignore[union-attr]
     else:
-        assert len(batch.pictures) == 8  # type: ignore[union-attr]
+        assert len(batch.images) == 8  # type: ignore[union-attr]
     assert all(torch.isfinite(p).all() for p in trial.method.parameters())
 
 

@@ -19,11 +19,11 @@ from helpers.validation_sets import DATA, SETS
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def drawn(pictures: int, found: tuple[float, float], elsewhere: float, seed: int = 0) -> list[_Asked]:
+def drawn(images: int, found: tuple[float, float], elsewhere: float, seed: int = 0) -> list[_Asked]:
     """Pixels whose true log-odds are the logits over `exp(found[0] + found[1] * alike)`, or over `exp(elsewhere)`."""
     torch.manual_seed(seed)
     asked = []
-    for _ in range(pictures):
+    for _ in range(images):
         logit, alike, near = 4 * torch.randn(1, 1, 32, 32), torch.randn(1), torch.rand(1, 1, 32, 32).round()
         factor = torch.exp(near * (found[0] + found[1] * alike) + (1 - near) * elsewhere)
         asked.append(_Asked(logit, near, alike, torch.bernoulli((logit / factor).sigmoid()).long()))

@@ -188,7 +188,7 @@ def test_what_is_not_finite_never_reaches_a_checkpoint(
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
-def test_a_broken_picture_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
+def test_a_broken_image_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
     class Broken(SyntheticDataset):
         def image(self, name: str) -> Image.Image:
             raise InvalidImage(f"{name} is cut short: save it again")

@@ -1,4 +1,4 @@
-"""Recipes, maps kept in files, pictures that are encoded once, early stopping, validation on the test classes."""
+"""Recipes, maps kept in files, images that are encoded once, early stopping, validation on the test classes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SOURCE = TrainingSource(DATA, (1, 2, 3))
 
 
 def _cache(folder: Path | None, seen: list[int], source: TrainingSource = SOURCE, **changes: Any) -> MapCache:
-    """Two views of every picture; `seen` gets the number of pictures of every call of the backbone."""
+    """Two views of every image; `seen` gets the number of images of every call of the backbone."""
     model = toy(seed=changes.pop("weights", 0))
     model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     how: dict[str, Any] = {"size": 32, "count": 2, "views": VIEWS["strong"], "seed": 0, "folder": folder}
@@ -48,8 +48,8 @@ def _cache(folder: Path | None, seen: list[int], source: TrainingSource = SOURCE
 def test_maps_in_files_are_those_in_memory_and_serve_later_runs(tmp_path: Path) -> None:
     seen: list[int] = []
     caches = [_cache(None, seen), _cache(tmp_path, seen)]
-    pictures = {name for c in SOURCE.classes for name in DATA.names(c)}
-    views = len(pictures) + sum(len(DATA.names(c)) for c in SOURCE.classes)
+    images = {name for c in SOURCE.classes for name in DATA.names(c)}
+    views = len(images) + sum(len(DATA.names(c)) for c in SOURCE.classes)
     assert sum(seen) == 2 * views
     episodes = TrainingEpisodes([SOURCE], shots=(2,), batch=4, per_epoch=8, epochs=1, size=32, seed=0)
     for memory, files in zip(*(map_batches(episodes, cache, range(8), 4) for cache in caches), strict=True):
@@ -61,7 +61,7 @@ def test_maps_in_files_are_those_in_memory_and_serve_later_runs(tmp_path: Path) 
     fewer = TrainingSource(DATA, (2, 3))
     seen.clear()
     _cache(tmp_path, seen)
-    _cache(tmp_path, seen, fewer)  # numbers of the sources and of the pictures stay: so do the views
+    _cache(tmp_path, seen, fewer)  # numbers of the sources and of the images stay: so do the views
     assert seen == []
     half = _cache(tmp_path, seen, amp=True)
     assert sum(seen) == views
@@ -70,7 +70,7 @@ def test_maps_in_files_are_those_in_memory_and_serve_later_runs(tmp_path: Path) 
 
 def test_stale_and_broken_files_are_made_anew(tmp_path: Path) -> None:
     class Repainted(SyntheticDataset):
-        """One picture is another than it was."""
+        """One image is another than it was."""
 
         def image(self, name: str) -> Image.Image:
             image = super().image(name)
@@ -88,7 +88,7 @@ def test_stale_and_broken_files_are_made_anew(tmp_path: Path) -> None:
     (first.parent / f"{first.name}.123.tmp").write_bytes(b"of a run that was killed")
     seen.clear()
     cache = _cache(tmp_path, seen, count=1)
-    assert sum(seen) in (1, 2)  # one of them may be the old picture's
+    assert sum(seen) in (1, 2)  # one of them may be the old image's
     for change in ({"weights": 1}, {"size": 48}):
         seen.clear()
         _cache(tmp_path, seen, count=1, **change)
@@ -125,7 +125,7 @@ def test_queries_without_their_class_are_seen_in_varied_views_too() -> None:
 
 def test_too_little_of_the_class_to_train_on_is_not_taught_as_nothing() -> None:
     class Hidden(SyntheticDataset):
-        """Pictures of class 1 show class 2 too, in the same place, but are not among its pictures."""
+        """Images of class 1 show class 2 too, in the same place, but are not among its images."""
 
         def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
             return super().mask(name, 1 if name in self.names(1) else class_id)
@@ -154,11 +154,11 @@ def test_a_run_uses_the_maps_of_the_one_before(tmp_path: Path) -> None:
     assert "cache_folder" not in trained["config"]
 
 
-def test_a_batch_holds_every_picture_once() -> None:
+def test_a_batch_holds_every_image_once() -> None:
     config = replace(CONFIG, augment="none", shots=(3,), batch=8, epochs=1)
     source = TrainingSource(SyntheticDataset(per_class=4, size=48), (1,))
     (batch,) = training_batches([source], config, 32, start=0, pin=False)
-    assert len(batch.pictures) == 4
+    assert len(batch.images) == 4
     method = toy()
     episodes = TrainingEpisodes([source], shots=(3,), batch=8, per_epoch=8, epochs=1, size=32, seed=0)
     apart = [episodes[number] for number in range(8)]
@@ -168,16 +168,16 @@ def test_a_batch_holds_every_picture_once() -> None:
         torch.testing.assert_close(found[row : row + 1], expected, atol=1e-5, rtol=1e-5)
         assert torch.equal(batch.masks[row], episode.masks)
     varied = next(training_batches([source], replace(config, augment="strong"), 32, start=0, pin=False))
-    assert len(varied.pictures) == 8 * 4
+    assert len(varied.images) == 8 * 4
 
 
-def test_gathered_pictures_lie_in_order() -> None:
+def test_gathered_images_lie_in_order() -> None:
     def episode(value: float) -> EpisodeTensors:
         fill = torch.full((3, 2, 2), value)
         return EpisodeTensors(fill, torch.zeros(2, 2).long(), torch.stack([fill + 1, fill + 2]), torch.zeros(2, 2, 2))
 
     batch = gather([episode(0), episode(1)], [("a", "b", "c"), ("b", "c", "d")])
-    assert batch.pictures[:, 0, 0, 0].tolist() == [0, 1, 2, 3]  # both queries, then what else there is
+    assert batch.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]  # both queries, then what else there is
     assert (batch.query, batch.support) == ((0, 1), (1, 2, 2, 3))
 
 
@@ -206,7 +206,7 @@ def test_validation_on_the_test_classes_is_said(tmp_path: Path, caplog: pytest.L
     run(tmp_path / "base", replace(CONFIG, epochs=1))
     about = load_method(tmp_path / "base" / "best.safetensors").extra["trained"]
     assert about["validated_on"] == "base classes kept from training"
-    with pytest.raises(InvalidDataset, match="no class to validate on has 5 usable pictures"):
+    with pytest.raises(InvalidDataset, match="no class to validate on has 5 usable images"):
         divide([OpenSource(DATA, (0, 1, 2), (3,))], (1.0,), config)
     everything = OpenSource(opened.dataset, (0, 1, 2), (0, 1, 2))
     with pytest.raises(InvalidDataset, match="no novel classes apart"):

@@ -55,15 +55,15 @@ def test_backbone_sees_every_view_once() -> None:
     model, seen = toy(), []
     model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     cache = MapCache(model.backbone, [SOURCE], size=32, count=3, views=VIEWS["strong"], seed=0)
-    pictures = {name for c in SOURCE.classes for name in DATA.names(c)}
-    assert sum(seen) == len(pictures) + 2 * sum(len(DATA.names(c)) for c in SOURCE.classes)
+    images = {name for c in SOURCE.classes for name in DATA.names(c)}
+    assert sum(seen) == len(images) + 2 * sum(len(DATA.names(c)) for c in SOURCE.classes)
     episodes = TrainingEpisodes([SOURCE], shots=(2,), batch=4, per_epoch=8, epochs=2, size=32, seed=0)
     batches = list(map_batches(episodes, cache, range(4, 16), 4))
     assert len(batches) == 3
     assert batches[0].masks.shape == (4, 2, 32, 32)
     assert {len(m) for m in batches[0].query} == {4}
     assert {len(m) for m in batches[0].support} == {8}
-    assert sum(seen) == len(pictures) + 2 * sum(len(DATA.names(c)) for c in SOURCE.classes)
+    assert sum(seen) == len(images) + 2 * sum(len(DATA.names(c)) for c in SOURCE.classes)
 
 
 def test_absent_queries() -> None:

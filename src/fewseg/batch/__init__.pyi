@@ -1,7 +1,7 @@
 from .files import BatchReport as BatchReport
 from .files import segment_files as segment_files
-from .find_images import find_pictures as find_pictures
+from .find_images import find_images as find_images
 from .options import BatchOptions as BatchOptions
 from .options import Engine as Engine
 
-__all__ = ["BatchOptions", "BatchReport", "Engine", "find_pictures", "segment_files"]
+__all__ = ["BatchOptions", "BatchReport", "Engine", "find_images", "segment_files"]

@@ -1,6 +1,6 @@
-"""Segmenting files: from pictures and folders of them to a folder of masks, overlays and results.json.
+"""Segmenting files: from images and folders of them to a folder of masks, overlays and results.json.
 
-What happens to one picture is in `fewseg.batch.steps`; an engine of `fewseg.batch` decides what happens where and
+What happens to one image is in `fewseg.batch.steps`; an engine of `fewseg.batch` decides what happens where and
 when: threads on this machine, or workers of a Ray cluster. Every engine writes the same bytes, and resumes what any
 other left.
 """
@@ -16,40 +16,40 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewseg.batch.find_images import find_pictures
+from fewseg.batch.find_images import find_images
 from fewseg.batch.options import BatchOptions
 from fewseg.batch.output_folder import FOLDERS, OutputFolder
 from fewseg.batch.ray_engine import RayEngine, require_ray
-from fewseg.batch.steps import Outcome, PictureWork, Task
+from fewseg.batch.steps import ImageSteps, Outcome, Task
 from fewseg.batch.threads import ThreadPlan, ThreadsEngine
 from fewseg.core.errors import FewsegError, OutputError
 from fewseg.core.files import remove_leftovers, write_text
 from fewseg.core.progress import ProgressCallback
 from fewseg.inference.segmenter import Segmenter
 
-__all__ = ["BatchOptions", "BatchReport", "find_pictures", "segment_files"]
+__all__ = ["BatchOptions", "BatchReport", "find_images", "segment_files"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class BatchReport:
-    """What became of the pictures."""
+    """What became of the images."""
 
     results: Path
     """The results.json."""
     done: int = 0
-    """Pictures segmented now."""
+    """Images segmented now."""
     skipped: int = 0
-    """Pictures that were finished already."""
+    """Images that were finished already."""
     errors: list[tuple[str, str]] = field(default_factory=list)
-    """Pictures that could not be used, and why."""
+    """Images that could not be used, and why."""
     seconds: float = 0.0
-    """From the first picture's reading to the last one's writing."""
+    """From the first image's reading to the last one's writing."""
 
     @property
     def rate(self) -> float:
-        """Pictures segmented a second; 0 where none was."""
+        """Images segmented a second; 0 where none was."""
         return self.done / self.seconds if self.done and self.seconds else 0.0
 
 
@@ -62,10 +62,10 @@ def segment_files(
     masks: Iterable[Path] = (),
     progress: ProgressCallback | None = None,
 ) -> BatchReport:
-    """Segment pictures into `out`: see `fewseg.batch.output_folder` for what is written there; times.json says how
+    """Segment images into `out`: see `fewseg.batch.output_folder` for what is written there; times.json says how
     fast.
 
-    Pictures that an earlier run finished with the same model, examples and options are skipped. One that cannot be
+    Images that an earlier run finished with the same model, examples and options are skipped. One that cannot be
     read is reported in results.json and in the report, and does not stop the others.
 
     Args:
@@ -73,11 +73,11 @@ def segment_files(
         queries: files and folders.
         out: the output folder, made if missing.
         options: see `BatchOptions`.
-        masks: files in the folders that are masks, not pictures: those of the examples, where they lie together.
-        progress: called in this thread after every picture.
+        masks: files in the folders that are masks, not images: those of the examples, where they lie together.
+        progress: called in this thread after every image.
 
     Raises:
-        InvalidSupport: nothing was taught. InvalidImage: a folder without pictures. InvalidOption: an impossible
+        InvalidSupport: nothing was taught. InvalidImage: a folder without images. InvalidOption: an impossible
             option. OutputError: the folder belongs to something else, or cannot be written. WorkerError: Ray cannot
             be started or used. What has been written stays, and a later run resumes.
     """
@@ -86,14 +86,14 @@ def segment_files(
     segmenter.require_labels()
     if options.engine == "ray":
         require_ray()  # before anything is made
-    sources = find_pictures(queries, out, masks)
+    sources = find_images(queries, out, masks)
     folder = OutputFolder(out, segmenter)
     report = BatchReport(folder.results)
     todo = [s for s in sources if options.overwrite or not folder.is_complete(s, options.overlays)]
     report.skipped = len(sources) - len(todo)
     # All are named beforehand: a name depends on nothing that happens later, whatever the engine.
     tasks = [Task(source, folder.name_for(source)) for source in todo]
-    outcomes = _engine(PictureWork(segmenter, folder, options.overlays), options, len(sources)).run(tasks)
+    outcomes = _engine(ImageSteps(segmenter, folder, options.overlays), options, len(sources)).run(tasks)
     try:
         _follow(outcomes, report, len(sources), progress)
     except BaseException:
@@ -112,10 +112,10 @@ def segment_files(
     return report
 
 
-def _engine(work: PictureWork, options: BatchOptions, pictures: int) -> ThreadsEngine | RayEngine:
+def _engine(work: ImageSteps, options: BatchOptions, images: int) -> ThreadsEngine | RayEngine:
     if options.engine == "ray":
-        return RayEngine(work, options, pictures)
-    return ThreadsEngine(work, ThreadPlan.of(options, work.segmenter.method.device, pictures))
+        return RayEngine(work, options, images)
+    return ThreadsEngine(work, ThreadPlan.of(options, work.segmenter.method.device, images))
 
 
 def _follow(
@@ -138,7 +138,7 @@ def _follow(
 
 
 def _in_order(errors: Sequence[tuple[str, str]], sources: Sequence[Path]) -> list[tuple[str, str]]:
-    """The errors as their pictures were named, whenever they came."""
+    """The errors as their images were named, whenever they came."""
     order = {str(source): i for i, source in enumerate(sources)}
     return sorted(errors, key=lambda error: order[error[0]])
 

@@ -1,4 +1,4 @@
-"""Which pictures are meant by the files and folders that a person names."""
+"""Which images are meant by the files and folders that a person names."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fewseg.core.errors import InvalidImage, InvalidOption
 from fewseg.images import SUFFIXES
 
 
-def find_pictures(
+def find_images(
     queries: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], masks: Iterable[Path] = ()
 ) -> list[Path]:
     """The files named and those in the folders named, absolute, sorted within a folder, each once.
 
     Hidden files, the output folder, results of other runs below a folder and `masks` are left out; files named directly
     are kept whatever their ending, and even if they do not exist, to be reported with the others that cannot be read.
-    Raises `InvalidImage` for a folder without pictures, `InvalidOption` where it is the output folder itself.
+    Raises `InvalidImage` for a folder without images, `InvalidOption` where it is the output folder itself.
     """
     found: dict[str, Path] = {}
     skipped = {os.path.realpath(mask) for mask in masks}
@@ -25,21 +25,19 @@ def find_pictures(
         path = Path(os.path.abspath(query))
         files = [path]
         if path.is_dir():
-            if path.resolve() == Path(out).resolve():  # the next run would take masks and overlays for pictures
+            if path.resolve() == Path(out).resolve():  # the next run would take masks and overlays for images
                 raise InvalidOption(f"{query} is the output folder, too: choose another, as {Path(query, 'found')}")
-            files = [f for f in _pictures_below(path, Path(out).resolve()) if os.path.realpath(f) not in skipped]
+            files = [f for f in _images_below(path, Path(out).resolve()) if os.path.realpath(f) not in skipped]
         if not files:
-            raise InvalidImage(
-                f"{query} holds no pictures ({', '.join(sorted(SUFFIXES))}): give files or another folder"
-            )
+            raise InvalidImage(f"{query} holds no images ({', '.join(sorted(SUFFIXES))}): give files or another folder")
         for file in files:
             found.setdefault(os.path.realpath(file), file)
     if not found:
-        raise InvalidImage("no pictures to segment: give files or folders")
+        raise InvalidImage("no images to segment: give files or folders")
     return list(found.values())
 
 
-def _pictures_below(folder: Path, out: Path) -> Iterator[Path]:
+def _images_below(folder: Path, out: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         reason = f"{error.filename}: {error.strerror or error}"
         raise InvalidImage(f"{reason}; make the folder readable, or give others") from error
@@ -53,7 +51,7 @@ def _pictures_below(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _holds_results(folder: Path) -> bool:
-    """Whether a run wrote its masks and overlays into a folder, or began to: they are no pictures to segment."""
+    """Whether a run wrote its masks and overlays into a folder, or began to: they are no images to segment."""
     try:
         with (folder / "results.json").open("rb") as file:
             return b'"fewseg.results.' in file.read(200)

@@ -16,17 +16,17 @@ class BatchOptions:
     """How files are segmented."""
 
     overlays: bool = True
-    """Also draw the masks on the pictures."""
+    """Also draw the masks on the images."""
     overwrite: bool = False
-    """Do pictures again that are finished already."""
+    """Do images again that are finished already."""
     batch_size: int = 0
-    """Pictures that go through the model together; 0 chooses: 8 on a GPU, 1 else."""
+    """Images that go through the model together; 0 chooses: 8 on a GPU, 1 else."""
     workers: int = 0
     """Threads that read, and threads that write; 0 chooses: one a core, at most 4, with a GPU at most 16."""
     model_threads: int = 0
-    """Threads of one run of the model on a CPU; with fewer than there are cores, several pictures run at a time.
-    0 chooses: one, a picture on every core, to the bit what `Segmenter.segment` computes with one thread of torch;
-    with fewer than two pictures a core, all of torch's, one picture at a time."""
+    """Threads of one run of the model on a CPU; with fewer than there are cores, several images run at a time.
+    0 chooses: one, an image on every core, to the bit what `Segmenter.segment` computes with one thread of torch;
+    with fewer than two images a core, all of torch's, one image at a time."""
     engine: Engine = "threads"
     """`threads` on this machine, or `ray` on one machine or many."""
     ray_address: str | None = None

@@ -1,13 +1,13 @@
 """The folder that segmented files are written to.
 
-    results.json          what was found in which picture, by which model and examples, and what could not be read
+    results.json          what was found in which image, by which model and examples, and what could not be read
     labels/NAME.png       label map: 0 background, i the i-th label (palette image; 16-bit above 255 labels)
     masks/LABEL/NAME.png  the label's mask, 0 and 255; labels may overlap here
-    overlays/NAME.jpg     the masks on the picture
-    journal.jsonl         finished pictures, while a run is under way or after it was interrupted
+    overlays/NAME.jpg     the masks on the image
+    journal.jsonl         finished images, while a run is under way or after it was interrupted
 
 Everything but the journal is written to a temporary file that takes the final name when complete. NAME is the
-picture's name without ending, with its folder's name or a number where two pictures would share one.
+image's name without ending, with its folder's name or a number where two images would share one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from fewseg.inference.segmenter import Segmenter
 log = logging.getLogger(__name__)
 
 Record: TypeAlias = dict[str, Any]
-"""A picture's entry in results.json."""
+"""An image's entry in results.json."""
 
 _FORMAT: Final = "fewseg.results.v1"
 FOLDERS: Final = ("labels", "masks", "overlays")
@@ -69,7 +69,7 @@ class OutputFolder:
         self._append(None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process: a copy that writes pictures' files, but keeps no journal and knows no earlier runs."""
+        """For another process: a copy that writes images' files, but keeps no journal and knows no earlier runs."""
         here = {"root": self.root.absolute(), "journal": self.journal.absolute(), "results": self.results.absolute()}
         return {**self.__dict__, **here, "_lock": None, "_records": {}, "_names": {}, "_taken": set()}
 
@@ -106,7 +106,7 @@ class OutputFolder:
             raise foreign
         listed = content.get("pictures")
         if not isinstance(listed, list):
-            log.warning("%s lists no pictures: starting anew", self.results)
+            log.warning("%s lists no images: starting anew", self.results)
             return []
         return listed
 
@@ -124,9 +124,9 @@ class OutputFolder:
                 continue
 
     def is_complete(self, source: Path, overlays: bool) -> bool:
-        """Whether an earlier run, with what would be used now, finished this very picture and all is still there."""
+        """Whether an earlier run, with what would be used now, finished this very image and all is still there."""
         try:
-            record = self.finished(source, picture_identity(source))
+            record = self.finished(source, file_identity(source))
         except InvalidImage:
             return False
         return record is not None and (
@@ -134,9 +134,9 @@ class OutputFolder:
         )
 
     def finished(self, source: Path, identity: list[int]) -> Record | None:
-        """The entry of a picture that an earlier run finished, with what would be used now; None if its masks are gone.
+        """The entry of an image that an earlier run finished, with what would be used now; None if its masks are gone.
 
-        `identity` is that of the picture's file, which for a frame is its clip's.
+        `identity` is that of the image's file, which for a frame is its clip's.
         """
         record = self._records.get(str(source))
         if record is None or record["made_by"] != self._made_by or record["source"] != identity:
@@ -145,7 +145,7 @@ class OutputFolder:
         return record if all(_is_whole(self.root / file) for file in files) else None
 
     def name_for(self, source: Path) -> str:
-        """The picture's name in this folder: the same in every run, different from all others."""
+        """The image's name in this folder: the same in every run, different from all others."""
         key = str(source)
         if key not in self._names:
             candidates = _candidates(source)
@@ -156,10 +156,10 @@ class OutputFolder:
 
     def name_for_clip(self, clip: Path) -> str:
         """The beginning of the names of a clip's frames, which end in `-NUMBER`: the same in every run."""
-        known = {picture.rpartition("#")[0]: name.rpartition("-")[0] for picture, name in self._names.items()}
+        known = {image.rpartition("#")[0]: name.rpartition("-")[0] for image, name in self._names.items()}
         if str(clip) in known:
             return known[str(clip)]
-        taken = {name.rpartition("-")[0].casefold() for name in self._names.values()}  # pictures' too: `a-000000.png`
+        taken = {name.rpartition("-")[0].casefold() for name in self._names.values()}  # images' too: `a-000000.png`
         return next(name for name in _candidates(clip) if name.casefold() not in taken)
 
     def write(
@@ -171,9 +171,9 @@ class OutputFolder:
         drawn: Image.Image | None,
         more: Mapping[str, Any] | None = None,
     ) -> Record:
-        """Write a picture's files, then its journal entry; may be called from several threads.
+        """Write an image's files, then its journal entry; may be called from several threads.
 
-        `identity` is the picture's when it was read; `more` goes into the entry. Raises `OutputError` where writing
+        `identity` is the image's when it was read; `more` goes into the entry. Raises `OutputError` where writing
         fails.
         """
         height, width = found.label_map.shape
@@ -222,7 +222,7 @@ class OutputFolder:
                     (self.root / file).unlink()
 
     def accept(self, record: Record) -> None:
-        """Journal a picture whose files are written: by `write`, here or in another process."""
+        """Journal an image whose files are written: by `write`, here or in another process."""
         if self._lock is not None:
             self._append(record)
             self._records[record["picture"]] = record
@@ -235,7 +235,7 @@ class OutputFolder:
         return image
 
     def save(self, file: str, image: Image.Image, kind: str) -> None:
-        """Save a picture as PNG or JPEG at a path in this folder, atomically; raises `OutputError`."""
+        """Save an image as PNG or JPEG at a path in this folder, atomically; raises `OutputError`."""
         path = self.root / file
         make_folder(path.parent)
         # Through memory: Pillow's own encoders report a full disk as "encoder error -2".
@@ -257,18 +257,18 @@ class OutputFolder:
     def finish(self, sources: Sequence[Path], errors: Sequence[tuple[str, str]]) -> None:
         """Write results.json and drop the journal, which is in it then; raises `OutputError`.
 
-        Pictures of earlier runs stay listed while model, examples and options are the same.
+        Images of earlier runs stay listed while model, examples and options are the same.
         """
         order = {str(source): i for i, source in enumerate(sources)}
         mine = [r for r in self._records.values() if r["made_by"] == self._made_by]
-        failed = {picture for picture, _ in errors}
+        failed = {image for image, _ in errors}
         mine = [r for r in mine if r["picture"] not in failed]
         mine.sort(key=lambda r: order.get(r["picture"], len(order)))
         content = {
             "format": _FORMAT,
             **self._about,
             "pictures": mine,
-            "errors": [{"picture": picture, "error": error} for picture, error in errors],
+            "errors": [{"picture": image, "error": error} for image, error in errors],
         }
         write_text(self.results, json.dumps(content, indent=1) + "\n")
         self.journal.unlink(missing_ok=True)
@@ -292,7 +292,7 @@ def _describe(segmenter: Segmenter) -> dict[str, Any]:
 
 
 def _whole(entries: Iterable[Any], file: Path) -> Iterator[Record]:
-    """The entries that have all that is looked at here; the pictures of others are done again."""
+    """The entries that have all that is looked at here; the images of others are done again."""
     kinds = {"picture": str, "name": str, "made_by": str, "source": list, "label_map": str, "labels": dict}
     for entry in entries:
         known = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
@@ -308,12 +308,12 @@ def _whole(entries: Iterable[Any], file: Path) -> Iterator[Record]:
             log.warning("%s has a damaged entry, which is left out: %.80r", file, entry)
 
 
-def picture_identity(source: Path) -> list[int]:
-    """Length and time of change: a picture with other ones is another picture."""
+def file_identity(source: Path) -> list[int]:
+    """Length and time of change: an image with other ones is another image."""
     try:
         status = source.stat()
     except OSError as error:
-        raise InvalidImage(f"{source}: {error.strerror or error}; check the path of the picture") from error
+        raise InvalidImage(f"{source}: {error.strerror or error}; check the path of the image") from error
     return [status.st_size, status.st_mtime_ns]
 
 

@@ -1,8 +1,8 @@
-"""One machine or many: Ray Data gives parts of the list of pictures to workers that each hold the model.
+"""One machine or many: Ray Data gives parts of the list of images to workers that each hold the model.
 
 The taught segmenter goes to every machine once, through Ray's object store: examples are encoded here and nowhere
-else. A worker reads its pictures and writes their results itself (`fewseg.batch.threads` in its process), so that
-pictures do not travel; folders of pictures and results must therefore be at the same paths on every machine. What comes
+else. A worker reads its images and writes their results itself (`fewseg.batch.threads` in its process), so that
+images do not travel; folders of images and results must therefore be at the same paths on every machine. What comes
 back are the entries of results.json, which are journalled here. A part whose worker is lost is done again by another;
 files only ever appear whole, with the same bytes.
 """
@@ -26,7 +26,7 @@ from fewseg.batch.attempts import Attempts
 from fewseg.batch.options import BatchOptions
 from fewseg.batch.output_folder import Record
 from fewseg.batch.ray_worker import FAILED, FATAL, FOUND, RayWorker, WorkerState
-from fewseg.batch.steps import Outcome, PictureWork, Task
+from fewseg.batch.steps import ImageSteps, Outcome, Task
 from fewseg.batch.threads import ThreadPlan
 from fewseg.core.errors import InvalidImage, InvalidOption, OutputError, WorkerError, one_line
 
@@ -39,7 +39,7 @@ _PATIENCE: Final = 15.0
 """Seconds in which a cluster has to answer."""
 
 _PART: Final = {"cpu": 32, "cuda": 256}
-"""Pictures that a worker gets at a time: what it still does when the last are left, and what is lost when it dies."""
+"""Images that a worker gets at a time: what it still does when the last are left, and what is lost when it dies."""
 
 
 def require_ray() -> Any:
@@ -58,17 +58,17 @@ def require_ray() -> Any:
 
 
 class RayEngine:
-    """Segments pictures with the workers of a Ray cluster, or of a Ray that it starts on this machine."""
+    """Segments images with the workers of a Ray cluster, or of a Ray that it starts on this machine."""
 
-    def __init__(self, work: PictureWork, options: BatchOptions, pictures: int) -> None:
-        self.work, self.options, self.pictures = work, options, pictures
+    def __init__(self, work: ImageSteps, options: BatchOptions, images: int) -> None:
+        self.work, self.options, self.images = work, options, images
         self.attempts = Attempts(work.folder.root.absolute() / _ATTEMPTS)
         on_gpu = work.segmenter.method.device.type == "cuda"
         self.gpus = options.ray_gpus if options.ray_gpus >= 0 else float(on_gpu)
         self.cpus = options.ray_cpus or (4 if self.gpus else torch.get_num_threads())
 
     def run(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
-        """What became of each picture, in the order in which parts are finished.
+        """What became of each image, in the order in which parts are finished.
 
         Raises:
             WorkerError: Ray cannot be started, or workers keep dying. InvalidOption: it is not installed, or a batch
@@ -92,7 +92,7 @@ class RayEngine:
                 self.attempts.clear()
 
     def _rows(self, ray: Any, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
-        """What the workers say of each picture, as the parts come in."""
+        """What the workers say of each image, as the parts come in."""
         now, workers = self._workers(ray)
         largest = _PART["cuda" if self.gpus else "cpu"]
         part = max(1, self.options.batch_size, min(largest, -(-len(tasks) // (4 * workers))))
@@ -119,7 +119,7 @@ class RayEngine:
     def _state(self) -> WorkerState:
         """What every worker needs, on the CPU."""
         device = "cuda" if self.gpus else "cpu"
-        plan = ThreadPlan.of(self.options, torch.device(device), self.pictures, cores=self.cpus)
+        plan = ThreadPlan.of(self.options, torch.device(device), self.images, cores=self.cpus)
         segmenter = self.work.segmenter.on("cpu")
         return WorkerState(segmenter, self.work.folder, self.attempts, self.work.overlays, plan, device)
 

@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 
 from fewseg.batch.attempts import Attempts
 from fewseg.batch.output_folder import OutputFolder
-from fewseg.batch.steps import Outcome, PictureWork, Task
+from fewseg.batch.steps import ImageSteps, Outcome, Task
 from fewseg.batch.threads import ThreadPlan, ThreadsEngine
 from fewseg.core.errors import FewsegError, InvalidImage, OutputError, WorkerError, one_line
 from fewseg.inference.segmenter import Segmenter
 
 FOUND: Final = "found"
-"""A row with a picture's record."""
+"""A row with an image's record."""
 FAILED: Final = "failed"
-"""A row with what is wrong with a picture."""
+"""A row with what is wrong with an image."""
 FATAL: Final = "fatal"
 """A row with an error that ends the whole run."""
 
 TOGETHER: Final = 2
-"""How often the pictures of a part are tried together, before each is tried alone to find the one that kills."""
+"""How often the images of a part are tried together, before each is tried alone to find the one that kills."""
 ALONE: Final = 2
-"""How often a picture is tried alone before it counts as one that cannot be used."""
+"""How often an image is tried alone before it counts as one that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class WorkerState:
 
 
 class RayWorker:
-    """A stateful actor of Ray Data: made once, then given parts of the list of pictures."""
+    """A stateful actor of Ray Data: made once, then given parts of the list of images."""
 
     def __init__(self, state: Any, paths: Sequence[str] = ()) -> None:
         """`state` is Ray's reference to a `WorkerState`; `paths` are where the modules of its classes are found.
@@ -81,7 +81,7 @@ class RayWorker:
                 f"{self.folder.root} is not this run's folder on the Ray worker {socket.gethostname()}: "
                 "give a path that all machines share"
             )
-        work = PictureWork(state.segmenter.on(state.device), state.folder, state.overlays)
+        work = ImageSteps(state.segmenter.on(state.device), state.folder, state.overlays)
         self.engine = ThreadsEngine(work, state.plan)
 
     def __call__(self, part: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -103,7 +103,7 @@ class RayWorker:
         return {"row": np.array([json.dumps(row) for row in rows], dtype=object)}
 
     def _outcomes(self, part: str, tasks: Sequence[Task]) -> Iterator[Outcome]:
-        """What became of each picture; one that kills the process again and again is found out and left out."""
+        """What became of each image; one that kills the process again and again is found out and left out."""
         if self.attempts.begin(part) <= TOGETHER:
             yield from self.engine.run(tasks)
         else:

@@ -1,4 +1,4 @@
-"""What happens to one picture: read, resized, segmented with others, brought to its own size, drawn, written.
+"""What happens to one image: read, resized, segmented with others, brought to its own size, drawn, written.
 
 Every engine does these steps and no others, so that all write the same bytes.
 """
@@ -17,26 +17,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewseg.batch.output_folder import OutputFolder, Record, picture_identity
+from fewseg.batch.output_folder import OutputFolder, Record, file_identity
 from fewseg.core.errors import FewsegError, InvalidImage, InvalidOption, one_line
-from fewseg.images import picture_size
+from fewseg.images import read_image_size
 from fewseg.images.draw import overlay
 from fewseg.images.read import fitted
-from fewseg.inference.preprocess import PreparedPicture, open_for, prepare
+from fewseg.inference.preprocess import PreparedImage, open_for, prepare
 from fewseg.inference.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
 
 OVERLAY_SIDE: Final = 2048
-"""Overlays of larger pictures are drawn with this longest side."""
+"""Overlays of larger images are drawn with this longest side."""
 
 BUDGET: Final = 96_000_000
-"""Pixels of all the pictures that are read at a time, and of all that are written; one with more passes alone."""
+"""Pixels of all the images that are read at a time, and of all that are written; one with more passes alone."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A picture to segment."""
+    """An image to segment."""
 
     source: Path
     name: str
@@ -44,22 +44,22 @@ class Task:
 
 
 Outcome: TypeAlias = "tuple[Path, Record | FewsegError]"
-"""A picture, and its entry in results.json or why it could not be used."""
+"""An image, and its entry in results.json or why it could not be used."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A picture on its way to the model."""
+    """An image on its way to the model."""
 
     task: Task
-    prepared: PreparedPicture
+    prepared: PreparedImage
     small: Image.Image | None
     """For the overlay."""
     identity: list[int]
     """Of the file when it was read."""
 
 
-class PictureWork:
+class ImageSteps:
     """The steps, over a taught segmenter and an output folder; may be called from several threads."""
 
     def __init__(self, segmenter: Segmenter, folder: OutputFolder, overlays: bool) -> None:
@@ -67,15 +67,15 @@ class PictureWork:
         self._reading, self._writing = PixelBudget(BUDGET), PixelBudget(BUDGET)
 
     def read(self, task: Task) -> Loaded | FewsegError:
-        """Decode and resize; what is wrong with the picture comes back, because the others are wanted all the same."""
+        """Decode and resize; what is wrong with the image comes back, because the others are wanted all the same."""
         source, sizes = task.source, self.segmenter.input_sizes
         try:
-            width, height = picture_size(source)
-            identity = picture_identity(source)
+            width, height = read_image_size(source)
+            identity = file_identity(source)
             with self._reading.taken(width * height):
-                picture = open_for(source, sizes, at_least=OVERLAY_SIDE if self.overlays else 0)
-                small = fitted(picture.image, OVERLAY_SIDE, enlarge=False) if self.overlays else None
-                return Loaded(task, prepare(picture, sizes), small, identity)
+                image = open_for(source, sizes, at_least=OVERLAY_SIDE if self.overlays else 0)
+                small = fitted(image.image, OVERLAY_SIDE, enlarge=False) if self.overlays else None
+                return Loaded(task, prepare(image, sizes), small, identity)
         except FewsegError as error:
             return error
         except Exception as error:
@@ -83,24 +83,24 @@ class PictureWork:
             return InvalidImage(f"{source} cannot be used ({one_line(error)}): save it again as PNG")
 
     def segment(self, batch: Sequence[Loaded], size: int = 1) -> Tensor:
-        """Coarse probabilities of the pictures, which go through the model as a batch of `size`.
+        """Coarse probabilities of the images, which go through the model as a batch of `size`.
 
         A smaller batch is filled up and the rest thrown away: the last digits of a probability depend on the size of
-        its batch, and should not depend on how many pictures were left. Raises `InvalidOption` where the device's
+        its batch, and should not depend on how many images were left. Raises `InvalidOption` where the device's
         memory is too small.
         """
-        pictures = [loaded.prepared for loaded in batch]
-        pictures += pictures[-1:] * (size - len(pictures))
+        images = [loaded.prepared for loaded in batch]
+        images += images[-1:] * (size - len(images))
         try:
-            return self.segmenter.coarse_probabilities(pictures)[: len(batch)]
+            return self.segmenter.coarse_probabilities(images)[: len(batch)]
         except torch.OutOfMemoryError as error:
             raise InvalidOption(
-                f"{len(pictures)} pictures at a time do not fit in the memory of {self.segmenter.method.device}: "
+                f"{len(images)} images at a time do not fit in the memory of {self.segmenter.method.device}: "
                 "give a smaller --batch-size"
             ) from error
 
     def write(self, loaded: Loaded, coarse: Tensor) -> Record:
-        """Write the picture's files; raises `OutputError`."""
+        """Write the image's files; raises `OutputError`."""
         (width, height), small = loaded.prepared.size, loaded.small
         with self._writing.taken(width * height):
             found = self.segmenter.finish(coarse, (width, height), probabilities=False)

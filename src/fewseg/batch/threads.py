@@ -1,8 +1,8 @@
-"""One machine: threads that read, run the model and write, with a bounded number of pictures between them.
+"""One machine: threads that read, run the model and write, with a bounded number of images between them.
 
 Pillow, torch and numpy let go of Python's lock while they decode, resize, compute, compress and write, so threads are
 enough; each reads or writes with a single thread of torch, and only the model has several. Results at full size exist
-only while they are written. Memory therefore does not grow with the number of pictures, apart from their entries in
+only while they are written. Memory therefore does not grow with the number of images, apart from their entries in
 results.json.
 """
 
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from fewseg.batch.options import BatchOptions
 from fewseg.batch.output_folder import Record
-from fewseg.batch.steps import Loaded, Outcome, PictureWork, Task
+from fewseg.batch.steps import ImageSteps, Loaded, Outcome, Task
 from fewseg.core.errors import FewsegError
 
 _PICTURES_A_CORE: Final = 2
-"""From so many on, every picture has one core; fewer would leave cores idle at the end."""
+"""From so many on, every image has one core; fewer would leave cores idle at the end."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class ThreadPlan:
     batch_size: int
 
     @classmethod
-    def of(cls, options: BatchOptions, device: torch.device, pictures: int, cores: int | None = None) -> ThreadPlan:
-        """What the options leave to us, for so many pictures; with the machine's and torch's cores, or those given.
+    def of(cls, options: BatchOptions, device: torch.device, images: int, cores: int | None = None) -> ThreadPlan:
+        """What the options leave to us, for so many images; with the machine's and torch's cores, or those given.
 
         `pictures` counts those that are finished already too: a run that goes on after an interruption computes as the
         first one did, to the bit.
@@ -51,22 +51,22 @@ class ThreadPlan:
         files = options.workers or min(4 if on_cpu else 16, cores or os.cpu_count() or 1)
         available = cores or torch.get_num_threads()
         # Threads of one run wait for each other, and keep the cores busy meanwhile; side by side, runs need not.
-        many = on_cpu and pictures >= _PICTURES_A_CORE * available
+        many = on_cpu and images >= _PICTURES_A_CORE * available
         threads = min(options.model_threads or (1 if many else available), available)
         # A GPU has two: one batch is copied in and out, and prepared, while it computes the other.
         models = available // threads if on_cpu else 1 + (device.type == "cuda")
-        batch = min(options.batch_size or (1 if on_cpu else 8), pictures)
+        batch = min(options.batch_size or (1 if on_cpu else 8), images)
         return cls(files, files, models, threads, batch)
 
 
 class ThreadsEngine:
-    """Segments pictures with threads of this process."""
+    """Segments images with threads of this process."""
 
-    def __init__(self, work: PictureWork, plan: ThreadPlan) -> None:
+    def __init__(self, work: ImageSteps, plan: ThreadPlan) -> None:
         self.work, self.plan = work, plan
 
     def run(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
-        """What became of each picture, in order but for pictures that cannot be read, which come early.
+        """What became of each image, in order but for images that cannot be read, which come early.
 
         What has been segmented when the iterator is closed, or an error ends it, is written first.
 
@@ -77,9 +77,9 @@ class ThreadsEngine:
 
 
 class _Run:
-    """One call of `ThreadsEngine.run`: pictures between the pools."""
+    """One call of `ThreadsEngine.run`: images between the pools."""
 
-    def __init__(self, work: PictureWork, plan: ThreadPlan) -> None:
+    def __init__(self, work: ImageSteps, plan: ThreadPlan) -> None:
         self.work, self.plan = work, plan
         self.readers = _pool(plan.readers, 1)
         self.models = _pool(plan.models, plan.model_threads)
@@ -112,7 +112,7 @@ class _Run:
             torch.set_num_threads(torch_threads)  # the pools' own number also holds for threads that start later
 
     def _read_ahead(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Loaded | FewsegError]]:
-        """Every picture with what was read of it, in order; a bounded number of reads runs ahead."""
+        """Every image with what was read of it, in order; a bounded number of reads runs ahead."""
         waiting: deque[tuple[Task, Future[Loaded | FewsegError]]] = deque()
         left = iter(tasks)
         ahead = 2 * self.plan.readers + self.plan.batch_size

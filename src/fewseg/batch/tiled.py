@@ -1,4 +1,4 @@
-"""Segmenting files in tiles: one huge picture after the other, into the same folder as `fewseg.batch` writes."""
+"""Segmenting files in tiles: one huge image after the other, into the same folder as `fewseg.batch` writes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from fewseg.batch.files import BatchReport, find_pictures
-from fewseg.batch.output_folder import OutputFolder, picture_identity
+from fewseg.batch.files import BatchReport, find_images
+from fewseg.batch.output_folder import OutputFolder, file_identity
 from fewseg.core.errors import FewsegError, OutputError
 from fewseg.core.progress import ProgressCallback
-from fewseg.images import open_picture, picture_size
+from fewseg.images import open_image, read_image_size
 from fewseg.images.draw import overlay_of
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiles import TileOptions, segment_tiled
@@ -21,7 +21,7 @@ from fewseg.inference.tiles import TileOptions, segment_tiled
 log = logging.getLogger(__name__)
 
 OVERLAY_SIDE: Final = 4096
-"""Overlays of larger pictures are drawn with this longest side."""
+"""Overlays of larger images are drawn with this longest side."""
 
 
 def segment_files_tiled(
@@ -38,12 +38,12 @@ def segment_files_tiled(
 ) -> BatchReport:
     """`fewseg.batch.segment_files` in tiles: the same folder, names, resuming and report.
 
-    Pictures pass one at a time; beside the decoded picture, its masks and one row of tiles nothing of its size is
+    Images pass one at a time; beside the decoded image, its masks and one row of tiles nothing of its size is
     held. Raises as `segment_files` does.
     """
     tiles = tiles or TileOptions()
     segmenter.require_labels()
-    sources = find_pictures(queries, out, masks)
+    sources = find_images(queries, out, masks)
     folder = OutputFolder(out, segmenter, {"tile": tiles.side_for(segmenter), "overlap": tiles.overlap})
     report = BatchReport(folder.results)
     start = time.monotonic()
@@ -71,10 +71,10 @@ def segment_files_tiled(
 def _one(
     segmenter: Segmenter, folder: OutputFolder, source: Path, tiles: TileOptions, overlays: bool, batch_size: int
 ) -> None:
-    picture_size(source)  # reports what is no picture before anything is read
-    identity = picture_identity(source)
+    read_image_size(source)  # reports what is no image before anything is read
+    identity = file_identity(source)
     name = folder.name_for(source)
-    image = open_picture(source).image
+    image = open_image(source).image
     found = segment_tiled(
         segmenter, image, tile=tiles.side, overlap=tiles.overlap, batch_size=batch_size, probabilities=False
     )

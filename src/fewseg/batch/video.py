@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from fewseg.batch.files import BatchReport
-from fewseg.batch.output_folder import OutputFolder, Record, picture_identity
+from fewseg.batch.output_folder import OutputFolder, Record, file_identity
 from fewseg.core.errors import InvalidMask, InvalidOption
 from fewseg.core.files import make_folder, replacing
 from fewseg.core.progress import ProgressCallback
@@ -59,7 +59,7 @@ def segment_video(
         overlays: also write the clip with the masks on it.
         overwrite: do frames again that are finished already.
         batch_size: frames that go through the model together; 0 chooses: 8 on a GPU, 1 else.
-        save_frames: also save the frames, as JPEG: formats with pictures beside their annotations need them.
+        save_frames: also save the frames, as JPEG: formats with images beside their annotations need them.
         errors: of clips that the same command segmented before, to be reported with this one's.
         progress: called after every frame with (done, total, name).
 
@@ -94,7 +94,7 @@ class _Run:
         self.overwrite, self.save_frames = overwrite, save_frames
         self.batch_size = batch_size or (1 if segmenter.method.device.type == "cpu" else 8)
         self.folder = OutputFolder(out, segmenter)
-        self.identity = picture_identity(clip.path)
+        self.identity = file_identity(clip.path)
         self.name = self.folder.name_for_clip(clip.path)
         self.report = BatchReport(self.folder.results)
         self.sources: list[Path] = []

@@ -44,7 +44,7 @@ class Options(Manner):
     dcama-tiny, a small one for trials; all but that if not given, and some of them for curves, implementations and
     training."""
     shots: tuple[int, ...] | None = None
-    """Numbers of support pictures; 1 5 10 if not given."""
+    """Numbers of support images; 1 5 10 if not given."""
     repeats: int | None = None
     """Rounds, in each of which every way runs; 5 if not given."""
     precisions: tuple[str, ...] | None = None

@@ -50,7 +50,7 @@ def run(options: Options) -> int:
     for query in results["queries"]:
         found = ", ".join(f"{label} {value:.2f}{said(query, label)}" for label, value in query["iou"].items())
         print(f"{query['task']:<10} {query['picture']:<10} IoU {found}")
-    print(f"mean IoU   {results['mean_iou']:.2f} over {len(results['queries'])} pictures")
+    print(f"mean IoU   {results['mean_iou']:.2f} over {len(results['queries'])} images")
     print(f"page       {page.resolve()}")
     print(f"sheet      {page.resolve().with_name('sheet.png')}")
     return 0

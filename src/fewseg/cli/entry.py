@@ -28,10 +28,10 @@ from fewseg.core.errors import FewsegError, InvalidOption, unknown
 
 COMMANDS: Final[dict[str, str]] = {
     "demo": "See it work: photographs that are already installed, on a page.",
-    "segment": "Teach with a folder of labelled pictures, segment others.",
+    "segment": "Teach with a folder of labelled images, segment others.",
     "frame": "Save a frame of a video, to paint masks on it.",
     "prepare": "Check and index a benchmark: PASCAL-5i, COCO-20i, FSS-1000.",
-    "train": "Train a method on folders of labelled pictures.",
+    "train": "Train a method on folders of labelled images.",
     "evaluate": "Score a model on the novel classes of datasets.",
     "ablate": "Run an experiment of the DCAMA paper beside its numbers.",
     "serve": "Label a folder on a page in the browser; an HTTP API.",
@@ -101,7 +101,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _print_help() -> None:
     console = Console(highlight=False)
     console.print("usage: fewseg COMMAND [OPTIONS]\n", markup=False)
-    console.print("Teach a class with a few labelled pictures, get its mask in any other picture.\n")
+    console.print("Teach a class with a few labelled images, get its mask in any other image.\n")
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
     for name, about in COMMANDS.items():
         table.add_row(f"  {name}", about)

@@ -42,7 +42,7 @@ class Options:
     """Datasets. ROOT@1/4 tests fold 1 of 4 (interleaved classes), ROOT@cat,dog these classes, ROOT@all all;
     pascal5i:FOLDER@1 its fold 1."""
     out: Path
-    """Where results.json, the episode lists and pictures go."""
+    """Where results.json, the episode lists and images go."""
     checkpoint: str = "default"
     """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
     official: str | None = None
@@ -66,7 +66,7 @@ class Options:
     folds: int = 4
     """Number of folds of a dataset that is no benchmark."""
     shots: tuple[int, ...] = (1, 5)
-    """Numbers of support pictures to measure; on the same queries, but where a protocol draws anew for each."""
+    """Numbers of support images to measure; on the same queries, but where a protocol draws anew for each."""
     count: int | None = None
     """Episodes of a fold, for every protocol but folder; the protocol's if not given."""
     per_class: int | None = None
@@ -74,23 +74,23 @@ class Options:
     seed: tuple[int, ...] = ()
     """Seeds of the episodes, each a list of its own; the protocol's if not given."""
     min_area: float = 0.02
-    """Share of a picture that a class must cover to be used; benchmarks have rules of their own."""
+    """Share of an image that a class must cover to be used; benchmarks have rules of their own."""
     episodes: tuple[Path, ...] = ()
     """Episode lists to use instead of drawing some."""
     scoring: Scoring | None = None
     """Compare at the query's original size, or at the model's input size; the protocol's if not given."""
     resize: Resize | None = None
-    """Squash pictures to the input's square, or pad them; the protocol's if not given."""
+    """Squash images to the input's square, or pad them; the protocol's if not given."""
     fusion: Fusion = "one-pass"
     """How several shots become one prediction. one-pass: the method's own way. The others fuse one-shot predictions:
-    vote (majority of the masks), average (of the probabilities), hsnet-vote (half of the picture's largest number of
-    votes), guided (average weighted by how well each shot segments the support pictures, as in SCL)."""
-    pictures: int = 4
+    vote (majority of the masks), average (of the probabilities), hsnet-vote (half of the image's largest number of
+    votes), guided (average weighted by how well each shot segments the support images, as in SCL)."""
+    save_examples: Annotated[int, tyro.conf.arg(aliases=["--pictures"])] = 4
     """Best and worst episodes to draw, of each list; 0 for none."""
     batch: int = 1
     """Episodes that are segmented together."""
     workers: int | None = None
-    """Threads that read pictures ahead; if not given, 4 for a GPU, and 0 for a CPU, whose times they would blur."""
+    """Threads that read images ahead; if not given, 4 for a GPU, and 0 for a CPU, whose times they would blur."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
     precision: str = "float32"
@@ -132,7 +132,7 @@ def run(options: Options) -> int:
             evaluation.save_lists(trials, min_area=options.min_area)
         with progress_bar("evaluating") as advance:
             results = evaluation.run(trials, progress=advance)
-        print(evaluation.report(trials, results, sheets=options.pictures))
+        print(evaluation.report(trials, results, sheets=options.save_examples))
     return 0
 
 
@@ -146,9 +146,9 @@ def _check(options: Options) -> None:
     numbers = (options.per_class, options.count, options.batch)
     if (
         any(n is not None and n < 1 for n in numbers)
-        or min(options.pictures, options.workers or 0, *options.seed, 0) < 0
+        or min(options.save_examples, options.workers or 0, *options.seed, 0) < 0
     ):
-        raise InvalidOption("per_class, count and batch must be 1 or more, pictures, workers and seed 0 or more")
+        raise InvalidOption("per_class, count and batch must be 1 or more, save_examples, workers and seed 0 or more")
     if options.method is not None and options.official is None and options.checkpoint != "default":
         raise InvalidOption(
             f"--checkpoint {options.checkpoint} and --method {options.method}: a checkpoint brings its method; "

@@ -31,16 +31,16 @@ class Options:
 
     attention: what chosen points of the query attend to in the support (DCAMA, Fig. S5). masks: the masks that each
     scale votes for before the decoder, cut by Otsu's threshold (Fig. 4b and 6). features: t-SNE of the features before
-    the last layer, beside the backbone's (Fig. S6). Give pictures, with --query and --support, or episodes of a
+    the last layer, beside the backbone's (Fig. S6). Give images, with --query and --support, or episodes of a
     dataset, with --data and --episodes.
     """
 
     out: Path
     """Folder for the figures."""
     query: Path | None = None
-    """The picture to segment."""
+    """The image to segment."""
     support: tuple[Path, ...] = ()
-    """Picture, mask, picture, mask ...; or one folder with LABEL/name.jpg and LABEL/name.png."""
+    """Image, mask, image, mask ...; or one folder with LABEL/name.jpg and LABEL/name.png."""
     truth: Path | None = None
     """The query's true mask, for IoUs."""
     label: str = ""
@@ -52,7 +52,7 @@ class Options:
     entry: tuple[int, ...] = (0,)
     """Which of its episodes, counted from 0. Several: figures of each, and one t-SNE of all."""
     min_area: float = 0.02
-    """Share of a picture that a class must cover to be used, as the list was drawn with."""
+    """Share of an image that a class must cover to be used, as the list was drawn with."""
     figures: tuple[str, ...] = ("attention", "masks")
     """Which: attention, masks, features (needs scikit-learn: pip install "fewseg[explain]")."""
     points: tuple[str, ...] = ()
@@ -118,7 +118,7 @@ def _check(options: Options) -> None:
     if options.pixels < 4:
         raise InvalidOption(f"pixels is {options.pixels}: give at least 4")
     if (options.query is None) == (options.episodes is None):
-        raise InvalidOption("give a picture with --query and --support, or episodes with --data and --episodes")
+        raise InvalidOption("give an image with --query and --support, or episodes with --data and --episodes")
     if options.query is None and (options.support or options.truth or options.label):
         raise InvalidOption("episodes bring their examples and masks: leave out --support, --truth and --label")
     if options.query is not None and (options.data or options.entry != (0,)):
@@ -131,9 +131,9 @@ def _cases(options: Options) -> dict[str, Case]:
     """Cases by what is added to their files' names."""
     if options.query is not None:
         label, pairs = _support(options)
-        return {"": Case.from_pictures(options.query, pairs, truth=options.truth, label=label)}
+        return {"": Case.from_images(options.query, pairs, truth=options.truth, label=label)}
     if not options.data or options.episodes is None:
-        raise InvalidOption("an episode list names pictures of a dataset: give it with --data")
+        raise InvalidOption("an episode list names images of a dataset: give it with --data")
     dataset = open_source(options.data, min_area=options.min_area).dataset
     episodes = load_episodes(options.episodes, dataset)
     if wrong := [n for n in options.entry if not 0 <= n < len(episodes)]:
@@ -153,7 +153,7 @@ def _support(options: Options) -> tuple[str, list[tuple[Path, Path]]]:
         if len(examples) > 1 and not options.label:
             raise InvalidOption(f"{given[0]} has several labels: choose with --label, e.g. --label {label}")
         if marked := [mask for _, mask in examples[label] if is_marks(mask)]:
-            raise InvalidSupport(f"{marked[0]} holds marks: explaining needs masks, save one as PNG beside the picture")
+            raise InvalidSupport(f"{marked[0]} holds marks: explaining needs masks, save one as PNG beside the image")
         return label, examples[label]
     if not given or len(given) % 2:
         raise InvalidSupport(f"{len(given)} support files: give pairs, PICTURE MASK PICTURE MASK ..., or one folder")

@@ -28,7 +28,7 @@ APACHE = "Apache-2.0"
 class Options:
     """Write a model as files that run without fewseg and without torch: ONNX, or torch.export's own.
 
-    query.onnx finds a label in a picture, given its encoded examples, however many there are; support.onnx encodes an
+    query.onnx finds a label in an image, given its encoded examples, however many there are; support.onnx encodes an
     example; join.onnx, where a method has one, computes once what all examples of a label share. model.json describes
     them. Every file is compared with torch before it takes the place of an older one. examples/onnx_query.py runs them
     with onnxruntime, numpy and Pillow alone.

@@ -1,4 +1,4 @@
-"""`fewseg frame`: a frame of a video as a picture, to paint masks on."""
+"""`fewseg frame`: a frame of a video as an image, to paint masks on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fewseg.images.video import read_frame
 
 @dataclass(frozen=True)
 class Options:
-    """Save a frame of a video as a picture: paint masks on it, then teach with `fewseg segment --frame --mask`."""
+    """Save a frame of a video as an image: paint masks on it, then teach with `fewseg segment --frame --mask`."""
 
     video: Path
     """The video file."""
     out: Path
-    """Where the picture goes; PNG keeps it as it is."""
+    """Where the image goes; PNG keeps it as it is."""
     number: int = 0
     """Which frame, counted from 0."""
 
@@ -28,7 +28,7 @@ class Options:
 def run(options: Options) -> int:
     """Save the frame."""
     if options.out.suffix.lower() not in SUFFIXES:
-        raise InvalidOption(f"{options.out} is no name of a picture: end it in .png")
+        raise InvalidOption(f"{options.out} is no name of an image: end it in .png")
     image = read_frame(options.video, options.number)
     make_folder(options.out.parent)
     with replacing(options.out) as temporary:

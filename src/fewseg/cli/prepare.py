@@ -23,7 +23,7 @@ BENCHMARKS: Final[dict[str, type[Benchmark]]] = {"pascal5i": Pascal5i, "coco20i"
 
 @dataclass(frozen=True)
 class Options:
-    """Check a benchmark's files, build its masks and index, and print how many pictures every fold has.
+    """Check a benchmark's files, build its masks and index, and print how many images every fold has.
 
     Archives that lie in the root are unpacked first. What is missing is said, with where it is usually obtained. Run
     the same command again after it was stopped, or after a file was replaced: what is finished is kept.
@@ -39,7 +39,7 @@ class Options:
     workers: int = 0
     """Processes; 0 for one a core."""
     whole: bool = False
-    """Decode every picture to the last pixel, instead of looking at how it begins and ends."""
+    """Decode every image to the last pixel, instead of looking at how it begins and ends."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     """Log what is done."""
 

@@ -38,7 +38,7 @@ def check(options: Options) -> None:
     if clips and len(clips) < len(options.query):
         raise InvalidOption(f"{clips[0]} is a video, other queries are not: segment them apart, into other folders")
     if clips and options.tile is not None:
-        raise InvalidOption("--tile is for pictures: extract the frames of a video first (fewseg frame)")
+        raise InvalidOption("--tile is for images: extract the frames of a video first (fewseg frame)")
     if options.engine != "threads" and (clips or options.tile is not None):
         raise InvalidOption(f"--engine {options.engine} takes neither videos nor --tile: leave it out")
     if options.every < 1 or (options.every > 1 and not clips):
@@ -64,7 +64,7 @@ def _check_idle(options: Options, video: bool) -> None:
         for name in ("workers", "model_threads"):
             if getattr(options, name):
                 what = "videos" if video else "tiles"
-                raise InvalidOption(f"--{name.replace('_', '-')} is for whole pictures, not for {what}: leave it out")
+                raise InvalidOption(f"--{name.replace('_', '-')} is for whole images, not for {what}: leave it out")
     if options.engine != "ray":
         for name, usual in (("ray_address", None), ("ray_workers", 0), ("ray_cpus", 0), ("ray_gpus", -1.0)):
             if getattr(options, name) != usual:

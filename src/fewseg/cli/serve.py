@@ -32,14 +32,14 @@ _NEEDED: Final = ("fastapi", "uvicorn", "python_multipart")
 
 @dataclass(frozen=True)
 class Options:
-    """Label a folder of pictures on a page, and serve the HTTP API.
+    """Label a folder of images on a page, and serve the HTTP API.
 
-    Prints the address of the page. What is painted is saved beside the pictures at once; stop with Ctrl-C. Without a
+    Prints the address of the page. What is painted is saved beside the images at once; stop with Ctrl-C. Without a
     folder there is only the API (/api/v1/openapi.json) and the back end for Label Studio (/label-studio).
     """
 
     folder: Annotated[Path | None, tyro.conf.Positional] = None
-    """The pictures to label."""
+    """The images to label."""
     host: str = "127.0.0.1"
     """The address to listen at; 0.0.0.0 is every one that this machine has, reachable by others."""
     port: int = 8000
@@ -52,11 +52,11 @@ class Options:
     open: bool = False
     """Open the page in the browser."""
     label_studio_url: str | None = None
-    """Label Studio's own address, e.g. http://localhost:8080, to get tasks' pictures from."""
+    """Label Studio's own address, e.g. http://localhost:8080, to get tasks' images from."""
     label_studio_folder: Path | None = None
     """Where to keep what Label Studio's annotations taught, for the next start; in memory only if not given."""
     picture_hosts: tuple[str, ...] = ()
-    """Further hosts that pictures of labelling tasks may be fetched from, e.g. images.example.org:443."""
+    """Further hosts that images of labelling tasks may be fetched from, e.g. images.example.org:443."""
     checkpoint: str = "default"
     """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
     official: str | None = None
@@ -68,7 +68,7 @@ class Options:
     precision: str = "auto"
     """auto, float32, bfloat16 or float16."""
     flips: bool = False
-    """Average with the mirrored picture: slower, a little better."""
+    """Average with the mirrored image: slower, a little better."""
     scales: tuple[float, ...] = (1.0,)
     """Average over input sizes, as factors of the model's own, e.g. 1 1.25."""
     threshold: float | None = None
@@ -84,7 +84,7 @@ def run(options: Options) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     _require_extra()
     if options.folder is not None and not options.folder.is_dir():
-        raise InvalidImage(f"{options.folder} is not a folder: give the folder with the pictures to label")
+        raise InvalidImage(f"{options.folder} is not a folder: give the folder with the images to label")
     token = _token(options)
     with listening(options.host, options.port) as listener:  # before the model is loaded: a busy port shows at once
         server = _server(_app(options, token), options)
@@ -121,7 +121,7 @@ def _token(options: Options) -> str | None:
 
 def _app(options: Options, token: str | None) -> Any:
     from fewseg.server.app import create_app
-    from fewseg.server.label_studio.task_images import PictureSources
+    from fewseg.server.label_studio.task_images import ImageSources
 
     key = os.environ.get("LABEL_STUDIO_API_KEY")
     return create_app(
@@ -130,7 +130,7 @@ def _app(options: Options, token: str | None) -> Any:
         token=token,
         limits=options.limits,
         names=[*options.allow_host, options.host, socket.gethostname()],
-        sources=PictureSources(options.label_studio_url, options.picture_hosts, key),
+        sources=ImageSources(options.label_studio_url, options.picture_hosts, key),
         label_studio_folder=options.label_studio_folder,
     )
 

@@ -25,7 +25,7 @@ from fewseg.training.train import train
 
 @dataclass(frozen=True)
 class Options(TrainConfig):
-    """Train a method on folders of labelled pictures; run the same command again to resume.
+    """Train a method on folders of labelled images; run the same command again to resume.
 
     A dataset is a folder of class folders (CLASS/name.jpg with its mask CLASS/name.png), a folder with images/, masks/
     (one value a class) and classes.txt, a benchmark (pascal5i:ROOT, coco20i:ROOT, coco20i-panet:ROOT, fss1000:ROOT), or

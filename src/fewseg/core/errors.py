@@ -11,11 +11,11 @@ class FewsegError(Exception):
 
 
 class InvalidImage(FewsegError):
-    """A picture cannot be read or used."""
+    """An image cannot be read or used."""
 
 
 class InvalidMask(FewsegError):
-    """A mask cannot be read or does not fit its picture."""
+    """A mask cannot be read or does not fit its image."""
 
 
 class InvalidSupport(FewsegError):

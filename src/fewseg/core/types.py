@@ -40,7 +40,7 @@ class QueryFeatures:
 
     @property
     def batch(self) -> int:
-        """Pictures that were encoded together."""
+        """Images that were encoded together."""
         return next(iter(self.tensors.values())).shape[0]
 
 
@@ -67,7 +67,7 @@ class SupportSet:
 
     @property
     def shots(self) -> int:
-        """Support pictures of each."""
+        """Support images of each."""
         return next(iter(self.tensors.values())).shape[1]
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> SupportSet:
@@ -129,7 +129,7 @@ class SupportSet:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What `Segmenter.segment` found in one picture, at the picture's own size (after EXIF rotation)."""
+    """What `Segmenter.segment` found in one image, at the image's own size (after EXIF rotation)."""
 
     masks: dict[str, NDArray[np.bool_]]
     """Label to mask (H, W); labels may overlap."""
@@ -138,7 +138,7 @@ class Prediction:
     label_map: NDArray[np.uint16]
     """(H, W): 0 background, i + 1 the i-th label; overlaps go to the label with the highest probability."""
     scores: dict[str, float]
-    """Label to how sure we are that it is in the picture at all, in [0, 1]."""
+    """Label to how sure we are that it is in the image at all, in [0, 1]."""
     present: dict[str, bool]
     """Label to whether its score reaches the threshold; never empties a mask."""
 

@@ -67,7 +67,7 @@ class EvaluationResult:
     fusion: Fusion = "one-pass"
     """How the shots became one prediction."""
     resize: Resize = "square"
-    """How pictures came to the model's size."""
+    """How images came to the model's size."""
     rom: float | None = None
     """Region-wise over-segmentation in [0, 1): mean over a class's episodes, then over classes."""
     rum: float | None = None
@@ -111,11 +111,11 @@ def evaluate(
         dataset: what the episodes' names refer to.
         episodes: at least one, all of the same number of shots.
         scoring: `original` resizes the logits to the query's own size, `model` compares at the model's size.
-        resize: `square` squashes pictures, `padded` keeps their shape as SCCAN does.
+        resize: `square` squashes images, `padded` keeps their shape as SCCAN does.
         fusion: how several shots become one prediction: `one-pass` is the method's own way; for the others see
             `fewseg.evaluation.fusion`.
         batch: episodes that are segmented together.
-        workers: threads that read pictures ahead; 0 reads them in turn.
+        workers: threads that read images ahead; 0 reads them in turn.
         journal: folder where finished batches are kept; those found there are not done again.
         processes: who shares the work; each of them must call this and gets the whole result.
         progress: called with episodes done and episodes in all.

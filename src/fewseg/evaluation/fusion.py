@@ -23,8 +23,8 @@ Fusion = Literal["one-pass", "vote", "average", "hsnet-vote", "guided"]
 """`one-pass` is the method's own n-shot inference; the others fuse n one-shot predictions (DCAMA, Table 4).
 
 `vote`: foreground where more than half of the masks are. `average`: the mean of the foreground probabilities.
-`hsnet-vote`: HSNet's, foreground where the votes reach half of the picture's largest number of votes. `guided`: SCL's
-cross-guided average, the sum of the logits, each weighted by how well its shot segments all the shots' pictures.
+`hsnet-vote`: HSNet's, foreground where the votes reach half of the image's largest number of votes. `guided`: SCL's
+cross-guided average, the sum of the logits, each weighted by how well its shot segments all the shots' images.
 """
 
 _FUSE: Final[dict[str, Callable[[Tensor], Tensor]]] = {
@@ -48,7 +48,7 @@ class FusedSupport:
 def fused_support(method: FewShotMethod, images: Tensor, masks: Tensor, fusion: Fusion = "one-pass") -> FusedSupport:
     """Encode support images (B, n, 3, H, W) and masks (B, n, H, W) for a strategy, each shot once.
 
-    `guided` also encodes every support picture once as a query and segments it with every shot: n² predictions.
+    `guided` also encodes every support image once as a query and segments it with every shot: n² predictions.
 
     Raises:
         InvalidOption: an unknown strategy. InvalidSupport: shapes that do not fit.
@@ -67,7 +67,7 @@ def fused_support(method: FewShotMethod, images: Tensor, masks: Tensor, fusion: 
 def guidance(method: FewShotMethod, images: Tensor, masks: Tensor, shots: tuple[SupportSet, ...]) -> Tensor:
     """SCL's weights U (B, n): U_i is the mean over all shots j, i among them, of the IoU of j's mask as i predicts it.
 
-    The IoU of a picture is the mean of the background's and the foreground's; one with an empty union is 0, as the
+    The IoU of an image is the mean of the background's and the foreground's; one with an empty union is 0, as the
     metrics count it. U is not normalised.
     """
     weights = torch.zeros(images.shape[:2])

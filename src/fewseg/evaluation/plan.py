@@ -84,7 +84,7 @@ def draw_trials(targets: Sequence[Target], protocol: Protocol, shots: Sequence[i
     """Every target with every seed and number of shots.
 
     Raises:
-        InvalidDataset: too few pictures. InvalidOption: a number of shots below 1.
+        InvalidDataset: too few images. InvalidOption: a number of shots below 1.
     """
     several = len({target.fold for target in targets}) > 1
     trials = []
@@ -119,7 +119,7 @@ def read_trials(paths: Sequence[Path], targets: Sequence[Target]) -> list[Trial]
 
 
 def listed_pairs(target: Target) -> Pairs:
-    """(picture, class) to test: the benchmark's list, or of any other dataset one picture of each class in turn."""
+    """(image, class) to test: the benchmark's list, or of any other dataset one image of each class in turn."""
     dataset = target.dataset
     if isinstance(dataset, Benchmark) and dataset.fold is not None:
         return dataset.test_pairs(dataset.fold)
@@ -136,7 +136,7 @@ def _draw(target: Target, protocol: Protocol, shots: int, most: int, seed: int) 
     pairs = listed_pairs(target)
     count = count or len(pairs)
     if protocol.draw == "walk":
-        # Of lists that run class by class, the first pictures would show the first classes only.
+        # Of lists that run class by class, the first images would show the first classes only.
         class_by_class = isinstance(target.dataset, Benchmark) and target.dataset.class_by_class
         return draw_walk(sorted(pairs) if class_by_class else pairs, shots, count, seed)
     if target.benchmark == "pascal5i":
@@ -149,12 +149,12 @@ def _draw(target: Target, protocol: Protocol, shots: int, most: int, seed: int) 
 
 
 def _class_by_class(target: Target, shots: int, most: int, per_class: int, seed: int) -> list[Episode]:
-    # The most shots decide which classes have enough pictures, so that all numbers of shots test the same.
+    # The most shots decide which classes have enough images, so that all numbers of shots test the same.
     least = max(MIN_IMAGES, most + 1)
     episodes = draw_test_episodes(target.dataset, target.novel, shots, per_class, seed, min_images=least)
     if not episodes:
         raise InvalidDataset(
-            f"{target.dataset.name}: no novel class has {least} usable pictures: add some, lower --min-area or --shots"
+            f"{target.dataset.name}: no novel class has {least} usable images: add some, lower --min-area or --shots"
         )
     return episodes
 

@@ -13,7 +13,7 @@ from fewseg.images.transforms import Resize
 
 Draw = Literal["class-by-class", "hsnet", "walk"]
 """`class-by-class`: as many episodes of every class, queries in turn. `hsnet`: as HSNet's and DCAMA's code draws them.
-`walk`: the query walks the pictures, as SCCAN does."""
+`walk`: the query walks the images, as SCCAN does."""
 
 ANY: Final = "*"
 
@@ -26,15 +26,15 @@ class Protocol:
     draw: Draw
     """How episodes are drawn."""
     episodes: Mapping[str, int | None]
-    """Episodes of a fold (`class-by-class`: of a class) by benchmark, `*` for any other; None: every test picture."""
+    """Episodes of a fold (`class-by-class`: of a class) by benchmark, `*` for any other; None: every test image."""
     seeds: tuple[int, ...] = (0,)
     """Each draws a list of its own; scores are their mean."""
     resize: Resize = "square"
-    """How pictures come to the model's input size."""
+    """How images come to the model's input size."""
     scoring: Scoring = "model"
     """At which size prediction and truth are compared."""
     selection: Selection = "hsnet"
-    """Whose rule which pictures of a benchmark show a class: `sccan` wants 2048 pixels."""
+    """Whose rule which images of a benchmark show a class: `sccan` wants 2048 pixels."""
     changed: tuple[str, ...] = ()
     """What was set otherwise than the name says."""
 
@@ -48,7 +48,7 @@ class Protocol:
 
     def describe(self) -> str:
         """One line for a person."""
-        counts = sorted({"every picture once" if n is None else str(n) for n in self.episodes.values()})
+        counts = sorted({"every image once" if n is None else str(n) for n in self.episodes.values()})
         of = "class" if self.draw == "class-by-class" else "fold"
         changed = f" (changed: {', '.join(self.changed)})" if self.changed else ""
         return (

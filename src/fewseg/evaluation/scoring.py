@@ -41,7 +41,7 @@ class EpisodeBatch:
 def read_batch(
     dataset: Dataset, episodes: Sequence[Episode], size: int, *, scoring: Scoring, resize: Resize
 ) -> EpisodeBatch:
-    """Read pictures and masks of episodes with the same number of shots."""
+    """Read images and masks of episodes with the same number of shots."""
     tensors = collate([episode_tensors(dataset, episode, size, resize=resize) for episode in episodes])
     if scoring == "model":
         return EpisodeBatch(tensors, tuple(tensors.query_mask.numpy()))

@@ -1,4 +1,4 @@
-"""The best and the worst episodes of an evaluation as pictures."""
+"""The best and the worst episodes of an evaluation as images."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def draw_sheets(method: FewShotMethod, trial: Trial, result: EvaluationResult, o
     ranked, dataset = sorted(result.scores, key=lambda score: score.iou), trial.target.dataset
     for word, chosen in (("worst", ranked[:count]), ("best", ranked[::-1][:count])):
         if chosen:
-            pictures, titles = [], []
+            images, titles = [], []
             for score in chosen:
-                pictures += _row(method, dataset, score, result)
+                images += _row(method, dataset, score, result)
                 titles += [dataset.classes[score.episode.class_id], "truth", f"IoU {score.iou:.2f}"]
-            sheet = contact_sheet(pictures, titles, columns=3, side=240)
+            sheet = contact_sheet(images, titles, columns=3, side=240)
             with replacing(out / f"{word}_{trial.stem}.jpg") as temporary:
                 sheet.save(temporary, "JPEG", quality=88)
 
@@ -36,4 +36,4 @@ def _row(method: FewShotMethod, dataset: Dataset, score: EpisodeScore, result: E
         (query, truth == 1),
         (query, found == 1),
     )
-    return [overlay(picture, {"": mask}, legend=False) for picture, mask in shown]
+    return [overlay(image, {"": mask}, legend=False) for image, mask in shown]

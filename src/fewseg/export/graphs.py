@@ -1,4 +1,4 @@
-"""The three graphs that a method comes to: shots from pictures, what all shots share, logits from a query.
+"""The three graphs that a method comes to: shots from images, what all shots share, logits from a query.
 
 ==========  ========================================  ==================================================
 Graph       Takes                                     Gives
@@ -64,7 +64,7 @@ class _SupportSide(nn.Module):
 
 
 class _JoinSide(nn.Module):
-    """Lets the method segment a blank picture: what it keeps with the support set meanwhile is what it derives.
+    """Lets the method segment a blank image: what it keeps with the support set meanwhile is what it derives.
 
     Tracing leaves out the segmenting itself; tensors that nothing is derived from are zeros meanwhile.
     """
@@ -173,7 +173,7 @@ def _open(inputs: dict[str, Tensor]) -> dict[str, dict[int, str]]:
 
 
 def random_query(method: FewShotMethod, batch: int, seed: int) -> Tensor:
-    """(batch, 3, H, W) of smooth noise, as normalised pictures are."""
+    """(batch, 3, H, W) of smooth noise, as normalised images are."""
     rng = torch.Generator().manual_seed(seed)
     side = method.config.image_size
     coarse = torch.randn(batch, 3, 12, 12, generator=rng)
@@ -182,7 +182,7 @@ def random_query(method: FewShotMethod, batch: int, seed: int) -> Tensor:
 
 
 def random_support(method: FewShotMethod, shots: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Pictures (1, shots, 3, H, W) and masks (1, shots, H, W) of one rectangle each."""
+    """Images (1, shots, 3, H, W) and masks (1, shots, H, W) of one rectangle each."""
     images = random_query(method, shots, seed + 1).unsqueeze(0)
     side = method.config.image_size
     masks = torch.zeros(1, shots, side, side)

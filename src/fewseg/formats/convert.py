@@ -27,22 +27,22 @@ def write_results(
 ) -> ExportReport:
     """Write what lies in an output folder of `fewseg segment` there in other formats too, from its masks.
 
-    The files are made anew from all pictures that results.json lists, those of earlier runs too, so they are complete
-    however often segmenting was interrupted. `png` is there already. One picture is in memory at a time.
+    The files are made anew from all images that results.json lists, those of earlier runs too, so they are complete
+    however often segmenting was interrupted. `png` is there already. One image is in memory at a time.
 
     Raises:
         OutputError: not a folder of ours, or it cannot be written. InvalidMask: a mask in it is gone or damaged.
-        InvalidImage: a picture that a format needs is gone. InvalidOption: an unknown format.
+        InvalidImage: an image that a format needs is gone. InvalidOption: an unknown format.
     """
     root = Path(folder)
     wanted = [name for name in check_formats(tuple(formats)) if name != "png"]
     content = _results(root / "results.json")
-    pictures, labels = content["pictures"], tuple(content["support"])
+    images, labels = content["pictures"], tuple(content["support"])
     if not wanted:
-        return ExportReport(len(pictures), 0, 0)
-    total = len(pictures)
+        return ExportReport(len(images), 0, 0)
+    total = len(images)
     return export_masks(
-        _records(root, pictures), root, wanted, labels=labels, options=options, total=total, progress=progress
+        _records(root, images), root, wanted, labels=labels, options=options, total=total, progress=progress
     )
 
 
@@ -59,10 +59,10 @@ def _results(path: Path) -> dict[str, Any]:
     return found
 
 
-def _records(root: Path, pictures: Sequence[dict[str, Any]]) -> Iterator[MaskRecord]:
-    paths = [Path(entry["picture"]) for entry in pictures]
+def _records(root: Path, images: Sequence[dict[str, Any]]) -> Iterator[MaskRecord]:
+    paths = [Path(entry["picture"]) for entry in images]
     common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
-    for entry, path in zip(pictures, paths, strict=True):
+    for entry, path in zip(images, paths, strict=True):
         width, height = entry["size"]
         labels = entry["labels"]
         yield MaskRecord(
@@ -71,7 +71,7 @@ def _records(root: Path, pictures: Sequence[dict[str, Any]]) -> Iterator[MaskRec
             masks={label: _mask(root / about["mask"]) for label, about in labels.items()},
             scores={label: about["score"] for label, about in labels.items()},
             present={label: about["present"] for label, about in labels.items()},
-            picture=root / entry["saved"] if "saved" in entry else path,
+            image=root / entry["saved"] if "saved" in entry else path,
             file_name=entry["saved"] if "saved" in entry else path.relative_to(common).as_posix(),
         )
 

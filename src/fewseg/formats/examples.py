@@ -15,7 +15,7 @@ from PIL import Image
 
 from fewseg.core.errors import FewsegError, InvalidMask, InvalidSupport, did_you_mean
 from fewseg.formats.read_folder import outlined
-from fewseg.images import open_picture, read_mask
+from fewseg.images import open_image, read_mask
 from fewseg.images.decode import ImageLike
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import Mark
@@ -25,40 +25,40 @@ from fewseg.inference.tiles import Tile, teach_tiled
 log = logging.getLogger(__name__)
 
 GOOD_SHARE: Final = 0.02
-"""Where examples are chosen, those whose label covers this share of the picture come first."""
+"""Where examples are chosen, those whose label covers this share of the image come first."""
 
 _MANY: Final = 50
 
 
 @dataclass(frozen=True)
 class SupportExample:
-    """One label in one picture; nothing is decoded before it is asked for."""
+    """One label in one image; nothing is decoded before it is asked for."""
 
     label: str
-    picture: Path | Image.Image
+    image: Path | Image.Image
     load_mask: Callable[[], ImageLike] | None
     """Gives what `fewseg.images.masks.read_mask` reads; None where there are marks only."""
     value: MaskValue | None = None
     """Which value of the mask is the label."""
     mask_file: Path | None = None
-    """The mask, where it is a picture of its own: no query, should it lie among them."""
+    """The mask, where it is an image of its own: no query, should it lie among them."""
     share: float | None = None
-    """Of the picture that the label covers, where the file tells it."""
+    """Of the image that the label covers, where the file tells it."""
     load_marks: Callable[[], tuple[Mark, ...]] | None = None
     """Gives boxes, points and scribbles for objects without a mask."""
 
     def mask(self) -> NDArray[np.uint8]:
-        """(H, W) of 0 background, 1 label, 255 ignored, for the upright picture.
+        """(H, W) of 0 background, 1 label, 255 ignored, for the upright image.
 
         Raises `InvalidMask`, and `InvalidSupport` where there are marks only.
         """
         if self.load_mask is None:
-            raise InvalidSupport(f"{self.picture} has marks of {self.label!r}, not a mask: teach a segmenter with it")
-        picture = open_picture(self.picture)
-        return read_mask(self.load_mask(), value=self.value, size=picture.size, orientation=picture.orientation)
+            raise InvalidSupport(f"{self.image} has marks of {self.label!r}, not a mask: teach a segmenter with it")
+        image = open_image(self.image)
+        return read_mask(self.load_mask(), value=self.value, size=image.size, orientation=image.orientation)
 
     def covered(self) -> float:
-        """The share of the picture that the label covers; reads the mask where nothing else tells.
+        """The share of the image that the label covers; reads the mask where nothing else tells.
 
         1 where there are marks only: nobody knows yet. 0 where the mask cannot be used.
         """
@@ -67,7 +67,7 @@ class SupportExample:
         if self.load_mask is None:
             return 1.0
         try:
-            return float((read_mask(self.load_mask(), value=self.value) == 1).mean())  # without opening the picture
+            return float((read_mask(self.load_mask(), value=self.value) == 1).mean())  # without opening the image
         except InvalidMask:  # told with its file where it is taught
             return 0.0
 
@@ -76,7 +76,7 @@ class SupportExample:
         if self.load_marks is None and self.load_mask is not None:
             return self.load_mask(), self.value
         marks = self.load_marks() if self.load_marks is not None else ()
-        marked = outlined(segmenter, self.picture, marks).astype(np.uint8)
+        marked = outlined(segmenter, self.image, marks).astype(np.uint8)
         if self.load_mask is None:
             return marked, 1
         mask = self.mask()
@@ -110,13 +110,13 @@ class Supports:
             try:
                 mask, value = example.mask_for(segmenter)
                 if tile is None:
-                    segmenter.teach(example.label, example.picture, mask, value=value)
+                    segmenter.teach(example.label, example.image, mask, value=value)
                 else:
-                    teach_tiled(segmenter, example.label, example.picture, mask, tile=tile, value=value)
+                    teach_tiled(segmenter, example.label, example.image, mask, tile=tile, value=value)
             except FewsegError as error:
                 # A mask out of a JSON file has no name of its own.
-                named = not isinstance(example.picture, Path) or str(example.picture) in str(error)
-                where = "" if named else f" in {example.picture}"
+                named = not isinstance(example.image, Path) or str(example.image) in str(error)
+                where = "" if named else f" in {example.image}"
                 raise type(error)(f"support of {example.label!r}{where}: {error}") from error
 
 
@@ -125,7 +125,7 @@ def chosen(
 ) -> tuple[SupportExample, ...]:
     """The examples of the wanted labels (all if empty), at most `shots` of each (all if 0), grouped by label.
 
-    Chosen are the first that cover at least `GOOD_SHARE` of their picture, then those that cover most. Reading stops
+    Chosen are the first that cover at least `GOOD_SHARE` of their image, then those that cover most. Reading stops
     when enough of every label were found. Raises `InvalidSupport` for a wanted label that is not there, and for none.
     """
     names = tuple(dict.fromkeys(known))
@@ -145,7 +145,7 @@ def chosen(
         rest = sorted(small[label], key=lambda pair: -pair[0])
         group += [example for _, example in rest[: max(0, shots - len(group))]]
         if not group and wanted:
-            raise InvalidSupport(f"no example of {label!r}: its pictures have no mask of it")
+            raise InvalidSupport(f"no example of {label!r}: its images have no mask of it")
     return tuple(example for group in groups.values() for example in group)
 
 

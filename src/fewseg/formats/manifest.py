@@ -15,8 +15,8 @@ from fewseg.core.files import write_text
 log = logging.getLogger(__name__)
 
 COCO_MARK: Final = "Masks by fewseg"
-YOLO_MARK: Final = "# Pictures and masks by fewseg"
-"""What the files about all pictures have near their beginning."""
+YOLO_MARK: Final = "# Images and masks by fewseg"
+"""What the files about all images have near their beginning."""
 
 _WHOLE: Final = {
     "coco": ("coco.json", COCO_MARK),
@@ -28,7 +28,7 @@ _KEY: Final = "fewseg"
 
 
 def check_folder(out: Path, formats: Sequence[str]) -> None:
-    """Raise `OutputError` where one of the formats' files about all pictures is there and not ours."""
+    """Raise `OutputError` where one of the formats' files about all images is there and not ours."""
     for name in formats:
         if name in _WHOLE:
             file, mark = _WHOLE[name]

@@ -18,7 +18,7 @@ from fewseg.core.errors import InvalidImage
 from fewseg.core.files import make_folder, replacing
 from fewseg.formats.polygons import regions
 from fewseg.formats.records import ExportOptions, MaskRecord
-from fewseg.images import open_picture
+from fewseg.images import open_image
 from fewseg.images.draw import Colour, label_colours, overlay
 
 OVERLAY_SIDE = 2048
@@ -49,7 +49,7 @@ class Labels:
 
 
 class Page:
-    """One picture on its way through all writers, which share what is computed for it."""
+    """One image on its way through all writers, which share what is computed for it."""
 
     def __init__(self, record: MaskRecord, labels: Labels, options: ExportOptions) -> None:
         self.record, self.labels, self.options = record, labels, options
@@ -75,31 +75,31 @@ class Page:
 
     @cached_property
     def overlay(self) -> Image.Image:
-        """The masks on the picture; of huge pictures on a smaller copy. Raises `InvalidImage` without a picture."""
-        picture = open_picture(self.needed_picture("an overlay"), at_least=OVERLAY_SIDE)
-        self._check_size(picture.size)
-        small = picture.image.copy()
+        """The masks on the image; of huge images on a smaller copy. Raises `InvalidImage` without an image."""
+        image = open_image(self.needed_image("an overlay"), at_least=OVERLAY_SIDE)
+        self._check_size(image.size)
+        small = image.image.copy()
         small.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-        # Nearest: the pixel of the mask under the centre of each of the small picture's.
+        # Nearest: the pixel of the mask under the centre of each of the small image's.
         rows = ((np.arange(small.height) + 0.5) * self.record.size[1] / small.height).astype(int)
         columns = ((np.arange(small.width) + 0.5) * self.record.size[0] / small.width).astype(int)
         masks = {label: mask[rows[:, None], columns] for label, mask in self.masks.items()}
         return overlay(small, masks, self.labels.colours)
 
-    def needed_picture(self, what: str) -> Path:
-        """The picture's file; raises `InvalidImage` where the record has none or it is gone."""
-        picture = self.record.picture
-        if picture is None:
-            raise InvalidImage(f"{what} of {self.record.name} needs the picture: give records with `picture`")
-        if not picture.is_file():
-            raise InvalidImage(f"{picture} is gone, and {what} needs it: put the picture back, or leave that out")
-        return picture
+    def needed_image(self, what: str) -> Path:
+        """The image's file; raises `InvalidImage` where the record has none or it is gone."""
+        image = self.record.image
+        if image is None:
+            raise InvalidImage(f"{what} of {self.record.name} needs the image: give records with `picture`")
+        if not image.is_file():
+            raise InvalidImage(f"{image} is gone, and {what} needs it: put the image back, or leave that out")
+        return image
 
     def _check_size(self, size: tuple[int, int]) -> None:
         if size != self.record.size:
             have, want = (f"{width}x{height}" for width, height in (size, self.record.size))
             raise InvalidImage(
-                f"{self.record.picture} is {have} now, its masks are {want}: put the old picture back, or segment again"
+                f"{self.record.image} is {have} now, its masks are {want}: put the old image back, or segment again"
             )
 
 
@@ -107,17 +107,17 @@ class Writer(Protocol):
     """Writes one format."""
 
     def add(self, page: Page) -> int:
-        """Write one picture; gives the number of files that are complete with it."""
+        """Write one image; gives the number of files that are complete with it."""
 
     def finish(self) -> int:
-        """Write what is about all pictures; gives the number of files."""
+        """Write what is about all images; gives the number of files."""
 
     def close(self) -> None:
         """Let go of everything; after a failure too."""
 
 
 def save_image(path: Path, image: Image.Image, kind: str, **options: Any) -> None:
-    """Save a picture atomically; raises `OutputError`."""
+    """Save an image atomically; raises `OutputError`."""
     encoded = io.BytesIO()  # Pillow's own encoders report a full disk as "encoder error -2"
     image.save(encoded, kind, **options)
     make_folder(path.parent)
@@ -125,8 +125,8 @@ def save_image(path: Path, image: Image.Image, kind: str, **options: Any) -> Non
         temporary.write_bytes(encoded.getbuffer())
 
 
-def copy_picture(source: Path, target: Path) -> None:
-    """A copy of the picture with its time of change, unless the very same is there; raises `OutputError`."""
+def copy_image(source: Path, target: Path) -> None:
+    """A copy of the image with its time of change, unless the very same is there; raises `OutputError`."""
     make_folder(target.parent)
     try:
         old, new = target.stat(), source.stat()

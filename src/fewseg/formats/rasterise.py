@@ -48,7 +48,7 @@ def _checked(polygon: Any, size: tuple[int, int], where: str) -> list[float]:
         raise InvalidSupport(f"{where} has a polygon of {len(values)} numbers: expected pairs x, y")
     if not (np.isfinite(values).all() and np.abs(values).max(initial=0) <= 4 * max(size) + 100):
         raise InvalidSupport(
-            f"{where} has a polygon far outside its picture of {size[0]}x{size[1]}: expected pixels of that picture"
+            f"{where} has a polygon far outside its image of {size[0]}x{size[1]}: expected pixels of that image"
         )
     numbers: list[float] = values.tolist()
     return numbers
@@ -73,7 +73,7 @@ def fill_run_lengths(rle: Any, size: tuple[int, int], where: str) -> NDArray[np.
         raise InvalidSupport(f"{where} has run lengths without size or counts: {rle!r:.60}") from None
     if said != [height, width]:
         raise InvalidSupport(
-            f"{where} has run lengths for {' x '.join(map(str, said[::-1]))} pixels, its picture has {width} x {height}"
+            f"{where} has run lengths for {' x '.join(map(str, said[::-1]))} pixels, its image has {width} x {height}"
         )
     try:
         # pycocotools would trust what it is given: damaged run lengths are pixels that nobody drew, or worse.

@@ -28,18 +28,18 @@ def read_supports(
     labels: Sequence[str] = (),
     shots: int = 0,
 ) -> Supports:
-    """The labelled examples at a path, whatever the format; pictures and masks are decoded when they are taught.
+    """The labelled examples at a path, whatever the format; images and masks are decoded when they are taught.
 
-    - a folder of label folders with pictures and masks: see `fewseg.formats.read_folder`;
+    - a folder of label folders with images and masks: see `fewseg.formats.read_folder`;
     - a COCO JSON file, or a folder with one (also in `annotations/`): see `fewseg.formats.read_coco`;
     - a labelme JSON file, or a folder with some: see `fewseg.formats.read_labelme`;
     - a VOC folder: see `fewseg.formats.read_voc`.
 
     Args:
         path: file or folder.
-        images: where the pictures of JSON files are; found beside the file if not given.
+        images: where the images of JSON files are; found beside the file if not given.
         labels: only these, in this order; all if empty.
-        shots: at most so many examples a label, 0 for all: the first whose label covers at least 2 % of the picture,
+        shots: at most so many examples a label, 0 for all: the first whose label covers at least 2 % of the image,
             then those where it covers most.
 
     Raises:
@@ -49,7 +49,7 @@ def read_supports(
     if shots < 0:
         raise InvalidOption(f"{shots} shots: give 1 or more, or 0 for all")
     if folder is not None and not folder.is_dir():
-        raise InvalidSupport(f"folder of pictures {folder} does not exist: check --images")
+        raise InvalidSupport(f"folder of images {folder} does not exist: check --images")
     wanted = tuple(labels)
     try:
         if root.is_file():
@@ -81,14 +81,14 @@ def _from_mask_folders(root: Path, labels: tuple[str, ...], shots: int) -> Suppo
         pairs = read_support(root)
     except InvalidSupport as error:
         raise InvalidSupport(f"{error} (looked for: {_LOOKED_FOR})") from error
-    found = [_in_folder(label, picture, mask) for label, group in pairs.items() for picture, mask in group]
+    found = [_in_folder(label, image, mask) for label, group in pairs.items() for image, mask in group]
     return Supports("mask folders", chosen(found, pairs, labels, shots))
 
 
-def _in_folder(label: str, picture: Path, mask: Path) -> SupportExample:
+def _in_folder(label: str, image: Path, mask: Path) -> SupportExample:
     if is_marks(mask):
-        return SupportExample(label, picture, None, load_marks=lambda: read_marks(mask))
-    return SupportExample(label, picture, lambda: mask, mask_file=mask)
+        return SupportExample(label, image, None, load_marks=lambda: read_marks(mask))
+    return SupportExample(label, image, lambda: mask, mask_file=mask)
 
 
 def _from_files(files: Sequence[Path], images: Path | None, labels: tuple[str, ...], shots: int) -> Supports:
@@ -133,5 +133,5 @@ def _parsed(file: Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise InvalidSupport(f"{file} is damaged or no JSON ({error}): export it again") from error
     if isinstance(content, dict) and content.get("imageData"):
-        content["imageData"] = True  # labelme's: read again where it is wanted, or all pictures would be in memory
+        content["imageData"] = True  # labelme's: read again where it is wanted, or all images would be in memory
     return content

@@ -1,8 +1,8 @@
 """Examples from COCO JSON.
 
-A label is a category; all its annotations in a picture (instances and crowds; polygons and run lengths, compressed or
+A label is a category; all its annotations in an image (instances and crowds; polygons and run lengths, compressed or
 not) make one mask. Annotations with a `bbox` and no segmentation are boxes, which `fewseg.inference.interactive`
-outlines. Pictures are looked for by their `file_name`, and by its last part, in the folder given, beside the JSON, in
+outlines. Images are looked for by their `file_name`, and by its last part, in the folder given, beside the JSON, in
 `images/` beside it and one folder up."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fewseg.core.errors import InvalidSupport
 from fewseg.formats.examples import SupportExample, Supports, chosen
 from fewseg.formats.rasterise import check_size, fill_polygons, fill_run_lengths
 from fewseg.images import decode as decoding
-from fewseg.images import picture_header, picture_size
+from fewseg.images import read_image_header, read_image_size
 from fewseg.images.decode import ImageLike
 from fewseg.images.prompts import Mark
 
@@ -48,13 +48,13 @@ def read_coco(path: Path, content: Any, images: Path | None, labels: tuple[str, 
         place, category = _key(annotation, "image_id", path), _key(annotation, "category_id", path)
         about = f"annotation {annotation.get('id', '?')} of {path}"
         if place not in pictures or category not in names:
-            missing = f"picture {place!r}" if place not in pictures else f"category {category!r}"
+            missing = f"image {place!r}" if place not in pictures else f"category {category!r}"
             raise InvalidSupport(f"{about} is of {missing}, which the file does not list: export it again")
         if _is_drawn(annotation) or annotation.get("bbox"):
             groups.setdefault((place, names[category]), []).append(annotation)
     if not groups:
         raise InvalidSupport(f"{path} has neither segmentations nor boxes: draw polygons, masks or boxes")
-    # Labels in the order of their categories, pictures in the order of the file.
+    # Labels in the order of their categories, images in the order of the file.
     order = {label: i for i, label in enumerate(names.values())}
     places = {place: i for i, place in enumerate(pictures)}
     keys = sorted(groups, key=lambda key: (order[key[1]], places[key[0]]))
@@ -67,20 +67,20 @@ def _examples(
 ) -> Iterator[SupportExample]:
     owners: dict[Path, Any] = {}
     for (place, label), group in groups.items():
-        picture = pictures[place]
-        file = find_picture(picture.file_name, path, images)
+        image = pictures[place]
+        file = find_image(image.file_name, path, images)
         if owners.setdefault(file, place) != place:
             raise InvalidSupport(
-                f"{path} lists {pictures[owners[file]].file_name} and {picture.file_name}, and both would be {file}: "
+                f"{path} lists {pictures[owners[file]].file_name} and {image.file_name}, and both would be {file}: "
                 "keep the folders that the file names below --images"
             )
         drawn = [a for a in group if _is_drawn(a)]
         boxes = [a for a in group if not _is_drawn(a)]
-        load = partial(_mask, drawn, picture, file, path) if drawn else None
-        load_marks = partial(_boxes, boxes, picture.size, file, path) if boxes else None
+        load = partial(_mask, drawn, image, file, path) if drawn else None
+        load_marks = partial(_boxes, boxes, image.size, file, path) if boxes else None
         share = None
-        if picture.size is not None and all(isinstance(a.get("area"), (int, float)) for a in group):
-            share = sum(a["area"] for a in group) / (picture.size[0] * picture.size[1])
+        if image.size is not None and all(isinstance(a.get("area"), (int, float)) for a in group):
+            share = sum(a["area"] for a in group) / (image.size[0] * image.size[1])
         yield SupportExample(label, file, load, value=1, share=share, load_marks=load_marks)
 
 
@@ -90,9 +90,9 @@ def _is_drawn(annotation: Any) -> bool:
     return any(part != [] for part in shape) if isinstance(shape, list) else bool(shape)
 
 
-def _mask(group: list[Any], picture: _Picture, file: Path, path: Path) -> ImageLike:
-    """All annotations of a label in a picture as one mask."""
-    size = picture.size or picture_size(file)
+def _mask(group: list[Any], image: _Picture, file: Path, path: Path) -> ImageLike:
+    """All annotations of a label in an image as one mask."""
+    size = image.size or read_image_size(file)
     mask: NDArray[np.bool_] = np.zeros(size[::-1], np.bool_)
     for annotation in group:
         where, shape = f"annotation {annotation.get('id', '?')} of {path}", annotation["segmentation"]
@@ -121,18 +121,18 @@ def _boxes(group: list[Any], size: tuple[int, int] | None, file: Path, path: Pat
 
 
 def _turn(size: tuple[int, int] | None, file: Path, path: Path) -> int:
-    """The EXIF orientation by which boxes are to be turned: 1 where they are drawn on the upright picture.
+    """The EXIF orientation by which boxes are to be turned: 1 where they are drawn on the upright image.
 
-    As masks are: what fits the picture as stored, and not upright, was drawn before turning.
+    As masks are: what fits the image as stored, and not upright, was drawn before turning.
     """
-    upright, turn = picture_header(file)
+    upright, turn = read_image_header(file)
     if size is None or size == upright:
         return 1
     if decoding.upright_size(size, turn) == upright:
         return turn
     raise InvalidSupport(
         f"{path} says that {file} is {size[0]}x{size[1]}, and it is {upright[0]}x{upright[1]}: boxes would lie "
-        "elsewhere; give the pictures that were annotated"
+        "elsewhere; give the images that were annotated"
     )
 
 
@@ -148,7 +148,7 @@ def _turned(box: tuple[float, float, float, float], size: tuple[int, int] | None
 def _picture(entry: Any, path: Path) -> _Picture:
     name = _key(entry, "file_name", path)
     size = (entry["width"], entry["height"]) if entry.get("width") and entry.get("height") else None
-    return _Picture(str(name), None if size is None else check_size(size, f"picture {name} in {path}"))
+    return _Picture(str(name), None if size is None else check_size(size, f"image {name} in {path}"))
 
 
 def _key(entry: Any, key: str, path: Path) -> Any:
@@ -161,14 +161,14 @@ def _key(entry: Any, key: str, path: Path) -> Any:
     return int(value) if isinstance(value, str) and key.endswith("id") and value.isdecimal() else value
 
 
-def find_picture(name: str, path: Path, images: Path | None) -> Path:
-    """The picture that a JSON file at `path` calls `name`; raises `InvalidSupport` saying where it was looked for."""
+def find_image(name: str, path: Path, images: Path | None) -> Path:
+    """The image that a JSON file at `path` calls `name`; raises `InvalidSupport` saying where it was looked for."""
     parts = PurePosixPath(name.replace("\\", "/"))
     beside = path.parent
     folders = [images] if images is not None else [beside, beside / "images", beside.parent, beside.parent / "images"]
-    # The whole path anywhere goes before the bare name anywhere: another picture may be called the same.
+    # The whole path anywhere goes before the bare name anywhere: another image may be called the same.
     for candidate in (*(folder / parts for folder in folders), *(folder / parts.name for folder in folders)):
         if candidate.is_file():
             return candidate
     looked = str(images) if images is not None else f"{beside} and its images/, and one folder up"
-    raise InvalidSupport(f"picture {name} of {path} is not in {looked}: give its folder with --images")
+    raise InvalidSupport(f"image {name} of {path} is not in {looked}: give its folder with --images")

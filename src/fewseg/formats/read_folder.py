@@ -2,16 +2,16 @@
 
     support/
       cat/
-        tom.jpg        a picture
+        tom.jpg        an image
         tom.png        its mask
-        felix.png      a picture that is a PNG itself
+        felix.png      an image that is a PNG itself
         felix.mask.png its mask (felix_mask.png will do too)
-        ginger.jpg     a picture without a mask
+        ginger.jpg     an image without a mask
         ginger.weak.json what was drawn on or around it: a box, points or a scribble; see `fewseg.images.prompts`
       dog/
         ...
 
-Every folder is a label. Hidden files and files that are no pictures are left alone.
+Every folder is a label. Hidden files and files that are no images are left alone.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from numpy.typing import NDArray
 
 from fewseg.core.errors import FewsegError, InvalidOption, InvalidSupport
 from fewseg.images.decode import ImageLike
-from fewseg.images.pairs import pairs_in, pictures_in
+from fewseg.images.pairs import images_in, pairs_in
 from fewseg.images.prompts import ENDING, Mark, read_marks, require_outlined
 from fewseg.inference.segmenter import Segmenter
 
 Examples: TypeAlias = dict[str, list[tuple[Path, Path]]]
-"""Label to pictures with their masks, or their files of marks (`fewseg.images.prompts`)."""
+"""Label to images with their masks, or their files of marks (`fewseg.images.prompts`)."""
 
 
 def read_support(folder: str | os.PathLike[str]) -> Examples:
-    """The examples in a support folder, labels and pictures sorted by name; no picture is opened.
+    """The examples in a support folder, labels and images sorted by name; no image is opened.
 
-    Raises `InvalidSupport` for a folder that is missing or empty, a picture without mask, or a mask without picture.
+    Raises `InvalidSupport` for a folder that is missing or empty, an image without mask, or a mask without image.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -49,9 +49,7 @@ def read_support(folder: str | os.PathLike[str]) -> Examples:
     except PermissionError as error:
         raise InvalidSupport(f"no permission to read {error.filename}: change its permissions") from error
     if not examples:
-        loose = (
-            " (pictures lie in it directly: move them into a folder named as the label)" if pictures_in(root) else ""
-        )
+        loose = " (images lie in it directly: move them into a folder named as the label)" if images_in(root) else ""
         raise InvalidSupport(
             f"support folder {root} has no label folders{loose}: expected LABEL/name.jpg and LABEL/name.png"
         )
@@ -68,9 +66,9 @@ def require_apart(support: str | os.PathLike[str], out: str | os.PathLike[str]) 
 def teach_all(segmenter: Segmenter, examples: Examples) -> None:
     """Teach every example of every label; errors say which label and file."""
     for label, pairs in examples.items():
-        for picture, mask in pairs:
+        for image, mask in pairs:
             try:
-                segmenter.teach(label, picture, mask_of(segmenter, picture, mask))
+                segmenter.teach(label, image, mask_of(segmenter, image, mask))
             except FewsegError as error:
                 raise type(error)(f"support of {label!r}: {error}") from error
 
@@ -80,16 +78,16 @@ def is_marks(path: Path) -> bool:
     return path.name.endswith(ENDING)
 
 
-def mask_of(segmenter: Segmenter, picture: Path, mask: Path) -> ImageLike:
+def mask_of(segmenter: Segmenter, image: Path, mask: Path) -> ImageLike:
     """What `Segmenter.teach` takes: the mask, or what the marks in its place stand for."""
-    return outlined(segmenter, picture, read_marks(mask)) if is_marks(mask) else mask
+    return outlined(segmenter, image, read_marks(mask)) if is_marks(mask) else mask
 
 
-def outlined(segmenter: Segmenter, picture: ImageLike, marks: Sequence[Mark]) -> NDArray[np.bool_]:
-    """`Segmenter.outline_marks` of one example of many: what is wrong with its marks names its picture's file."""
-    name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "the picture"
+def outlined(segmenter: Segmenter, image: ImageLike, marks: Sequence[Mark]) -> NDArray[np.bool_]:
+    """`Segmenter.outline_marks` of one example of many: what is wrong with its marks names its image's file."""
+    name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else "the image"
     try:
-        mask = segmenter.outline_marks(picture, marks)
+        mask = segmenter.outline_marks(image, marks)
     except (InvalidSupport, InvalidOption) as error:
         raise InvalidSupport(f"marks of {name}: {error}") from error
     require_outlined(mask, name)
@@ -97,38 +95,38 @@ def outlined(segmenter: Segmenter, picture: ImageLike, marks: Sequence[Mark]) ->
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Pictures of a label with their masks."""
+    """Images of a label with their masks."""
     found = pairs_in(folder)
     marked = {p for p in folder.iterdir() if is_marks(p) and p.is_file() and not p.name.startswith(".")}
-    if not found.pictures and not found.orphans and not marked:
+    if not found.images and not found.orphans and not marked:
         raise InvalidSupport(
             f"label folder {folder} is empty: put name.jpg and its mask name.png into it, or remove it"
         )
     pairs = []
-    for picture, masks in found.pictures.items():
-        beside = picture.with_name(picture.stem + ENDING)
-        pairs.append((picture, _only(picture, (*masks, beside) if beside in marked else masks)))
+    for image, masks in found.images.items():
+        beside = image.with_name(image.stem + ENDING)
+        pairs.append((image, _only(image, (*masks, beside) if beside in marked else masks)))
         marked.discard(beside)
     owners: dict[Path, Path] = {}
-    for picture, mask in pairs:
+    for image, mask in pairs:
         if mask in owners:
-            raise InvalidSupport(f"{mask} is the mask of {owners[mask].name} and of {picture.name}: rename one of them")
-        owners[mask] = picture
+            raise InvalidSupport(f"{mask} is the mask of {owners[mask].name} and of {image.name}: rename one of them")
+        owners[mask] = image
     if alone := sorted([*found.orphans, *marked]):
-        raise InvalidSupport(f"{alone[0]} is a mask without its picture: put the picture beside it, or remove it")
+        raise InvalidSupport(f"{alone[0]} is a mask without its image: put the image beside it, or remove it")
     return pairs
 
 
-def _only(picture: Path, masks: tuple[Path, ...]) -> Path:
+def _only(image: Path, masks: tuple[Path, ...]) -> Path:
     if len(masks) == 1:
         return masks[0]
     if masks:
-        raise InvalidSupport(f"{picture} has several masks or marks ({', '.join(p.name for p in masks)}): keep one")
-    if picture.suffix.lower() == ".png":
+        raise InvalidSupport(f"{image} has several masks or marks ({', '.join(p.name for p in masks)}): keep one")
+    if image.suffix.lower() == ".png":
         raise InvalidSupport(
-            f"{picture} has no mask: save one as {picture.stem}.mask.png beside it "
-            "(if it is a mask itself, its picture is missing)"
+            f"{image} has no mask: save one as {image.stem}.mask.png beside it "
+            "(if it is a mask itself, its image is missing)"
         )
     raise InvalidSupport(
-        f"{picture} has no mask: save one as {picture.stem}.png beside it, or marks as {picture.stem}{ENDING}"
+        f"{image} has no mask: save one as {image.stem}.png beside it, or marks as {image.stem}{ENDING}"
     )

@@ -1,7 +1,7 @@
-"""Examples from labelme's JSON files, one a picture.
+"""Examples from labelme's JSON files, one an image.
 
 Shapes that cover an area count (polygon, rectangle, oriented rectangle, circle, mask); lines and points are left out
-with a warning. All shapes of a label make one mask; `__ignore__` marks pixels that are ignored. The picture is the
+with a warning. All shapes of a label make one mask; `__ignore__` marks pixels that are ignored. The image is the
 embedded `imageData`, or else the file `imagePath`, relative to the JSON.
 """
 
@@ -24,9 +24,9 @@ from fewseg.core.errors import InvalidImage, InvalidSupport
 from fewseg.core.types import IGNORE
 from fewseg.formats.examples import SupportExample, Supports, chosen
 from fewseg.formats.rasterise import check_size, fill_circle, fill_polygons
-from fewseg.formats.read_coco import find_picture
+from fewseg.formats.read_coco import find_image
 from fewseg.images import decode as decoding
-from fewseg.images import picture_size
+from fewseg.images import read_image_size
 from fewseg.images.decode import ImageLike
 
 log = logging.getLogger(__name__)
@@ -61,9 +61,9 @@ def _examples(
 ) -> Iterator[SupportExample]:
     for path, content, groups in files:
         if label in groups:
-            picture = _picture(path, content, images)
-            load = partial(_mask, path, content, groups[label], groups.get(_IGNORED, []), picture)
-            yield SupportExample(label, picture, load, value=1)
+            image = _picture(path, content, images)
+            load = partial(_mask, path, content, groups[label], groups.get(_IGNORED, []), image)
+            yield SupportExample(label, image, load, value=1)
 
 
 def _by_label(path: Path, content: Any) -> dict[str, list[Any]]:
@@ -80,22 +80,22 @@ def _by_label(path: Path, content: Any) -> dict[str, list[Any]]:
 
 def _picture(path: Path, content: Any, images: Path | None) -> Path | Image.Image:
     if not content.get("imageData"):
-        return find_picture(str(content["imagePath"]), path, images)
+        return find_image(str(content["imagePath"]), path, images)
     try:
         data = json.loads(path.read_bytes())["imageData"]
         image: Image.Image = Image.open(io.BytesIO(base64.b64decode(data)))
-        decoding.check_pixels(image.size, f"the picture in {path}", InvalidImage)
+        decoding.check_pixels(image.size, f"the image in {path}", InvalidImage)
     except (ValueError, TypeError, OSError, Image.DecompressionBombError) as error:
         raise InvalidSupport(f"{path} has a damaged imageData ({error}): save it again in labelme") from error
     return image
 
 
-def _mask(path: Path, content: Any, shapes: list[Any], ignored: list[Any], picture: Path | Image.Image) -> ImageLike:
+def _mask(path: Path, content: Any, shapes: list[Any], ignored: list[Any], image: Path | Image.Image) -> ImageLike:
     """0, 1 for the label, 255 for `__ignore__` where the label is not."""
     if content.get("imageWidth") and content.get("imageHeight"):
         size = check_size((content["imageWidth"], content["imageHeight"]), str(path))
     else:
-        size = picture.size if isinstance(picture, Image.Image) else picture_size(picture)
+        size = image.size if isinstance(image, Image.Image) else read_image_size(image)
     mask = np.zeros(size[::-1], np.uint8)
     for shape in ignored:
         mask[_filled(shape, size, path)] = IGNORE
@@ -142,7 +142,7 @@ def _placed(data: Any, points: NDArray[np.float64], size: tuple[int, int], where
     left, top = (round(float(value)) for value in points.min(0))
     if left < 0 or top < 0 or left + part.shape[1] > width or top + part.shape[0] > height:
         raise InvalidSupport(
-            f"{where} is {part.shape[1]}x{part.shape[0]} at ({left}, {top}), outside its picture of {width}x{height}"
+            f"{where} is {part.shape[1]}x{part.shape[0]} at ({left}, {top}), outside its image of {width}x{height}"
         )
     mask[top : top + part.shape[0], left : left + part.shape[1]] = part
     return mask

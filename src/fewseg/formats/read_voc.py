@@ -1,6 +1,6 @@
 """Examples from a folder as PASCAL VOC has it: JPEGImages/ and SegmentationClass/.
 
-Masks are palette pictures, whose indices are the classes, or RGB pictures in the classes' colours. 0 (black) is
+Masks are palette images, whose indices are the classes, or RGB images in the classes' colours. 0 (black) is
 background and 255 (or the colour 224, 224, 192) ignored. Names and colours come from labelmap.txt (as CVAT writes it),
 names from class_names.txt (labelme) or classes.txt; without any they are VOC's own twenty.
 
@@ -25,7 +25,7 @@ from fewseg.core.types import IGNORE
 from fewseg.formats.examples import SupportExample, Supports, chosen
 from fewseg.images import decode as decoding
 from fewseg.images.decode import ImageLike
-from fewseg.images.pairs import pictures_in
+from fewseg.images.pairs import images_in
 
 # fmt: off
 _VOC: Final = (
@@ -52,17 +52,15 @@ def is_voc(folder: Path) -> bool:
 
 def read_voc(folder: Path, labels: tuple[str, ...] = (), shots: int = 0) -> Supports:
     """The examples in a VOC folder: every class in every mask; raises `InvalidSupport`."""
-    pictures = {p.stem: p for p in pictures_in(folder / "JPEGImages")}
-    masks = [p for p in pictures_in(folder / "SegmentationClass") if p.suffix.lower() == ".png"]
+    images = {p.stem: p for p in images_in(folder / "JPEGImages")}
+    masks = [p for p in images_in(folder / "SegmentationClass") if p.suffix.lower() == ".png"]
     if not masks:
-        raise InvalidSupport(
-            f"{folder / 'SegmentationClass'} has no PNG masks: put one there for every labelled picture"
-        )
+        raise InvalidSupport(f"{folder / 'SegmentationClass'} has no PNG masks: put one there for every labelled image")
     for mask in masks:
-        if mask.stem not in pictures:
-            raise InvalidSupport(f"{mask} has no picture {mask.stem}.jpg in {folder / 'JPEGImages'}: put it there")
+        if mask.stem not in images:
+            raise InvalidSupport(f"{mask} has no image {mask.stem}.jpg in {folder / 'JPEGImages'}: put it there")
     classes = _classes(folder)
-    found = _examples([(pictures[mask.stem], mask) for mask in masks], classes)
+    found = _examples([(images[mask.stem], mask) for mask in masks], classes)
     every = [c.name for number, c in sorted(classes.items()) if number]
     examples = chosen(found, every, labels, shots)
     if not examples:
@@ -71,7 +69,7 @@ def read_voc(folder: Path, labels: tuple[str, ...] = (), shots: int = 0) -> Supp
 
 
 def _examples(pairs: list[tuple[Path, Path]], classes: dict[int, _Class]) -> Iterator[SupportExample]:
-    for picture, mask in pairs:
+    for image, mask in pairs:
         indices = _indices(mask, classes)
         counts = np.bincount(indices.reshape(-1), minlength=256)
         for number in map(int, counts.nonzero()[0]):
@@ -83,7 +81,7 @@ def _examples(pairs: list[tuple[Path, Path]], classes: dict[int, _Class]) -> Ite
                 )
             share = float(counts[number] / indices.size)
             load = partial(_load, mask, classes)
-            yield SupportExample(classes[number].name, picture, load, number, mask_file=mask, share=share)
+            yield SupportExample(classes[number].name, image, load, number, mask_file=mask, share=share)
 
 
 def _load(mask: Path, classes: dict[int, _Class]) -> ImageLike:
@@ -114,7 +112,7 @@ def _indices(path: Path, classes: dict[int, _Class]) -> NDArray[np.uint8]:
 
 
 def _by_colours(image: Image.Image, classes: dict[int, _Class]) -> bool:
-    """Whether all colours of a palette picture are those of classes: tools that shrink PNGs reorder palettes."""
+    """Whether all colours of a palette image are those of classes: tools that shrink PNGs reorder palettes."""
     palette = image.getpalette("RGB") or []
     used = [int(i) for i in np.unique(np.asarray(image))]
     colours = [tuple(palette[3 * i : 3 * i + 3]) for i in used]

@@ -1,4 +1,4 @@
-"""What is exported: masks of pictures, and the choices that all formats share."""
+"""What is exported: masks of images, and the choices that all formats share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMATS: Final[dict[str, str]] = {
     "yolo": "yolo/: data.yaml, images/, labels/NAME.txt with normalised polygons",
     "labelme": "labelme/NAME.json",
     "geojson": "geojson/NAME.geojson, polygons in pixels",
-    "overlays": "overlays/NAME.jpg, masks on the picture",
+    "overlays": "overlays/NAME.jpg, masks on the image",
     "sheet": "sheet.jpg (sheet-2.jpg ...), many overlays on one page",
 }
 """Name of each output format with what it writes."""
@@ -28,43 +28,43 @@ FORMATS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class MaskRecord:
-    """Masks of one picture, on their way into files.
+    """Masks of one image, on their way into files.
 
     Give them lazily, from a generator: an export holds one at a time.
     """
 
     name: str
-    """Name of the picture's files, without ending; different for every picture of an export."""
+    """Name of the image's files, without ending; different for every image of an export."""
     size: tuple[int, int]
-    """(width, height) of the picture, upright (after EXIF rotation)."""
+    """(width, height) of the image, upright (after EXIF rotation)."""
     masks: Mapping[str, NDArray[np.bool_]]
     """Label to mask (height, width), True where the label is."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Label to how sure we are that it is there, in [0, 1]; labels without one (made by hand) count as 1."""
     present: Mapping[str, bool] = field(default_factory=dict)
-    """Label to whether it is in the picture at all; labels without one are."""
-    picture: Path | None = None
-    """The picture itself: overlays, sheets and copies need it."""
+    """Label to whether it is in the image at all; labels without one are."""
+    image: Path | None = None
+    """The image itself: overlays, sheets and copies need it."""
     file_name: str = ""
-    """What data sets call the picture, a relative path with `/`; the picture's own name, or NAME.jpg, if empty."""
+    """What data sets call the image, a relative path with `/`; the image's own name, or NAME.jpg, if empty."""
 
     def __post_init__(self) -> None:
         if self.name in ("", "..") or Path(self.name).name != self.name or "\\" in self.name:
-            raise InvalidOption(f"a picture is called {self.name!r}: files are named so, give a name without folders")
+            raise InvalidOption(f"an image is called {self.name!r}: files are named so, give a name without folders")
         width, height = self.size
         for label, mask in self.masks.items():
             if mask.dtype != np.bool_:
                 raise InvalidMask(f"the mask of {label!r} in {self.name} is {mask.dtype}: give bool, e.g. mask == 1")
             if mask.shape != (height, width):
                 raise InvalidMask(
-                    f"the mask of {label!r} in {self.name} is {mask.shape[-1]}x{mask.shape[0]}, the picture "
-                    f"{width}x{height}: give masks at the picture's size"
+                    f"the mask of {label!r} in {self.name} is {mask.shape[-1]}x{mask.shape[0]}, the image "
+                    f"{width}x{height}: give masks at the image's size"
                 )
 
     @property
     def known_as(self) -> str:
         """`file_name`, or what stands for it."""
-        return self.file_name or (self.picture.name if self.picture is not None else f"{self.name}.jpg")
+        return self.file_name or (self.image.name if self.image is not None else f"{self.name}.jpg")
 
     def score(self, label: str) -> float:
         """Of a label; 1 for one made by hand."""
@@ -81,11 +81,11 @@ class ExportOptions:
     min_area: float = 0.0
     """Regions, and holes, with fewer pixels than this are left out of polygons and of coco-rle."""
     split: bool = False
-    """COCO, GeoJSON: an annotation for every separate region, not one a label and picture."""
+    """COCO, GeoJSON: an annotation for every separate region, not one a label and image."""
     absent: bool = False
-    """Also export masks of labels that are probably not in the picture (score below the threshold)."""
+    """Also export masks of labels that are probably not in the image (score below the threshold)."""
     copy_pictures: Literal["needed", "always", "never"] = "needed"
-    """Copy pictures beside their annotations: where a format needs it (YOLO), also for labelme, or never."""
+    """Copy images beside their annotations: where a format needs it (YOLO), also for labelme, or never."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance <= 1000:
@@ -98,12 +98,12 @@ class ExportOptions:
 class ExportReport:
     """What an export wrote."""
 
-    pictures: int
+    images: int
     files: int
     annotations: int
-    """Masks of labels in pictures that were written: empty ones, and absent labels, are not."""
+    """Masks of labels in images that were written: empty ones, and absent labels, are not."""
     absent: int = 0
-    """Masks that were left out as their label is probably not in the picture."""
+    """Masks that were left out as their label is probably not in the image."""
 
 
 def check_formats(formats: tuple[str, ...] | list[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from fewseg.formats.write_polygons import GeoJsonWriter, LabelmeWriter, YoloWrit
 
 
 def export_masks(
-    pictures: Iterable[MaskRecord],
+    images: Iterable[MaskRecord],
     out: str | os.PathLike[str],
     formats: Sequence[str],
     *,
@@ -28,24 +28,24 @@ def export_masks(
     total: int = 0,
     progress: ProgressCallback | None = None,
 ) -> ExportReport:
-    """Write masks into the folder `out`, in every one of `formats` (see `FORMATS`), in one pass over the pictures.
+    """Write masks into the folder `out`, in every one of `formats` (see `FORMATS`), in one pass over the images.
 
-    Memory is bounded by one picture's masks: give a generator. Every file is written atomically; those about all
-    pictures (coco.json, data.yaml) take their names when all pictures have been written.
+    Memory is bounded by one image's masks: give a generator. Every file is written atomically; those about all
+    images (coco.json, data.yaml) take their names when all images have been written.
 
     Args:
-        pictures: one record a picture, see `MaskRecord`; only the labels with a mask in it.
+        images: one record an image, see `MaskRecord`; only the labels with a mask in it.
         out: the folder, made if missing.
         formats: names from `FORMATS`.
         labels: every label, in the order of class numbers and colours; in order of appearance if not given.
         options: see `ExportOptions`.
-        total: number of pictures, for the progress; 0 for unknown.
-        progress: called after every picture with (done, total, name).
+        total: number of images, for the progress; 0 for unknown.
+        progress: called after every image with (done, total, name).
 
     Raises:
-        InvalidOption: an unknown format, or two pictures of one name. InvalidMask: a mask that is not of its picture's
-            size. InvalidImage: a picture that an overlay, a sheet or a copy needs is missing. OutputError: a file
-            cannot be written, or one about all pictures is there and somebody's own. Files of single pictures that
+        InvalidOption: an unknown format, or two images of one name. InvalidMask: a mask that is not of its image's
+            size. InvalidImage: an image that an overlay, a sheet or a copy needs is missing. OutputError: a file
+            cannot be written, or one about all images is there and somebody's own. Files of single images that
             were corrected by hand stay, with a line in the log.
     """
     chosen = check_formats(tuple(formats))
@@ -60,9 +60,9 @@ def export_masks(
         for name in chosen:
             writers.append(_writer(name, folder, known))
             stack.callback(writers[-1].close)
-        for record in pictures:
+        for record in images:
             if record.name.casefold() in names:
-                raise InvalidOption(f"two pictures are called {record.name!r}: give every picture a name of its own")
+                raise InvalidOption(f"two images are called {record.name!r}: give every image a name of its own")
             names.add(record.name.casefold())
             page = Page(record, known, options)
             files += sum(writer.add(page) for writer in writers)

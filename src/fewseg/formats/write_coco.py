@@ -24,7 +24,7 @@ from fewseg.formats.polygons import one_ring
 class CocoWriter:
     """One file with images, annotations (with `score`) and categories (numbered from 1).
 
-    Entries wait in temporary files without names, so memory does not grow with the pictures and a run that is killed
+    Entries wait in temporary files without names, so memory does not grow with the images and a run that is killed
     leaves nothing behind.
     """
 
@@ -35,7 +35,7 @@ class CocoWriter:
         self._images, self._annotations = _Entries(out), _Entries(out)
 
     def add(self, page: Page) -> int:
-        """Note the picture and its annotations."""
+        """Note the image and its annotations."""
         record = page.record
         width, height = record.size
         image_id = self._images.count + 1
@@ -139,7 +139,7 @@ def rle_of_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def rle_of_regions(group: list[Polygon], size: tuple[int, int]) -> dict[str, Any]:
-    """COCO's compressed run lengths of regions in a picture of `size` (width, height); exact for exact regions."""
+    """COCO's compressed run lengths of regions in an image of `size` (width, height); exact for exact regions."""
     width, height = size
     rle: dict[str, Any] = coco_mask.merge(
         coco_mask.frPyObjects([one_ring(region).ravel().tolist() for region in group], height, width)

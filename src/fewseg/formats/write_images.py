@@ -1,4 +1,4 @@
-"""Results as pictures: masks, index maps, overlays, contact sheets."""
+"""Results as images: masks, index maps, overlays, contact sheets."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PngWriter:
 
 
 class OverlayWriter:
-    """`overlays/NAME.jpg`: the masks on the picture."""
+    """`overlays/NAME.jpg`: the masks on the image."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -100,7 +100,7 @@ class SheetWriter:
         return files
 
     def close(self) -> None:
-        """Let go of the pictures."""
+        """Let go of the images."""
         self._pictures, self._titles = [], []
 
     def _write(self) -> int:

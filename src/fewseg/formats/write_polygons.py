@@ -1,4 +1,4 @@
-"""Results as one polygon file a picture: YOLO, labelme, GeoJSON."""
+"""Results as one polygon file an image: YOLO, labelme, GeoJSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shapely.geometry.polygon import orient
 from fewseg.core.errors import InvalidImage
 from fewseg.core.files import make_folder, write_text
 from fewseg.formats.manifest import YOLO_MARK, write_correctable
-from fewseg.formats.page import Labels, Page, copy_picture
+from fewseg.formats.page import Labels, Page, copy_image
 from fewseg.formats.polygons import one_ring
 
 _LABELME: Final = "5.5.0"
@@ -25,7 +25,7 @@ class YoloWriter:
     """`yolo/`: a data set for YOLO's segmentation models.
 
     data.yaml, images/NAME.jpg and labels/NAME.txt, with a line `CLASS x1 y1 x2 y2 ...` for every region, coordinates
-    as shares of width and height; holes are cut into the outline. A picture without labels has an empty file. Pictures
+    as shares of width and height; holes are cut into the outline. An image without labels has an empty file. Images
     that somebody moved with their labels, to validate on them, stay where they are, and so does what data.yaml says of
     folders.
     """
@@ -42,12 +42,12 @@ class YoloWriter:
         make_folder(self._out / "images")
 
     def add(self, page: Page) -> int:
-        """The label file, and the picture where pictures are copied."""
+        """The label file, and the image where images are copied."""
         record, files = page.record, 1
         target = self._moved.get(record.name, self._out / "labels" / f"{record.name}.txt")
         if page.options.copy_pictures != "never" and record.name not in self._moved:
-            source = page.needed_picture("a copy for YOLO")
-            copy_picture(source, self._out / "images" / f"{record.name}{source.suffix.lower()}")
+            source = page.needed_image("a copy for YOLO")
+            copy_image(source, self._out / "images" / f"{record.name}{source.suffix.lower()}")
             files += 1
         lines = []
         for label in page.masks:
@@ -60,7 +60,7 @@ class YoloWriter:
     def finish(self) -> int:
         """data.yaml; without `path`, folders are beside the file."""
         names = "".join(f"  {i}: {_quoted(name)}\n" for i, name in enumerate(self._labels.names))
-        head = f"{YOLO_MARK}: move some pictures (and their labels) to a val folder before training.\n"
+        head = f"{YOLO_MARK}: move some images (and their labels) to a val folder before training.\n"
         text = f"names:{' {}' if not names else ''}\n{names}"
         write_text(self._out / "data.yaml", head + self._folders() + text)
         return 1
@@ -91,15 +91,15 @@ class LabelmeWriter:
         self._out = make_folder(out / "labelme")
 
     def add(self, page: Page) -> int:
-        """The JSON file, and the picture where all pictures are copied."""
+        """The JSON file, and the image where all images are copied."""
         record, files = page.record, 1
         path = record.known_as
-        if record.picture is not None:
-            path = _pointing_to(record.picture, self._out)
+        if record.image is not None:
+            path = _pointing_to(record.image, self._out)
         if page.options.copy_pictures == "always":
-            source = page.needed_picture("a copy for labelme")
+            source = page.needed_image("a copy for labelme")
             path = f"{record.name}{source.suffix.lower()}"
-            copy_picture(source, self._out / path)
+            copy_image(source, self._out / path)
             files += 1
         content: dict[str, Any] = {
             "version": _LABELME,
@@ -139,7 +139,7 @@ class LabelmeWriter:
 class GeoJsonWriter:
     """`geojson/NAME.geojson`: a feature collection in pixels (x right, y down) with holes, label and score.
 
-    Like the polygons that QuPath and other viewers of large pictures exchange; the coordinates are no longitudes.
+    Like the polygons that QuPath and other viewers of large images exchange; the coordinates are no longitudes.
     """
 
     def __init__(self, out: Path) -> None:
@@ -182,11 +182,11 @@ def _features(content: dict[str, Any]) -> Any:
     return [[feature["geometry"], feature["properties"]["label"]] for feature in content["features"]]
 
 
-def _pointing_to(picture: Path, folder: Path) -> str:
-    """The path from the folder to the picture, as labelme wants it; absolute where there is none (other drives)."""
+def _pointing_to(image: Path, folder: Path) -> str:
+    """The path from the folder to the image, as labelme wants it; absolute where there is none (other drives)."""
     try:
-        return Path(os.path.relpath(picture.resolve(), folder.resolve())).as_posix()
+        return Path(os.path.relpath(image.resolve(), folder.resolve())).as_posix()
     except ValueError:
-        return picture.resolve().as_posix()
+        return image.resolve().as_posix()
     except OSError as error:
-        raise InvalidImage(f"{picture}: {error.strerror or error}; check the path of the picture") from error
+        raise InvalidImage(f"{image}: {error.strerror or error}; check the path of the image") from error

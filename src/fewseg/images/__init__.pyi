@@ -2,20 +2,20 @@ from .decode import MAX_PIXELS as MAX_PIXELS
 from .decode import SUFFIXES as SUFFIXES
 from .decode import ImageLike as ImageLike
 from .masks import read_mask as read_mask
-from .read import Picture as Picture
-from .read import open_picture as open_picture
-from .read import picture_header as picture_header
-from .read import picture_size as picture_size
+from .read import OpenedImage as OpenedImage
+from .read import open_image as open_image
 from .read import read_image as read_image
+from .read import read_image_header as read_image_header
+from .read import read_image_size as read_image_size
 
 __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
     "ImageLike",
-    "Picture",
-    "open_picture",
-    "picture_header",
-    "picture_size",
+    "OpenedImage",
+    "open_image",
     "read_image",
+    "read_image_header",
+    "read_image_size",
     "read_mask",
 ]

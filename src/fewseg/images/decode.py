@@ -1,9 +1,9 @@
-"""Opening picture files: one place for size limits, orientation and what can go wrong.
+"""Opening image files: one place for size limits, orientation and what can go wrong.
 
-Pillow refuses files above 179 megapixels and warns above 89 through a global setting. Aerial and scanned pictures are
+Pillow refuses files above 179 megapixels and warns above 89 through a global setting. Aerial and scanned images are
 larger than that, so files are opened with that check off and `MAX_PIXELS` is applied here instead. The setting is put
 back as soon as the header is read (the whole file, for a TIFF above the limit); one of our threads at a time does that,
-but other code that opens pictures with Pillow in that moment goes unchecked, and a change it makes to the setting then
+but other code that opens images with Pillow in that moment goes unchecked, and a change it makes to the setting then
 is lost.
 """
 
@@ -25,12 +25,12 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torc
 """A file, a Pillow image, an array or a tensor."""
 
 MAX_PIXELS: Final = 1_000_000_000
-"""Largest picture that is opened, in pixels (width x height): a decoded gigapixel takes 4 GB."""
+"""Largest image that is opened, in pixels (width x height): a decoded gigapixel takes 4 GB."""
 
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".jp2"}
 )
-"""File name endings, in lower case, of the pictures that a folder is searched for."""
+"""File name endings, in lower case, of the images that a folder is searched for."""
 
 _OPENING = threading.Lock()
 
@@ -62,7 +62,7 @@ def open_file(path: str | os.PathLike[str], kind: _Kind, error: type[FewsegError
     try:
         image = _open_unchecked(name)
     except UnidentifiedImageError:
-        raise error(f"{name} is not a readable {kind} (damaged, or no picture format): save it again as PNG") from None
+        raise error(f"{name} is not a readable {kind} (damaged, or no image format): save it again as PNG") from None
     except PermissionError:
         raise error(f"{name}: no permission to read it; change its permissions") from None
     except Exception as reason:  # Pillow's readers raise anything on damaged headers
@@ -88,7 +88,7 @@ def _unchecked() -> Iterator[None]:
 
 
 def check_pixels(size: tuple[int, int], name: str, error: type[FewsegError]) -> None:
-    """Raise `error` for a picture without pixels or with more than `MAX_PIXELS`."""
+    """Raise `error` for an image without pixels or with more than `MAX_PIXELS`."""
     width, height = size
     if width < 1 or height < 1:
         raise error(f"{name} is {width}x{height}: it has no pixels")
@@ -135,7 +135,7 @@ def orientation(image: Image.Image) -> int:
         return 1
     try:
         found = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF must not make a sound picture unreadable
+    except Exception:  # damaged EXIF must not make a sound image unreadable
         return 1
     return found if found in _TURNS else 1
 

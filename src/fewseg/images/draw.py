@@ -1,4 +1,4 @@
-"""Pictures of results: masks over the picture, and many pictures on one sheet."""
+"""Images of results: masks over the image, and many images on one sheet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PALETTE: Final[tuple[Colour, ...]] = (
 """Colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008), strongest contrasts first."""
 
 _LEGEND_SIDE: Final = 64
-"""Pictures with a shorter side than this get no legend: it would hide them."""
+"""Images with a shorter side than this get no legend: it would hide them."""
 
 
 def label_colours(labels: Sequence[str]) -> dict[str, Colour]:
@@ -51,18 +51,18 @@ def overlay(
     opacity: float = 0.45,
     legend: bool = True,
 ) -> Image.Image:
-    """The picture under translucent masks with outlines, and a legend of the labels.
+    """The image under translucent masks with outlines, and a legend of the labels.
 
     Args:
-        image: the picture.
-        found: what the segmenter found, or label to mask (H, W) at the picture's size. Of a prediction the label map
+        image: the image.
+        found: what the segmenter found, or label to mask (H, W) at the image's size. Of a prediction the label map
             is drawn, so that labels do not hide each other, and labels that are not present as outlines only.
         colours: label to RGB; `label_colours` for those not given.
         opacity: of the filled masks, 0 to 1.
         legend: whether to name the labels, with their scores.
 
     Raises:
-        InvalidMask: a mask of another size than the picture.
+        InvalidMask: a mask of another size than the image.
     """
     picture = read_image(image)
     prediction = found if isinstance(found, Prediction) else None
@@ -73,8 +73,8 @@ def overlay(
     for label, mask in masks.items():
         if mask.shape != (picture.height, picture.width):
             raise InvalidMask(
-                f"the mask of {label!r} is {mask.shape[-1]}x{mask.shape[0]}, the picture {picture.width}x"
-                f"{picture.height}: give masks at the picture's size"
+                f"the mask of {label!r} is {mask.shape[-1]}x{mask.shape[0]}, the image {picture.width}x"
+                f"{picture.height}: give masks at the image's size"
             )
     result = picture.copy()
     rows, columns = _around(masks.values(), (picture.height, picture.width), 2 * thickness)
@@ -192,15 +192,15 @@ def contact_sheet(
     columns: int | None = None,
     side: int = 320,
 ) -> Image.Image:
-    """Pictures in rows on a white sheet, each shrunk or grown to fit a square of `side` pixels, titles below.
+    """Images in rows on a white sheet, each shrunk or grown to fit a square of `side` pixels, titles below.
 
-    `columns` is about the square root of their number if not given. Raises `InvalidImage` for no pictures, or titles
-    that are not one a picture.
+    `columns` is about the square root of their number if not given. Raises `InvalidImage` for no images, or titles
+    that are not one an image.
     """
     if not images:
-        raise InvalidImage("no pictures for the sheet: give at least one")
+        raise InvalidImage("no images for the sheet: give at least one")
     if titles is not None and len(titles) != len(images):
-        raise InvalidImage(f"{len(titles)} titles for {len(images)} pictures: give one each")
+        raise InvalidImage(f"{len(titles)} titles for {len(images)} images: give one each")
     columns = min(max(1, columns or math.ceil(math.sqrt(len(images)))), len(images))
     gap, text = max(2, side // 32), max(10, side // 20)
     below = round(text * 1.5) if titles is not None else 0
@@ -222,11 +222,11 @@ def contact_sheet(
 
 
 def overlay_of(image: Image.Image, found: Prediction, side: int) -> Image.Image:
-    """The overlay of a result at the picture's size, drawn with at most `side` pixels."""
+    """The overlay of a result at the image's size, drawn with at most `side` pixels."""
     small = fitted(image, side, enlarge=False)
     if small.size == image.size:
         return overlay(image, found)
-    # The pixel of the label map under the centre of each of the small picture's.
+    # The pixel of the label map under the centre of each of the small image's.
     rows = ((np.arange(small.height) + 0.5) * image.height / small.height).astype(int)[:, None]
     columns = ((np.arange(small.width) + 0.5) * image.width / small.width).astype(int)
     masks = {label: mask[rows, columns] for label, mask in found.masks.items()}

@@ -48,9 +48,9 @@ def read_mask(
 ) -> NDArray[np.uint8]:
     """The mask as (H, W) of 0 background, 1 foreground, 255 ignored.
 
-    `size` is the upright picture's (width, height) and `orientation` its EXIF orientation: a mask drawn on the picture
+    `size` is the upright image's (width, height) and `orientation` its EXIF orientation: a mask drawn on the image
     as stored, before turning it upright, is turned likewise (seen by its size; a mask that fits both ways counts as
-    drawn on the upright picture).
+    drawn on the upright image).
 
     Raises `InvalidMask` for a mask that cannot be read, is of another size, has no foreground, or has more than two
     values and no chosen one.
@@ -59,7 +59,7 @@ def read_mask(
     >>> read_mask(np.array([[0, 3, 255]]), value=3)
     array([[  0,   1, 255]], dtype=uint8)
     """
-    raw = _from_array(mask) if isinstance(mask, (np.ndarray, torch.Tensor)) else _from_picture(mask, value)
+    raw = _from_array(mask) if isinstance(mask, (np.ndarray, torch.Tensor)) else _from_image(mask, value)
     if raw.values.dtype.kind == "f" and not np.isfinite(raw.values).all():
         raise InvalidMask(f"{raw.name} holds values that are no finite numbers: give 0 and 1")
     raw = _fit(raw, size, orientation)
@@ -85,7 +85,7 @@ def _from_array(mask: np.ndarray | torch.Tensor) -> _Raw:
     return _packed(values, "the mask")
 
 
-def _from_picture(mask: str | os.PathLike[str] | Image.Image, value: MaskValue | None) -> _Raw:
+def _from_image(mask: str | os.PathLike[str] | Image.Image, value: MaskValue | None) -> _Raw:
     if isinstance(mask, (str, os.PathLike)):
         name, image = os.fspath(mask), decoding.open_file(mask, "mask", InvalidMask)
     elif isinstance(mask, Image.Image):
@@ -134,7 +134,7 @@ def _packed(values: NDArray[Any], name: str) -> _Raw:
 
 
 def _fit(raw: _Raw, size: tuple[int, int] | None, orientation: int) -> _Raw:
-    """The mask of an upright picture of `size`, turned when it was drawn on the picture as stored."""
+    """The mask of an upright image of `size`, turned when it was drawn on the image as stored."""
     height, width = raw.values.shape
     if size is None or (width, height) == size:
         return raw
@@ -142,7 +142,7 @@ def _fit(raw: _Raw, size: tuple[int, int] | None, orientation: int) -> _Raw:
         # Pillow turns 8-bit and 32-bit images only; numpy can turn any, by the same two steps.
         return replace(raw, values=_turned(raw.values, orientation))
     raise InvalidMask(
-        f"{raw.name} is {width}x{height}, its picture {size[0]}x{size[1]}: save the mask at the picture's size"
+        f"{raw.name} is {width}x{height}, its image {size[0]}x{size[1]}: save the mask at the image's size"
     )
 
 
@@ -175,9 +175,7 @@ def _comparable(raw: _Raw, value: MaskValue) -> int:
     """The chosen value as it stands in `raw.values`."""
     if isinstance(value, (int, np.integer)):
         if raw.colours:
-            raise InvalidMask(
-                f"{raw.name} is a colour picture: choose the foreground with value=(r, g, b), not {value}"
-            )
+            raise InvalidMask(f"{raw.name} is a colour image: choose the foreground with value=(r, g, b), not {value}")
         return int(value)
     numbers: list[Any] = list(value) if np.ndim(value) == 1 else []
     if len(numbers) != 3 or not all(isinstance(v, (int, np.integer)) and 0 <= v <= 255 for v in numbers):

@@ -1,9 +1,9 @@
-"""Which mask belongs to which picture, where both lie in one folder: for examples and data sets alike.
+"""Which mask belongs to which image, where both lie in one folder: for examples and data sets alike.
 
 - `name.jpg` (or any ending but .png): `name.png`, `name.mask.png` or `name_mask.png`;
 - `name.png`: `name.mask.png` or `name_mask.png`.
 
-Endings may be in capitals. Hidden files and files that are no pictures are left alone.
+Endings may be in capitals. Hidden files and files that are no images are left alone.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ MASK_ENDINGS: Final = (".mask", "_mask")
 
 @dataclass(frozen=True)
 class FolderPairs:
-    """The pictures of a folder with the files that may be their masks."""
+    """The images of a folder with the files that may be their masks."""
 
-    pictures: dict[Path, tuple[Path, ...]]
-    """Every picture, sorted by name, with its masks: none, one, or several where it is not clear which is meant."""
+    images: dict[Path, tuple[Path, ...]]
+    """Every image, sorted by name, with its masks: none, one, or several where it is not clear which is meant."""
     orphans: tuple[Path, ...]
-    """Masks, by their names, without a picture."""
+    """Masks, by their names, without an image."""
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The picture files of a folder, sorted; not those of its subfolders."""
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted; not those of its subfolders."""
     return sorted(
         p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
     )
 
 
 def pairs_in(folder: Path) -> FolderPairs:
-    """Pictures and masks of a folder; nothing is opened."""
-    files = pictures_in(folder)
+    """Images and masks of a folder; nothing is opened."""
+    files = images_in(folder)
     png = {p for p in files if p.suffix.lower() == ".png"}
     others = [p for p in files if p not in png]
     stems = {p.stem for p in others}
-    # A PNG is the mask of the picture of the same name that is no PNG; otherwise it is a picture, or ends like a mask.
+    # A PNG is the mask of the image of the same name that is no PNG; otherwise it is an image, or ends like a mask.
     plain = {p for p in png if p.stem in stems}
     marked = {p for p in png - plain if p.stem.endswith(MASK_ENDINGS)}
     found: dict[Path, tuple[Path, ...]] = {}
-    for picture in sorted([*others, *(png - plain - marked)]):
-        names = {picture.stem + ending for ending in MASK_ENDINGS}
-        found[picture] = (
+    for image in sorted([*others, *(png - plain - marked)]):
+        names = {image.stem + ending for ending in MASK_ENDINGS}
+        found[image] = (
             *sorted(p for p in marked if p.stem in names),
-            *sorted(p for p in plain if p.stem == picture.stem),
+            *sorted(p for p in plain if p.stem == image.stem),
         )
     taken = {mask for masks in found.values() for mask in masks}
     return FolderPairs(found, tuple(sorted(marked - taken)))

@@ -1,12 +1,12 @@
 """Boxes, points and scribbles: what stands for an object where nobody painted its mask.
 
-Beside a picture `name.jpg` in a support folder they are in `name.weak.json`, one of
+Beside an image `name.jpg` in a support folder they are in `name.weak.json`, one of
 
     {"box": [40, 25, 210, 180]}
     {"points": [[120, 90, 1], [20, 30, 0]]}
     {"scribble": [[80, 60], [120, 90], [160, 95]]}
 
-or a list of such objects, one for every object of the label. Coordinates are pixels x, y of the upright picture, from
+or a list of such objects, one for every object of the label. Coordinates are pixels x, y of the upright image, from
 its left upper corner; a point's third number is 1 inside and 0 outside; a scribble is a line inside, or a list of them.
 `fewseg.inference.interactive` makes masks of them.
 """
@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from fewseg.core.errors import InvalidSupport
 
 Place: TypeAlias = tuple[float, float]
-"""x, y in pixels of the upright picture, from its left upper corner."""
+"""x, y in pixels of the upright image, from its left upper corner."""
 Point: TypeAlias = tuple[float, float, int]
 """A place, and 1 where it is inside or 0 where it is outside."""
 Box: TypeAlias = tuple[float, float, float, float]
 """x0, y0, x1, y1."""
 
 ENDING: Final = ".weak.json"
-"""What stands behind a picture's name in the name of its file of marks."""
+"""What stands behind an image's name in the name of its file of marks."""
 
 _KINDS: Final = "box [x0, y0, x1, y1], points [[x, y, 1 inside or 0 outside], ...] or scribble [[x, y], ...]"
 
@@ -88,13 +88,13 @@ class Mark:
         return len(self.points) + sum(map(len, self.scribble))
 
     def check_within(self, size: tuple[int, int]) -> None:
-        """Raise `InvalidSupport` where a point or a line leaves a picture of `size` (width, height)."""
+        """Raise `InvalidSupport` where a point or a line leaves an image of `size` (width, height)."""
         places = [(x, y) for x, y, _ in self.points] + [place for line in self.scribble for place in line]
         for x, y in places:
             if not (0 <= x <= size[0] and 0 <= y <= size[1]):
                 raise InvalidSupport(
-                    f"place {x:g}, {y:g} lies outside the picture of {size[0]}x{size[1]}: give pixels x, y of the "
-                    "upright picture"
+                    f"place {x:g}, {y:g} lies outside the image of {size[0]}x{size[1]}: give pixels x, y of the "
+                    "upright image"
                 )
 
 

@@ -1,10 +1,10 @@
-"""Pictures of every kind to upright 8-bit RGB.
+"""Images of every kind to upright 8-bit RGB.
 
 What is done to which input, once and for all:
 
 - files and Pillow images are turned upright by their EXIF orientation; of animations the first frame is used;
 - transparency is laid over white;
-- 16-bit grey is scaled linearly, 0..65535 to 0..255, whatever range the picture uses, so that pictures stay
+- 16-bit grey is scaled linearly, 0..65535 to 0..255, whatever range the image uses, so that images stay
   comparable; wider integers hold 0..255 or else 0..65535; floats hold 0..1;
 - arrays are (H, W), (H, W, 1 | 3 | 4) or, where that does not fit, channels first; tensors the other way round;
 - colour profiles are ignored, as the papers' pipelines do.
@@ -27,56 +27,65 @@ from fewseg.images import decode as decoding
 from fewseg.images.decode import MAX_PIXELS, SUFFIXES, ImageLike
 from fewseg.images.masks import read_mask
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "ImageLike", "Picture", "open_picture", "picture_size", "read_image", "read_mask"]
+__all__ = [
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "ImageLike",
+    "OpenedImage",
+    "open_image",
+    "read_image",
+    "read_image_size",
+    "read_mask",
+]
 
 REDUCE_ABOVE: Final = 24_000_000
-"""`open_picture(at_least=...)` decodes pictures with more pixels than this at a fraction of their size."""
+"""`open_image(at_least=...)` decodes images with more pixels than this at a fraction of their size."""
 
 _BAND: Final = 8_000_000
-"""Pixels that are converted at a time when a huge picture is made smaller."""
+"""Pixels that are converted at a time when a huge image is made smaller."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture ready to be resized to a model's input."""
+class OpenedImage:
+    """An image ready to be resized to a model's input."""
 
     image: Image.Image
-    """Upright, RGB; smaller than `size` where a huge picture was decoded at a fraction of its size."""
+    """Upright, RGB; smaller than `size` where a huge image was decoded at a fraction of its size."""
     size: tuple[int, int]
-    """(width, height) of the whole picture, upright."""
+    """(width, height) of the whole image, upright."""
     orientation: int
     """EXIF orientation that has been applied: 1 for none."""
     name: str
-    """The file, or what to call the picture in messages."""
+    """The file, or what to call the image in messages."""
 
 
 def read_image(image: ImageLike) -> Image.Image:
-    """The whole picture, upright, as a Pillow RGB image; raises `InvalidImage` naming the file.
+    """The whole image, upright, as a Pillow RGB image; raises `InvalidImage` naming the file.
 
     >>> import numpy as np
     >>> read_image(np.zeros((3, 5), np.uint16)).size
     (5, 3)
     """
-    return open_picture(image).image
+    return open_image(image).image
 
 
-def open_picture(image: ImageLike, *, at_least: int | None = None) -> Picture:
-    """The picture and its true size; raises `InvalidImage` naming the file.
+def open_image(image: ImageLike, *, at_least: int | None = None) -> OpenedImage:
+    """The image and its true size; raises `InvalidImage` naming the file.
 
-    With `at_least`, pictures above `REDUCE_ABOVE` are box-averaged to a fraction of their size while decoding, each
+    With `at_least`, images above `REDUCE_ABOVE` are box-averaged to a fraction of their size while decoding, each
     side staying at least that long (or as long as it is): bounded memory, and no difference that a resize to a
-    quarter of it would show. Smaller pictures are never touched, so the papers' preprocessing stays exact.
+    quarter of it would show. Smaller images are never touched, so the papers' preprocessing stays exact.
     """
     if isinstance(image, (str, os.PathLike)):
         name = os.fspath(image)
         opened = decoding.open_file(image, "picture", InvalidImage)
     elif isinstance(image, Image.Image):
-        name, opened = getattr(image, "filename", "") or "the picture", image
+        name, opened = getattr(image, "filename", "") or "the image", image
         decoding.check_pixels(image.size, name, InvalidImage)
     elif isinstance(image, (np.ndarray, torch.Tensor)):
-        name, opened = "the picture", _from_array(image)
+        name, opened = "the image", _from_array(image)
     else:
-        raise InvalidImage(f"a picture is a path, Pillow image, array or tensor, not a {type(image).__name__}")
+        raise InvalidImage(f"an image is a path, Pillow image, array or tensor, not a {type(image).__name__}")
     turn = decoding.orientation(opened)
     size, drafted = opened.size, None
     if at_least is not None and size[0] * size[1] > REDUCE_ABOVE and isinstance(image, (str, os.PathLike)):
@@ -86,16 +95,16 @@ def open_picture(image: ImageLike, *, at_least: int | None = None) -> Picture:
     if drafted is None:
         size = opened.size  # some versions of Pillow turn a TIFF, and its size, only now
     small = _reduced(opened, name, at_least) if at_least is not None else _to_rgb(opened, name)(opened)
-    return Picture(decoding.upright(small, turn), decoding.upright_size(size, turn), turn, name)
+    return OpenedImage(decoding.upright(small, turn), decoding.upright_size(size, turn), turn, name)
 
 
-def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) of a file's picture, upright, without decoding it; raises `InvalidImage`."""
-    return picture_header(path)[0]
+def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of a file's image, upright, without decoding it; raises `InvalidImage`."""
+    return read_image_header(path)[0]
 
 
-def picture_header(path: str | os.PathLike[str]) -> tuple[tuple[int, int], int]:
-    """`picture_size` and the EXIF orientation, without decoding the pixels; raises `InvalidImage`."""
+def read_image_header(path: str | os.PathLike[str]) -> tuple[tuple[int, int], int]:
+    """`read_image_size` and the EXIF orientation, without decoding the pixels; raises `InvalidImage`."""
     with decoding.open_file(path, "picture", InvalidImage) as image:
         orientation = decoding.orientation(image)
         return decoding.upright_size(image.size, orientation), orientation
@@ -108,7 +117,7 @@ def _reduced(image: Image.Image, name: str, at_least: int) -> Image.Image:
     across, down = max(1, width // at_least), max(1, height // at_least)
     if width * height <= REDUCE_ABOVE or across * down == 1:
         return to_rgb(image)
-    # In bands, so that never a second picture of the full size exists; a box never crosses two bands.
+    # In bands, so that never a second image of the full size exists; a box never crosses two bands.
     rows = max(down, _BAND // width // down * down)
     small = Image.new("RGB", (-(-width // across), -(-height // down)))
     for top in range(0, height, rows):
@@ -179,22 +188,20 @@ def _from_array(image: np.ndarray | torch.Tensor) -> Image.Image:
     first = isinstance(image, torch.Tensor)
     values = decoding.to_numpy(image)
     if values.dtype.kind not in "buif":
-        raise InvalidImage(f"the picture is an array of {values.dtype}: give numbers (uint8, uint16, or float 0..1)")
+        raise InvalidImage(f"the image is an array of {values.dtype}: give numbers (uint8, uint16, or float 0..1)")
     values = decoding.channels_last(values, first, (1, 3, 4))
     if values.ndim not in (2, 3):
-        raise InvalidImage(
-            f"the picture is an array of shape {tuple(image.shape)}: give (H, W), (H, W, 3) or (H, W, 4)"
-        )
-    decoding.check_pixels((values.shape[1], values.shape[0]), "the picture", InvalidImage)
+        raise InvalidImage(f"the image is an array of shape {tuple(image.shape)}: give (H, W), (H, W, 3) or (H, W, 4)")
+    decoding.check_pixels((values.shape[1], values.shape[0]), "the image", InvalidImage)
     low, high = values.min().item(), values.max().item()
-    values = _bytes(values, _scale(values.dtype, low, high, "the picture"))
+    values = _bytes(values, _scale(values.dtype, low, high, "the image"))
     return Image.fromarray(np.ascontiguousarray(values))
 
 
-def fitted(picture: Image.Image, side: int, *, enlarge: bool = True) -> Image.Image:
-    """The picture at the size that just fits a square of `side` pixels; a smaller one only grows with `enlarge`."""
-    scale = side / max(picture.size)
+def fitted(image: Image.Image, side: int, *, enlarge: bool = True) -> Image.Image:
+    """The image at the size that just fits a square of `side` pixels; a smaller one only grows with `enlarge`."""
+    scale = side / max(image.size)
     if scale >= 1 and not enlarge:
-        return picture
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.BICUBIC)
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC)

@@ -1,7 +1,7 @@
-"""Pictures and masks to the square tensors a method takes.
+"""Images and masks to the square tensors a method takes.
 
 `square_image` and `square_mask` are DCAMA's and HSNet's preprocessing exactly: Pillow's antialiased bilinear for the
-picture, torch's `nearest` from the original for the mask. `padded_image` and `padded_mask` are SCCAN's.
+image, torch's `nearest` from the original for the mask. `padded_image` and `padded_mask` are SCCAN's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Resize = Literal["square", "padded"]
-"""How a picture comes to the model's square input: squashed, or with its shape kept and the rest left empty."""
+"""How an image comes to the model's square input: squashed, or with its shape kept and the rest left empty."""
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def square_image(image: Image.Image, size: int) -> Tensor:
-    """A Pillow RGB picture, squashed to (3, size, size), float32, ImageNet-normalised."""
+    """A Pillow RGB image, squashed to (3, size, size), float32, ImageNet-normalised."""
     return to_tensor(tv.resize(image, [size, size], interpolation=tv.InterpolationMode.BILINEAR))
 
 
@@ -44,7 +44,7 @@ def square_mask(mask: NDArray[np.uint8], size: int) -> Tensor:
 
 
 def padded_image(image: Image.Image, size: int) -> Tensor:
-    """A Pillow RGB picture at the top left of a black (3, size, size), float32, ImageNet-normalised.
+    """A Pillow RGB image at the top left of a black (3, size, size), float32, ImageNet-normalised.
 
     OpenCV's `INTER_LINEAR` on float pixels: bilinear between pixel centres, no antialiasing.
     """
@@ -57,7 +57,7 @@ def padded_image(image: Image.Image, size: int) -> Tensor:
 
 
 def padded_mask(mask: NDArray[np.uint8], size: int) -> Tensor:
-    """A mask (H, W) of 0, 1 and 255 as `padded_image` places its picture, 255 outside; (size, size), float32.
+    """A mask (H, W) of 0, 1 and 255 as `padded_image` places its image, 255 outside; (size, size), float32.
 
     OpenCV's `INTER_NEAREST`. Torch's, in float32, is a pixel off where the place in the source is a whole number.
     """
@@ -80,5 +80,5 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def resize_by_centres(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear with pixel centres aligned, as pictures are resized; (B, C, H, W) to (B, C, *size)."""
+    """Bilinear with pixel centres aligned, as images are resized; (B, C, H, W) to (B, C, *size)."""
     return F.interpolate(x, size, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Video files: their frames one after the other, and clips written from pictures. Reading and writing need PyAV."""
+"""Video files: their frames one after the other, and clips written from images. Reading and writing need PyAV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONGEST_SIDE: Final = 1280
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of a clip."""
+    """An image of a clip."""
 
     number: int
     """Counted from 0."""
@@ -70,7 +70,7 @@ def _open(path: Path, stack: ExitStack) -> tuple[Any, Any]:
     except (OSError, ValueError, av.FFmpegError) as error:
         raise InvalidImage(f"{path} is no video that can be read ({one_line(error)}): check the path") from error
     if not container.streams.video:
-        raise InvalidImage(f"{path} has no pictures, only sound: give a video")
+        raise InvalidImage(f"{path} has no images, only sound: give a video")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     return container, stream
@@ -141,10 +141,10 @@ def read_frame(path: str | os.PathLike[str], number: int) -> Image.Image:
 
 
 class ClipWriter:
-    """Writes pictures of one size as an H.264 clip; raises `OutputError` where that fails."""
+    """Writes images of one size as an H.264 clip; raises `OutputError` where that fails."""
 
     def __init__(self, path: Path, clip: Clip, every: int, comment: str) -> None:
-        """To `path`, pictures that are each `every`th frame of `clip`; `comment` goes into the file's metadata."""
+        """To `path`, images that are each `every`th frame of `clip`; `comment` goes into the file's metadata."""
         av = _av()
         self._path, self._av = path, av
         small = fitted(Image.new("1", clip.size), LONGEST_SIDE, enlarge=False).size
@@ -171,16 +171,14 @@ class ClipWriter:
             if failure[0] is None:  # else that failure is the one to tell
                 raise self._cannot(error) from error
 
-    def add(self, picture: Image.Image) -> None:
-        """The next picture."""
-        if picture.size != self._size:  # by an odd column or row, or a clip whose size changes on the way
-            picture = (
-                picture.resize(self._size)
-                if abs(picture.width - self._size[0]) > 1
-                else picture.crop((0, 0, *self._size))
+    def add(self, image: Image.Image) -> None:
+        """The next image."""
+        if image.size != self._size:  # by an odd column or row, or a clip whose size changes on the way
+            image = (
+                image.resize(self._size) if abs(image.width - self._size[0]) > 1 else image.crop((0, 0, *self._size))
             )
         try:
-            self._container.mux(self._stream.encode(self._av.VideoFrame.from_image(picture)))
+            self._container.mux(self._stream.encode(self._av.VideoFrame.from_image(image)))
         except (OSError, self._av.FFmpegError) as error:
             raise self._cannot(error) from error
 

@@ -1,11 +1,11 @@
-"""Which picture to label next: scores, and a choice of several that do not repeat each other.
+"""Which image to label next: scores, and a choice of several that do not repeat each other.
 
-Two questions can be asked of a picture. How unsure is the model of the mask that it found (`uncertainty`)? And how
-unlike everything labelled so far is what the picture shows (`coverage`)? The first needs a support, the second does
-not. `choose_uncertain` and `choose_covering` pick pictures greedily: what one picture teaches is taken into account
+Two questions can be asked of an image. How unsure is the model of the mask that it found (`uncertainty`)? And how
+unlike everything labelled so far is what the image shows (`coverage`)? The first needs a support, the second does
+not. `choose_uncertain` and `choose_covering` pick images greedily: what one image teaches is taken into account
 before the next is picked. The DCAMA paper names such a selection of supports as future work (section 5).
 
-Measured on novel classes (docs/suggestions.md), the uncertain pictures are the worse choice: `choose_covering` is what
+Measured on novel classes (docs/suggestions.md), the uncertain images are the worse choice: `choose_covering` is what
 the page goes by.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SMOOTHING: Final = 0.01
-"""Share of a picture that agrees beside its mask: without it, a picture without any mask could not be sure."""
+"""Share of an image that agrees beside its mask: without it, an image without any mask could not be sure."""
 
 _FLOOR: Final = 1e-6
 
@@ -29,8 +29,8 @@ def uncertainty(probabilities: Tensor) -> Tensor:
 
     Probabilities p (..., h, w) are cut at 0.5 into the mask m. Were every pixel foreground with its probability, and
     independently, the mask would share sum(m p) pixels with the truth and sum(m + p - m p) would be in one of the two:
-    the quotient of these expectations, with `SMOOTHING` of the picture added to both, is the overlap. Unlike a mean
-    entropy it does not grow with the object's outline alone, and a picture that is surely without the label is sure.
+    the quotient of these expectations, with `SMOOTHING` of the image added to both, is the overlap. Unlike a mean
+    entropy it does not grow with the object's outline alone, and an image that is surely without the label is sure.
 
     >>> float(uncertainty(torch.tensor([[1.0, 0.0], [1.0, 0.0]])))
     0.0
@@ -44,7 +44,7 @@ def uncertainty(probabilities: Tensor) -> Tensor:
 
 
 def coverage(query_tokens: Tensor, support_tokens: Tensor) -> Tensor:
-    """How far a picture's tokens (..., n, c) are from the nearest support token (m, c), on average.
+    """How far an image's tokens (..., n, c) are from the nearest support token (m, c), on average.
 
     The distance is one minus the cosine, so in [0, 2]: 0 where everything has been seen already. Without support tokens
     (m = 0) everything is as far as can be expected of the unknown, 1.
@@ -65,17 +65,17 @@ def _nearest(query: Tensor, support: Tensor) -> Tensor:
 
 
 def centred(tokens: Tensor) -> Tensor:
-    """Tokens (pictures, n, c) without what they all share: their cosines tell apart what raw features blur."""
+    """Tokens (images, n, c) without what they all share: their cosines tell apart what raw features blur."""
     return tokens.float() - tokens.float().mean((0, 1))
 
 
 def choose_covering(
     tokens: Tensor, support_tokens: Tensor, n: int, candidates: Sequence[int], weights: Tensor | None = None
 ) -> list[tuple[int, float]]:
-    """`n` of the candidates, each the one that brings all pictures nearest to something labelled, given those before.
+    """`n` of the candidates, each the one that brings all images nearest to something labelled, given those before.
 
-    `tokens` are those of all pictures (pictures, t, c), `support_tokens` (m, c) those of the labelled ones, `weights`
-    (pictures, t) how much each token matters (all alike if not given). Gives (picture, gain) pairs: by how much the
+    `tokens` are those of all images (images, t, c), `support_tokens` (m, c) those of the labelled ones, `weights`
+    (images, t) how much each token matters (all alike if not given). Gives (image, gain) pairs: by how much the
     mean distance of all tokens to the nearest labelled one falls. This is the greedy rule for the facility location
     problem, within 63 % of the best choice (Nemhauser et al., 1978).
     """
@@ -102,8 +102,8 @@ def choose_uncertain(
 ) -> list[tuple[int, float]]:
     """`n` of the candidates, each the most uncertain one, lessened by how much it resembles those picked before.
 
-    `scores` (pictures,) in [0, 1], `tokens` (pictures, t, c). Gives (picture, score) pairs, where the score is the
-    uncertainty times the distance (at most 1) of the picture's tokens to the nearest of those picked before, and of
+    `scores` (images,) in [0, 1], `tokens` (images, t, c). Gives (image, score) pairs, where the score is the
+    uncertainty times the distance (at most 1) of the image's tokens to the nearest of those picked before, and of
     `support_tokens` (m, c), those labelled already, where they are given.
     """
     every = _unit(tokens)

@@ -1,6 +1,6 @@
 """From a click, a scribble or a box to a mask: examples without painting, and help for people who paint.
 
-A picture is cut into some 600 superpixels (SLIC, Achanta et al. 2012, on colours); for a box, a window around it is.
+An image is cut into some 600 superpixels (SLIC, Achanta et al. 2012, on colours); for a box, a window around it is.
 Each has a mean colour and, read off at its centre, the backbone's features at strides 8 and 16. Two superpixels are as
 far apart as colours and features together say, both in medians between neighbours, so neither needs a scale.
 
@@ -8,7 +8,7 @@ far apart as colours and features together say, both in medians between neighbou
   whose size is near the one asked for and which differs most from what it would be merged with.
 - `grown` and `in_box` solve the random walker with priors (Grady 2005, "Multilabel Random Walker Image Segmentation
   Using Prior Models"): places inside are 1, those outside 0, and the prior of the others compares how alike they are to
-  what is inside and to what is not. For clicks and scribbles that is the places marked against the whole picture and
+  what is inside and to what is not. For clicks and scribbles that is the places marked against the whole image and
   the places marked as outside, and `size` shifts it; what does not hang together with a place inside is left out. For a
   box it is, as in GrabCut (Rother et al. 2004), everything in it against everything around it, then what was found
   against the rest.
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewseg.core.errors import InvalidOption
-from fewseg.images import ImageLike, open_picture
+from fewseg.images import ImageLike, open_image
 from fewseg.images.prompts import Box, Mark, Place, Point
 from fewseg.images.transforms import resize_by_centres
 from fewseg.inference.superpixels import Regions, Window, cut
@@ -75,12 +75,12 @@ def region_features(maps: Sequence[Tensor], inputs: Tensor) -> Tensor:
 
 
 def outline(image: ImageLike, marks: Sequence[Mark], features: Tensor) -> NDArray[np.bool_]:
-    """The mask (H, W) at the picture's size of what several marks stand for, each one object.
+    """The mask (H, W) at the image's size of what several marks stand for, each one object.
 
-    `features` (c, h, w) are the whole picture's, as `region_features` gives them. Raises
-    `InvalidImage`, `InvalidSupport` for a place outside the picture and `InvalidOption` for a box outside.
+    `features` (c, h, w) are the whole image's, as `region_features` gives them. Raises
+    `InvalidImage`, `InvalidSupport` for a place outside the image and `InvalidOption` for a box outside.
     """
-    picture = open_picture(image, at_least=1)
+    picture = open_image(image, at_least=1)
     kept: dict[Window, Regions] = {}
 
     def regions_of(window: Window) -> Regions:
@@ -105,10 +105,10 @@ def region(
     mode: Mode = "grow",
     extent: float = 0.5,
 ) -> NDArray[np.bool_]:
-    """The mask (H, W) of what is meant in a picture of `size` (width, height).
+    """The mask (H, W) of what is meant in an image of `size` (width, height).
 
     Args:
-        size: of the picture.
+        size: of the image.
         regions_of: its superpixels, or those of a window of it.
         points: x, y, and 1 for a place inside or 0 for one outside.
         box: around it; points may correct it.
@@ -154,17 +154,17 @@ def _along(line: Sequence[Place], size: tuple[int, int]) -> list[tuple[float, fl
 
 
 def _within(point: tuple[float, float], size: tuple[int, int]) -> tuple[float, float]:
-    """The nearest place in the picture."""
+    """The nearest place in the image."""
     return min(max(point[0], 0), size[0] - 1), min(max(point[1], 0), size[1] - 1)
 
 
 def _pixels(box: Box, size: tuple[int, int]) -> _Pixels:
-    """The pixels of a box within a picture of `size`; raises `InvalidOption` for none."""
+    """The pixels of a box within an image of `size`; raises `InvalidOption` for none."""
     left, top = (min(max(round(v), 0), n - 1) for v, n in zip(box[:2], size, strict=True))
     right, bottom = (min(max(round(v), 0), n) for v, n in zip(box[2:], size, strict=True))
     if not (box[0] < box[2] and box[1] < box[3] and box[0] < size[0] and box[1] < size[1] and right > 0 and bottom > 0):
         raise InvalidOption(
-            f"box {', '.join(f'{v:g}' for v in box)} in a picture of {size[0]}x{size[1]}: give x0, y0, x1, y1 within "
+            f"box {', '.join(f'{v:g}' for v in box)} in an image of {size[0]}x{size[1]}: give x0, y0, x1, y1 within "
             "it, x0 < x1 and y0 < y1"
         )
     return left, top, max(right, left + 1), max(bottom, top + 1)
@@ -209,7 +209,7 @@ def _marked(
 def merged(regions: Regions, within: NDArray[np.int64], without: NDArray[np.int64], size: float) -> NDArray[np.bool_]:
     """Which superpixels (n,) belong to the tree's regions around the places inside, of about that size."""
     chosen = np.zeros(regions.count, bool)
-    limit = 10 ** (-2.5 + 2.3 * size)  # of the picture's area
+    limit = 10 ** (-2.5 + 2.3 * size)  # of the image's area
     for start in within:
         node, best, contrast = int(start), int(start), 0.0
         while True:
@@ -239,7 +239,7 @@ def grown(regions: Regions, within: NDArray[np.int64], without: NDArray[np.int64
 
 
 def in_box(regions: Regions, box: Box, within: NDArray[np.int64], without: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which superpixels (n,) of a box (in shares of the picture) belong to what it is drawn around."""
+    """Which superpixels (n,) of a box (in shares of the image) belong to what it is drawn around."""
     x, y = regions.centres.T
     inside = (x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])
     inside[within] = True

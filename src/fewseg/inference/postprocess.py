@@ -1,6 +1,6 @@
-"""From probabilities at the model's size to a result at the picture's size, in strips.
+"""From probabilities at the model's size to a result at the image's size, in strips.
 
-A 12,000 x 9,000 picture has 108 million pixels: the result itself takes 5 bytes a pixel for every label (float32
+A 12,000 x 9,000 image has 108 million pixels: the result itself takes 5 bytes a pixel for every label (float32
 probability, mask) and 2 for the label map, so 7 for one label; without probabilities 1 and 2. Nothing else of that size
 is ever made.
 """
@@ -35,7 +35,7 @@ def full_size_prediction(
     scale: PresenceScale = UNSCALED,
     probabilities: bool = True,
 ) -> Prediction:
-    """What `labels`, with probabilities `coarse` (labels, h, w), mean for a picture of `size` (width, height).
+    """What `labels`, with probabilities `coarse` (labels, h, w), mean for an image of `size` (width, height).
 
     Probabilities are resized bilinearly, masks are cut at `MASK_THRESHOLD`, overlaps go to the most probable label
     (the first of equals). Labels are present whose scores, on that `scale`, reach `threshold`. Without `probabilities`

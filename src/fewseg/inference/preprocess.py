@@ -1,4 +1,4 @@
-"""From a picture to what a model takes."""
+"""From an image to what a model takes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Final
 from torch import Tensor
 
 from fewseg.core.errors import InvalidOption
-from fewseg.images import ImageLike, Picture, open_picture
+from fewseg.images import ImageLike, OpenedImage, open_image
 from fewseg.images.transforms import square_image
 
 OVERSAMPLING: Final = 4
-"""Huge pictures are decoded at a fraction of their size, but never below this many times the model's input."""
+"""Huge images are decoded at a fraction of their size, but never below this many times the model's input."""
 
 
 @dataclass(frozen=True)
-class PreparedPicture:
-    """A picture as the model takes it."""
+class PreparedImage:
+    """An image as the model takes it."""
 
     inputs: tuple[Tensor, ...]
     """(3, s, s), normalised, one for every input size."""
     size: tuple[int, int]
-    """(width, height) of the picture, upright."""
+    """(width, height) of the image, upright."""
 
 
 def input_sizes(side: int, scales: Sequence[float]) -> tuple[int, ...]:
@@ -37,11 +37,11 @@ def input_sizes(side: int, scales: Sequence[float]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(sizes))
 
 
-def open_for(image: ImageLike, sizes: Sequence[int], *, at_least: int = 0) -> Picture:
-    """The picture, large enough for inputs of `sizes` and sides of `at_least`; raises `InvalidImage`."""
-    return open_picture(image, at_least=max(at_least, OVERSAMPLING * max(sizes)))
+def open_for(image: ImageLike, sizes: Sequence[int], *, at_least: int = 0) -> OpenedImage:
+    """The image, large enough for inputs of `sizes` and sides of `at_least`; raises `InvalidImage`."""
+    return open_image(image, at_least=max(at_least, OVERSAMPLING * max(sizes)))
 
 
-def prepare(picture: Picture, sizes: Sequence[int]) -> PreparedPicture:
-    """The picture at each of the input sizes."""
-    return PreparedPicture(tuple(square_image(picture.image, size) for size in sizes), picture.size)
+def prepare(image: OpenedImage, sizes: Sequence[int]) -> PreparedImage:
+    """The image at each of the input sizes."""
+    return PreparedImage(tuple(square_image(image.image, size) for size in sizes), image.size)

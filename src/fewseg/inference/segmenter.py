@@ -1,4 +1,4 @@
-"""What a user holds: teach labels with a few pictures, segment others, keep what was taught in one file."""
+"""What a user holds: teach labels with a few images, segment others, keep what was taught in one file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fewseg.images.transforms import square_image, square_mask
 from fewseg.inference import supports as taught
 from fewseg.inference.interactive import outline, region_features
 from fewseg.inference.postprocess import full_size_prediction
-from fewseg.inference.preprocess import PreparedPicture, input_sizes, open_for, prepare
+from fewseg.inference.preprocess import PreparedImage, input_sizes, open_for, prepare
 from fewseg.inference.supports import LabelSupport
 from fewseg.models.backbones.capture import maps_seen
 from fewseg.models.checkpoints import fingerprint, load_method, load_official
@@ -40,14 +40,14 @@ from fewseg.models.presence import DEFAULT_THRESHOLD, PresenceScale
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 32
-"""Labels, times pictures, whose logits are held at the same time."""
+"""Labels, times images, whose logits are held at the same time."""
 
 _TEACHING = threading.Lock()
 """Held while examples that are encoded join others; of the module, so that segmenters can be copied and pickled."""
 
 
 class Segmenter:
-    """Learns labels from examples and finds them in pictures.
+    """Learns labels from examples and finds them in images.
 
     >>> segmenter = Segmenter.from_pretrained()            # doctest: +SKIP
     >>> segmenter.teach("cat", "cat.jpg", "cat_mask.png")  # doctest: +SKIP
@@ -75,7 +75,7 @@ class Segmenter:
             device: `auto` (CUDA, else Apple's GPU, else CPU) or a torch device.
             precision: `auto` (bfloat16 on CUDA devices that have it, on CPUs with a matrix unit for it if the method
                 was measured to lose nothing by it; else float32), `float32`, `bfloat16`, `float16`.
-            flips: average with the prediction for the mirrored picture.
+            flips: average with the prediction for the mirrored image.
             scales: input sizes to average over, as factors of `method.config.image_size`, rounded to multiples of 32.
                 Supports are encoded at every size, so this cannot change later.
             presence_threshold: score from which a label counts as present; the model's own if not given, else 0.5.
@@ -158,14 +158,14 @@ class Segmenter:
         points: Sequence[Sequence[float]] | None = None,
         scribble: Sequence[Any] | None = None,
     ) -> None:
-        """Add one example, or a list of pictures and a list of masks; again for more shots or other labels.
+        """Add one example, or a list of images and a list of masks; again for more shots or other labels.
 
         Args:
             label: any name of printable characters.
             image: anything `fewseg.images.read_image` reads.
-            mask: the label's mask at the picture's size: 0/255, 0/1, bool, or with `value`.
+            mask: the label's mask at the image's size: 0/255, 0/1, bool, or with `value`.
             value: which index, or RGB colour, of the mask is the label.
-            box: instead of a mask, for one picture, as in `outline`.
+            box: instead of a mask, for one image, as in `outline`.
             points: likewise.
             scribble: likewise.
 
@@ -184,9 +184,7 @@ class Segmenter:
             raise InvalidSupport(f"a mask and more for {label!r}: give exactly one of mask, box, points and scribble")
         images, masks = _listed(image), _listed(mask)
         if len(images) != len(masks) or not images:
-            raise InvalidSupport(
-                f"{len(images)} pictures and {len(masks)} masks for {label!r}: give one mask a picture"
-            )
+            raise InvalidSupport(f"{len(images)} images and {len(masks)} masks for {label!r}: give one mask an image")
         shots = [self._encode(i, m, value) for i, m in zip(images, masks, strict=True)]
         with _TEACHING:
             before = [self._supports[label]] if label in self._supports else []
@@ -206,7 +204,7 @@ class Segmenter:
 
         Args:
             image: anything `fewseg.images.read_image` reads.
-            box: x0, y0, x1, y1 around the object, in pixels of the upright picture.
+            box: x0, y0, x1, y1 around the object, in pixels of the upright image.
             points: each x, y, and 1 where it is inside or 0 where it is outside.
             scribble: a line inside, as places x, y; or several lines.
 
@@ -228,7 +226,7 @@ class Segmenter:
         if sum(v is not None for v in given.values()) != 1:
             raise InvalidSupport(f"for {label!r} give exactly one of mask, box, points and scribble")
         if isinstance(image, (list, tuple)):
-            raise InvalidSupport(f"marks for {len(image)} pictures of {label!r}: teach them one by one")
+            raise InvalidSupport(f"marks for {len(image)} images of {label!r}: teach them one by one")
         if value is not None:
             raise InvalidOption(f"value {value!r} chooses in a mask, and {label!r} has none: leave it out")
         mask = self.outline(image, **given)
@@ -246,7 +244,7 @@ class Segmenter:
             if not (truth == 1).any():
                 raise InvalidMask(
                     f"the foreground in the mask of {picture.name} vanishes at the model's input size of {size}: "
-                    "crop picture and mask around the object"
+                    "crop image and mask around the object"
                 )
             digest.update(pixels.numpy().tobytes() + truth.numpy().tobytes())
             sets.append(self.method.encode_support(pixels[None, None], truth[None, None]))
@@ -270,13 +268,13 @@ class Segmenter:
     # --------------------------------------------------------------------------------------------- segmenting
 
     def segment(self, image: ImageLike, *, probabilities: bool = True) -> Prediction:
-        """Every label's mask in a picture, at the picture's own size.
+        """Every label's mask in an image, at the image's own size.
 
         Masks are where the foreground probability (bilinearly resized) is at least 0.5. A label's score is how probable
-        it is that the label is in the picture at all, if half of all pictures held it: what `presence_scale` makes of
+        it is that the label is in the image at all, if half of all images held it: what `presence_scale` makes of
         the mean probability of the most confident 1 % of the pixels at the model's size (that mean itself for models
         without a scale). The label is `present` where the score reaches `presence_threshold`; that never empties its
-        mask. `probabilities=False` leaves that field out: huge pictures then need half the memory.
+        mask. `probabilities=False` leaves that field out: huge images then need half the memory.
 
         Raises:
             InvalidImage: it cannot be read. InvalidSupport: nothing has been taught yet.
@@ -286,15 +284,15 @@ class Segmenter:
     def segment_batch(
         self, images: Iterable[ImageLike], *, batch_size: int = 8, probabilities: bool = True
     ) -> list[Prediction]:
-        """`segment` for several pictures, `batch_size` going through the model together.
+        """`segment` for several images, `batch_size` going through the model together.
 
         What other threads teach or forget meanwhile is for later calls. Raises what `segment` does, and
-        `InvalidOption` for a batch size below 1 or one picture that is in no list; nothing is returned then.
+        `InvalidOption` for a batch size below 1 or one image that is in no list; nothing is returned then.
         """
         if batch_size < 1:
             raise InvalidOption(f"batch size {batch_size}: choose at least 1")
         if isinstance(images, (str, os.PathLike)) or getattr(images, "ndim", 4) < 4:
-            raise InvalidOption("one picture in place of several: give a list, [picture], or call segment")
+            raise InvalidOption("one image in place of several: give a list, [image], or call segment")
         now = self.view(self._supports)
         now.require_labels()
         found: list[Prediction] = []
@@ -305,23 +303,23 @@ class Segmenter:
             found += [now.finish(c, p.size, probabilities=probabilities) for c, p in zip(coarse, prepared, strict=True)]
         return found
 
-    def prepare(self, image: ImageLike) -> PreparedPicture:
-        """Read a picture and resize it to the model's inputs: the part of `segment` that worker threads can do."""
+    def prepare(self, image: ImageLike) -> PreparedImage:
+        """Read an image and resize it to the model's inputs: the part of `segment` that worker threads can do."""
         return prepare(open_for(image, self.input_sizes), self.input_sizes)
 
     @torch.no_grad()
-    def coarse_probabilities(self, pictures: Sequence[PreparedPicture]) -> Tensor:
-        """Foreground probabilities (pictures, labels, s, s) at the model's size, on the CPU in float32.
+    def coarse_probabilities(self, images: Sequence[PreparedImage]) -> Tensor:
+        """Foreground probabilities (images, labels, s, s) at the model's size, on the CPU in float32.
 
         Query features are computed once for all labels, and what else the method can share among them.
         """
         self.require_labels()
         every = [support.sets for support in self._supports.values()]
-        labels = max(1, _AT_ONCE // len(pictures))
+        labels = max(1, _AT_ONCE // len(images))
         side = self.method.config.image_size
-        total = torch.zeros(len(pictures), len(self._supports), side, side)
+        total = torch.zeros(len(images), len(self._supports), side, side)
         for index in range(len(self.input_sizes)):
-            batch = torch.stack([p.inputs[index] for p in pictures]).to(self._device)
+            batch = torch.stack([p.inputs[index] for p in images]).to(self._device)
             for mirrored in (False, True) if self.flips else (False,):
                 query = self.method.encode_query(batch.flip(-1) if mirrored else batch)
                 for start in range(0, len(self._supports), labels):
@@ -332,7 +330,7 @@ class Segmenter:
         return total / (len(self.input_sizes) * (1 + self.flips))
 
     def finish(self, coarse: Tensor, size: tuple[int, int], *, probabilities: bool = True) -> Prediction:
-        """The result at the picture's size (width, height) from its coarse probabilities (labels, s, s)."""
+        """The result at the image's size (width, height) from its coarse probabilities (labels, s, s)."""
         return full_size_prediction(
             coarse, self.labels, size, self.presence_threshold, scale=self.presence_scale, probabilities=probabilities
         )
@@ -378,7 +376,7 @@ class Segmenter:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all that was taught to one file, atomically: encoded examples, no pictures, no model weights.
+        """Write all that was taught to one file, atomically: encoded examples, no images, no model weights.
 
         Raises `OutputError` when it cannot be written; an older file stays as it was.
         """

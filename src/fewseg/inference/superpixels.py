@@ -1,4 +1,4 @@
-"""A picture as a graph of superpixels with colours and the backbone's features; see `fewseg.inference.interactive`."""
+"""An image as a graph of superpixels with colours and the backbone's features; see `fewseg.inference.interactive`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewseg.core.errors import InvalidOption
-from fewseg.images import ImageLike, open_picture
+from fewseg.images import ImageLike, open_image
 from fewseg.images.read import fitted
 
 SIDE: Final = 448
-"""Longest side at which a picture is cut up."""
+"""Longest side at which an image is cut up."""
 
 COUNT: Final = 600
 """Superpixels, about."""
@@ -33,7 +33,7 @@ classes were outlined best among 0.03, 0.1 and 12, where superpixels are squares
 _ROUNDS: Final = 6
 
 Window: TypeAlias = tuple[float, float, float, float]
-"""Left, top, right and bottom in shares of the picture."""
+"""Left, top, right and bottom in shares of the image."""
 
 WHOLE: Final[Window] = (0.0, 0.0, 1.0, 1.0)
 
@@ -43,14 +43,14 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Regions:
-    """The superpixels of a picture."""
+    """The superpixels of an image."""
 
     labels: Ints
-    """(h, w): which superpixel each pixel of the reduced picture belongs to."""
+    """(h, w): which superpixel each pixel of the reduced image belongs to."""
     look: Floats
     """(n, c): distances between rows are the distances between superpixels, 1 between median neighbours."""
     centres: Floats
-    """(n, 2) x, y in shares of the picture."""
+    """(n, 2) x, y in shares of the image."""
     pairs: Ints
     """(m, 2): neighbours."""
     borders: Floats
@@ -60,7 +60,7 @@ class Regions:
     heights: Floats
     """(2 n - 1,): at what distance each was merged; 0 for superpixels."""
     shares: Floats
-    """(2 n - 1,): of the picture's area."""
+    """(2 n - 1,): of the image's area."""
     order: Ints
     """Superpixels such that every region of the tree is a run of them."""
     runs: Ints
@@ -80,7 +80,7 @@ class Regions:
         return self.order[begin:end]
 
     def places(self, points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Ints:
-        """The superpixels under points of the picture of `size` (width, height), each once, in order."""
+        """The superpixels under points of the image of `size` (width, height), each once, in order."""
         height, width = self.labels.shape
         found = []
         for x, y in points:
@@ -96,7 +96,7 @@ class Regions:
 
     @cached_property
     def usual(self) -> Floats:
-        """(n,): `likeness` to the whole picture."""
+        """(n,): `likeness` to the whole image."""
         return self.likeness(np.arange(self.count))
 
     def likeness(self, to: Ints) -> Floats:
@@ -110,7 +110,7 @@ class Regions:
         return np.asarray(np.log(np.exp(exponents - top[:, None]).sum(1)) + top - np.log(weights))
 
     def border(self) -> Ints:
-        """The superpixels along the picture's edge."""
+        """The superpixels along the image's edge."""
         edge = (self.labels[0], self.labels[-1], self.labels[:, 0], self.labels[:, -1])
         return np.unique(np.concatenate(edge))
 
@@ -157,7 +157,7 @@ class Regions:
 
 
 def cut(image: ImageLike, features: Tensor, window: Window = WHOLE) -> Regions:
-    """The regions of a picture, or of a window of it; `features` (c, h, w) are the whole picture's, unit vectors.
+    """The regions of an image, or of a window of it; `features` (c, h, w) are the whole image's, unit vectors.
 
     Raises `InvalidImage`.
     """
@@ -167,7 +167,7 @@ def cut(image: ImageLike, features: Tensor, window: Window = WHOLE) -> Regions:
     except ImportError:
         raise InvalidOption("boxes, clicks and scribbles need scikit-image: pip install 'fewseg[weak]'") from None
     share = max(window[2] - window[0], window[3] - window[1])
-    picture = open_picture(image, at_least=round(2 * SIDE / share)).image
+    picture = open_image(image, at_least=round(2 * SIDE / share)).image
     if window != WHOLE:
         sides = np.array([*picture.size, *picture.size])
         left, top, right, bottom = (int(v) for v in np.round(np.array(window) * sides))
@@ -185,7 +185,7 @@ def cut(image: ImageLike, features: Tensor, window: Window = WHOLE) -> Regions:
     centres = _centres(labels, sizes)
     colours = np.stack([np.bincount(labels.ravel(), lab[..., c].ravel()) / sizes for c in range(3)], 1)
     pairs, borders = _neighbours(labels)
-    look = _look(colours, _sampled(features, _in_picture(centres, window)), pairs)
+    look = _look(colours, _sampled(features, _in_image(centres, window)), pairs)
     parents, heights, areas, order, runs = _tree(look, pairs, borders, sizes)
     return Regions(labels, look, centres, pairs, borders, parents, heights, areas / labels.size, order, runs)
 
@@ -198,8 +198,8 @@ def _centres(labels: Ints, sizes: Floats) -> Floats:
     return np.stack([across / width, down / height], 1)
 
 
-def _in_picture(centres: Floats, window: Window) -> Floats:
-    """Shares of the window as shares of the picture."""
+def _in_image(centres: Floats, window: Window) -> Floats:
+    """Shares of the window as shares of the image."""
     low, high = np.array(window[:2]), np.array(window[2:])
     return low + centres * (high - low)
 

@@ -1,8 +1,8 @@
-"""Pictures far larger than the model's input, segmented in tiles that overlap.
+"""Images far larger than the model's input, segmented in tiles that overlap.
 
-Every tile goes through the model like a picture of its own. Where tiles overlap their probabilities are blended by
+Every tile goes through the model like an image of its own. Where tiles overlap their probabilities are blended by
 weights that fall linearly towards a tile's edge and add up to 1 at every pixel, so no seam shows and every pixel is
-covered exactly once. Rows of tiles are finished one after the other: beside the picture and the result, only one row
+covered exactly once. Rows of tiles are finished one after the other: beside the image and the result, only one row
 of tiles is in memory.
 
 A tile sees nothing outside it: objects larger than a tile are better segmented without tiles. The examples should show
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fewseg.core.errors import InvalidOption
 from fewseg.core.types import Prediction
-from fewseg.images import open_picture, read_mask
+from fewseg.images import open_image, read_mask
 from fewseg.images.decode import ImageLike
 from fewseg.images.masks import MaskValue
 from fewseg.inference.postprocess import MASK_THRESHOLD
@@ -40,10 +40,10 @@ _CROPS: Final = 4
 
 @dataclass(frozen=True)
 class TileOptions:
-    """How pictures are cut."""
+    """How images are cut."""
 
     side: Tile = "auto"
-    """Side of a tile in pixels of the picture; `auto` is the model's input size: full resolution."""
+    """Side of a tile in pixels of the image; `auto` is the model's input size: full resolution."""
     overlap: float = 0.25
     """Share of a tile's side that it has in common with the next one."""
 
@@ -67,15 +67,15 @@ def segment_tiled(
     batch_size: int = 0,
     probabilities: bool = True,
 ) -> Prediction:
-    """`Segmenter.segment` in tiles; for a picture no larger than one, the very same.
+    """`Segmenter.segment` in tiles; for an image no larger than one, the very same.
 
-    A label's score is the highest of all tiles, since it is in the picture where it is in one tile: with many tiles it
+    A label's score is the highest of all tiles, since it is in the image where it is in one tile: with many tiles it
     is easier to reach the threshold.
 
     Args:
         segmenter: taught with at least one label.
         image: anything `fewseg.images.read_image` reads; it is decoded whole.
-        tile: side of the tiles in pixels of the picture; `auto` is the model's input size.
+        tile: side of the tiles in pixels of the image; `auto` is the model's input size.
         overlap: share of the side that neighbours have in common.
         batch_size: tiles that go through the model together; 0 chooses: 8 on a GPU, 1 else.
         probabilities: without them the result takes a fifth of the memory.
@@ -89,7 +89,7 @@ def segment_tiled(
         raise InvalidOption(f"batch size {batch_size}: choose at least 1, or 0")
     size = batch_size or (1 if segmenter.method.device.type == "cpu" else 8)
     side = options.side_for(segmenter)
-    picture = open_picture(image).image
+    picture = open_image(image).image
     if max(picture.size) <= side:
         return segmenter.segment(picture, probabilities=probabilities)
     segmenter = segmenter.view(segmenter.supports)  # other threads may teach meanwhile
@@ -115,7 +115,7 @@ def segment_tiled(
 
 @dataclass(frozen=True)
 class _Span:
-    """A tile's place along one side of the picture."""
+    """A tile's place along one side of the image."""
 
     start: int
     length: int
@@ -194,13 +194,13 @@ def teach_tiled(
     tile: Tile = "auto",
     value: MaskValue | None = None,
 ) -> int:
-    """`Segmenter.teach` at the scale of tiles: a picture larger than a tile is taught as crops around its foreground.
+    """`Segmenter.teach` at the scale of tiles: an image larger than a tile is taught as crops around its foreground.
 
     The crops (at most four, each a shot) have a tile's size and hold as much of the foreground as so many can.
     Gives the number of shots. Raises as `Segmenter.teach` does.
     """
     side = TileOptions(tile).side_for(segmenter)
-    picture = open_picture(image)
+    picture = open_image(image)
     foreground = read_mask(mask, value=value, size=picture.size, orientation=picture.orientation)
     pixels = np.asarray(picture.image)
     boxes = crops(foreground == 1, side)

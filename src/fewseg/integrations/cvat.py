@@ -44,7 +44,7 @@ def create(
 
     Args:
         taught: a file that `Segmenter.save`, or the API's export, wrote; or give
-        support: a folder with one folder of pictures and masks a label, as `fewseg segment` has it, and
+        support: a folder with one folder of images and masks a label, as `fewseg segment` has it, and
         checkpoint: the model for it.
         device: auto, cpu, cuda, cuda:1, mps ...
         split: make a shape of every connected region; one of each label otherwise.
@@ -84,7 +84,7 @@ class FewsegFunction:
     ) -> Sequence[models.LabeledShapeRequest]:
         """Shapes of the labels that are in the image: those whose score reaches CVAT's threshold, or the model's.
 
-        `image` is taken as CVAT stores it: it turns pictures upright itself.
+        `image` is taken as CVAT stores it: it turns images upright itself.
         """
         image = image.copy()
         image.getexif().clear()  # masks must fit the frame as CVAT has it

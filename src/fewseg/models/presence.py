@@ -1,4 +1,4 @@
-"""Is the label in the picture at all? The score that says so, and the threshold on it."""
+"""Is the label in the image at all? The score that says so, and the threshold on it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _NEAREST: Final = 1e-6
 
 
 class PresenceScale(NamedTuple):
-    """From the probability of a label's surest pixels to the probability that the label is in the picture at all.
+    """From the probability of a label's surest pixels to the probability that the label is in the image at all.
 
     Logistic regression on the log-odds (Platt, "Probabilistic outputs for support vector machines", 1999), fitted
-    on as many pictures with the label as without. The default leaves everything as it is.
+    on as many images with the label as without. The default leaves everything as it is.
     """
 
     slope: float = 1.0
@@ -50,7 +50,7 @@ UNSCALED: Final = PresenceScale()
 
 
 def presence_scores(coarse: Tensor, scale: PresenceScale = UNSCALED) -> list[float]:
-    """How sure the model is that each label is in the picture at all, in [0, 1].
+    """How sure the model is that each label is in the image at all, in [0, 1].
 
     What `scale` makes of the mean foreground probability of the most confident 1 % of the pixels at the model's size:
     one lone pixel does not make an object present, and a small object is not diluted by the background. `coarse` is

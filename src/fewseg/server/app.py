@@ -21,7 +21,7 @@ from fewseg.server import problems
 from fewseg.server.guard import Guard
 from fewseg.server.label_studio import backend as label_studio
 from fewseg.server.label_studio.backend import LabelStudio
-from fewseg.server.label_studio.task_images import PictureSources
+from fewseg.server.label_studio.task_images import ImageSources
 from fewseg.server.limits import Limits
 from fewseg.server.model import ServedModel
 from fewseg.server.queue import Gate
@@ -30,9 +30,9 @@ from fewseg.server.sessions.schemas import Info
 from fewseg.server.sessions.sessions import Sessions
 
 API: Final = "/api/v1"
-_ABOUT: Final = """Teach labels with a few pictures and masks, find them in others.
+_ABOUT: Final = """Teach labels with a few images and masks, find them in others.
 
-Start a session, teach it, segment with it. Errors are `{"error": "one line"}`. Pictures may be PNG, JPEG, WEBP, BMP,
+Start a session, teach it, segment with it. Errors are `{"error": "one line"}`. Images may be PNG, JPEG, WEBP, BMP,
 TIFF, GIF, PPM or JPEG 2000, and are turned upright by their EXIF orientation."""
 
 
@@ -43,18 +43,18 @@ def create_app(
     token: str | None = None,
     limits: Limits | None = None,
     names: Sequence[str] = (),
-    sources: PictureSources | None = None,
+    sources: ImageSources | None = None,
     label_studio_folder: Path | None = None,
 ) -> FastAPI:
     """The app.
 
     Args:
         segmenter: its model is served, to any number of sessions and in no more memory; what it was taught is not.
-        folder: pictures to label on the page; without one there is only the API.
+        folder: images to label on the page; without one there is only the API.
         token: what clients must bring; none is needed if not given.
         limits: how much clients get.
         names: host names that the server answers to beside `localhost` and IP addresses.
-        sources: where pictures of Label Studio's tasks may be fetched from; only `data:` addresses if not given.
+        sources: where images of Label Studio's tasks may be fetched from; only `data:` addresses if not given.
         label_studio_folder: where to keep what Label Studio's annotations taught; in memory only if not given.
     """
     limits = limits or Limits()
@@ -86,7 +86,7 @@ def create_app(
     app.add_middleware(Guard, limits=limits, token=token, names=names)
     _add_info(app, model, limits, folder)
     app.include_router(session_routes.router(model, sessions, gate, limits), prefix=API)
-    studio = LabelStudio(model, limits, sources or PictureSources(), label_studio_folder)
+    studio = LabelStudio(model, limits, sources or ImageSources(), label_studio_folder)
     app.include_router(label_studio.router(studio, gate), prefix="/label-studio")
     if folder is not None:
         _add_project(app, folder, model.segmenter(), closing)

@@ -142,7 +142,7 @@ class Guard:
             raise self._too_large()
 
     def _too_large(self) -> Problem:
-        return Problem(413, f"the request has more than {self.limits.request_mb} MB: send smaller or fewer pictures")
+        return Problem(413, f"the request has more than {self.limits.request_mb} MB: send smaller or fewer images")
 
     def _counting(self, receive: Receive) -> Receive:
         arrived, complete = 0, False

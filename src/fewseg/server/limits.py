@@ -17,7 +17,7 @@ class Limits:
     request_mb: int = 64
     """Megabytes of one request; larger ones are cut off while they arrive."""
     megapixels: int = 64
-    """Megapixels of one picture; larger ones are refused before they are decoded."""
+    """Megapixels of one image; larger ones are refused before they are decoded."""
     seconds: float = 120.0
     """Seconds that a request may take to arrive, and again to be answered once it has arrived."""
     running: int = 1
@@ -35,7 +35,7 @@ class Limits:
     shots: int = 200
     """Examples of one session."""
     marks: int = 50
-    """Boxes, points and scribbles of one request, each of which is outlined: up to seconds in the largest pictures."""
+    """Boxes, points and scribbles of one request, each of which is outlined: up to seconds in the largest images."""
     places: int = 5000
     """Places of the points and scribbles of one request."""
     taught_mb: int = 2048

@@ -47,7 +47,7 @@ class ServedModel:
 
     @property
     def image_size(self) -> int:
-        """Side of the square that pictures are resized to."""
+        """Side of the square that images are resized to."""
         return int(self._base.method.config.image_size)
 
     def encode(self, label: str, image: ImageLike, mask: ImageLike, value: MaskValue | None = None) -> LabelSupport:

@@ -43,7 +43,7 @@ class Gate:
                 return future.result()  # it was the function's own
             raise Problem(
                 503,
-                f"no answer within {self.limits.seconds:g} s: try again later, or send a smaller picture",
+                f"no answer within {self.limits.seconds:g} s: try again later, or send a smaller image",
                 retry_after=self._usual * max(1, self.busy),
             ) from None
 

@@ -1,4 +1,4 @@
-"""Pictures that clients send: looked at before they are decoded."""
+"""Images that clients send: looked at before they are decoded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000"
 
 
 def open_sent(file: IO[bytes], kind: str, limits: Limits) -> Image.Image:
-    """A picture or mask from a request, header read, pixels not decoded yet; raises `Problem` 413, 415 or 422."""
+    """An image or mask from a request, header read, pixels not decoded yet; raises `Problem` 413, 415 or 422."""
     start = file.read(1)
     if not start:
         raise Problem(422, f"the {kind} is empty: send the file's bytes")
@@ -34,7 +34,7 @@ def open_sent(file: IO[bytes], kind: str, limits: Limits) -> Image.Image:
         raise Problem(413, f"the {kind} has over {limits.megapixels} megapixels: make it smaller") from None
     except Exception as reason:  # Pillow's readers raise anything on damaged headers
         known = ", ".join(FORMATS)
-        raise Problem(422, f"the {kind} is not a readable picture ({_brief(reason)}): send {known}") from None
+        raise Problem(422, f"the {kind} is not a readable image ({_brief(reason)}): send {known}") from None
     if image.width * image.height > limits.pixels:
         size = f"{image.width}x{image.height}"
         raise Problem(413, f"the {kind} is {size}, over {limits.megapixels} megapixels: make it smaller")
@@ -44,7 +44,7 @@ def open_sent(file: IO[bytes], kind: str, limits: Limits) -> Image.Image:
 def _brief(reason: Exception) -> str:
     """The reason, without the address of the object that Pillow names."""
     said = one_line(reason)
-    return "damaged, or no picture format" if "<" in said else said[:200]
+    return "damaged, or no image format" if "<" in said else said[:200]
 
 
 def mask_value(text: str | None) -> MaskValue | None:

@@ -1,4 +1,4 @@
-"""What a step is given: a batch of episodes as pictures or as backbone maps, or a part of one."""
+"""What a step is given: a batch of episodes as images or as backbone maps, or a part of one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fewseg.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class EpisodePictures:
-    """A batch of episodes as its distinct pictures: the backbone never sees one twice."""
+class EpisodeImages:
+    """A batch of episodes as its distinct images: the backbone never sees one twice."""
 
-    pictures: Tensor
+    images: Tensor
     """(U, 3, s, s), ImageNet-normalised."""
     query: tuple[int, ...]
-    """Which of the pictures are the B queries."""
+    """Which of the images are the B queries."""
     support: tuple[int, ...]
     """Which are the B * n supports."""
     query_mask: Tensor
@@ -33,17 +33,17 @@ class EpisodePictures:
     masks: Tensor
     """(B, n, s, s), float32: 1 foreground, 0 anything else."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodePictures:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodeImages:
         """A copy on `device`."""
-        moved = (t.to(device, non_blocking=non_blocking) for t in (self.pictures, self.query_mask, self.masks))
+        moved = (t.to(device, non_blocking=non_blocking) for t in (self.images, self.query_mask, self.masks))
         return self._with(*moved)
 
-    def pin_memory(self) -> EpisodePictures:
+    def pin_memory(self) -> EpisodeImages:
         """In page-locked memory; what a DataLoader calls."""
-        return self._with(*(t.pin_memory() for t in (self.pictures, self.query_mask, self.masks)))
+        return self._with(*(t.pin_memory() for t in (self.images, self.query_mask, self.masks)))
 
-    def _with(self, pictures: Tensor, query_mask: Tensor, masks: Tensor) -> EpisodePictures:
-        return replace(self, pictures=pictures, query_mask=query_mask, masks=masks)
+    def _with(self, images: Tensor, query_mask: Tensor, masks: Tensor) -> EpisodeImages:
+        return replace(self, images=images, query_mask=query_mask, masks=masks)
 
 
 @dataclass(frozen=True)
@@ -69,31 +69,31 @@ class EpisodeMaps:
         return EpisodeMaps(query, move(self.query_mask), support, move(self.masks))
 
 
-Batch = EpisodePictures | EpisodeMaps
+Batch = EpisodeImages | EpisodeMaps
 """Either kind."""
 
 
-def gather(episodes: Sequence[EpisodeTensors], keys: Sequence[Sequence[Hashable]]) -> EpisodePictures:
+def gather(episodes: Sequence[EpisodeTensors], keys: Sequence[Sequence[Hashable]]) -> EpisodeImages:
     """A batch of episodes with the same number of shots.
 
     Args:
         episodes: what was read.
-        keys: of every episode, what its query and each of its supports is called; equal names, equal pictures.
+        keys: of every episode, what its query and each of its supports is called; equal names, equal images.
     """
     rows: dict[Hashable, int] = {}
-    pictures: list[Tensor] = []
+    images: list[Tensor] = []
 
-    def row(key: Hashable, picture: Tensor) -> int:
+    def row(key: Hashable, image: Tensor) -> int:
         if key not in rows:
-            rows[key] = len(pictures)
-            pictures.append(picture)
+            rows[key] = len(images)
+            images.append(image)
         return rows[key]
 
     pairs = list(zip(episodes, keys, strict=True))
     query = tuple(row(names[0], episode.query) for episode, names in pairs)
     support = tuple(row(k, p) for episode, names in pairs for k, p in zip(names[1:], episode.images, strict=True))
-    return EpisodePictures(
-        pictures=torch.stack(pictures),
+    return EpisodeImages(
+        images=torch.stack(images),
         query=query,
         support=support,
         query_mask=torch.stack([episode.query_mask for episode in episodes]),
@@ -103,8 +103,8 @@ def gather(episodes: Sequence[EpisodeTensors], keys: Sequence[Sequence[Hashable]
 
 def encode(method: FewShotMethod, batch: Batch) -> tuple[QueryFeatures, SupportSet]:
     """What the method makes of the queries and of the supports."""
-    if isinstance(batch, EpisodePictures):
-        maps = method.backbone(batch.pictures.to(method.dtype))
+    if isinstance(batch, EpisodeImages):
+        maps = method.backbone(batch.images.to(method.dtype))
         query, support = ([_take(m, rows) for m in maps] for rows in (batch.query, batch.support))
     else:
         # In the order that the backbone gives maps in: dropout draws in memory order.

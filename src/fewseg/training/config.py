@@ -48,10 +48,10 @@ class TrainConfig:
     folds: int = 4
     """Number of folds."""
     selection: Selection = "hsnet"
-    """Training pictures of a benchmark. hsnet (DCAMA too): those that also show novel classes are used, these classes
+    """Training images of a benchmark. hsnet (DCAMA too): those that also show novel classes are used, these classes
     being background. sccan: they are not, nor are objects under 2048 pixels."""
     min_area: float = 0.0
-    """Share of a picture that a class must cover to be used."""
+    """Share of an image that a class must cover to be used."""
 
     method: str = "dcama"
     """Method to train."""
@@ -75,11 +75,11 @@ class TrainConfig:
     """Learning rate of the backbone relative to the head's."""
 
     shots: tuple[int, ...] = (1,)
-    """Support pictures of an episode; of several numbers, each batch draws one."""
+    """Support images of an episode; of several numbers, each batch draws one."""
     absent: float = 0.0
     """Share of episodes whose query shows another class, so that the answer is "nothing": teaches `present`."""
     joined: float = 0.0
-    """Share of episodes whose pictures are joined, half to half, with pictures of another class: what stands out is
+    """Share of episodes whose images are joined, half to half, with images of another class: what stands out is
     then no answer, comparing with the examples is."""
     batch: int = 8
     """Episodes of a step, over all processes together. The paper: 48 over four GPUs."""
@@ -90,12 +90,12 @@ class TrainConfig:
     episodes: int = 2000
     """Episodes of an epoch; rounded down to whole batches."""
     augment: Augment = "none"
-    """How pictures are varied: none (DCAMA), sccan or sccan-coco (SCCAN's for PASCAL and COCO), strong (ours)."""
+    """How images are varied: none (DCAMA), sccan or sccan-coco (SCCAN's for PASCAL and COCO), strong (ours)."""
     cache_views: int = 0
-    """Views of every picture whose backbone maps are computed once and kept in memory (bfloat16 with amp): 1 the plain
-    picture, more varied ones too. 0 runs the backbone at every step."""
+    """Views of every image whose backbone maps are computed once and kept in memory (bfloat16 with amp): 1 the plain
+    image, more varied ones too. 0 runs the backbone at every step."""
     cache_folder: str | None = None
-    """Keep these maps in files there instead of in memory; later runs over the same backbone and pictures use them."""
+    """Keep these maps in files there instead of in memory; later runs over the same backbone and images use them."""
 
     optimiser: Optimiser = "sgd"
     """sgd (Nesterov momentum, as DCAMA), adam (as HSNet), adamw, or sgd+adamw (as SCCAN: plain sgd, but adamw at
@@ -140,11 +140,11 @@ class TrainConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
     workers: int = 2
-    """Processes that read pictures; 0 reads in the training process."""
+    """Processes that read images; 0 reads in the training process."""
     threads: int = 0
     """Threads of torch; 0 leaves them as they are."""
     cache_megabytes: float = 256
-    """Memory for decoded pictures, for each dataset in every worker."""
+    """Memory for decoded images, for each dataset in every worker."""
     checkpoint_every: int = 200
     """Steps between checkpoints to resume from, beside those at the end of every epoch."""
     log_every: int = 1
@@ -191,7 +191,7 @@ class TrainConfig:
         if self.seed < 0 or not self.cache_megabytes >= 0:
             raise InvalidOption(f"seed {self.seed}, cache_megabytes {self.cache_megabytes}: give 0 or more")
         if self.cache_folder and not self.cache_views:
-            raise InvalidOption("cache_folder without maps to keep there: give cache_views, 1 for the plain pictures")
+            raise InvalidOption("cache_folder without maps to keep there: give cache_views, 1 for the plain images")
         if self.patience and not self.validates:
             raise InvalidOption("patience without validation: give validation_episodes and validation_classes")
         if self.weights and (

@@ -20,7 +20,7 @@ from fewseg.data.episodes.draw import MIN_IMAGES, draw_test_episodes
 from fewseg.data.episodes.sources import OpenSource, open_source
 from fewseg.data.episodes.tensors import EpisodeTensors, TrainingEpisodes, TrainingSource
 from fewseg.data.episodes.views import VIEWS
-from fewseg.training.batches import EpisodePictures, gather, part_size, share_of_items
+from fewseg.training.batches import EpisodeImages, gather, part_size, share_of_items
 from fewseg.training.config import TrainConfig
 
 LOG = logging.getLogger(__name__)
@@ -91,21 +91,21 @@ def _validation_sets(dataset: Dataset, held: Sequence[int], config: TrainConfig)
         drawn = draw_test_episodes(dataset, held, shots, per_class, config.seed)
         if not drawn:
             least = max(MIN_IMAGES, shots + 1)
-            raise InvalidDataset(f"{dataset.name}: no class to validate on has {least} usable pictures")
+            raise InvalidDataset(f"{dataset.name}: no class to validate on has {least} usable images")
         # One of each class after the other: cutting the list leaves every class its share.
         mixed = [drawn[i] for k in range(per_class) for i in range(k, len(drawn), per_class)]
         yield ValidationSet(dataset, tuple(mixed[: config.validation_episodes]))
 
 
 def validation_classes(source: OpenSource, config: TrainConfig, number: int) -> tuple[int, ...]:
-    """Some base classes with enough pictures, drawn by the seed; never so many that fewer than two stay."""
+    """Some base classes with enough images, drawn by the seed; never so many that fewer than two stay."""
     least = max(MIN_IMAGES, max(config.shots) + 1)
     enough = [c for c in source.base if len(source.dataset.names(c)) >= least]
     wanted = config.validation_classes_of(number)
     count = min(wanted, len(enough), max(0, len(source.base) - 2))
     if count < wanted and config.validation_episodes:
         LOG.warning(
-            "%s: %d classes to validate on in place of %d, as two have to stay to train on and %d have enough pictures",
+            "%s: %d classes to validate on in place of %d, as two have to stay to train on and %d have enough images",
             *(source.dataset.name, count, wanted, len(enough)),
         )
     rng = np.random.default_rng([config.seed, number, 3])
@@ -141,7 +141,7 @@ class _Share(Sampler[int]):
 
 
 _Read = tuple[EpisodeTensors, tuple[Hashable, ...]]
-"""An episode, and names for its pictures: equal ones for the same view of the same picture."""
+"""An episode, and names for its images: equal ones for the same view of the same image."""
 
 
 class _Carried(torch.utils.data.Dataset[_Read | FewsegError]):
@@ -165,7 +165,7 @@ class _Carried(torch.utils.data.Dataset[_Read | FewsegError]):
         return tensors, tuple((index, place) for place in range(len(names)))
 
 
-def _collate(items: Sequence[_Read | FewsegError]) -> EpisodePictures | FewsegError:
+def _collate(items: Sequence[_Read | FewsegError]) -> EpisodeImages | FewsegError:
     """A batch, or the first thing that is wrong with it."""
     read = [item for item in items if not isinstance(item, FewsegError)]
     if len(read) < len(items):
@@ -181,10 +181,10 @@ def training_batches(
     start: int,
     pin: bool,
     processes: Processes = SINGLE_PROCESS,
-) -> Iterator[EpisodePictures]:
+) -> Iterator[EpisodeImages]:
     """This process's parts of the batches of all steps from `start` to the end, the same for any number of workers.
 
-    Raises, while they are read, what reading their pictures raised, from a worker too.
+    Raises, while they are read, what reading their images raised, from a worker too.
     """
     for batch in _loader(sources, config, size, _Share(config, processes, start), part_size(config, processes), pin):
         if isinstance(batch, FewsegError):

@@ -1,4 +1,4 @@
-"""Backbone maps of all training pictures, computed once: a frozen backbone gives the same for the same picture."""
+"""Backbone maps of all training images, computed once: a frozen backbone gives the same for the same image."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from fewseg.training.feature_store import FolderStore, KeptView, MapStore, Memor
 LOG = logging.getLogger(__name__)
 
 _PICTURES = 16
-"""Pictures that the backbone sees at a time."""
+"""Images that the backbone sees at a time."""
 
 _Key = tuple[int, str, int | None, int]
-"""Source, picture, class (None for the plain view, which all its classes share) and number of the view."""
+"""Source, image, class (None for the plain view, which all its classes share) and number of the view."""
 
 
 class MapCache:
-    """Maps of `views` views of every picture of every class that is trained on.
+    """Maps of `views` views of every image of every class that is trained on.
 
     Args:
         backbone: frozen, on the device that is to compute.
-        sources: the pictures.
+        sources: the images.
         size: side of the square input.
-        count: views of each picture: the plain one, then `views`' for each class that it holds.
-        views: how pictures are varied; without it all views are the plain one.
+        count: views of each image: the plain one, then `views`' for each class that it holds.
+        views: how images are varied; without it all views are the plain one.
         seed: of the views.
         amp: compute and keep maps in bfloat16.
         folder: keep them in files there, and use what is there already; in memory if not given.
         processes: who computes: all of them together where there is a folder, each everything where there is none.
-        progress: called with pictures done and pictures that this process has to do.
+        progress: called with images done and images that this process has to do.
     """
 
     def __init__(
@@ -101,28 +101,28 @@ class MapCache:
                 progress(min(start + _PICTURES, len(mine)), len(mine), "")
         processes.wait()
         each = sum(block.nbytes for key in mine[:1] for block in self._store.get(key).maps)
-        LOG.info("maps of %d views of pictures: %.1f GB, %d computed now", len(keys), each * len(keys) / 1e9, computed)
+        LOG.info("maps of %d views of images: %.1f GB, %d computed now", len(keys), each * len(keys) / 1e9, computed)
 
     @torch.no_grad()
     def _compute(self, backbone: FeaturePyramid, keys: Sequence[_Key], amp: bool) -> None:
         parameter = next(backbone.parameters())
         drawn = [self._view(key) for key in keys]
-        pictures = torch.stack([picture for picture, _ in drawn]).to(parameter.device, parameter.dtype)
+        images = torch.stack([image for image, _ in drawn]).to(parameter.device, parameter.dtype)
         with torch.autocast(parameter.device.type, torch.bfloat16, enabled=amp):
-            maps = [m.to("cpu", torch.bfloat16 if amp else parameter.dtype) for m in backbone(pictures)]
+            maps = [m.to("cpu", torch.bfloat16 if amp else parameter.dtype) for m in backbone(images)]
         for row, (key, (_, mask)) in enumerate(zip(keys, drawn, strict=True)):
             self._store.put(key, KeptView(tuple(m[row].clone() for m in maps), mask))
 
     def _view(self, key: _Key) -> tuple[Tensor, Tensor | None]:
-        """The view's picture (3, s, s), and a varied one's mask."""
+        """The view's image (3, s, s), and a varied one's mask."""
         number, name, class_id, _ = key
         dataset = self.sources[number].dataset
         if class_id is None:
             return square_image(dataset.image(name), self.size), None
         assert self.views is not None
         rng = np.random.default_rng(self._draws(key))
-        picture, mask = self.views.view(dataset.image(name), dataset.mask(name, class_id), self.size, rng)
-        return picture, mask.byte()
+        image, mask = self.views.view(dataset.image(name), dataset.mask(name, class_id), self.size, rng)
+        return image, mask.byte()
 
     def _draws(self, key: _Key) -> list[int]:
         """Seed of a varied view."""
@@ -152,7 +152,7 @@ class MapCache:
             return kept.maps, kept.mask
         mask = self._plain_mask(source, name, class_id)
         if view and not (mask == 1).any():
-            # A picture without the class is seen in a view of a class that it holds: were it always plain, that alone
+            # An image without the class is seen in a view of a class that it holds: were it always plain, that alone
             # would say that the class is absent. Where there is too little of it to train on, only the plain view's
             # mask is known.
             kept = self._store.get((source, name, self._shown[source, name], view))

@@ -20,12 +20,12 @@ from fewseg.core.files import make_folder, write_bytes
 from fewseg.models.backbones import FeaturePyramid
 
 _FORMAT: Final = "fewseg.maps.1"
-"""Part of what a file is named after: a change to how pictures or views are made needs another."""
+"""Part of what a file is named after: a change to how images or views are made needs another."""
 
 
 @dataclass(frozen=True)
 class KeptView:
-    """One view of one picture."""
+    """One view of one image."""
 
     maps: tuple[Tensor, ...]
     """Every block's map (C, h, w)."""
@@ -71,8 +71,8 @@ class MemoryStore:
 class FolderStore:
     """A file for every view, written atomically and mapped into memory when it is read.
 
-    A file is named after everything its content depends on: what `about` says, the view and the pixels of its picture.
-    So a changed picture, backbone or setting finds no file instead of a wrong one, runs with other classes or folds use
+    A file is named after everything its content depends on: what `about` says, the view and the pixels of its image.
+    So a changed image, backbone or setting finds no file instead of a wrong one, runs with other classes or folds use
     the same files, and files that nothing is named after any more are only in the way.
 
     Args:

@@ -26,7 +26,7 @@ from fewseg.core.errors import InvalidOption
 from fewseg.core.memory import PEAK_ENVIRONMENT, available_bytes, can_measure, give_back, peak_bytes
 from fewseg.models.methods import FewShotMethod
 from fewseg.training.average import WeightAverage
-from fewseg.training.batches import Batch, EpisodeMaps, EpisodePictures
+from fewseg.training.batches import Batch, EpisodeImages, EpisodeMaps
 from fewseg.training.config import TrainConfig
 from fewseg.training.optim import Optimisers, make_optimiser
 from fewseg.training.step import Gradient
@@ -71,7 +71,7 @@ class LargestBatch:
 def largest_batch(config: TrainConfig) -> LargestBatch:
     """The largest batch of a config whose steps fit, with the most shots that it names.
 
-    Data are not read: pictures of noise take as much. Raises `InvalidOption` on devices whose memory cannot be
+    Data are not read: images of noise take as much. Raises `InvalidOption` on devices whose memory cannot be
     measured.
     """
     device = choose_device(config.device)
@@ -147,7 +147,7 @@ class _Trial:
 
 
 def noise_batch(method: FewShotMethod, episodes: int, shots: int, *, kept: bool) -> Batch:
-    """Episodes that share no picture; as maps where maps are kept."""
+    """Episodes that share no image; as maps where maps are kept."""
     side, supports = method.config.image_size, episodes * shots
     query_mask = torch.zeros(episodes, side, side, dtype=torch.long)
     query_mask[:, side // 4 : side // 2] = 1
@@ -155,9 +155,9 @@ def noise_batch(method: FewShotMethod, episodes: int, shots: int, *, kept: bool)
     masks = torch.zeros(episodes, shots, side, side)
     masks[..., side // 3 : 2 * side // 3, :] = 1
     if not kept:
-        pictures = torch.randn(episodes + supports, 3, side, side, generator=draw)
+        images = torch.randn(episodes + supports, 3, side, side, generator=draw)
         rows = range(episodes + supports)
-        return EpisodePictures(pictures, tuple(rows[:episodes]), tuple(rows[episodes:]), query_mask, masks)
+        return EpisodeImages(images, tuple(rows[:episodes]), tuple(rows[episodes:]), query_mask, masks)
     with torch.no_grad():
         one = [m.cpu() for m in method.backbone(torch.randn(1, 3, side, side, generator=draw).to(method.device))]
 

@@ -103,7 +103,7 @@ class Run:
         return iter(lambda: list(islice(batches, self.config.accumulate)), [])
 
     def _batches(self) -> Iterator[Batch]:
-        """These parts one after the other, as pictures or, where maps are kept, as maps."""
+        """These parts one after the other, as images or, where maps are kept, as maps."""
         config, sources, size = self.config, self.data.sources, self.method.config.image_size
         processes, start, pin = self.processes, self.done.step, self.method.device.type == "cuda"
         if not config.cache_views:
@@ -111,7 +111,7 @@ class Run:
 
         def tell(done: int, total: int, _: str) -> None:
             if self.progress is not None:
-                self.progress(start, config.steps, f"keeping maps: {done} of {total} pictures")
+                self.progress(start, config.steps, f"keeping maps: {done} of {total} images")
 
         cache = MapCache(
             self.method.backbone,

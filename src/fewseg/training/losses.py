@@ -51,7 +51,7 @@ def forgiving_cross_entropy(logits: Tensor, target: Tensor, whole: Whole | None 
     """As `cross_entropy`, but what is sure to be foreground where the target says background costs 2 at most.
 
     There it is the generalised cross-entropy, (1 - p^q) / q with q = `FORGIVING` (Zhang and Sabuncu, NeurIPS 2018):
-    in training pictures things that nobody labelled count as background, and finding them is no grave mistake.
+    in training images things that nobody labelled count as background, and finding them is no grave mistake.
     """
     log_p = F.log_softmax(logits.float(), 1)
     background = (1 - (FORGIVING * log_p[:, 0]).exp()) / FORGIVING

@@ -84,8 +84,8 @@ _HSNET_OURS: Final[_Fields] = {"augment": "none", "weight_decay": 0.0, "schedule
 _VALIDATION_CLASSES: Final = {"pascal5i": 2, "coco20i": 4, "fss1000": 20}
 """Of 15, 60 and 520 base classes: few, as the papers train on all."""
 
-# One pass over the training pairs of PASCAL-5i, and over the training pictures of FSS-1000; of COCO-20i, where a pass
-# would be about 80,000 pictures for most of a fold's classes, half of it.
+# One pass over the training pairs of PASCAL-5i, and over the training images of FSS-1000; of COCO-20i, where a pass
+# would be about 80,000 images for most of a fold's classes, half of it.
 _EPISODES: Final = {
     "pascal5i": tuple(sum(PASCAL_LISTS) - own for own in PASCAL_LISTS),
     "coco20i": (40_000,) * 4,

@@ -140,7 +140,7 @@ def _measure_usual(
 ) -> None:
     def tell(done: int, count: int, _: str) -> None:
         if progress is not None:
-            progress(0, config.steps, f"looking at things: {done} of {count} pictures")
+            progress(0, config.steps, f"looking at things: {done} of {count} images")
 
     fit_usual(method, data.sources, size=method.config.image_size, seed=config.seed, progress=tell)
 

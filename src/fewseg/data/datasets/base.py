@@ -1,4 +1,4 @@
-"""What every dataset offers: classes, and pictures with a mask of each class they hold."""
+"""What every dataset offers: classes, and images with a mask of each class they hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 class Dataset(Protocol):
-    """Pictures by name and their masks by class. Names are stable, so that episodes can be saved and read again."""
+    """Images by name and their masks by class. Names are stable, so that episodes can be saved and read again."""
 
     @property
     def name(self) -> str:
@@ -21,10 +21,10 @@ class Dataset(Protocol):
         """Class names; a class id is an index into them."""
 
     def names(self, class_id: int) -> tuple[str, ...]:
-        """The usable pictures of a class, sorted: what episodes are drawn from."""
+        """The usable images of a class, sorted: what episodes are drawn from."""
 
     def image(self, name: str) -> Image.Image:
-        """The picture, upright, RGB."""
+        """The image, upright, RGB."""
 
     def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
-        """(H, W) at the picture's size: 1 the class, 255 ignored, 0 everything else; empty where the class is not."""
+        """(H, W) at the image's size: 1 the class, 255 ignored, 0 everything else; empty where the class is not."""

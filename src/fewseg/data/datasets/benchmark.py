@@ -1,6 +1,6 @@
-"""What the published benchmarks share: prepared indexes, folds, lists of (picture, class) pairs.
+"""What the published benchmarks share: prepared indexes, folds, lists of (image, class) pairs.
 
-`fewseg prepare` reads every mask once and writes an index (which picture holds which class on how many pixels) and, if
+`fewseg prepare` reads every mask once and writes an index (which image holds which class on how many pixels) and, if
 there are any, the published lists. What is here only reads those, so that opening a benchmark takes no time.
 """
 
@@ -25,19 +25,19 @@ from fewseg.core.types import IGNORE
 from fewseg.images import decode as decoding
 
 Pair: TypeAlias = tuple[str, int]
-"""A picture's name and a class id."""
+"""An image's name and a class id."""
 
 Part = Literal["train", "validation", "test"]
 
 Areas: TypeAlias = dict[str, dict[int, int]]
-"""Picture name to the classes it holds, each with its number of pixels."""
+"""Image name to the classes it holds, each with its number of pixels."""
 
 Selection = Literal["hsnet", "sccan"]
-"""Whose training pictures: HSNet and DCAMA keep pictures that also show novel classes (their pixels are background),
+"""Whose training images: HSNet and DCAMA keep images that also show novel classes (their pixels are background),
 SCCAN drops them, and everywhere objects under `SCCAN_PIXELS`."""
 
 SCCAN_PIXELS: Final = 2 * 32 * 32
-"""The SCCAN family counts a class as shown by a picture from this many pixels on."""
+"""The SCCAN family counts a class as shown by an image from this many pixels on."""
 
 _FORMAT: Final = "fewseg.benchmark.1"
 
@@ -48,7 +48,7 @@ class Index:
 
     classes: tuple[str, ...]
     parts: dict[str, Areas]
-    """Part to its pictures."""
+    """Part to its images."""
     published: tuple[str, ...] = ()
     """Lists that were given as files instead of being computed: `test-0`, `train-3`."""
 
@@ -56,13 +56,13 @@ class Index:
 class Benchmark:
     """A prepared benchmark; a `fewseg.data.datasets.base.Dataset`.
 
-    Pictures are as stored, without EXIF turns, as the published code reads them and as the masks are drawn.
+    Images are as stored, without EXIF turns, as the published code reads them and as the masks are drawn.
 
     Args:
         root: the folder that `fewseg prepare` was given.
-        fold: the fold that is tested. `names` of its novel classes are then test pictures, of the others training
-            pictures. Without a fold, `opened` says which classes are novel.
-        selection: whose rule for training pictures; see `Selection`.
+        fold: the fold that is tested. `names` of its novel classes are then test images, of the others training
+            images. Without a fold, `opened` says which classes are novel.
+        selection: whose rule for training images; see `Selection`.
 
     Raises:
         InvalidDataset: the folder is not prepared, or its index is damaged. InvalidOption: no such fold.
@@ -74,9 +74,9 @@ class Benchmark:
     """What `fewseg prepare` calls it."""
     folds: ClassVar[int] = 4
     min_pixels: ClassVar[int] = 1
-    """Pixels from which a picture counts as showing a class, where lists are computed."""
+    """Pixels from which an image counts as showing a class, where lists are computed."""
     class_by_class: ClassVar[bool] = True
-    """Order of computed lists: all pictures of the first class, then of the next; or picture by picture."""
+    """Order of computed lists: all images of the first class, then of the next; or image by image."""
 
     def __init__(
         self, root: str | os.PathLike[str], fold: int | None = None, *, selection: Selection = "hsnet"
@@ -109,29 +109,29 @@ class Benchmark:
         return tuple(c for c in range(len(self.classes)) if c not in novel)
 
     def test_pairs(self, fold: int) -> tuple[Pair, ...]:
-        """(picture, novel class) in the published list's order, in ours where the list was computed."""
+        """(image, novel class) in the published list's order, in ours where the list was computed."""
         return self._listed("test", fold) or self._computed("test", self.novel(fold))
 
     def train_pairs(self, fold: int) -> tuple[Pair, ...]:
-        """(picture, base class) to train on when `fold` is tested."""
+        """(image, base class) to train on when `fold` is tested."""
         pairs = self._listed("train", fold) or self._computed("train", self.base(fold))
         return self._selected(pairs, self.novel(fold))
 
     def _selected(self, pairs: tuple[Pair, ...], novel: Collection[int]) -> tuple[Pair, ...]:
-        """What the selection leaves of training pairs: sccan's has no pictures that show a novel class too."""
+        """What the selection leaves of training pairs: sccan's has no images that show a novel class too."""
         if self.selection == "hsnet":
             return pairs
         areas, novel = self.index.parts["train"], frozenset(novel)
         return tuple((name, c) for name, c in pairs if novel.isdisjoint(areas[name]))
 
     def names(self, class_id: int) -> tuple[str, ...]:
-        """Sorted test pictures of a novel class, training pictures of any other."""
+        """Sorted test images of a novel class, training images of any other."""
         if not 0 <= class_id < len(self.classes):
             raise InvalidDataset(f"no class {class_id} in {self.word}: it has {len(self.classes)}, counted from 0")
         return self._names.get(class_id, ())
 
     def image(self, name: str) -> Image.Image:
-        """The picture as stored, RGB."""
+        """The image as stored, RGB."""
         path = self.picture_path(name)
         with decoding.open_file(path, "picture", InvalidImage) as image:
             return decoding.decode(image, os.fspath(path), InvalidImage).convert("RGB")
@@ -144,7 +144,7 @@ class Benchmark:
         return result
 
     def picture_path(self, name: str) -> Path:
-        """Where the picture lies."""
+        """Where the image lies."""
         raise NotImplementedError
 
     def mask_path(self, name: str) -> Path:
@@ -184,7 +184,7 @@ def check_fold(word: str, fold: int, folds: int) -> None:
 def computed_pairs(
     areas: Areas, classes: Collection[int], min_pixels: int, *, class_by_class: bool = True
 ) -> tuple[Pair, ...]:
-    """Every picture with each of `classes` that it shows on at least `min_pixels` pixels."""
+    """Every image with each of `classes` that it shows on at least `min_pixels` pixels."""
     wanted = frozenset(classes)
     pairs = (
         (name, c)
@@ -196,7 +196,7 @@ def computed_pairs(
 
 
 def grouped(pairs: Iterable[Pair]) -> dict[int, tuple[str, ...]]:
-    """The sorted pictures of every class."""
+    """The sorted images of every class."""
     found: dict[int, set[str]] = {}
     for name, class_id in pairs:
         found.setdefault(class_id, set()).add(name)
@@ -207,7 +207,7 @@ def read_values(path: Path, most: int | None = None) -> NDArray[np.uint8]:
     """(H, W) values of an index mask; with `most`, values above it other than 255 raise `InvalidMask`."""
     with decoding.open_file(path, "mask", InvalidMask) as image:
         if image.mode not in ("L", "P"):
-            raise InvalidMask(f"{path} is a {image.mode} picture: masks are 8-bit PNGs whose values are class ids + 1")
+            raise InvalidMask(f"{path} is a {image.mode} image: masks are 8-bit PNGs whose values are class ids + 1")
         values: NDArray[np.uint8] = np.array(decoding.decode(image, os.fspath(path), InvalidMask))
     if most is not None:
         unknown = [int(v) for v in np.unique(values) if most < v < IGNORE]

@@ -21,7 +21,7 @@ from fewseg.data.datasets.coco20i import MASKS, SPLITS, Coco20i, mask_path
 from fewseg.data.datasets.prepare import (
     Archive,
     areas_of,
-    check_picture,
+    check_image,
     in_processes,
     outdated,
     require,
@@ -47,7 +47,7 @@ _CLASSES: Final = 80
 
 @dataclass(frozen=True)
 class _Picture:
-    """One picture with what is to be painted."""
+    """One image with what is to be painted."""
 
     name: str
     size: tuple[int, int]
@@ -72,7 +72,7 @@ def build(root: Path, lists: Path | None, workers: int, whole: bool, progress: P
         held = parts[key.split("-")[0]]
         unknown = next((name for name, _ in pairs if name not in held), None)
         if unknown is not None:
-            raise InvalidDataset(f"{path} lists {unknown}, which is not among these pictures: give lists of COCO 2014")
+            raise InvalidDataset(f"{path} lists {unknown}, which is not among these images: give lists of COCO 2014")
     write_index(root, Coco20i.prepared_as, Index(classes, parts), {key: pairs for key, (_, pairs) in published.items()})
 
 
@@ -87,7 +87,7 @@ def _check(root: Path, progress: ProgressCallback) -> None:
 
 
 def _read_annotations(path: Path, split: str) -> tuple[tuple[str, ...], list[_Picture]]:
-    """Class names in category-id order, and every picture that has an annotation, by name."""
+    """Class names in category-id order, and every image that has an annotation, by name."""
     try:
         with path.open("rb") as file:
             content = json.load(file)
@@ -96,7 +96,7 @@ def _read_annotations(path: Path, split: str) -> tuple[tuple[str, ...], list[_Pi
         instances: dict[int, list[tuple[int, Any]]] = {}
         for found in content["annotations"]:
             instances.setdefault(found["image_id"], []).append((class_of[found["category_id"]], found["segmentation"]))
-        pictures = [
+        images = [
             _Picture(f"{split}/{entry['file_name']}", (entry["width"], entry["height"]), tuple(instances[entry["id"]]))
             for entry in content["images"]
             if entry["id"] in instances
@@ -111,32 +111,32 @@ def _read_annotations(path: Path, split: str) -> tuple[tuple[str, ...], list[_Pi
         ) from error
     if len(categories) != _CLASSES:
         raise InvalidDataset(f"{path} has {len(categories)} categories, COCO's instances have {_CLASSES}")
-    return tuple(category["name"] for category in categories), sorted(pictures, key=lambda picture: picture.name)
+    return tuple(category["name"] for category in categories), sorted(images, key=lambda image: image.name)
 
 
-def _prepare(root: Path, whole: bool, picture: _Picture) -> tuple[str, dict[int, int]] | FewsegError:
-    """Paint one mask unless it is there, check the picture, count the classes."""
+def _prepare(root: Path, whole: bool, image: _Picture) -> tuple[str, dict[int, int]] | FewsegError:
+    """Paint one mask unless it is there, check the image, count the classes."""
     try:
-        size = check_picture(root / picture.name, whole=whole)
-        if size != picture.size:
-            got, expected = ("x".join(map(str, s)) for s in (size, picture.size))
-            raise InvalidImage(f"{root / picture.name} is {got}, its annotations are {expected}: get it again")
-        return picture.name, areas_of(_mask(mask_path(root, picture.name), picture))
+        size = check_image(root / image.name, whole=whole)
+        if size != image.size:
+            got, expected = ("x".join(map(str, s)) for s in (size, image.size))
+            raise InvalidImage(f"{root / image.name} is {got}, its annotations are {expected}: get it again")
+        return image.name, areas_of(_mask(mask_path(root, image.name), image))
     except FewsegError as error:
         return error
 
 
-def _mask(path: Path, picture: _Picture) -> NDArray[np.uint8]:
-    source = json.dumps(picture.instances).encode()
+def _mask(path: Path, image: _Picture) -> NDArray[np.uint8]:
+    source = json.dumps(image.instances).encode()
     if path.exists():
         try:
             values = read_values(path, _CLASSES)
-            if values.shape == picture.size[::-1] and not outdated(path, source):
+            if values.shape == image.size[::-1] and not outdated(path, source):
                 return values
             LOG.info("%s was painted from other annotations and is painted again", path)
         except InvalidMask:
             LOG.info("%s is damaged and is painted again", path)
-    values = paint(picture.instances, picture.size, picture.name)
+    values = paint(image.instances, image.size, image.name)
     save_mask(path, values, source)
     return values
 

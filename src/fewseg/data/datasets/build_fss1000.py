@@ -1,4 +1,4 @@
-"""Preparing FSS-1000: every picture and mask checked, the split by class names read, the index."""
+"""Preparing FSS-1000: every image and mask checked, the split by class names read, the index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewseg.core.errors import FewsegError, InvalidDataset, InvalidMask
 from fewseg.core.progress import ProgressCallback
 from fewseg.data.datasets.benchmark import Areas, Index, Part, write_index
 from fewseg.data.datasets.fss1000 import PER_CLASS, Fss1000, class_folders, read_binary
-from fewseg.data.datasets.prepare import Archive, check_picture, in_processes, require, sound, unpack, unpacking_marker
+from fewseg.data.datasets.prepare import Archive, check_image, in_processes, require, sound, unpack, unpacking_marker
 from fewseg.data.datasets.published import find_file, read_class_names
 
 ARCHIVE: Final = Archive("fewshot_data.zip", "fewshot_data", "the home page of FSS-1000 (HKUSTCV on GitHub)")
@@ -37,7 +37,7 @@ def build(root: Path, lists: Path | None, workers: int, whole: bool, progress: P
     split = _split(lists or root, classes, given=lists is not None)
     items = [(c, number) for c in range(len(classes)) for number in range(1, PER_CLASS + 1)]
     work = functools.partial(_check, folder, classes, whole)
-    areas = sound(in_processes(work, items, workers, progress, "pictures and masks"))
+    areas = sound(in_processes(work, items, workers, progress, "images and masks"))
     parts: dict[str, Areas] = {part: {} for part in LISTS}
     for name, class_id, pixels in areas:
         part = split.get(classes[class_id])
@@ -69,16 +69,16 @@ def _split(folder: Path, classes: tuple[str, ...], *, given: bool) -> dict[str, 
 def _check(
     folder: Path, classes: tuple[str, ...], whole: bool, item: tuple[int, int]
 ) -> tuple[str, int, int] | FewsegError:
-    """Name, class and foreground pixels of one picture."""
+    """Name, class and foreground pixels of one image."""
     class_id, number = item
     name = f"{classes[class_id]}/{number}.jpg"
     try:
-        size = check_picture(folder / name, whole=whole)
+        size = check_image(folder / name, whole=whole)
         path = (folder / name).with_suffix(".png")
         mask = read_binary(path)
         if mask.shape != size[::-1]:
             got, expected = f"{mask.shape[1]}x{mask.shape[0]}", f"{size[0]}x{size[1]}"
-            raise InvalidMask(f"{path} is {got}, its picture {expected}: get both again")
+            raise InvalidMask(f"{path} is {got}, its image {expected}: get both again")
         return name, class_id, int(np.count_nonzero(mask))
     except FewsegError as error:
         return error

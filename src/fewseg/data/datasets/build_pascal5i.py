@@ -21,7 +21,7 @@ from fewseg.data.datasets.pascal5i import AUGMENTED, VOC_CLASSES, Pascal5i, sbd_
 from fewseg.data.datasets.prepare import (
     Archive,
     areas_of,
-    check_picture,
+    check_image,
     in_processes,
     outdated,
     require,
@@ -58,7 +58,7 @@ class _Folders:
     voc: Path
     sbd: Path | None
     whole: bool
-    """Decode every picture instead of looking at its ends."""
+    """Decode every image instead of looking at its ends."""
 
 
 def build(root: Path, lists: Path | None, workers: int, whole: bool, progress: ProgressCallback) -> None:
@@ -98,7 +98,7 @@ def _ids(path: Path) -> tuple[str, ...]:
 
 
 def _training(folders: _Folders) -> tuple[str, ...]:
-    """Everything that VOC or SBD segments and VOC does not validate on: 10582 pictures."""
+    """Everything that VOC or SBD segments and VOC does not validate on: 10582 images."""
     sets = folders.voc / "ImageSets/Segmentation"
     names = set(_ids(sets / "train.txt"))
     if folders.sbd is not None:
@@ -110,14 +110,14 @@ def _training(folders: _Folders) -> tuple[str, ...]:
 
 
 def _prepare(folders: _Folders, name: str) -> tuple[str, dict[int, int]] | FewsegError:
-    """Make the merged mask of one picture unless it is there, check both, count its classes."""
+    """Make the merged mask of one image unless it is there, check both, count its classes."""
     try:
-        size = check_picture(folders.voc / "JPEGImages" / f"{name}.jpg", whole=folders.whole)
+        size = check_image(folders.voc / "JPEGImages" / f"{name}.jpg", whole=folders.whole)
         values = _merged(folders, name)
         if values.shape != size[::-1]:
             path = folders.voc / AUGMENTED / f"{name}.png"
             height, width = values.shape
-            raise InvalidMask(f"{path} is {width}x{height}, its picture {size[0]}x{size[1]}: get both again")
+            raise InvalidMask(f"{path} is {width}x{height}, its image {size[0]}x{size[1]}: get both again")
         return name, areas_of(values)
     except FewsegError as error:
         return error
@@ -201,7 +201,7 @@ def _fold_classes(fold: int) -> frozenset[int]:
 
 
 def _known(listed: PascalList, areas: Areas, classes: frozenset[int]) -> tuple[Pair, ...]:
-    """The list as pairs, every picture known and every class one of `classes`."""
+    """The list as pairs, every image known and every class one of `classes`."""
     unknown = next((name for name in listed.names if name not in areas), None)
     if unknown is not None:
         raise InvalidDataset(f"{listed.path} lists {unknown}, which is not here: give the lists of this dataset")

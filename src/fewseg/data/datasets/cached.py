@@ -1,4 +1,4 @@
-"""Keeps decoded pictures and masks of any dataset in memory, within a budget."""
+"""Keeps decoded images and masks of any dataset in memory, within a budget."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _T = TypeVar("_T")
 
 
 class CachedDataset:
-    """A dataset whose most recently used pictures and masks stay decoded.
+    """A dataset whose most recently used images and masks stay decoded.
 
-    Masks are handed out as views that cannot be written to; treat pictures likewise.
+    Masks are handed out as views that cannot be written to; treat images likewise.
 
     Args:
         dataset: where they come from.

@@ -1,5 +1,5 @@
-"""COCO-20i (Nguyen and Todorovic, 2019): COCO 2014, 80 classes in four folds of twenty, training pictures from
-train2014, test pictures from val2014."""
+"""COCO-20i (Nguyen and Todorovic, 2019): COCO 2014, 80 classes in four folds of twenty, training images from
+train2014, test images from val2014."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 from fewseg.data.datasets.benchmark import Benchmark, check_fold
 
 SPLITS: Final = {"train": "train2014", "test": "val2014"}
-"""Part of the benchmark to COCO's folder of pictures."""
+"""Part of the benchmark to COCO's folder of images."""
 
 MASKS: Final = "masks"
 """Folder of the painted masks, in the root."""
@@ -36,7 +36,7 @@ class Coco20i(Benchmark):
 
 
 class Coco20iPanet(Coco20i):
-    """PANet's folds: twenty consecutive classes. The same pictures and masks; published lists are for the other."""
+    """PANet's folds: twenty consecutive classes. The same images and masks; published lists are for the other."""
 
     word: ClassVar[str] = "coco20i-panet"
 
@@ -50,5 +50,5 @@ class Coco20iPanet(Coco20i):
 
 
 def mask_path(root: Path, name: str) -> Path:
-    """The mask of the picture `name`."""
+    """The mask of the image `name`."""
     return (root / MASKS / name).with_suffix(".png")

@@ -1,4 +1,4 @@
-"""How many pictures and pairs a prepared benchmark has, beside the numbers the papers' lists have."""
+"""How many images and pairs a prepared benchmark has, beside the numbers the papers' lists have."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def _coco(benchmark: Benchmark) -> tuple[Row, ...]:
 
 def _fss(benchmark: Fss1000) -> Counts:
     parts = (benchmark.base(), benchmark.validation(), benchmark.novel())
-    pictures = tuple(sum(len(benchmark.names(c)) for c in part) for part in parts)
+    images = tuple(sum(len(benchmark.names(c)) for c in part) for part in parts)
     told = tuple(10 * n for n in FSS_CLASSES)
     return Counts(
         ("train", "validation", "test"),
-        (Row("classes", tuple(map(len, parts)), FSS_CLASSES), Row("pictures", pictures, told)),
+        (Row("classes", tuple(map(len, parts)), FSS_CLASSES), Row("images", images, told)),
     )
 
 

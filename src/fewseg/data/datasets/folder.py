@@ -1,4 +1,4 @@
-"""Datasets that are folders of pictures and masks.
+"""Datasets that are folders of images and masks.
 
 Two layouts, told apart by what is there:
 
@@ -25,18 +25,18 @@ from PIL import Image
 from fewseg.core.errors import InvalidDataset, InvalidMask, unknown
 from fewseg.core.types import IGNORE
 from fewseg.images import decode as decoding
-from fewseg.images import picture_header, read_image, read_mask
-from fewseg.images.pairs import pairs_in, pictures_in
+from fewseg.images import read_image, read_image_header, read_mask
+from fewseg.images.pairs import images_in, pairs_in
 
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Item:
-    """One picture and its mask file."""
+    """One image and its mask file."""
 
     name: str
-    picture: Path
+    image: Path
     mask: Path
     class_id: int | None
     """The class of the folder; None for index masks."""
@@ -44,12 +44,12 @@ class _Item:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the index knows of one picture."""
+    """What the index knows of one image."""
 
     size: tuple[int, int]
     orientation: int
     areas: dict[int, float]
-    """Class id to the share of the picture it covers."""
+    """Class id to the share of the image it covers."""
     ignores: bool = False
     """Whether some pixels do not count."""
 
@@ -59,7 +59,7 @@ class FolderDataset:
 
     Args:
         root: the folder.
-        min_area: share of the picture that a class must cover for the picture to count as usable for it.
+        min_area: share of the image that a class must cover for the image to count as usable for it.
         name: for tables; the folder's name if not given.
 
     Raises:
@@ -88,15 +88,15 @@ class FolderDataset:
             )
 
     def names(self, class_id: int) -> tuple[str, ...]:
-        """The usable pictures of a class, sorted; the first call reads every mask once, in threads."""
+        """The usable images of a class, sorted; the first call reads every mask once, in threads."""
         return self._names[self._check(class_id)]
 
     def image(self, name: str) -> Image.Image:
-        """The picture, upright, RGB."""
-        return read_image(self._item(name).picture)
+        """The image, upright, RGB."""
+        return read_image(self._item(name).image)
 
     def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
-        """(H, W) of 0, 1, 255; no 1 where the picture does not hold the class."""
+        """(H, W) of 0, 1, 255; no 1 where the image does not hold the class."""
         item, entry = self._item(name), self._index[name]
         if self._check(class_id) not in entry.areas:
             if not entry.ignores or not entry.areas:
@@ -114,7 +114,7 @@ class FolderDataset:
     def _item(self, name: str) -> _Item:
         if name not in self._items:
             hint = str(unknown("picture", name, self._items)).split("; ", 1)[-1]
-            raise InvalidDataset(f"no picture {name!r} in {self.root}; {hint}")
+            raise InvalidDataset(f"no image {name!r} in {self.root}; {hint}")
         return self._items[name]
 
     @cached_property
@@ -130,21 +130,21 @@ class FolderDataset:
             for class_id, area in entry.areas.items():
                 if area >= self.min_area:
                     found[class_id].append(name)
-        LOG.info("%s: %d pictures, %d classes", self.name, len(self._index), len(self.classes))
+        LOG.info("%s: %d images, %d classes", self.name, len(self._index), len(self.classes))
         return tuple(tuple(names) for names in found)
 
     def _read_indexed(self, item: _Item) -> _Entry:
-        size, orientation = picture_header(item.picture)
+        size, orientation = read_image_header(item.image)
         with decoding.open_file(item.mask, "mask", InvalidMask) as image:
             if image.mode not in ("L", "P", "1"):
-                raise InvalidDataset(f"{item.mask} is a {image.mode} picture: save index masks as 8-bit grey")
+                raise InvalidDataset(f"{item.mask} is a {image.mode} image: save index masks as 8-bit grey")
             decoding.decode(image, os.fspath(item.mask), InvalidMask)
             values = np.asarray(image).astype(np.uint8, copy=False)
-        turned = size if orientation >= 5 else size[::-1]  # drawn on the picture as stored
+        turned = size if orientation >= 5 else size[::-1]  # drawn on the image as stored
         if values.shape not in (size[::-1], turned):
             raise InvalidMask(
-                f"{item.mask} is {values.shape[1]}x{values.shape[0]}, its picture {size[0]}x{size[1]}: "
-                "save the mask at the picture's size"
+                f"{item.mask} is {values.shape[1]}x{values.shape[0]}, its image {size[0]}x{size[1]}: "
+                "save the mask at the image's size"
             )
         counts = np.bincount(values.reshape(-1), minlength=256)
         found = [int(v) for v in counts.nonzero()[0] if v not in (0, IGNORE)]
@@ -159,15 +159,15 @@ def _by_name(items: Iterable[_Item]) -> dict[str, _Item]:
     found: dict[str, _Item] = {}
     for item in items:
         if item.name in found:
-            other = found[item.name].picture
-            raise InvalidDataset(f"{other} and {item.picture.name} share a name and so a mask: rename or remove one")
+            other = found[item.name].image
+            raise InvalidDataset(f"{other} and {item.image.name} share a name and so a mask: rename or remove one")
         found[item.name] = item
     return found
 
 
 def _read_single(item: _Item) -> _Entry:
     assert item.class_id is not None
-    size, orientation = picture_header(item.picture)
+    size, orientation = read_image_header(item.image)
     mask = read_mask(item.mask, size=size, orientation=orientation)
     return _Entry(size, orientation, {item.class_id: float(np.count_nonzero(mask == 1) / mask.size)})
 
@@ -193,31 +193,31 @@ def _index_items(root: Path) -> list[_Item]:
     images, masks = root / "images", root / "masks"
     if not images.is_dir() or not masks.is_dir():
         raise InvalidDataset(f"{root} has classes.txt but not both images/ and masks/: add the missing folder")
-    known = {path.stem: path for path in pictures_in(masks) if path.suffix.lower() == ".png"}
-    pairs = {path: known.get(path.stem) for path in pictures_in(images)}
-    return [_Item(picture.stem, picture, mask, None) for picture, mask in _with_masks(images, pairs)]
+    known = {path.stem: path for path in images_in(masks) if path.suffix.lower() == ".png"}
+    pairs = {path: known.get(path.stem) for path in images_in(images)}
+    return [_Item(image.stem, image, mask, None) for image, mask in _with_masks(images, pairs)]
 
 
 def _class_folders(root: Path) -> tuple[tuple[str, ...], list[_Item]]:
     classes: list[str] = []
     items: list[_Item] = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        pairs = _with_masks(folder, {p: _only(p, masks) for p, masks in pairs_in(folder).pictures.items()})
+        pairs = _with_masks(folder, {p: _only(p, masks) for p, masks in pairs_in(folder).images.items()})
         if pairs:
             items += [_Item(f"{folder.name}/{p.stem}", p, m, len(classes)) for p, m in pairs]
             classes.append(folder.name)
     return tuple(classes), items
 
 
-def _only(picture: Path, masks: tuple[Path, ...]) -> Path | None:
+def _only(image: Path, masks: tuple[Path, ...]) -> Path | None:
     if len(masks) > 1:
-        raise InvalidDataset(f"{picture} has several masks ({', '.join(p.name for p in masks)}): keep one")
+        raise InvalidDataset(f"{image} has several masks ({', '.join(p.name for p in masks)}): keep one")
     return masks[0] if masks else None
 
 
 def _with_masks(folder: Path, wanted: Mapping[Path, Path | None]) -> list[tuple[Path, Path]]:
-    """The pictures that have a mask; the others are counted in the log."""
-    found = [(picture, mask) for picture, mask in wanted.items() if mask is not None]
+    """The images that have a mask; the others are counted in the log."""
+    found = [(image, mask) for image, mask in wanted.items() if mask is not None]
     if found and len(found) < len(wanted):
-        LOG.warning("%s: %d of %d pictures left out for want of a mask", folder, len(wanted) - len(found), len(wanted))
+        LOG.warning("%s: %d of %d images left out for want of a mask", folder, len(wanted) - len(found), len(wanted))
     return found

@@ -1,4 +1,4 @@
-"""FSS-1000 (Li et al., 2020): 1000 classes of ten pictures, 520 to train, 240 to validate, 240 to test."""
+"""FSS-1000 (Li et al., 2020): 1000 classes of ten images, 520 to train, 240 to validate, 240 to test."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Fss1000(Benchmark):
         return (self._folder / name).with_suffix(".png")
 
     def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
-        """(H, W) of 0 and 1; all 0 for another class than the picture's."""
+        """(H, W) of 0 and 1; all 0 for another class than the image's."""
         mask = read_binary(self.mask_path(name))
         return mask if name.startswith(f"{self.classes[class_id]}/") else np.zeros_like(mask)
 
     def _computed(self, part: Part, classes: Collection[int]) -> tuple[Pair, ...]:
-        """A class has the same pictures whatever it is used for."""
+        """A class has the same images whatever it is used for."""
         parts = self.index.parts.values()
         every = {name: areas for areas_of in parts for name, areas in areas_of.items()}
         return computed_pairs(every, classes, 0)

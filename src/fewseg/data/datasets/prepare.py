@@ -147,7 +147,7 @@ def require(root: Path, needed: Sequence[tuple[Archive, bool]], more: Sequence[s
         raise InvalidDataset(f"{root} lacks {'; '.join([*lacks, *more])}: put what is missing there and run this again")
 
 
-def check_picture(path: Path, *, whole: bool) -> tuple[int, int]:
+def check_image(path: Path, *, whole: bool) -> tuple[int, int]:
     """(width, height) as stored; raises `InvalidImage` for a file that is damaged or cut off.
 
     Without `whole` a file that ends as its format ends counts as sound; with it, or where that mark is missing, all

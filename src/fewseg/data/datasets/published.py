@@ -1,6 +1,6 @@
 """Reading the lists that the papers' repositories publish: text for PASCAL-5i and FSS-1000, pickles for COCO-20i.
 
-Each reader takes the folder of one repository's lists and says nothing about pictures on disk.
+Each reader takes the folder of one repository's lists and says nothing about images on disk.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class PascalList:
 def read_pascal(path: Path) -> PascalList:
     """Lines `2007_000033__01` (class from 1), or `JPEGImages/ID.jpg MASKS/ID.png`, or `ID`.
 
-    Lines of the other kinds name no class: every class of the fold that the picture shows is meant.
+    Lines of the other kinds name no class: every class of the fold that the image shows is meant.
     """
     lines = read_lines(path)
     if "__" in lines[0]:
@@ -86,7 +86,7 @@ def _pair(path: Path, line: str) -> Pair:
 
 def _unreadable(path: Path, line: str) -> InvalidDataset:
     return InvalidDataset(
-        f"{path}: line {line[:60]!r} is neither IMAGE__CLASS (class 01 to 20) nor a picture's path with its mask's: "
+        f"{path}: line {line[:60]!r} is neither IMAGE__CLASS (class 01 to 20) nor an image's path with its mask's: "
         "give the published list as it is"
     )
 
@@ -107,7 +107,7 @@ class _Plain(pickle.Unpickler):
 
 
 def read_pickle(path: Path) -> dict[int, tuple[str, ...]]:
-    """COCO-20i's lists: class id to paths of pictures. Nothing but dict, list, str and int is admitted."""
+    """COCO-20i's lists: class id to paths of images. Nothing but dict, list, str and int is admitted."""
     try:
         content = _Plain(io.BytesIO(path.read_bytes()), encoding="ASCII").load()
     except OSError as error:
@@ -126,4 +126,4 @@ def read_pickle(path: Path) -> dict[int, tuple[str, ...]]:
 
 
 def _not_lists(path: Path, got: str) -> InvalidDataset:
-    return InvalidDataset(f"{path} must hold a dict of class id (int) to a list of picture paths (str), not {got}")
+    return InvalidDataset(f"{path} must hold a dict of class id (int) to a list of image paths (str), not {got}")

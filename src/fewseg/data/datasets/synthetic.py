@@ -1,6 +1,6 @@
 """A dataset without files: shapes with textures over clutter, drawn from a seed whenever they are asked for.
 
-A class is a shape with a texture (`striped star`). Every picture holds objects of its own class, objects of other
+A class is a shape with a texture (`striped star`). Every image holds objects of its own class, objects of other
 classes and plain blobs, in colours that say nothing about the class, so colour alone cannot find the object. For tests
 and quick trials: what works here need not work on photographs.
 """
@@ -63,17 +63,17 @@ class _Scene:
 
 
 class SyntheticDataset:
-    """32 classes, `per_class` pictures of each, always the same for the same arguments.
+    """32 classes, `per_class` images of each, always the same for the same arguments.
 
     Args:
-        seed: another seed, other pictures.
-        per_class: pictures made for each class.
-        size: side of the pictures in pixels.
+        seed: another seed, other images.
+        per_class: images made for each class.
+        size: side of the images in pixels.
     """
 
     def __init__(self, seed: int = 0, *, per_class: int = 20, size: int = 96) -> None:
         if per_class < 1 or size < 16:
-            raise InvalidDataset(f"per_class {per_class}, size {size}: give at least 1 picture of at least 16 pixels")
+            raise InvalidDataset(f"per_class {per_class}, size {size}: give at least 1 image of at least 16 pixels")
         self.seed, self.per_class, self.size = seed, per_class, size
         self.name = "synthetic"
         self.classes = CLASSES
@@ -83,13 +83,13 @@ class SyntheticDataset:
         return _rebuild, (self.seed, self.per_class, self.size)
 
     def names(self, class_id: int) -> tuple[str, ...]:
-        """The pictures made for a class; it may turn up as a bystander in others too."""
+        """The images made for a class; it may turn up as a bystander in others too."""
         if not 0 <= class_id < len(self.classes):
             raise InvalidDataset(f"no class {class_id} in the synthetic dataset: it has {len(self.classes)}")
         return tuple(f"{class_id:02d}-{index:04d}" for index in range(self.per_class))
 
     def image(self, name: str) -> Image.Image:
-        """The picture, RGB."""
+        """The image, RGB."""
         return Image.fromarray(self._scene(name).pixels)
 
     def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
@@ -104,7 +104,7 @@ class SyntheticDataset:
         for _ in range(int(rng.integers(2, 5))):
             _blob(pixels, rng)
         bystanders = [int(c) for c in rng.integers(len(self.classes), size=int(rng.integers(0, 3)))]
-        # The picture's own objects last: nothing covers them.
+        # The image's own objects last: nothing covers them.
         for label in bystanders + [class_id] * int(rng.integers(1, 3)):
             _object(pixels, labels, label, rng)
         noisy = pixels + rng.normal(0, 6, pixels.shape).astype(np.float32)
@@ -116,7 +116,7 @@ class SyntheticDataset:
             found = int(class_id), int(index)
             if found[0] < len(self.classes) and found[1] < self.per_class:
                 return found
-        raise InvalidDataset(f"no picture {name!r} in the synthetic dataset: names look like 03-0012")
+        raise InvalidDataset(f"no image {name!r} in the synthetic dataset: names look like 03-0012")
 
 
 def _rebuild(seed: int, per_class: int, size: int) -> SyntheticDataset:
@@ -158,7 +158,7 @@ def _object(pixels: NDArray[np.float32], labels: NDArray[np.uint8], class_id: in
 
 
 def _placed(size: int, rng: np.random.Generator, radius: tuple[float, float]) -> tuple[_Grid, _Grid]:
-    """Coordinates of an object at a random place, size and angle, all of it within the picture."""
+    """Coordinates of an object at a random place, size and angle, all of it within the image."""
     x, y = _coordinates(size)
     r = rng.uniform(*radius)
     reach = max(0.0, 1 - r)

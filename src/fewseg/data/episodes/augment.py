@@ -1,7 +1,7 @@
-"""Pictures and masks to the square tensors a method takes, and the augmentation of training pairs.
+"""Images and masks to the square tensors a method takes, and the augmentation of training pairs.
 
 `square_image` and `square_mask` are DCAMA's and HSNet's preprocessing exactly: Pillow's antialiased bilinear for the
-picture, torch's `nearest` from the original for the mask. `padded_image` and `padded_mask` are SCCAN's.
+image, torch's `nearest` from the original for the mask. `padded_image` and `padded_mask` are SCCAN's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Augmentation:
     """How training pairs are varied; not part of either paper's recipe."""
 
     area: tuple[float, float] = (0.4, 1.0)
-    """Share of the picture that a crop keeps."""
+    """Share of the image that a crop keeps."""
     stretch: float = 1.33
     """Largest change of a crop's aspect ratio, either way, beside the squashing to a square."""
     keep: float = 0.5
@@ -62,9 +62,9 @@ def augment(
     rng: np.random.Generator,
     settings: Augmentation = Augmentation(),
 ) -> tuple[Tensor, Tensor]:
-    """A random view of a picture and its mask: (3, size, size) normalised and (size, size) of 0, 1, 255.
+    """A random view of an image and its mask: (3, size, size) normalised and (size, size) of 0, 1, 255.
 
-    Keeps at least 16 pixels of foreground, or falls back to the whole picture, squashed; one without any is varied all
+    Keeps at least 16 pixels of foreground, or falls back to the whole image, squashed; one without any is varied all
     the same. Pixels that a rotation brings in from outside are the mean colour, and ignored in the mask.
     """
     picture, labels = _geometry(image, mask, size, rng, settings)

@@ -1,4 +1,4 @@
-"""Which pictures make an episode: drawn once from a seed into lists that are saved, read and diffed."""
+"""Which images make an episode: drawn once from a seed into lists that are saved, read and diffed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fewseg.data.datasets.base import Dataset
 LOG = logging.getLogger(__name__)
 
 MIN_IMAGES: Final = 5
-"""A class with fewer usable pictures is not tested."""
+"""A class with fewer usable images is not tested."""
 
 _FORMAT: Final = "fewseg.data.episodes.1"
 
@@ -52,15 +52,15 @@ def draw_test_episodes(
     """`per_class` episodes of every class.
 
     The query is never in its support, the supports of an episode are distinct, and queries of a class repeat only when
-    all its pictures have been one. Lists of the same seed share queries, and fewer shots are the first of more. A class
-    with fewer than `min_images` or `shots + 1` usable pictures is skipped, with a line in the log.
+    all its images have been one. Lists of the same seed share queries, and fewer shots are the first of more. A class
+    with fewer than `min_images` or `shots + 1` usable images is skipped, with a line in the log.
     """
     _check_shots(shots)
     episodes = []
     for class_id in sorted(classes):
         names = dataset.names(class_id)
         if len(names) < max(min_images, shots + 1):
-            LOG.info("%s: %s skipped, %d usable pictures", dataset.name, dataset.classes[class_id], len(names))
+            LOG.info("%s: %s skipped, %d usable images", dataset.name, dataset.classes[class_id], len(names))
             continue
         queries: list[str] = []
         rng = np.random.default_rng([seed, class_id])
@@ -85,15 +85,15 @@ def draw_training_episodes(
 ) -> list[Episode]:
     """`count` episodes of one epoch: the class uniformly, then the query, then distinct supports.
 
-    Classes need 2 pictures; where there are fewer than `shots + 1`, supports repeat. In a share `absent` of the
-    episodes the query is a usable picture of another class and none of this one.
+    Classes need 2 images; where there are fewer than `shots + 1`, supports repeat. In a share `absent` of the
+    episodes the query is a usable image of another class and none of this one.
     Raises `InvalidDataset` where no class has 2.
     """
     _check_shots(shots)
     pools = [(class_id, dataset.names(class_id)) for class_id in sorted(classes)]
     pools = [(class_id, names) for class_id, names in pools if len(names) >= 2]
     if not pools:
-        raise InvalidDataset(f"{dataset.name}: no class to train on has 2 usable pictures: add some, or lower min_area")
+        raise InvalidDataset(f"{dataset.name}: no class to train on has 2 usable images: add some, or lower min_area")
     rng = np.random.default_rng([seed, epoch])
     episodes = []
     for _ in range(count):
@@ -110,7 +110,7 @@ def draw_training_episodes(
 def _elsewhere(
     pools: Sequence[tuple[int, Sequence[str]]], class_id: int, names: Sequence[str], rng: np.random.Generator
 ) -> str | None:
-    """A picture of another class, and not of this one; None where there is only this class."""
+    """An image of another class, and not of this one; None where there is only this class."""
     held, others = set(names), [pool for other, pool in pools if other != class_id]
     for _ in range(10 if others else 0):
         pool = others[int(rng.integers(len(others)))]
@@ -173,7 +173,7 @@ def _checked(
     for name in (query, *support):
         if name not in names:
             raise InvalidDataset(
-                f"{path}: {dataset.name} has no usable picture {name!r} of {class_name}: "
+                f"{path}: {dataset.name} has no usable image {name!r} of {class_name}: "
                 "give the dataset and min_area it was drawn from"
             )
     if not support:

@@ -1,8 +1,8 @@
-"""Episodes as the papers' released code draws them, from pools of pictures.
+"""Episodes as the papers' released code draws them, from pools of images.
 
 DCAMA and HSNet draw with numpy's legacy generator, one `choice(pool, 1, replace=False)[0]` after the other, and throw a
 support away that is the query; a support may come twice. Their numbers were measured with seed 0, one process and batch
-size 1: with the published lists as pools these functions give the very same episodes. SCCAN walks the pictures instead,
+size 1: with the published lists as pools these functions give the very same episodes. SCCAN walks the images instead,
 and no support of an episode comes twice; which random numbers it drew is not published, so seeds stand for seeds.
 """
 
@@ -17,13 +17,13 @@ from fewseg.core.errors import InvalidDataset, InvalidOption
 from fewseg.core.types import Episode
 
 Pairs = Sequence[tuple[str, int]]
-"""A test list: picture name and class id, in its own order; a picture with two classes comes twice."""
+"""A test list: image name and class id, in its own order; an image with two classes comes twice."""
 Pools = Mapping[int, Sequence[str]]
-"""Class id to the names of its pictures, in the order of the list."""
+"""Class id to the names of its images, in the order of the list."""
 
 
 def pools_of(pairs: Pairs) -> dict[int, list[str]]:
-    """The pictures of every class, classes and pictures in the list's order."""
+    """The images of every class, classes and images in the list's order."""
     pools: dict[int, list[str]] = {}
     for name, class_id in pairs:
         pools.setdefault(class_id, []).append(name)
@@ -50,7 +50,7 @@ def draw_coco(pools: Pools, shots: int, count: int, seed: int = 0) -> list[Episo
 
 
 def draw_fss(pools: Pools, shots: int, count: int | None = None, seed: int = 0) -> list[Episode]:
-    """FSS-1000 of HSNet and DCAMA: every picture is the query once, supports come from the class's others.
+    """FSS-1000 of HSNet and DCAMA: every image is the query once, supports come from the class's others.
 
     Classes in the order of `pools` (the benchmark's: by name), queries in the string order of their file names (1, 10,
     2, ...), while supports are drawn by number; `count` takes the first episodes only.
@@ -64,10 +64,10 @@ def draw_fss(pools: Pools, shots: int, count: int | None = None, seed: int = 0) 
 
 
 def draw_walk(pairs: Pairs, shots: int, count: int, seed: int = 0) -> list[Episode]:
-    """SCCAN's: the query walks the *pictures* cyclically, its class is drawn among those it holds, supports differ.
+    """SCCAN's: the query walks the *images* cyclically, its class is drawn among those it holds, supports differ.
 
-    Lists of one seed share queries and classes whatever the number of shots, as long as every class has pictures for
-    the most, and fewer shots are the first of more. Classes with fewer than `shots + 1` pictures are left out.
+    Lists of one seed share queries and classes whatever the number of shots, as long as every class has images for
+    the most, and fewer shots are the first of more. Classes with fewer than `shots + 1` images are left out.
     """
     pools = {class_id: names for class_id, names in pools_of(pairs).items() if len(names) > shots}
     _checked(pools, shots, count)
@@ -75,9 +75,9 @@ def draw_walk(pairs: Pairs, shots: int, count: int, seed: int = 0) -> list[Episo
     for name, class_id in pairs:
         if class_id in pools:
             held.setdefault(name, []).append(class_id)
-    pictures, episodes = list(held), []
+    images, episodes = list(held), []
     for index in range(count):
-        query = pictures[index % len(pictures)]
+        query = images[index % len(images)]
         rng = np.random.default_rng([seed, index])
         class_id = held[query][int(rng.integers(len(held[query])))]
         others = [name for name in pools[class_id] if name != query]
@@ -90,10 +90,10 @@ def _checked(pools: Pools, shots: int, count: int) -> Pools:
     if shots < 1 or count < 1:
         raise InvalidOption(f"shots {shots}, {count} episodes: give at least 1 of each")
     if not pools:
-        raise InvalidDataset(f"no class to test has {shots + 1} pictures: give a fold that has, or fewer shots")
+        raise InvalidDataset(f"no class to test has {shots + 1} images: give a fold that has, or fewer shots")
     for class_id, names in pools.items():
         if len(set(names)) < 2:
-            raise InvalidDataset(f"class {class_id} has {len(set(names))} test pictures: an episode needs 2 or more")
+            raise InvalidDataset(f"class {class_id} has {len(set(names))} test images: an episode needs 2 or more")
     return pools
 
 
@@ -112,6 +112,6 @@ def _supports(rng: np.random.RandomState, query: str, pool: Sequence[str], shots
 
 
 def _number(name: str) -> tuple[int, str]:
-    """Pictures are numbered from 1: `abacus/10.jpg` comes after `abacus/9.jpg`."""
+    """Images are numbered from 1: `abacus/10.jpg` comes after `abacus/9.jpg`."""
     digits = re.findall(r"\d+", name.rsplit("/", 1)[-1])
     return int(digits[0]) if digits else 0, name

@@ -1,4 +1,4 @@
-"""Pictures joined from halves of two: which of the things in them is meant, only the example tells."""
+"""Images joined from halves of two: which of the things in them is meant, only the example tells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 View = tuple[tuple[Tensor, ...], Tensor]
-"""Maps (C, h, w) of one picture, the picture itself being one, and its mask (s, s): 0, 1, 255."""
+"""Maps (C, h, w) of one image, the image itself being one, and its mask (s, s): 0, 1, 255."""
 
 
 def join_views(mine: Sequence[View], others: Sequence[View], rng: np.random.Generator) -> list[View]:

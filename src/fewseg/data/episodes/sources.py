@@ -52,8 +52,8 @@ def open_source(
         fold: the fold for a ROOT without SPLIT; if not given either, all classes are base and novel at once. Benchmarks
             must have one of both, FSS-1000 excepted.
         folds: number of folds, likewise; benchmarks have their own.
-        min_area: share of a picture that a class must cover to be used; benchmarks have their lists instead.
-        selection: whose training pictures, of a benchmark.
+        min_area: share of an image that a class must cover to be used; benchmarks have their lists instead.
+        selection: whose training images, of a benchmark.
 
     Raises:
         InvalidOption: a split that means nothing. InvalidDataset: no such folder, not a dataset, or not prepared.
@@ -65,7 +65,7 @@ def open_source(
     if split is None:
         split = "" if fold is None else f"{fold}/{folds}"
     if not 0 <= min_area < 1:
-        raise InvalidOption(f"min_area {min_area:g}: give a share of the picture from 0 to below 1, e.g. 0.02")
+        raise InvalidOption(f"min_area {min_area:g}: give a share of the image from 0 to below 1, e.g. 0.02")
     dataset: Dataset = SyntheticDataset() if root == SYNTHETIC else FolderDataset(root, min_area=min_area)
     base, novel = _divide(dataset, split)
     return OpenSource(dataset, base, novel)

@@ -30,7 +30,7 @@ class EpisodeTensors:
     query_mask: Tensor
     """(s, s), int64: 0, 1, 255 for pixels that do not count."""
     images: Tensor
-    """(n, 3, s, s): the support pictures."""
+    """(n, 3, s, s): the support images."""
     masks: Tensor
     """(n, s, s), float32: 1 foreground, 0 anything else, ignored pixels included."""
 
@@ -44,7 +44,7 @@ class EpisodeTensors:
 
 
 def episode_tensors(dataset: Dataset, episode: Episode, size: int, *, resize: Resize = "square") -> EpisodeTensors:
-    """Read an episode's pictures and masks, brought to `size` by `resize`."""
+    """Read an episode's images and masks, brought to `size` by `resize`."""
     return _tensors(episode_views(dataset, episode, size, resize=resize))
 
 
@@ -57,7 +57,7 @@ def episode_views(
     augmentation: Views | None = None,
     rng: np.random.Generator | None = None,
 ) -> list[View]:
-    """Picture and mask of the query and of every support; augmented, each on its own, with `rng`."""
+    """Image and mask of the query and of every support; augmented, each on its own, with `rng`."""
     views: list[View] = []
     to_image, to_mask = (square_image, square_mask) if resize == "square" else (padded_image, padded_mask)
     for name in (episode.query, *episode.support):
@@ -71,10 +71,10 @@ def episode_views(
 
 
 def _tensors(views: Sequence[View]) -> EpisodeTensors:
-    """Of views with nothing but the picture as maps."""
-    pictures, masks = [picture for (picture,), _ in views], [mask for _, mask in views]
+    """Of views with nothing but the image as maps."""
+    images, masks = [image for (image,), _ in views], [mask for _, mask in views]
     support = torch.stack([(mask == 1).float() for mask in masks[1:]])
-    return EpisodeTensors(pictures[0], masks[0].long(), torch.stack(pictures[1:]), support)
+    return EpisodeTensors(images[0], masks[0].long(), torch.stack(images[1:]), support)
 
 
 def collate(episodes: Sequence[EpisodeTensors]) -> EpisodeTensors:
@@ -101,7 +101,7 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
 
     Args:
         sources: what to draw from; each episode picks a source by weight.
-        shots: numbers of support pictures; of several, each batch draws one.
+        shots: numbers of support images; of several, each batch draws one.
         batch: episodes that form a batch and so share their number of shots.
         absent, joined, per_epoch, epochs, size, seed: see `TrainConfig`.
         augmentation: how pairs are varied; None for the papers' plain resize.
@@ -162,7 +162,7 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         return self.epoch(epoch)[place]
 
     def partner(self, index: int) -> Episode | None:
-        """Pictures of another class that those of item `index` are joined with, where its own class is to be found too.
+        """Images of another class that those of item `index` are joined with, where its own class is to be found too.
 
         None where they stay as they are, or no other class was drawn in that epoch.
         """

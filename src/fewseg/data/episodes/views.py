@@ -1,4 +1,4 @@
-"""Random views of training pictures by name: SCCAN's published ones and this project's stronger ones."""
+"""Random views of training images by name: SCCAN's published ones and this project's stronger ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MIN_PIXELS: Final = 16
 
 
 class Views(Protocol):
-    """A way to vary a picture together with its mask."""
+    """A way to vary an image together with its mask."""
 
     def view(
         self, image: Image.Image, mask: NDArray[np.uint8], size: int, rng: np.random.Generator
@@ -32,16 +32,16 @@ class Views(Protocol):
 
 @dataclass(frozen=True)
 class ScaledCrops:
-    """SCCAN's: random scale, rotation, blur, flip, then a square crop at the picture's own resolution.
+    """SCCAN's: random scale, rotation, blur, flip, then a square crop at the image's own resolution.
 
-    Outside the picture there is the mean colour, ignored in the mask. Crops with less than 16 pixels of foreground are
-    drawn again, and replaced by the squashed picture in the end, unless there is none in the whole picture.
+    Outside the image there is the mean colour, ignored in the mask. Crops with less than 16 pixels of foreground are
+    drawn again, and replaced by the squashed image in the end, unless there is none in the whole image.
     """
 
     scale: tuple[float, float] = (0.9, 1.1)
-    """Range of the factor on the picture's size; 0.8 to 1.25 for COCO."""
+    """Range of the factor on the image's size; 0.8 to 1.25 for COCO."""
     rotation: float = 10.0
-    """Largest rotation in degrees, either way; half of the pictures are rotated."""
+    """Largest rotation in degrees, either way; half of the images are rotated."""
     blur: float = 0.5
     """Probability of a Gaussian blur of about one pixel."""
     flip: float = 0.5
@@ -74,7 +74,7 @@ class ScaledCrops:
             image = image.filter(ImageFilter.GaussianBlur(1.0))
         if rng.random() < self.flip:
             image, mask = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (image, mask))
-        # A picture smaller than the crop lies in the middle of it.
+        # An image smaller than the crop lies in the middle of it.
         left = int(rng.integers(width - size + 1)) if width > size else (width - size) // 2
         top = int(rng.integers(height - size + 1)) if height > size else (height - size) // 2
         whole = Image.new("RGB", (size, size), _FILL)
@@ -90,4 +90,4 @@ VIEWS: Final[dict[str, Views | None]] = {
     "sccan-coco": ScaledCrops(scale=(0.8, 1.25)),
     "strong": Augmentation(),
 }
-"""Ways to vary pictures by the name that a training config gives them."""
+"""Ways to vary images by the name that a training config gives them."""

@@ -68,7 +68,7 @@ class FeaturePyramid(nn.Module):
     shift: Tensor
 
     def __init__(self, spec: BackboneSpec, fixed_size: int | None = None) -> None:
-        """`fixed_size`: side of the only pictures the network takes; others are resized to it."""
+        """`fixed_size`: side of the only images the network takes; others are resized to it."""
         super().__init__()
         self.spec, self.fixed_size = spec, fixed_size
         mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
@@ -137,7 +137,7 @@ class FeaturePyramid(nn.Module):
         return self.requires_grad_(not frozen)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._drop_derived()  # moved or converted: its memory is given back now, not at the next picture
+        self._drop_derived()  # moved or converted: its memory is given back now, not at the next image
         return super()._apply(fn, recurse)
 
     def _drop_derived(self) -> None:
@@ -153,7 +153,7 @@ class FeaturePyramid(nn.Module):
 
     @torch.no_grad()
     def _measure(self, size: int) -> tuple[BlockInfo, ...]:
-        """Channels and strides, read off one small picture."""
-        self.eval()  # batch norm must not learn from this picture, nor refuse it
+        """Channels and strides, read off one small image."""
+        self.eval()  # batch norm must not learn from this image, nor refuse it
         maps = self.features(torch.zeros(1, 3, size, size))
         return tuple(BlockInfo(m.shape[1], size / m.shape[-1]) for m in maps)

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 LOG = logging.getLogger(__name__)
 
 ProbeRun = Callable[[], Iterable[Tensor]]
-"""Runs the network on some picture and returns its maps."""
+"""Runs the network on some image and returns its maps."""
 
 
 _LOOKS = {"__get__", "dim", "size", "stride", "is_contiguous"}

@@ -27,12 +27,12 @@ SIZE_FREE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"s
 """What lets a transformer take any input size (ViT-like, Swin-like); the first that is accepted wins."""
 
 MEASURE_SIZE = 320
-"""Side of the picture that channels and strides are measured with, where the model takes any: a multiple of 64, large
+"""Side of the image that channels and strides are measured with, where the model takes any: a multiple of 64, large
 enough that unpadded convolutions round to their nominal strides."""
 
 
 def create_timm_model(name: str, **options: Any) -> tuple[nn.Module, bool]:
-    """A timm model, random weights, and whether it takes pictures of one size only.
+    """A timm model, random weights, and whether it takes images of one size only.
 
     Raises `InvalidOption` where timm refuses the options.
     """
@@ -103,7 +103,7 @@ class HookedPyramid(FeaturePyramid):
     """Networks whose blocks can be named: hooks collect what each block returns."""
 
     def __init__(self, spec: BackboneSpec, model: nn.Module, size: int, fixed: bool) -> None:
-        """`size`: side of the picture that the maps are measured with; `fixed`: the model takes no other."""
+        """`size`: side of the image that the maps are measured with; `fixed`: the model takes no other."""
         super().__init__(spec, size if fixed else None)
         for unused in ("conv_head", "bn2", "norm"):  # after the last block: costly and never looked at
             if isinstance(getattr(model, unused, None), nn.Module):
@@ -129,7 +129,7 @@ class HookedPyramid(FeaturePyramid):
         """Raise `RuntimeError` where blocks return something else than maps: tokens, or windows of them."""
         stages: Any = getattr(model, "feature_info", None) or ()
         deepest = max([stage["reduction"] for stage in stages if "reduction" in stage], default=1)
-        oblong = [name for name, shape in shapes.items() if shape[2] != shape[3]]  # of a square picture
+        oblong = [name for name, shape in shapes.items() if shape[2] != shape[3]]  # of a square image
         if oblong or not any(size / shape[-1] > 0.75 * deepest for shape in shapes.values()):
             raise RuntimeError(f"the blocks of {type(model).__name__} give no maps of every stage")
 
@@ -206,7 +206,7 @@ class StagePyramid(FeaturePyramid):
 
 
 def _is_channels_last(shape: torch.Size, model: nn.Module) -> bool:
-    """Whether a map of a square picture is (B, H, W, C)."""
+    """Whether a map of a square image is (B, H, W, C)."""
     if shape[1] == shape[2] != shape[3]:
         return True
     return shape[1] == shape[2] == shape[3] and getattr(model, "output_fmt", "NCHW") == "NHWC"

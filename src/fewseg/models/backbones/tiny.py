@@ -56,7 +56,7 @@ class ConvNorm(nn.Module):
         """The weight that a stride of 2 multiplies `x` with, which begins with zeros along even sides.
 
         Of an even side only the last pixel lacks a neighbour. The zeros move the same padding there, and are a few
-        numbers to copy where the picture would be millions.
+        numbers to copy where the image would be millions.
         """
         height, width = x.shape[-2:]
         return F.pad(self.conv.weight, (1 - width % 2, 0, 1 - height % 2, 0))

@@ -3,7 +3,7 @@
 >>> from fewseg.models.methods import create_method
 >>> check_method(create_method("prototype", backbone="tiny", image_size=64))
 
-Pictures are noise and weights are nudged off any special start value: what is checked is that the method treats
+Images are noise and weights are nudged off any special start value: what is checked is that the method treats
 batches, shots and precisions as it must, not that it is any good.
 """
 
@@ -81,7 +81,7 @@ def one_support_serves_many_queries(method: FewShotMethod) -> None:
 
 
 def the_support_is_not_looked_at_again(method: FewShotMethod) -> None:
-    """What was encoded does not change with the pictures it came from."""
+    """What was encoded does not change with the images it came from."""
     query, images, masks = episode(method, 1, 2)
     with torch.inference_mode():
         support = method.encode_support(images, masks)
@@ -111,7 +111,7 @@ def support_is_a_value(method: FewShotMethod) -> None:
 
 
 def any_size_will_do(method: FewShotMethod) -> None:
-    """Odd and oblong pictures, and queries of another size than the support's."""
+    """Odd and oblong images, and queries of another size than the support's."""
     side = method.config.image_size
     with torch.inference_mode():
         for size in ((side + 1, side + 1), (2 * side // 3, side), (4 * side // 3, 3 * side // 4 - 1)):

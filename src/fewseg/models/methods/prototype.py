@@ -143,8 +143,8 @@ class Prototype(FewShotMethod):
         if not self._aligns or "masks" not in support.shared:
             return None
         found = logits.detach().argmax(1, keepdim=True).to(self.dtype)
-        pictures = support.shared["masks"].expand(query.batch, -1, -1, -1)
-        shots = pictures.shape[1]
+        images = support.shared["masks"].expand(query.batch, -1, -1, -1)
+        shots = images.shape[1]
         prototypes, maps = {}, {}
         for scale in self.compared:
             pooled = self._pool(query.tensors[f"map.{scale}"], found)
@@ -153,7 +153,7 @@ class Prototype(FewShotMethod):
             maps[f"map.{scale}"] = shared.flatten(0, 1)
         swapped = SupportSet(self.name, query.image_size, prototypes)
         back = self._segment(QueryFeatures(support.image_size, maps), swapped).float()
-        truth = (pictures == 1).flatten(0, 1).long().to(back.device)
+        truth = (images == 1).flatten(0, 1).long().to(back.device)
         loss = F.cross_entropy(back, truth, reduction="none").mean((1, 2)).unflatten(0, (-1, shots)).mean(1)
         return cast("Tensor", self.config.alignment * (loss * found.flatten(1).amax(1)).mean())
 

@@ -1,4 +1,4 @@
-"""Which labels were taught on the same pictures, read off what was encoded of them."""
+"""Which labels were taught on the same images, read off what was encoded of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHARED = "pictures"
 _GLANCE = 16
 
 
-def same_pictures(supports: Sequence[SupportSet], prefix: str) -> list[list[int]]:
+def same_images(supports: Sequence[SupportSet], prefix: str) -> list[list[int]]:
     """Indices of `supports`, grouped: in a group the tensors whose names begin with `prefix` are equal, to the bit.
 
     Groups are in the order of their first members. What is compared is kept with the support sets (16 bytes each), so
@@ -35,7 +35,7 @@ def same_pictures(supports: Sequence[SupportSet], prefix: str) -> list[list[int]
 
 
 def _glance(support: SupportSet, prefix: str) -> bytes:
-    """Shapes and a few values: different for different pictures, almost always."""
+    """Shapes and a few values: different for different images, almost always."""
     name = f"{_SHARED}.glance.{prefix}"
     if name not in support.shared:
         tensors = _chosen(support, prefix)

@@ -1,4 +1,4 @@
-"""4-D correlation of two pictures, and centre-pivot 4-D convolution over it (HSNet, sections 4.1 and 4.2).
+"""4-D correlation of two images, and centre-pivot 4-D convolution over it (HSNet, sections 4.1 and 4.2).
 
 A correlation tensor has a query plane and a support plane. It is kept channels last, (B, hq, wq, hs, ws, C), so that a
 convolution over the support plane needs no copy and one over the query plane copies whole channel vectors.

@@ -21,7 +21,7 @@ def majority_vote(logits: Tensor) -> Tensor:
 
 
 def hsnet_vote(logits: Tensor) -> Tensor:
-    """HSNet's: foreground where the votes reach half of the picture's largest number of votes (at least 1)."""
+    """HSNet's: foreground where the votes reach half of the image's largest number of votes (at least 1)."""
     votes = _votes(logits)
     most = votes.flatten(1).amax(1).clamp(min=1).view(-1, 1, 1)
     return _decided(2 * votes >= most, logits)

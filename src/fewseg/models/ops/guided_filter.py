@@ -1,7 +1,7 @@
-"""Values that follow the edges of a picture.
+"""Values that follow the edges of an image.
 
 Kaiming He, Jian Sun, Xiaoou Tang: "Guided Image Filtering", TPAMI 2013, with all three colours; as in He, Sun: "Fast
-Guided Filter", 2015, fitted on a smaller copy of the picture than it is applied to.
+Guided Filter", 2015, fitted on a smaller copy of the image than it is applied to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fewseg.models.ops.resize import map_size, resize, shrink
 
 
 class Guide(NamedTuple):
-    """A picture, with what every window of it says of its colours."""
+    """An image, with what every window of it says of its colours."""
 
     fine: Tensor
     """(B, 3, H, W), at the size of the values that follow it."""
@@ -28,25 +28,25 @@ class Guide(NamedTuple):
     """(B, 6, h, w), of each window's covariance of colours; see `_factors`."""
 
 
-def make_guide(picture: Tensor, coarse: tuple[int, int], radius: int, tolerance: float) -> Guide:
-    """Prepare pictures (B, 3, H, W), float32, for any number of values.
+def make_guide(image: Tensor, coarse: tuple[int, int], radius: int, tolerance: float) -> Guide:
+    """Prepare images (B, 3, H, W), float32, for any number of values.
 
     Args:
-        picture: at the size of the values.
+        image: at the size of the values.
         coarse: the size at which windows are looked at.
         radius: of the windows, in pixels there.
         tolerance: variance of the colours, in their own units squared, below which a window is even.
     """
-    small = shrink(picture, coarse)
+    small = shrink(image, coarse)
     mean = _window_mean(small, radius)
     products = _window_mean((small.unsqueeze(1) * small.unsqueeze(2)).flatten(1, 2), radius)
     covariance = products.unflatten(1, (3, 3)) - mean.unsqueeze(1) * mean.unsqueeze(2)
-    even = tolerance * torch.eye(3, dtype=picture.dtype, device=picture.device)
-    return Guide(picture, small, mean, _factors(covariance + even[:, :, None, None]))
+    even = tolerance * torch.eye(3, dtype=image.dtype, device=image.device)
+    return Guide(image, small, mean, _factors(covariance + even[:, :, None, None]))
 
 
 def follow_guide(values: Tensor, guide: Guide, radius: int) -> Tensor:
-    """Values (B, L, H, W), float32, as the mean of all windows' best linear functions of the picture's colours.
+    """Values (B, L, H, W), float32, as the mean of all windows' best linear functions of the image's colours.
 
     `radius` is that of `make_guide`.
     """
@@ -69,7 +69,7 @@ def _window_mean(x: Tensor, radius: int) -> Tensor:
 def _factors(x: Tensor) -> Tensor:
     """Of symmetric matrices (B, 3, 3, h, w): L D Lᵀ as (B, 6, h, w), D's diagonal first, then L below its own.
 
-    Where all three colours are the same and far apart (grey pictures) an inverse by cofactors has no digit left.
+    Where all three colours are the same and far apart (grey images) an inverse by cofactors has no digit left.
     """
     first = x[:, 0, 0]
     low = x[:, 1, 0] / first

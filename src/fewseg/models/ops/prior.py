@@ -1,7 +1,7 @@
 """The cosine prior: how much the support positions that a query position resembles are foreground.
 
 A softmax over the cosines with every support position weighs their mask values. Its range is tiny, so it is stretched
-to [0, 1] for each picture; because that magnifies rounding, everything here is computed in float32.
+to [0, 1] for each image; because that magnifies rounding, everything here is computed in float32.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from fewseg.models.ops.cosine import FLOOR
 
 CHUNK_SCORES = 2**22
-"""Cosines held at once: 16 MiB. One picture at 473 pixels has 14.7 million with each shot."""
+"""Cosines held at once: 16 MiB. One image at 473 pixels has 14.7 million with each shot."""
 
 
 def cosine_prior(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
@@ -53,6 +53,6 @@ def cosine_prior_of_shots(query: Tensor, support: Tensor, mask: Tensor) -> Tenso
 
 
 def _stretch(values: Tensor) -> Tensor:
-    """(B, N) to [0, 1] by each picture's own least and largest value; one that is flat comes to 0."""
+    """(B, N) to [0, 1] by each image's own least and largest value; one that is flat comes to 0."""
     least, largest = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
     return (values - least) / (largest - least + FLOOR)

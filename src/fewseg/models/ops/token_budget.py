@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def budget_tokens(tokens: Tensor, values: Tensor, budget: int) -> tuple[Tensor, Tensor]:
-    """`budget` foreground tokens (value of at least 0.5) and as many background tokens of each picture.
+    """`budget` foreground tokens (value of at least 0.5) and as many background tokens of each image.
 
     Evenly spaced along the token order, so nothing is drawn at random; a side with fewer tokens repeats them, a side
     with none takes the tokens with the nearest values.

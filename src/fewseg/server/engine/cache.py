@@ -1,7 +1,7 @@
 """What the engine found, in memory and on the disk, so that a restart shows it at once.
 
 A result is a map of probabilities in 256 steps at the model's size, a few kilobytes as a PNG that also holds its
-numbers. Its key is made of the picture's identity and of all that decided the result, so nothing is ever out of date:
+numbers. Its key is made of the image's identity and of all that decided the result, so nothing is ever out of date:
 it is only no longer asked for, and goes when the disk's share is used up.
 """
 
@@ -30,7 +30,7 @@ from fewseg.server.engine.model import Recent, probabilities
 log = logging.getLogger(__name__)
 
 DISK: Final = 4 << 30
-"""Bytes that results and small pictures take on the disk, about."""
+"""Bytes that results and small images take on the disk, about."""
 
 MEMORY: Final = 256 << 20
 """Bytes of maps that are kept in memory."""
@@ -133,13 +133,13 @@ class ResultCache:
             self._files.discard(f"{key}.png")
 
     def put_tokens(self, key: str, tokens: NDArray[np.float16]) -> None:
-        """Keep what a picture shows."""
+        """Keep what an image shows."""
         encoded = io.BytesIO()
         np.save(encoded, tokens, allow_pickle=False)
         self._write(f"{key}.npy", encoded.getvalue())
 
     def tokens(self, key: str) -> NDArray[np.float16] | None:
-        """What a picture shows, None where it is not known."""
+        """What an image shows, None where it is not known."""
         if f"{key}.npy" not in self._files:
             return None
         try:

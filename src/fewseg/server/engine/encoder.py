@@ -1,4 +1,4 @@
-"""Reading and encoding pictures and examples, with what was encoded last kept; belongs to the model's thread."""
+"""Reading and encoding images and examples, with what was encoded last kept; belongs to the model's thread."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from fewseg.inference.preprocess import PreparedPicture
+from fewseg.inference.preprocess import PreparedImage
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.engine.cache import ResultCache
-from fewseg.server.engine.model import EngineModel, PictureFeatures, Recent
+from fewseg.server.engine.model import EngineModel, ImageFeatures, Recent
 from fewseg.server.engine.plan import Shot
-from fewseg.server.project.images import PictureFile
+from fewseg.server.project.images import ImageEntry
 from fewseg.server.project.store import ProjectStore
 
 log = logging.getLogger(__name__)
@@ -34,63 +34,63 @@ class _Encoded:
 
 
 class Encoder:
-    """Features of pictures, and examples of labels."""
+    """Features of images, and examples of labels."""
 
     def __init__(self, model: EngineModel, store: ProjectStore, cache: ResultCache, features: int, shots: int) -> None:
         """`features`, `shots`: bytes of either to keep."""
         self.model, self._store, self._cache = model, store, cache
-        self._features: Recent[PictureFeatures] = Recent(features)
+        self._features: Recent[ImageFeatures] = Recent(features)
         self._shots: Recent[_Encoded] = Recent(shots)
         self._supports: dict[int, tuple[str, LabelSupport]] = {}
-        self._reading: dict[str, Future[PreparedPicture]] = {}
+        self._reading: dict[str, Future[PreparedImage]] = {}
         self._readers = ThreadPoolExecutor(2, "fewseg-read")
 
     def close(self) -> None:
         """Stop reading."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
-    def kept(self, picture: PictureFile) -> PictureFeatures | None:
-        """The picture's features if they are in memory; from any thread."""
-        return self._features.get(picture.identity)
+    def kept(self, image: ImageEntry) -> ImageFeatures | None:
+        """The image's features if they are in memory; from any thread."""
+        return self._features.get(image.identity)
 
-    def read_ahead(self, pictures: Sequence[PictureFile]) -> None:
+    def read_ahead(self, images: Sequence[ImageEntry]) -> None:
         """Begin to read these, and read no others."""
-        for picture in pictures:
-            self._read(picture)
-        wanted = {picture.identity for picture in pictures}
+        for image in images:
+            self._read(image)
+        wanted = {image.identity for image in images}
         for identity in [i for i in self._reading if i not in wanted]:
             self._reading.pop(identity).cancel()
 
-    def _read(self, picture: PictureFile) -> Future[PreparedPicture] | None:
-        """The reading of a picture, begun where it has to; None where its features are kept."""
-        if self._features.get(picture.identity) is not None:
+    def _read(self, image: ImageEntry) -> Future[PreparedImage] | None:
+        """The reading of an image, begun where it has to; None where its features are kept."""
+        if self._features.get(image.identity) is not None:
             return None
-        if picture.identity not in self._reading:
-            self._reading[picture.identity] = self._readers.submit(self.model.prepare, picture.path)
-        return self._reading[picture.identity]
+        if image.identity not in self._reading:
+            self._reading[image.identity] = self._readers.submit(self.model.prepare, image.path)
+        return self._reading[image.identity]
 
-    def wait(self, picture: PictureFile) -> None:
-        """Return when the picture has been read; raises `InvalidImage`, or whatever the decoder raised."""
-        reading = self._read(picture)
+    def wait(self, image: ImageEntry) -> None:
+        """Return when the image has been read; raises `InvalidImage`, or whatever the decoder raised."""
+        reading = self._read(image)
         try:
             if reading is not None:
                 reading.result()
         except BaseException:
-            self._reading.pop(picture.identity, None)
+            self._reading.pop(image.identity, None)
             raise
 
-    def features(self, pictures: Sequence[PictureFile]) -> list[PictureFeatures]:
-        """What each picture is in itself; raises as `wait`, and what the model raises."""
-        found = {p.identity: kept for p in pictures if (kept := self._features.get(p.identity)) is not None}
-        missing = [p for p in pictures if p.identity not in found]
-        for picture in missing:
-            self.wait(picture)
+    def features(self, images: Sequence[ImageEntry]) -> list[ImageFeatures]:
+        """What each image is in itself; raises as `wait`, and what the model raises."""
+        found = {p.identity: kept for p in images if (kept := self._features.get(p.identity)) is not None}
+        missing = [p for p in images if p.identity not in found]
+        for image in missing:
+            self.wait(image)
         prepared = [self._reading.pop(p.identity).result() for p in missing]
-        for picture, made in zip(missing, self.model.features(prepared) if prepared else (), strict=True):
-            found[picture.identity] = made
-            self._features.put(picture.identity, made)
-            self._cache.put_tokens(picture.identity + self.model.fingerprint, made.tokens.numpy())
-        return [found[p.identity] for p in pictures]
+        for image, made in zip(missing, self.model.features(prepared) if prepared else (), strict=True):
+            found[image.identity] = made
+            self._features.put(image.identity, made)
+            self._cache.put_tokens(image.identity + self.model.fingerprint, made.tokens.numpy())
+        return [found[p.identity] for p in images]
 
     def support(self, label: int, fingerprint: str, shots: Sequence[Shot]) -> LabelSupport:
         """A label's examples, of which only new ones are encoded; raises `Unusable`."""
@@ -102,8 +102,8 @@ class Encoder:
             encoded = self._shots.get(shot.key)
             if encoded is None:
                 try:
-                    mask = self._store.read_mask(shot.annotation.file, shot.picture.size)
-                    encoded = _Encoded(self.model.shot(shot.picture.path, mask))
+                    mask = self._store.read_mask(shot.annotation.file, shot.image.size)
+                    encoded = _Encoded(self.model.shot(shot.image.path, mask))
                 except Exception as error:
                     raise Unusable(shot) from error
                 self._shots.put(shot.key, encoded)

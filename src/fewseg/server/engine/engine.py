@@ -1,8 +1,8 @@
-"""Finds the masks of a project's pictures in the background, what is on screen first.
+"""Finds the masks of a project's images in the background, what is on screen first.
 
 One thread owns the model. After every change it plans anew: results that are known already, from before a restart or an
-undo, are there at once, only examples that changed are encoded, and of a picture only labels whose examples changed are
-found again. A picture under way stops at the next label when a change overtakes it.
+undo, are there at once, only examples that changed are encoded, and of an image only labels whose examples changed are
+found again. An image under way stops at the next label when a change overtakes it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from fewseg.inference.segmenter import Segmenter
 from fewseg.server.engine.cache import ResultCache
 from fewseg.server.engine.encoder import Encoder
 from fewseg.server.engine.events import Events
-from fewseg.server.engine.model import EngineModel, PictureFeatures
+from fewseg.server.engine.model import EngineModel, ImageFeatures
 from fewseg.server.engine.plan import Plan, plan
 from fewseg.server.engine.predictor import Finder
 from fewseg.server.problems import Problem
-from fewseg.server.project.images import PictureFile
+from fewseg.server.project.images import ImageEntry
 from fewseg.server.project.project import Project
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FEATURES: Final = 512 << 20
-"""Bytes of pictures' features that are kept: of about a hundred pictures with the embedded model."""
+"""Bytes of images' features that are kept: of about a hundred images with the embedded model."""
 
 SHOTS: Final = 512 << 20
 """Bytes of encoded examples that are kept beside those in use."""
@@ -56,13 +56,13 @@ class Engine:
     def __init__(
         self, project: Project, segmenter: Segmenter, *, features: int = FEATURES, look_every: float = LOOK_EVERY
     ) -> None:
-        """`features`: bytes of pictures' features to keep in memory; `look_every`: seconds, see `LOOK_EVERY`."""
+        """`features`: bytes of images' features to keep in memory; `look_every`: seconds, see `LOOK_EVERY`."""
         self.project, self.events = project, Events()
         self.model = EngineModel(segmenter)
         self.threshold = segmenter.presence_threshold
         self.cache = ResultCache(project.store.cache, scale=segmenter.presence_scale)
         self.working: frozenset[str] = frozenset()
-        """Pictures that the model works on."""
+        """Images that the model works on."""
         self.encoder = Encoder(self.model, project.store, self.cache, features, SHOTS)
         self.finder = Finder(self.encoder, self.cache)
         self._pending: dict[str, None] = {}
@@ -83,7 +83,7 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop, after the picture under way; then close the project."""
+        """Stop, after the image under way; then close the project."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
@@ -99,13 +99,13 @@ class Engine:
     def plan(self) -> Plan:
         """What is to be done for the project as it is now."""
         current = self._plan
-        state, pictures = self.project.state, self.project.pictures
-        if current.state is state and current.pictures is pictures:
+        state, pictures = self.project.state, self.project.images
+        if current.state is state and current.images is pictures:
             return current
         return self._make_plan()
 
     def set_visible(self, identifiers: Sequence[str]) -> None:
-        """Pictures to do first, in this order."""
+        """Images to do first, in this order."""
         with self._wake:
             self._visible = tuple(dict.fromkeys(identifiers))
             self._wake.notify_all()
@@ -123,26 +123,26 @@ class Engine:
         for size in self.model.segmenter.input_sizes:
             if not (square_mask(mask.view(np.uint8), size) == 1).any():
                 raise InvalidMask(
-                    f"what is marked is too small for the model, which sees the picture at {size}x{size}: mark "
+                    f"what is marked is too small for the model, which sees the image at {size}x{size}: mark "
                     "more, or "
-                    "crop the picture around it"
+                    "crop the image around it"
                 )
 
-    def forget(self, picture: str, label: int) -> None:
+    def forget(self, image: str, label: int) -> None:
         """A result is lost: find it again."""
         with self._wake:
-            self.finder.shown.pop((picture, label), None)
+            self.finder.shown.pop((image, label), None)
             self._dirty = True
             self._wake.notify_all()
 
     @property
     def left(self) -> int:
-        """Pictures that have to be done still, as far as it has been found out."""
+        """Images that have to be done still, as far as it has been found out."""
         return len(self._pending)
 
-    def seconds_left(self, pictures: int) -> float | None:
-        """How long so many pictures take; None as long as none was done."""
-        return None if self._seconds is None else round(pictures * self._seconds, 1)
+    def seconds_left(self, images: int) -> float | None:
+        """How long so many images take; None as long as none was done."""
+        return None if self._seconds is None else round(images * self._seconds, 1)
 
     def ask(self, function: Callable[[], T]) -> T:
         """What `function` gives in the model's thread, where it runs next; raises what it raises.
@@ -161,10 +161,10 @@ class Engine:
             future.cancel()
             raise Problem(503, f"no answer within {PATIENCE:g} s: the model is busy, try again") from None
 
-    def features(self, picture: PictureFile) -> PictureFeatures:
-        """What the model sees in a picture; raises `InvalidImage`."""
-        kept = self.encoder.kept(picture)
-        return kept if kept is not None else self.ask(lambda: self.encoder.features([picture])[0])
+    def features(self, image: ImageEntry) -> ImageFeatures:
+        """What the model sees in an image; raises `InvalidImage`."""
+        kept = self.encoder.kept(image)
+        return kept if kept is not None else self.ask(lambda: self.encoder.features([image])[0])
 
     def _changed(self) -> None:
         with self._wake:
@@ -174,7 +174,7 @@ class Engine:
 
     def _make_plan(self) -> Plan:
         with self.project.lock:
-            state, pictures = self.project.state, self.project.pictures
+            state, pictures = self.project.state, self.project.images
         return plan(state, pictures, self.model.fingerprint, self.finder.unusable)
 
     # ------------------------------------------------------------------------------------------ the model's thread
@@ -231,40 +231,40 @@ class Engine:
             self.events.project()
         self.events.progress()
 
-    def _next(self) -> list[PictureFile]:
-        """The pictures to do now, together; further ones begin to be read."""
+    def _next(self) -> list[ImageEntry]:
+        """The images to do now, together; further ones begin to be read."""
         visible = [i for i in self._visible if i in self._pending]
-        here = (i for i in dict.fromkeys((*visible, *self._pending)) if i in self._plan.pictures)
-        pictures = [self._plan.pictures[i] for i in islice(here, self.model.batch + 4)]
-        self.encoder.read_ahead(pictures)
-        return pictures[: self.model.batch]
+        here = (i for i in dict.fromkeys((*visible, *self._pending)) if i in self._plan.images)
+        images = [self._plan.images[i] for i in islice(here, self.model.batch + 4)]
+        self.encoder.read_ahead(images)
+        return images[: self.model.batch]
 
-    def _segment(self, pictures: Sequence[PictureFile]) -> None:
+    def _segment(self, images: Sequence[ImageEntry]) -> None:
         begin = time.monotonic()
-        self._show_working(pictures)
+        self._show_working(images)
         whole = False
         try:
-            whole = self.finder.find(pictures, self._plan, lambda: self._dirty or self._closing)
+            whole = self.finder.find(images, self._plan, lambda: self._dirty or self._closing)
             if not whole:
                 self._dirty = True
         except Exception as error:  # nothing foreseen: not to be tried for ever
-            for picture in pictures:
-                self.finder.fail(picture, error)
-        if any(picture.id in self.finder.failed for picture in pictures):
+            for image in images:
+                self.finder.fail(image, error)
+        if any(image.id in self.finder.failed for image in images):
             self._next_look = min(self._next_look, time.monotonic() + 0.5)  # it may be gone
         if not self._dirty:  # else what is left is found out anew
             with self._wake:
-                for picture in pictures:
-                    self._pending.pop(picture.id, None)
+                for image in images:
+                    self._pending.pop(image.id, None)
         if whole:
-            taken = (time.monotonic() - begin) / len(pictures)
+            taken = (time.monotonic() - begin) / len(images)
             self._seconds = taken if self._seconds is None else self._seconds + 0.2 * (taken - self._seconds)
         self._show_working(())
-        for picture in pictures:
-            self.events.picture(picture.id)
+        for image in images:
+            self.events.image(image.id)
         self.events.progress()
 
-    def _show_working(self, pictures: Sequence[PictureFile]) -> None:
-        self.working = frozenset(p.id for p in pictures)
-        for picture in pictures:
-            self.events.picture(picture.id)
+    def _show_working(self, images: Sequence[ImageEntry]) -> None:
+        self.working = frozenset(p.id for p in images)
+        for image in images:
+            self.events.image(image.id)

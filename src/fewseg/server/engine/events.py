@@ -1,7 +1,7 @@
 """Server-sent events: what changed, to any number of pages, in bounded memory.
 
-A page that is slow, or sleeps, has at most one waiting event a picture: newer ones replace older ones. When more than
-`MOST_WAITING` pictures wait, they are dropped for a single `project` event, which holds everything.
+A page that is slow, or sleeps, has at most one waiting event an image: newer ones replace older ones. When more than
+`MOST_WAITING` images wait, they are dropped for a single `project` event, which holds everything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 MOST_WAITING: Final = 100
-"""Pictures that wait for one page."""
+"""Images that wait for one page."""
 
 MOST_CLIENTS: Final = 64
 """Pages that listen; of more, the one that has listened longest is let go, and comes again by itself."""
@@ -32,9 +32,9 @@ class Events:
         self.number = 0
         """Of the last event."""
 
-    def picture(self, identifier: str) -> None:
-        """That picture has changed."""
-        self._each(lambda client: client.put_picture(identifier))
+    def image(self, identifier: str) -> None:
+        """That image has changed."""
+        self._each(lambda client: client.put_image(identifier))
 
     def progress(self) -> None:
         """The progress has changed."""
@@ -93,8 +93,8 @@ class Client:
         self._pictures: dict[str, None] = {}
         self._kinds: set[str] = set()
 
-    def put_picture(self, identifier: str) -> None:
-        """Let the page know of a picture."""
+    def put_image(self, identifier: str) -> None:
+        """Let the page know of an image."""
         with self._lock:
             if "project" in self._kinds:
                 return  # holds it

@@ -1,6 +1,6 @@
-"""The model as the engine uses it: examples and pictures are encoded apart and kept, then put together.
+"""The model as the engine uses it: examples and images are encoded apart and kept, then put together.
 
-A correction changes one example: only that is encoded again, and pictures whose features are still in memory need
+A correction changes one example: only that is encoded again, and images whose features are still in memory need
 neither be read nor go through the backbone.
 """
 
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from fewseg.core.types import QueryFeatures
 from fewseg.inference.interactive import region_features
-from fewseg.inference.preprocess import PreparedPicture
+from fewseg.inference.preprocess import PreparedImage
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.supports import LabelSupport
 from fewseg.models.backbones.capture import maps_seen
@@ -31,7 +31,7 @@ from fewseg.models.ops.resize import resize
 from fewseg.server.model import ServedModel
 
 TOKENS: Final = 4
-"""Tokens along each side of a picture, for suggestions."""
+"""Tokens along each side of an image, for suggestions."""
 
 
 class Sized(Protocol):
@@ -75,15 +75,15 @@ class Recent(Generic[V]):
 
 
 @dataclass(frozen=True)
-class PictureFeatures:
-    """All that is computed of a picture alone."""
+class ImageFeatures:
+    """All that is computed of an image alone."""
 
     queries: tuple[QueryFeatures, ...]
-    """For every input size, and its mirrored picture where the segmenter averages with that; batch 1."""
+    """For every input size, and its mirrored image where the segmenter averages with that; batch 1."""
     regions: Tensor
     """(c, h, w) float16 on the CPU: what tells neighbouring regions apart; colours where the model has no maps."""
     tokens: Tensor
-    """(`TOKENS` squared, c) float16 on the CPU: what the picture shows, in few numbers."""
+    """(`TOKENS` squared, c) float16 on the CPU: what the image shows, in few numbers."""
 
     @property
     def nbytes(self) -> int:
@@ -104,8 +104,8 @@ class EngineModel:
         self.batch = 1 if method.device.type == "cpu" else 8
         self.side = int(method.config.image_size)
 
-    def prepare(self, path: Path) -> PreparedPicture:
-        """Read a picture; raises `InvalidImage`."""
+    def prepare(self, path: Path) -> PreparedImage:
+        """Read an image; raises `InvalidImage`."""
         return self.segmenter.prepare(path)
 
     def shot(self, path: Path, mask: NDArray[np.bool_]) -> LabelSupport:
@@ -113,30 +113,30 @@ class EngineModel:
         return self._served.encode("label", path, mask)
 
     @torch.no_grad()
-    def features(self, pictures: Sequence[PreparedPicture]) -> list[PictureFeatures]:
-        """What each picture is in itself, computed together."""
+    def features(self, images: Sequence[PreparedImage]) -> list[ImageFeatures]:
+        """What each image is in itself, computed together."""
         method, made = self.segmenter.method, []
         with maps_seen(method.backbone) as maps:
             for index in range(len(self.segmenter.input_sizes)):
-                batch = torch.stack([p.inputs[index] for p in pictures]).to(method.device)
+                batch = torch.stack([p.inputs[index] for p in images]).to(method.device)
                 for mirrored in (False, True) if self.segmenter.flips else (False,):
                     made.append(method.encode_query(batch.flip(-1) if mirrored else batch))
-        inputs = torch.stack([p.inputs[0] for p in pictures])
+        inputs = torch.stack([p.inputs[0] for p in images])
         regions, tokens = region_features(maps, inputs), _tokens(maps, inputs)
         return [
-            PictureFeatures(
+            ImageFeatures(
                 tuple(
                     QueryFeatures(q.image_size, {k: t[i : i + 1].clone() for k, t in q.tensors.items()}) for q in made
                 ),
                 regions[i],
                 tokens[i],
             )
-            for i in range(len(pictures))
+            for i in range(len(images))
         ]
 
     @torch.no_grad()
-    def coarse(self, features: Sequence[PictureFeatures], support: LabelSupport) -> NDArray[np.uint8]:
-        """Foreground probabilities (pictures, s, s) in 256 steps.
+    def coarse(self, features: Sequence[ImageFeatures], support: LabelSupport) -> NDArray[np.uint8]:
+        """Foreground probabilities (images, s, s) in 256 steps.
 
         v stands for v / 255, and 128 and above is what reaches one half.
         """

@@ -26,7 +26,7 @@ from fewseg.inference.supports import LabelSupport
 from fewseg.server.label_studio.config import MaskTag, mask_tags
 from fewseg.server.label_studio.regions import masks_of, results_of
 from fewseg.server.label_studio.schemas import Event, Learnt, Predict, Predictions, Setup, TaskPrediction, Version
-from fewseg.server.label_studio.task_images import PictureSources
+from fewseg.server.label_studio.task_images import ImageSources
 from fewseg.server.limits import Limits
 from fewseg.server.model import ServedModel, memory
 from fewseg.server.problems import Problem, error_responses
@@ -68,7 +68,7 @@ class Project:
 class LabelStudio:
     """All projects; every method may be called from any thread."""
 
-    def __init__(self, model: ServedModel, limits: Limits, sources: PictureSources, folder: Path | None = None) -> None:
+    def __init__(self, model: ServedModel, limits: Limits, sources: ImageSources, folder: Path | None = None) -> None:
         self.model, self.limits, self.sources = model, limits, sources
         self.folder = make_folder(folder) if folder else None
         self._projects: dict[str, Project] = {}
@@ -102,16 +102,16 @@ class LabelStudio:
             return {label: support.shots for label, support in project.supports().items()}
 
     def open(self, project: Project, task: Mapping[str, Any], tags: Sequence[MaskTag]) -> IO[bytes]:
-        """The bytes of a task's picture; raises `InvalidImage`."""
+        """The bytes of a task's image; raises `InvalidImage`."""
         data = task.get("data")
         for tag in tags:
             address = data.get(tag.key) if isinstance(data, Mapping) else None
             if isinstance(address, str) and address:
                 return self.sources.fetch(address, self.limits, project.key)
-        raise InvalidImage(f"task {str(task.get('id'))[:30]} has no picture in {tags[0].key!r}: check its data")
+        raise InvalidImage(f"task {str(task.get('id'))[:30]} has no image in {tags[0].key!r}: check its data")
 
     def segment(self, project: Project, file: IO[bytes]) -> Prediction:
-        """What was taught, found in a picture."""
+        """What was taught, found in an image."""
         with self._lock:
             supports = project.supports()
         with open_sent(file, "picture", self.limits) as picture:
@@ -189,7 +189,7 @@ def router(studio: LabelStudio, gate: Gate) -> APIRouter:
 
     @routes.post("/predict", responses=error_responses(429))
     async def predict(sent: Predict) -> Predictions:
-        """Masks of tasks. A task whose picture cannot be used gets none; where all cannot, this is an error."""
+        """Masks of tasks. A task whose image cannot be used gets none; where all cannot, this is an error."""
         return await _predict(studio, gate, sent)
 
     @routes.post("/webhook", status_code=201, responses=error_responses(429))
@@ -229,7 +229,7 @@ async def _predict(studio: LabelStudio, gate: Gate, sent: Predict) -> Prediction
         score = round(sum(scores) / len(scores), 4) if scores else 0.0
         made.append(TaskPrediction(result=result, score=score, model_version=version))
     if errors and len(errors) == len(sent.tasks):
-        raise Problem(422, f"no picture could be used: {errors[0]}")
+        raise Problem(422, f"no image could be used: {errors[0]}")
     return Predictions(results=made or [nothing for _ in sent.tasks], model_version=version)
 
 

@@ -3,7 +3,7 @@
 A list of bytes, read as bits from the highest down: 32 bits say how many values follow, 5 the bits of a value less one,
 four times 4 the bits of a length less one. Then blocks: a bit that says whether it is a run (1) or a list (0), 2 bits
 that choose one of the four kinds of lengths, the length less one, and the run's value or the list's values. Values are
-those of an RGBA picture, row by row; the mask is where alpha is not 0.
+those of an RGBA image, row by row; the mask is where alpha is not 0.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _as_bits(numbers: NDArray[Any], sizes: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def decode(rle: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask (H, W) of a picture of `size` (width, height); raises `InvalidMask` for anything damaged."""
+    """The mask (H, W) of an image of `size` (width, height); raises `InvalidMask` for anything damaged."""
     width, height = size
     try:
         data = np.asarray(rle)

@@ -1,4 +1,4 @@
-"""What a Label Studio labelling configuration says about masks: which tags, which labels, which picture."""
+"""What a Label Studio labelling configuration says about masks: which tags, which labels, which image."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class MaskTag:
     """Results refer to it as `from_name`."""
     kind: str
     """`brushlabels` or `polygonlabels`."""
-    picture: str
-    """Name of the picture's tag: `to_name`."""
+    image: str
+    """Name of the image's tag: `to_name`."""
     key: str
-    """Where a task's data holds the picture's address."""
+    """Where a task's data holds the image's address."""
     labels: tuple[str, ...]
 
     def knows(self, label: str) -> bool:
@@ -36,17 +36,15 @@ class MaskTag:
 def mask_tags(config: str) -> list[MaskTag]:
     """The tags that masks are drawn with, in order; raises `InvalidOption` where there are none or it is no XML."""
     root = _parsed(config)
-    pictures = {
-        e.get("name", ""): e.get("value", "").removeprefix("$") for e in root.iter() if e.tag.lower() == "image"
-    }
+    images = {e.get("name", ""): e.get("value", "").removeprefix("$") for e in root.iter() if e.tag.lower() == "image"}
     found = []
     for element in root.iter():
         kind = element.tag.lower()
         target = element.get("toName", "").split(",")[0]
-        if kind in KINDS and element.get("name") and pictures.get(target):
+        if kind in KINDS and element.get("name") and images.get(target):
             offered = [e.get("alias") or e.get("value") or "" for e in element.iter() if e.tag.lower() == "label"]
             labels = tuple(dict.fromkeys(label for label in offered if label))
-            found.append(MaskTag(element.get("name", ""), kind, target, pictures[target], labels))
+            found.append(MaskTag(element.get("name", ""), kind, target, images[target], labels))
     if not found:
         raise InvalidOption(
             "the labelling configuration has no BrushLabels or PolygonLabels for an Image: add <BrushLabels "

@@ -39,7 +39,7 @@ def _region(tag: MaskTag, label: str, found: Prediction, value: dict[str, Any]) 
     return {
         "id": uuid.uuid4().hex[:10],
         "from_name": tag.name,
-        "to_name": tag.picture,
+        "to_name": tag.image,
         "type": tag.kind,
         "origin": "prediction",
         "original_width": width,
@@ -55,7 +55,7 @@ def _brush(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
 
 
 def _polygons(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
-    """Each region's outline, in per cent of the picture; a hole is cut open, for these polygons have none."""
+    """Each region's outline, in per cent of the image; a hole is cut open, for these polygons have none."""
     height, width = mask.shape
     for region in regions(mask, tolerance=_TOLERANCE, min_area=_SPECK):
         points = one_ring(region) * (100 / width, 100 / height)
@@ -65,7 +65,7 @@ def _polygons(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
 def masks_of(result: Any, tags: Sequence[MaskTag], limits: Limits) -> dict[str, NDArray[np.bool_]]:
     """Label to the union of its regions in an annotation; regions that are no masks are left out.
 
-    Raises `InvalidMask` for a region that cannot be read, or regions of pictures of different sizes.
+    Raises `InvalidMask` for a region that cannot be read, or regions of images of different sizes.
     """
     known = {(tag.name, tag.kind): tag for tag in tags}
     joined: dict[str, NDArray[np.bool_]] = {}
@@ -79,7 +79,7 @@ def masks_of(result: Any, tags: Sequence[MaskTag], limits: Limits) -> dict[str, 
             if not isinstance(label, str) or not tag.knows(label):
                 continue
             if label in joined and joined[label].shape != mask.shape:
-                raise InvalidMask(f"regions of {label!r} have pictures of different sizes: annotate one picture a task")
+                raise InvalidMask(f"regions of {label!r} have images of different sizes: annotate one image a task")
             joined[label] = joined[label] | mask if label in joined else mask
     return {label: mask for label, mask in joined.items() if mask.any()}
 
@@ -91,7 +91,7 @@ def _mask(region: Mapping[str, Any], tag: MaskTag, limits: Limits) -> NDArray[np
         raise InvalidMask(f"a region of {tag.name!r} has no value or size: save the annotation again")
     if not 0 < width * height <= limits.pixels or width < 1:
         raise InvalidMask(
-            f"a region of {tag.name!r} is of a picture of {width}x{height}: send 1 to {limits.pixels} pixels"
+            f"a region of {tag.name!r} is of an image of {width}x{height}: send 1 to {limits.pixels} pixels"
         )
     if KINDS[tag.kind] == "rle":
         return brush_rle.decode(value.get("rle") or [], (width, height))
@@ -104,8 +104,8 @@ def _filled(points: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     except (TypeError, ValueError):
         corners = []
     if len(corners) < 3 or not np.isfinite(corners).all() or np.abs(corners).max() > 10 * max(size):
-        raise InvalidMask("a polygon needs three or more points in per cent of the picture")
-    picture = Image.new("1", size)
+        raise InvalidMask("a polygon needs three or more points in per cent of the image")
+    image = Image.new("1", size)
     # Corners are edges of pixels there and centres of pixels here.
-    ImageDraw.Draw(picture).polygon([(x - 0.5, y - 0.5) for x, y in corners], fill=1)
-    return np.asarray(picture)
+    ImageDraw.Draw(image).polygon([(x - 0.5, y - 0.5) for x, y in corners], fill=1)
+    return np.asarray(image)

@@ -1,6 +1,6 @@
-"""Pictures of labelling tasks, fetched from nowhere else than where the operator allowed.
+"""Images of labelling tasks, fetched from nowhere else than where the operator allowed.
 
-A task names its picture by an address that any annotator may have written. A server that fetches whatever it is told
+A task names its image by an address that any annotator may have written. A server that fetches whatever it is told
 to can be made to ask for things inside its own network. So `data:` addresses are decoded, and others are fetched only
 from hosts that `fewseg serve` was started with, every redirect included; files of this machine are never opened.
 """
@@ -27,8 +27,8 @@ _SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True)
-class PictureSources:
-    """Where pictures of tasks may come from."""
+class ImageSources:
+    """Where images of tasks may come from."""
 
     home: str | None = None
     """Label Studio's own address: what relative addresses of uploads belong to."""
@@ -43,7 +43,7 @@ class PictureSources:
             raise InvalidOption(f"Label Studio's address {self.home!r}: write it as http://localhost:8080")
 
     def fetch(self, address: str, limits: Limits, key: str | None = None) -> IO[bytes]:
-        """The picture's bytes; raises `InvalidImage`. `key` stands in where the operator gave none."""
+        """The image's bytes; raises `InvalidImage`. `key` stands in where the operator gave none."""
         if address.startswith("data:"):
             return io.BytesIO(_decoded(address, limits))
         if address.startswith("/") and not address.startswith("//"):
@@ -57,13 +57,13 @@ class PictureSources:
             if isinstance(answer, bytes):
                 return io.BytesIO(answer)
             address = urljoin(address, answer)
-        raise InvalidImage(f"{_short(address)}: more than {_REDIRECTS} redirects; give the picture's own address")
+        raise InvalidImage(f"{_short(address)}: more than {_REDIRECTS} redirects; give the image's own address")
 
     def _ask(self, address: str, limits: Limits, key: str | None) -> bytes | str:
-        """The picture, or where it is instead."""
+        """The image, or where it is instead."""
         self._require_allowed(address)
         at_home = self.home is not None and _host(address) == _host(self.home)
-        # Label Studio 1.23 answers 406 to who accepts pictures alone: the view that sends them knows only JSON.
+        # Label Studio 1.23 answers 406 to who accepts images alone: the view that sends them knows only JSON.
         request = urllib.request.Request(address, headers={"User-Agent": "fewseg", "Accept": "image/*, */*;q=0.5"})
         if at_home and key and key.isascii() and key.isprintable():
             request.add_header("Authorization", f"Token {key}")
@@ -89,7 +89,7 @@ class PictureSources:
             allowed |= {_host(f"{scheme}://{name}") for scheme in _PORTS}
         if host is None or host not in allowed:
             where = f"{host[0]}:{host[1]}" if host else _short(address)
-            raise InvalidImage(f"pictures are not fetched from {where}: allow it with --picture-hosts")
+            raise InvalidImage(f"images are not fetched from {where}: allow it with --picture-hosts")
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -128,9 +128,9 @@ def _decoded(address: str, limits: Limits) -> bytes:
     try:
         plain = base64.b64decode(content, validate=True) if head.endswith(";base64") else unquote_to_bytes(content)
     except (binascii.Error, ValueError):
-        raise InvalidImage("the data: address is not base64: encode the picture again") from None
+        raise InvalidImage("the data: address is not base64: encode the image again") from None
     if len(plain) > limits.request_bytes:
-        raise InvalidImage(f"the data: address holds more than {limits.request_mb} MB: make the picture smaller")
+        raise InvalidImage(f"the data: address holds more than {limits.request_mb} MB: make the image smaller")
     return plain
 
 

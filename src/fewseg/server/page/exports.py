@@ -1,4 +1,4 @@
-"""Exporting a project's masks: into a new folder beside the pictures, or as a download."""
+"""Exporting a project's masks: into a new folder beside the images, or as a download."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fewseg.core.files import cut_name, make_folder
 from fewseg.formats import FORMATS, ExportReport, MaskRecord, export_masks
 from fewseg.server.page.schemas import Export, ExportBody
 from fewseg.server.page.view import ProjectView
-from fewseg.server.project.images import EXPORT_MARK, PictureFile
+from fewseg.server.project.images import EXPORT_MARK, ImageEntry
 from fewseg.server.project.project import Project
 from fewseg.server.project.state import InvalidProject
 
@@ -39,7 +39,7 @@ _ONE = threading.Lock()
 class _Chosen:
     """What an export takes."""
 
-    pictures: tuple[PictureFile, ...]
+    images: tuple[ImageEntry, ...]
     left_out: int
 
 
@@ -48,11 +48,11 @@ def add_routes(routes: APIRouter, project: Project, view: ProjectView) -> None:
 
     @routes.post("/export", response_model=ExportBody)
     def export(body: Export) -> JSONResponse:
-        """Write the masks into a new folder beside the pictures."""
+        """Write the masks into a new folder beside the images."""
         with _ONE:
             made, chosen, out = _into_folder(project, view, body.formats, body.which)
         return JSONResponse(
-            {"folder": out.name, "files": made.files, "pictures": made.pictures, "left_out": chosen.left_out}
+            {"folder": out.name, "files": made.files, "pictures": made.images, "left_out": chosen.left_out}
         )
 
     @routes.get("/export.zip", response_class=FileResponse, responses={200: {"content": {"application/zip": {}}}})
@@ -95,14 +95,14 @@ def _into_folder(
 
 
 def _chosen(view: ProjectView, which: str) -> _Chosen:
-    """The pictures whose masks are all there; raises `InvalidProject` for none."""
+    """The images whose masks are all there; raises `InvalidProject` for none."""
     plan = view.engine.plan
     state = plan.state
-    by_hand = {picture for picture, _ in state.annotations}
-    asked = [p for p in plan.pictures.values() if which == "all" or p.id in by_hand or p.id in state.checked]
-    ready = tuple(p for p in asked if view.picture(p, plan)["state"] == "done")
+    by_hand = {image for image, _ in state.annotations}
+    asked = [p for p in plan.images.values() if which == "all" or p.id in by_hand or p.id in state.checked]
+    ready = tuple(p for p in asked if view.image(p, plan)["state"] == "done")
     if not ready:
-        why = "nobody has marked or confirmed a picture" if which == "checked" else "no picture has masks yet"
+        why = "nobody has marked or confirmed an image" if which == "checked" else "no image has masks yet"
         raise InvalidProject(f"nothing to export: {why}; paint an example, wait for the masks, and export then")
     return _Chosen(ready, len(asked) - len(ready))
 
@@ -112,31 +112,31 @@ def _write(view: ProjectView, chosen: _Chosen, out: Path, formats: Sequence[str]
     if not wanted or not set(wanted) <= set(FORMATS):
         raise InvalidOption(f"formats {', '.join(wanted)[:200] or 'none'}: choose from {', '.join(FORMATS)}")
     make_folder(out)
-    (out / EXPORT_MARK).write_text("masks that fewseg serve exported; not shown as pictures\n")
+    (out / EXPORT_MARK).write_text("masks that fewseg serve exported; not shown as images\n")
     names = [label.name for label in view.engine.plan.state.labels]
-    return export_masks(_records(view, chosen), out, wanted, labels=names, total=len(chosen.pictures))
+    return export_masks(_records(view, chosen), out, wanted, labels=names, total=len(chosen.images))
 
 
 def _records(view: ProjectView, chosen: _Chosen) -> Iterator[MaskRecord]:
     plan, taken = view.engine.plan, set[str]()
     names = {label.id: label.name for label in plan.state.labels}
-    for picture in chosen.pictures:
-        told = view.picture(picture, plan)
-        masks = {names[int(label)]: view.mask(picture.id, int(label)) for label in told["masks"]}
+    for image in chosen.images:
+        told = view.image(image, plan)
+        masks = {names[int(label)]: view.mask(image.id, int(label)) for label in told["masks"]}
         yield MaskRecord(
-            name=_unique(picture, taken),
-            size=picture.size,
+            name=_unique(image, taken),
+            size=image.size,
             masks=masks,
             scores={names[int(label)]: score for label, score in told["scores"].items()},
             present={names[int(label)]: value for label, value in told["present"].items()},
-            picture=picture.path,
-            file_name=picture.shown_name,
+            image=image.path,
+            file_name=image.shown_name,
         )
 
 
-def _unique(picture: PictureFile, taken: set[str]) -> str:
-    """A name for the picture's files that no other one has."""
-    plain = _plain(os.path.splitext(picture.shown_name)[0].replace("/", "_"))
+def _unique(image: ImageEntry, taken: set[str]) -> str:
+    """A name for the image's files that no other one has."""
+    plain = _plain(os.path.splitext(image.shown_name)[0].replace("/", "_"))
     name, number = plain, 2
     while name.casefold() in taken:
         name, number = f"{plain}_{number}", number + 1

@@ -1,4 +1,4 @@
-"""Pictures and masks as the page gets them: JPEG and PNG of the size it shows."""
+"""Images and masks as the page gets them: JPEG and PNG of the size it shows."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from PIL import Image
 
 from fewseg.core.errors import InvalidImage, InvalidMask, one_line
 from fewseg.images import decode as decoding
-from fewseg.images import open_picture
+from fewseg.images import open_image
 from fewseg.images.read import fitted
-from fewseg.server.project.images import PictureFile
+from fewseg.server.project.images import ImageEntry
 
 SIDES: Final = (16, 8192)
-"""Shortest and longest side of a picture that is sent."""
+"""Shortest and longest side of an image that is sent."""
 
 RENDERING = threading.BoundedSemaphore(2)
-"""Decoded pictures and masks are large: two at a time."""
+"""Decoded images and masks are large: two at a time."""
 
 
-def jpeg(picture: PictureFile, side: int) -> bytes:
-    """The picture, upright, its longest side at most `side`; raises `InvalidImage`."""
+def jpeg(picture: ImageEntry, side: int) -> bytes:
+    """The image, upright, its longest side at most `side`; raises `InvalidImage`."""
     with RENDERING:
         image = _decoded(picture, side)
         small = fitted(image, side, enlarge=False)
@@ -33,15 +33,15 @@ def jpeg(picture: PictureFile, side: int) -> bytes:
         return encoded.getvalue()
 
 
-def _decoded(picture: PictureFile, side: int) -> Image.Image:
-    opened = decoding.open_file(picture.path, "picture", InvalidImage)
+def _decoded(image: ImageEntry, side: int) -> Image.Image:
+    opened = decoding.open_file(image.path, "picture", InvalidImage)
     turn = decoding.orientation(opened)
     # A JPEG decodes at 1/2, 1/4 or 1/8 of its size in as much less time.
     if opened.format == "JPEG" and opened.draft(None, (2 * side, 2 * side)) is not None:
-        whole = decoding.decode(opened, str(picture.path), InvalidImage)
+        whole = decoding.decode(opened, str(image.path), InvalidImage)
         if whole.mode in ("RGB", "L"):
             return decoding.upright(whole.convert("RGB"), turn)
-    return open_picture(picture.path, at_least=2 * side).image
+    return open_image(image.path, at_least=2 * side).image
 
 
 def png(values: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
@@ -55,7 +55,7 @@ def png(values: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
 def received_mask(body: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask (H, W) of a PNG that a page sent, opaque white being foreground.
 
-    Raises `InvalidMask` for anything else than a picture of `size`, (width, height); nothing larger is decoded.
+    Raises `InvalidMask` for anything else than an image of `size`, (width, height); nothing larger is decoded.
     """
     try:
         image: Image.Image = Image.open(io.BytesIO(body), formats=("PNG",))
@@ -65,7 +65,7 @@ def received_mask(body: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
         raise InvalidMask(f"the mask is no PNG ({one_line(error)[:100]}): send one of 0 and 255") from None
     if image.size != size:
         raise InvalidMask(
-            f"the mask is {image.width}x{image.height}, the picture {size[0]}x{size[1]}: send it at the picture's size"
+            f"the mask is {image.width}x{image.height}, the image {size[0]}x{size[1]}: send it at the image's size"
         )
     if image.mode in ("LA", "RGBA", "PA") or image.has_transparency_data:
         image = image.convert("RGBA")

@@ -19,11 +19,11 @@ from fewseg.server.page.media import RENDERING, SIDES, jpeg, png, received_mask
 from fewseg.server.page.schemas import (
     Assist,
     Checked,
+    ImageBody,
     LabelBody,
     LabelChange,
     LabelId,
     NewLabel,
-    PictureBody,
     ProjectBody,
     SuggestionBody,
     Visible,
@@ -34,12 +34,12 @@ from fewseg.server.project.project import Project
 from fewseg.server.project.state import InvalidProject, NotFound
 
 _KEPT_SIDE: Final = 640
-"""Pictures up to this side are kept on the disk once made: a gallery shows them again and again."""
+"""Images up to this side are kept on the disk once made: a gallery shows them again and again."""
 
-PictureId = Annotated[str, PathParameter(max_length=64, description="As the project lists it.")]
+ImageId = Annotated[str, PathParameter(max_length=64, description="As the project lists it.")]
 LabelPath = Annotated[LabelId, PathParameter(description="As the project lists it.")]
 Side = Annotated[int, Query(ge=SIDES[0], le=SIDES[1], description="Longest side, at most.")]
-_JPEG: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"image/jpeg": {}}, "description": "The picture."}}
+_JPEG: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"image/jpeg": {}}, "description": "The image."}}
 _PNG: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"image/png": {}}, "description": "8-bit greyscale."}}
 
 
@@ -66,7 +66,7 @@ def router(project: Project, engine: Engine) -> APIRouter:
     view, assistant = ProjectView(engine), Assistant(engine)
     _add_project(routes, project, engine, view)
     _add_labels(routes, project, view)
-    _add_pictures(routes, engine, view)
+    _add_images(routes, engine, view)
     _add_annotations(routes, project, engine, view)
     _add_assistance(routes, project, engine, view, assistant)
     project_exports.add_routes(routes, project, view)
@@ -76,7 +76,7 @@ def router(project: Project, engine: Engine) -> APIRouter:
 def _add_project(routes: APIRouter, project: Project, engine: Engine, view: ProjectView) -> None:
     @routes.get("/project", response_model=ProjectBody)
     def get_project() -> JSONResponse:
-        """The whole project: labels, pictures, progress."""
+        """The whole project: labels, images, progress."""
         return JSONResponse(view.whole())
 
     @routes.post("/undo", response_model=ProjectBody)
@@ -93,7 +93,7 @@ def _add_project(routes: APIRouter, project: Project, engine: Engine, view: Proj
 
     @routes.post("/rescan", response_model=ProjectBody)
     def rescan() -> JSONResponse:
-        """Look for new pictures now, and try again what failed."""
+        """Look for new images now, and try again what failed."""
         project.rescan()
         engine.retry()
         return JSONResponse(view.whole())
@@ -127,13 +127,13 @@ def _add_labels(routes: APIRouter, project: Project, view: ProjectView) -> None:
         project.remove_label(label)
 
 
-def _add_pictures(routes: APIRouter, engine: Engine, view: ProjectView) -> None:
+def _add_images(routes: APIRouter, engine: Engine, view: ProjectView) -> None:
     project = engine.project
 
     @routes.get("/pictures/{picture}/image", response_class=Response, responses=_JPEG)
-    def get_image(request: Request, picture: PictureId, side: Side = 1600) -> Response:
-        """The picture as a JPEG, upright."""
-        file = project.picture(picture)
+    def get_image(request: Request, picture: ImageId, side: Side = 1600) -> Response:
+        """The image as a JPEG, upright."""
+        file = project.image(picture)
         tag = f'"{file.identity}-{side}"'
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers={"ETag": tag})
@@ -145,12 +145,12 @@ def _add_pictures(routes: APIRouter, engine: Engine, view: ProjectView) -> None:
 
     @routes.get("/pictures/{picture}/masks/{label}", response_class=Response, responses=_PNG)
     def get_mask(
-        picture: PictureId,
+        picture: ImageId,
         label: LabelPath,
         r: Annotated[int | None, Query(description="The mask's revision: with it the answer may be kept.")] = None,
         side: Side | None = None,
     ) -> Response:
-        """The mask that counts, 0 and 255: hand-made, else found; at the picture's size unless `side` is smaller."""
+        """The mask that counts, 0 and 255: hand-made, else found; at the image's size unless `side` is smaller."""
         before = view.revision(picture, label)
         with RENDERING:
             content = png(view.mask(picture, label, side))
@@ -160,13 +160,13 @@ def _add_pictures(routes: APIRouter, engine: Engine, view: ProjectView) -> None:
         return Response(content, media_type="image/png", headers={"Cache-Control": kept})
 
     @routes.get("/pictures/{picture}/uncertainty", response_class=Response, responses=_PNG)
-    def get_uncertainty(picture: PictureId) -> Response:
+    def get_uncertainty(picture: ImageId) -> Response:
         """How unsure each pixel is: 255 where the probability is one half, 0 where it is none or full."""
         return Response(png(view.doubt(picture)), media_type="image/png", headers={"Cache-Control": "no-store"})
 
-    @routes.put("/pictures/{picture}/checked", response_model=PictureBody)
-    def check(picture: PictureId, body: Checked) -> JSONResponse:
-        """Say whether somebody found the picture's masks right."""
+    @routes.put("/pictures/{picture}/checked", response_model=ImageBody)
+    def check(picture: ImageId, body: Checked) -> JSONResponse:
+        """Say whether somebody found the image's masks right."""
         project.check(picture, body.checked)
         return JSONResponse(view.describe("picture", picture))
 
@@ -176,16 +176,16 @@ def _add_annotations(routes: APIRouter, project: Project, engine: Engine, view: 
 
     @routes.put(
         path,
-        response_model=PictureBody,
+        response_model=ImageBody,
         openapi_extra={"requestBody": {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
     )
     async def annotate(
         request: Request,
-        picture: PictureId,
+        picture: ImageId,
         label: LabelPath,
         source: Annotated[Literal["prediction"] | None, Query(alias="from")] = None,
     ) -> JSONResponse:
-        """Keep a hand-made mask, which makes the picture an example; or keep what was found, as it is."""
+        """Keep a hand-made mask, which makes the image an example; or keep what was found, as it is."""
         body = await request.body() if source is None else b""
 
         def keep() -> JSONResponse:
@@ -193,7 +193,7 @@ def _add_annotations(routes: APIRouter, project: Project, engine: Engine, view: 
                 return keep_one()
 
         def keep_one() -> JSONResponse:
-            file = project.picture(picture)
+            file = project.image(picture)
             if source is None:
                 mask = received_mask(body, file.size)
             else:
@@ -208,9 +208,9 @@ def _add_annotations(routes: APIRouter, project: Project, engine: Engine, view: 
 
         return await run_in_threadpool(keep)
 
-    @routes.delete(path, response_model=PictureBody)
-    def remove_annotation(picture: PictureId, label: LabelPath) -> JSONResponse:
-        """Drop a hand-made mask: the model finds the label in this picture then."""
+    @routes.delete(path, response_model=ImageBody)
+    def remove_annotation(picture: ImageId, label: LabelPath) -> JSONResponse:
+        """Drop a hand-made mask: the model finds the label in this image then."""
         project.remove_annotation(picture, label)
         return JSONResponse(view.describe("picture", picture))
 
@@ -219,9 +219,9 @@ def _add_assistance(
     routes: APIRouter, project: Project, engine: Engine, view: ProjectView, assistant: Assistant
 ) -> None:
     @routes.post("/pictures/{picture}/assist", response_class=Response, responses=_PNG)
-    def assist(picture: PictureId, body: Assist) -> Response:
+    def assist(picture: ImageId, body: Assist) -> Response:
         """The region that points, a box or a scribble mean, as a mask; nothing is kept."""
-        file = project.picture(picture)
+        file = project.image(picture)
         scribble = body.scribble or []
         engine.features(file)  # it may wait for the model
         with RENDERING:
@@ -230,13 +230,13 @@ def _add_assistance(
         return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
 
     @routes.post("/pictures/{picture}/prepare", status_code=204)
-    def prepare(picture: PictureId) -> None:
-        """Get ready for `assist` in this picture, so that the first click is quick."""
-        assistant.prepare(project.picture(picture))
+    def prepare(picture: ImageId) -> None:
+        """Get ready for `assist` in this image, so that the first click is quick."""
+        assistant.prepare(project.image(picture))
 
     @routes.get("/suggestions", response_model=list[SuggestionBody])
     def suggestions(
         n: Annotated[int, Query(ge=1, le=100)] = 5, by: Literal["uncertainty", "coverage"] = "coverage"
     ) -> JSONResponse:
-        """Pictures to label next, the most useful first."""
+        """Images to label next, the most useful first."""
         return JSONResponse(view.suggestions(n, by))

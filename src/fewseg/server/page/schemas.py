@@ -16,11 +16,11 @@ class LabelBody(BaseModel):
     id: int
     name: str
     colour: str = Field(description="#rrggbb")
-    shots: int = Field(description="Pictures in which it is marked by hand.")
+    shots: int = Field(description="Images in which it is marked by hand.")
 
 
-class PictureBody(BaseModel):
-    """A picture, and what was found in it."""
+class ImageBody(BaseModel):
+    """An image, and what was found in it."""
 
     id: str
     name: str
@@ -49,7 +49,7 @@ class ProjectBody(BaseModel):
 
     revision: int
     labels: list[LabelBody]
-    pictures: list[PictureBody]
+    pictures: list[ImageBody]
     progress: ProgressBody
     can_undo: bool
     undo_text: str | None
@@ -59,7 +59,7 @@ class ProjectBody(BaseModel):
 
 
 class SuggestionBody(BaseModel):
-    """A picture to label next."""
+    """An image to label next."""
 
     id: str
     score: float
@@ -69,10 +69,10 @@ class SuggestionBody(BaseModel):
 class ExportBody(BaseModel):
     """What was exported."""
 
-    folder: str = Field(description="Name of the new folder, beside the pictures.")
+    folder: str = Field(description="Name of the new folder, beside the images.")
     files: int
     pictures: int
-    left_out: int = Field(description="Pictures whose masks are not all found yet, or cannot be.")
+    left_out: int = Field(description="Images whose masks are not all found yet, or cannot be.")
 
 
 class _Sent(BaseModel):
@@ -94,7 +94,7 @@ class LabelChange(_Sent):
 
 
 class Visible(_Sent):
-    """Pictures on screen, in order."""
+    """Images on screen, in order."""
 
     ids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=10_000)]
 
@@ -106,7 +106,7 @@ class Checked(_Sent):
 
 
 class Assist(_Sent):
-    """Where a person pointed, in pixels of the upright picture."""
+    """Where a person pointed, in pixels of the upright image."""
 
     label: LabelId | None = None
     points: Annotated[list[tuple[Coordinate, Coordinate, Literal[0, 1]]], Field(max_length=1000)] = []
@@ -124,4 +124,4 @@ class Export(_Sent):
 
     formats: Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=40)] = ["png"]
     which: Literal["all", "checked"] = "all"
-    """All pictures, or those that somebody marked by hand or found right."""
+    """All images, or those that somebody marked by hand or found right."""

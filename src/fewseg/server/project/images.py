@@ -1,7 +1,7 @@
-"""Which pictures a project's folder holds, told apart from files that were moved, renamed or changed.
+"""Which images a project's folder holds, told apart from files that were moved, renamed or changed.
 
-A picture's id comes from its path. Of pictures that somebody worked on the file's hash is known too: under a new name
-they keep id and masks, and another file under the old name is another picture.
+An image's id comes from its path. Of images that somebody worked on the file's hash is known too: under a new name
+they keep id and masks, and another file under the old name is another image.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from fewseg.core.errors import InvalidImage
-from fewseg.images import SUFFIXES, picture_size
-from fewseg.server.project.state import KnownPicture
+from fewseg.images import SUFFIXES, read_image_size
+from fewseg.server.project.state import KnownImage
 
 EXPORT_MARK: Final = ".fewseg-export"
-"""A file of this name marks a folder of results, which holds masks, not pictures."""
+"""A file of this name marks a folder of results, which holds masks, not images."""
 
 
 @dataclass(frozen=True)
-class PictureFile:
-    """A picture of the folder."""
+class ImageEntry:
+    """An image of the folder."""
 
     id: str
     name: str
@@ -59,16 +59,16 @@ class PictureFile:
 class Scan:
     """What was found."""
 
-    pictures: tuple[PictureFile, ...]
+    images: tuple[ImageEntry, ...]
     """Sorted by name."""
-    known: Mapping[str, KnownPicture]
+    known: Mapping[str, KnownImage]
     """Those known before, with their new places."""
-    missing: tuple[KnownPicture, ...]
-    """Known pictures that are not there."""
+    missing: tuple[KnownImage, ...]
+    """Known images that are not there."""
 
 
-def scan(folder: Path, known: Mapping[str, KnownPicture], before: Iterable[PictureFile] = ()) -> Scan:
-    """Look for the folder's pictures, those of its folders included; hidden ones and exports are left out.
+def scan(folder: Path, known: Mapping[str, KnownImage], before: Iterable[ImageEntry] = ()) -> Scan:
+    """Look for the folder's images, those of its folders included; hidden ones and exports are left out.
 
     `before` is what the last look found: unchanged files are not opened again. Raises `InvalidImage` where the folder
     cannot be read.
@@ -80,34 +80,34 @@ def scan(folder: Path, known: Mapping[str, KnownPicture], before: Iterable[Pictu
     for identifier, name in places.items():
         taken[identifier] = name
     ids = {name: identifier for identifier, name in taken.items()}
-    found: list[PictureFile] = []
+    found: list[ImageEntry] = []
     for name, size, changed in files:
         identifier = ids.get(name) or _new_id(name, size, changed, known)
-        found.append(PictureFile(identifier, name, folder / name, size, changed))
+        found.append(ImageEntry(identifier, name, folder / name, size, changed))
 
-    def known_size(picture: PictureFile) -> bool:
-        same = earlier.get((picture.name, picture.bytes, picture.mtime_ns))
+    def known_size(image: ImageEntry) -> bool:
+        same = earlier.get((image.name, image.bytes, image.mtime_ns))
         return same is not None and same.error is None
 
-    def measured(picture: PictureFile) -> PictureFile:
-        same = earlier.get((picture.name, picture.bytes, picture.mtime_ns))
+    def measured(image: ImageEntry) -> ImageEntry:
+        same = earlier.get((image.name, image.bytes, image.mtime_ns))
         if same is not None and same.error is None:
-            return replace(picture, width=same.width, height=same.height)
+            return replace(image, width=same.width, height=same.height)
         try:
-            width, height = picture_size(picture.path)
+            width, height = read_image_size(image.path)
         except InvalidImage as error:
-            return replace(picture, error=str(error).replace(str(picture.path), picture.shown_name))
-        return replace(picture, width=width, height=height)
+            return replace(image, error=str(error).replace(str(image.path), image.shown_name))
+        return replace(image, width=width, height=height)
 
     with ThreadPoolExecutor(4) as pool:  # mostly waits for the disk
         new = {p.name: p for p in pool.map(measured, [p for p in found if not known_size(p)])}
-    pictures = tuple(new.get(p.name) or measured(p) for p in found)
-    here = {p.id: p for p in pictures}
+    images = tuple(new.get(p.name) or measured(p) for p in found)
+    here = {p.id: p for p in images}
     moved = {
         i: replace(k, path=here[i].name, bytes=here[i].bytes, mtime_ns=here[i].mtime_ns) if i in here else k
         for i, k in known.items()
     }
-    return Scan(pictures, moved, tuple(k for i, k in known.items() if i not in here))
+    return Scan(images, moved, tuple(k for i, k in known.items() if i not in here))
 
 
 def file_digest(path: Path) -> str:
@@ -116,15 +116,15 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:32]
     except OSError as error:
-        raise InvalidImage(f"{path}: {error.strerror or error}; check the picture") from error
+        raise InvalidImage(f"{path}: {error.strerror or error}; check the image") from error
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """(relative name, bytes, time of change) of every picture, sorted."""
+    """(relative name, bytes, time of change) of every image, sorted."""
 
     def refuse(error: OSError) -> None:
         if Path(error.filename) == folder:
-            raise InvalidImage(f"{folder}: {error.strerror or error}; give a folder of pictures") from error
+            raise InvalidImage(f"{folder}: {error.strerror or error}; give a folder of images") from error
 
     found = []
     for root, folders, files in os.walk(folder, onerror=refuse):
@@ -144,36 +144,36 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
     yield from sorted(found)
 
 
-def _places(folder: Path, files: list[tuple[str, int, int]], known: Mapping[str, KnownPicture]) -> dict[str, str]:
-    """Id to name of the known pictures that are here, wherever they are now."""
+def _places(folder: Path, files: list[tuple[str, int, int]], known: Mapping[str, KnownImage]) -> dict[str, str]:
+    """Id to name of the known images that are here, wherever they are now."""
     by_name = {name: (size, changed) for name, size, changed in files}
     places: dict[str, str] = {}
-    for identifier, picture in known.items():
-        stamp = by_name.get(picture.path)
-        same = stamp == (picture.bytes, picture.mtime_ns)
-        if same or (stamp is not None and stamp[0] == picture.bytes and _is(folder / picture.path, picture)):
-            places[identifier] = picture.path
+    for identifier, image in known.items():
+        stamp = by_name.get(image.path)
+        same = stamp == (image.bytes, image.mtime_ns)
+        if same or (stamp is not None and stamp[0] == image.bytes and _is(folder / image.path, image)):
+            places[identifier] = image.path
     used = set(places.values())
-    for identifier, picture in known.items():
+    for identifier, image in known.items():
         if identifier in places:
             continue
         for name, size, _ in files:
-            if size == picture.bytes and name not in used and _is(folder / name, picture):
+            if size == image.bytes and name not in used and _is(folder / name, image):
                 places[identifier] = name
                 used.add(name)
                 break
     return places
 
 
-def _is(path: Path, picture: KnownPicture) -> bool:
+def _is(path: Path, image: KnownImage) -> bool:
     try:
-        return file_digest(path) == picture.digest
+        return file_digest(path) == image.digest
     except InvalidImage:
         return False
 
 
-def _new_id(name: str, size: int, changed: int, known: Mapping[str, KnownPicture]) -> str:
-    """An id for a picture that is not known: of its path, unless that is a known picture's."""
+def _new_id(name: str, size: int, changed: int, known: Mapping[str, KnownImage]) -> str:
+    """An id for an image that is not known: of its path, unless that is a known image's."""
     plain = PurePosixPath(name).as_posix().encode("utf-8", "surrogateescape")
     identifier = hashlib.sha256(plain).hexdigest()[:12]
     if identifier in known:

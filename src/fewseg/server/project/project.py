@@ -1,4 +1,4 @@
-"""A folder of pictures that a person labels: every change is on the disk before it is answered.
+"""A folder of images that a person labels: every change is on the disk before it is answered.
 
 Nothing here computes masks; `fewseg.server.engine.engine` listens to the changes and does.
 """
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from fewseg.core.errors import InvalidImage, InvalidMask, InvalidOption
 from fewseg.images.draw import label_colours
 from fewseg.server.project import state as project_state
-from fewseg.server.project.images import PictureFile, file_digest, scan
-from fewseg.server.project.state import Annotation, Change, InvalidProject, KnownPicture, Label, NotFound, State
+from fewseg.server.project.images import ImageEntry, file_digest, scan
+from fewseg.server.project.state import Annotation, Change, InvalidProject, KnownImage, Label, NotFound, State
 from fewseg.server.project.store import ProjectStore
 
 log = logging.getLogger(__name__)
@@ -43,15 +43,15 @@ class Project:
         """
         self.folder = Path(folder).absolute()
         if not self.folder.is_dir():
-            raise InvalidImage(f"{folder} is no folder: give one with pictures")
+            raise InvalidImage(f"{folder} is no folder: give one with images")
         self.store = ProjectStore(self.folder)
         self.lock = threading.RLock()
         """Held while the project changes; take it to read several things that must fit each other."""
         self.notices: list[str] = []
         """What a person should know about the project's files."""
         self._listeners: list[Callable[[], None]] = []
-        self._pictures: dict[str, PictureFile] = {}
-        self._missing: tuple[KnownPicture, ...] = ()
+        self._pictures: dict[str, ImageEntry] = {}
+        self._missing: tuple[KnownImage, ...] = ()
         try:
             self._state, self._damage = self.store.load()
             if self._damage:
@@ -82,16 +82,16 @@ class Project:
         return self._state
 
     @property
-    def pictures(self) -> Mapping[str, PictureFile]:
-        """Id to picture, in order of name; replaced, never changed."""
+    def images(self) -> Mapping[str, ImageEntry]:
+        """Id to image, in order of name; replaced, never changed."""
         return self._pictures
 
-    def picture(self, identifier: str) -> PictureFile:
-        """The picture; raises `NotFound`."""
+    def image(self, identifier: str) -> ImageEntry:
+        """The image; raises `NotFound`."""
         try:
             return self._pictures[identifier]
         except KeyError:
-            raise NotFound(f"no picture {identifier[:40]!r}: it may have been moved; load the page again") from None
+            raise NotFound(f"no image {identifier[:40]!r}: it may have been moved; load the page again") from None
 
     def label(self, identifier: int) -> Label:
         """The label; raises `NotFound`."""
@@ -100,16 +100,16 @@ class Project:
                 return label
         raise NotFound(f"no label {identifier}: it may have been deleted; load the page again")
 
-    def annotation(self, picture: str, label: int) -> Annotation | None:
-        """The hand-made mask of a picture, None where there is none."""
-        return self._state.annotations.get((picture, label))
+    def annotation(self, image: str, label: int) -> Annotation | None:
+        """The hand-made mask of an image, None where there is none."""
+        return self._state.annotations.get((image, label))
 
-    def mask(self, picture: str, label: int) -> NDArray[np.bool_]:
+    def mask(self, image: str, label: int) -> NDArray[np.bool_]:
         """The hand-made mask (H, W); raises `NotFound`, or `InvalidMask` where its file is gone or damaged."""
-        annotation = self.annotation(picture, label)
+        annotation = self.annotation(image, label)
         if annotation is None:
-            raise NotFound("this picture has no hand-made mask of that label")
-        return self.store.read_mask(annotation.file, self.picture(picture).size)
+            raise NotFound("this image has no hand-made mask of that label")
+        return self.store.read_mask(annotation.file, self.image(image).size)
 
     # ------------------------------------------------------------------------------------------ labels
 
@@ -167,19 +167,19 @@ class Project:
 
     # ------------------------------------------------------------------------------------------ masks
 
-    def annotate(self, picture: str, label: int, mask: NDArray[np.bool_]) -> Annotation:
-        """Keep a hand-made mask (H, W), at the picture's size.
+    def annotate(self, image: str, label: int, mask: NDArray[np.bool_]) -> Annotation:
+        """Keep a hand-made mask (H, W), at the image's size.
 
         Raises `NotFound`; `InvalidMask` for another size or a mask without foreground; `InvalidImage` where the
-        picture cannot be read.
+        image cannot be read.
         """
-        file, named = self.picture(picture), self.label(label)
+        file, named = self.image(image), self.label(label)
         if file.error is not None:
             raise InvalidImage(file.error)
         if mask.shape != (file.height, file.width):
             raise InvalidMask(
-                f"the mask is {mask.shape[1]}x{mask.shape[0]}, the picture {file.width}x{file.height}: "
-                "send it at the picture's size"
+                f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {file.width}x{file.height}: "
+                "send it at the image's size"
             )
         if not mask.any():
             raise InvalidMask(
@@ -190,42 +190,42 @@ class Project:
         known = self._remember(file)
         with self.lock:
             self.label(label)  # it may have gone since
-            before = self.annotation(picture, label)
+            before = self.annotation(image, label)
             if before is not None and before.digest == digest:
                 return before
             revision = self._state.revision + 1
-            annotation = Annotation(f"{picture}-{label}-{revision}.png", digest, revision)
+            annotation = Annotation(f"{image}-{label}-{revision}.png", digest, revision)
             self.store.write_mask(annotation.file, mask)
             text = f"{'Paint' if before is None else 'Correct'} {named.name} in {file.shown_name}"
-            new = project_state.do(self._state, Change(text, annotations={(picture, label): annotation}))
-            self._save(replace(new, known={**new.known, picture: known}))
+            new = project_state.do(self._state, Change(text, annotations={(image, label): annotation}))
+            self._save(replace(new, known={**new.known, image: known}))
             return annotation
 
-    def remove_annotation(self, picture: str, label: int) -> None:
+    def remove_annotation(self, image: str, label: int) -> None:
         """Drop a hand-made mask; raises `NotFound` where there is none."""
         with self.lock:
-            file, named = self.picture(picture), self.label(label)
-            if self.annotation(picture, label) is None:
+            file, named = self.image(image), self.label(label)
+            if self.annotation(image, label) is None:
                 raise NotFound(f"{file.shown_name} has no hand-made mask of {named.name}")
             text = f"Remove {named.name} from {file.shown_name}"
-            self._save(project_state.do(self._state, Change(text, annotations={(picture, label): None})))
+            self._save(project_state.do(self._state, Change(text, annotations={(image, label): None})))
 
-    def check(self, picture: str, value: bool) -> None:
-        """Say that somebody found the picture's masks right, or take that back; raises `NotFound`."""
-        file = self.picture(picture)
+    def check(self, image: str, value: bool) -> None:
+        """Say that somebody found the image's masks right, or take that back; raises `NotFound`."""
+        file = self.image(image)
         known = self._remember(file)
         with self.lock:
-            if (picture in self._state.checked) == value:
+            if (image in self._state.checked) == value:
                 return
             text = f"{'Confirm' if value else 'Reopen'} {file.shown_name}"
-            new = project_state.do(self._state, Change(text, checked={picture: value}))
-            self._save(replace(new, known={**new.known, picture: known}))
+            new = project_state.do(self._state, Change(text, checked={image: value}))
+            self._save(replace(new, known={**new.known, image: known}))
 
-    def _remember(self, file: PictureFile) -> KnownPicture:
+    def _remember(self, file: ImageEntry) -> KnownImage:
         known = self._state.known.get(file.id)
         if known is not None and (known.bytes, known.mtime_ns) == (file.bytes, file.mtime_ns):
             return known
-        return KnownPicture(
+        return KnownImage(
             file.id, file.name, file.bytes, file.mtime_ns, file_digest(file.path), file.width, file.height
         )
 
@@ -242,13 +242,13 @@ class Project:
             self._save(project_state.redo(self._state))
 
     def rescan(self) -> bool:
-        """Look for pictures that came, went or changed; whether there were any. Raises `InvalidImage`."""
+        """Look for images that came, went or changed; whether there were any. Raises `InvalidImage`."""
         found = scan(self.folder, self._state.known, self._pictures.values())
         with self.lock:
-            pictures = {picture.id: picture for picture in found.pictures}
-            if list(pictures.values()) == list(self._pictures.values()) and found.missing == self._missing:
+            images = {image.id: image for image in found.images}
+            if list(images.values()) == list(self._pictures.values()) and found.missing == self._missing:
                 return False
-            self._pictures, self._missing = pictures, found.missing
+            self._pictures, self._missing = images, found.missing
             known = {**self._state.known, **{i: k for i, k in found.known.items() if i in self._state.known}}
             if known != self._state.known:
                 self._state = replace(self._state, known=known)
@@ -258,7 +258,7 @@ class Project:
         return True
 
     def _absent_notice(self) -> list[str]:
-        annotated = {picture for picture, _ in self._state.annotations}
+        annotated = {image for image, _ in self._state.annotations}
         gone = [k.path.encode("utf-8", "replace").decode() for k in self._missing if k.id in annotated]
         if not gone:
             return []

@@ -20,7 +20,7 @@ HISTORY: Final = 500
 """Changes that can be taken back; older ones are forgotten."""
 
 Place: TypeAlias = tuple[str, int]
-"""A picture's id and a label's."""
+"""An image's id and a label's."""
 
 
 class InvalidProject(FewsegError):
@@ -28,7 +28,7 @@ class InvalidProject(FewsegError):
 
 
 class NotFound(FewsegError):
-    """No such picture, label or mask."""
+    """No such image, label or mask."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Annotation:
 
 
 @dataclass(frozen=True)
-class KnownPicture:
-    """What is remembered of a picture that somebody worked on, to find it again."""
+class KnownImage:
+    """What is remembered of an image that somebody worked on, to find it again."""
 
     id: str
     path: str
@@ -94,9 +94,9 @@ class State:
     labels: tuple[Label, ...] = ()
     annotations: Mapping[Place, Annotation] = field(default_factory=dict)
     checked: frozenset[str] = frozenset()
-    """Pictures whose masks somebody looked at and found right."""
-    known: Mapping[str, KnownPicture] = field(default_factory=dict)
-    """Pictures with annotations, now or in the history, and checked ones, by id."""
+    """Images whose masks somebody looked at and found right."""
+    known: Mapping[str, KnownImage] = field(default_factory=dict)
+    """Images with annotations, now or in the history, and checked ones, by id."""
     undo: tuple[Change, ...] = ()
     redo: tuple[Change, ...] = ()
 
@@ -110,10 +110,10 @@ class State:
 
     @property
     def worked_on(self) -> frozenset[str]:
-        """Pictures that must stay known."""
-        kept = {picture for picture, _ in self.annotations} | self.checked
+        """Images that must stay known."""
+        kept = {image for image, _ in self.annotations} | self.checked
         for change in (*self.undo, *self.redo):
-            kept |= {picture for picture, _ in change.annotations} | set(change.checked)
+            kept |= {image for image, _ in change.annotations} | set(change.checked)
         return frozenset(kept)
 
 
@@ -125,13 +125,13 @@ def apply(state: State, change: Change) -> tuple[State, Change]:
             annotations.pop(place, None)
         else:
             annotations[place] = annotation
-    for picture, value in change.checked.items():
-        (checked.add if value else checked.discard)(picture)
+    for image, value in change.checked.items():
+        (checked.add if value else checked.discard)(image)
     back = Change(
         change.text,
         None if change.labels is None else state.labels,
         {place: state.annotations.get(place) for place in change.annotations},
-        {picture: picture in state.checked for picture in change.checked},
+        {image: image in state.checked for image in change.checked},
     )
     new = replace(
         state,
@@ -172,7 +172,7 @@ def to_json(state: State) -> dict[str, Any]:
         "revision": state.revision,
         "next_label": state.next_label,
         "labels": [asdict(label) for label in state.labels],
-        "pictures": [asdict(picture) for picture in state.known.values()],
+        "pictures": [asdict(image) for image in state.known.values()],
         "annotations": _placed(state.annotations),
         "checked": sorted(state.checked),
         "undo": [_change_to_json(change) for change in state.undo],
@@ -186,14 +186,14 @@ def from_json(values: Any) -> State:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
         raise InvalidProject(f"its format is {found!r}, not {FORMAT!r}")
     try:
-        known = [KnownPicture(**_typed(KnownPicture, picture)) for picture in values["pictures"]]
+        known = [KnownImage(**_typed(KnownImage, image)) for image in values["pictures"]]
         state = State(
             revision=int(values["revision"]),
             next_label=int(values["next_label"]),
             labels=_labels(values["labels"]),
             annotations={p: a for p, a in _unplaced(values["annotations"]).items() if a is not None},
-            checked=frozenset(str(picture) for picture in values["checked"]),
-            known={picture.id: picture for picture in known},
+            checked=frozenset(str(image) for image in values["checked"]),
+            known={image.id: image for image in known},
             undo=tuple(_change_from_json(change) for change in values["undo"]),
             redo=tuple(_change_from_json(change) for change in values["redo"]),
         )
@@ -202,7 +202,7 @@ def from_json(values: Any) -> State:
     ids = [label.id for label in state.labels]
     stray = {label for _, label in state.annotations} - set(ids)
     if len(set(ids)) < len(ids) or stray or not state.annotations.keys() <= {(p, i) for p in state.known for i in ids}:
-        raise InvalidProject("its masks, labels and pictures do not fit each other")
+        raise InvalidProject("its masks, labels and images do not fit each other")
     return replace(state, next_label=max([state.next_label, *(i + 1 for i in ids)]))
 
 
@@ -220,7 +220,7 @@ def _change_from_json(values: Mapping[str, Any]) -> Change:
         str(values["text"]),
         None if values["labels"] is None else _labels(values["labels"]),
         _unplaced(values["annotations"]),
-        {str(picture): bool(value) for picture, value in values["checked"].items()},
+        {str(image): bool(value) for image, value in values["checked"].items()},
     )
 
 
@@ -233,8 +233,8 @@ def _labels(values: Any) -> tuple[Label, ...]:
 
 def _placed(annotations: Mapping[Place, Annotation | None]) -> list[dict[str, Any]]:
     return [
-        {"picture": picture, "label": label, "mask": None if annotation is None else asdict(annotation)}
-        for (picture, label), annotation in annotations.items()
+        {"picture": image, "label": label, "mask": None if annotation is None else asdict(annotation)}
+        for (image, label), annotation in annotations.items()
     ]
 
 

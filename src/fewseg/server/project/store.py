@@ -1,8 +1,8 @@
-"""The files of an annotation project, in a hidden folder beside the pictures.
+"""The files of an annotation project, in a hidden folder beside the images.
 
-    .fewseg/project.json          labels, which mask belongs to which picture, history; written whole at every change
+    .fewseg/project.json          labels, which mask belongs to which image, history; written whole at every change
     .fewseg/project.backup.json   the same, one change older
-    .fewseg/annotations/*.png     hand-made masks, 0 and 255, at the picture's size; never changed once written
+    .fewseg/annotations/*.png     hand-made masks, 0 and 255, at the image's size; never changed once written
     .fewseg/cache/                what can be computed again
     .fewseg/lock                  held while a server has the folder open
 

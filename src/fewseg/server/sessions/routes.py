@@ -28,13 +28,13 @@ _FORMAT_HELP: Final = (
     "`json`: run lengths, boxes and scores; `png`: the mask of one label, 0 and 255; `index`: a PNG of "
 )
 _MASKS: Final = 8
-"""Masks of the largest picture that may be made at once: each takes a byte a pixel."""
+"""Masks of the largest image that may be made at once: each takes a byte a pixel."""
 _PNG: Final[dict[str, Any]] = {
     "description": "Found masks.",
     "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
 }
 _FILE: Final[dict[str, Any]] = {
-    "description": "What `fewseg.Segmenter.load` reads: encoded examples, no pictures.",
+    "description": "What `fewseg.Segmenter.load` reads: encoded examples, no images.",
     "content": {_TAUGHT: {"schema": {"type": "string", "format": "binary"}}},
 }
 
@@ -124,14 +124,14 @@ def _add_segmenting(routes: APIRouter, model: ServedModel, sessions: Sessions, g
     @routes.post("/{session}/segment", response_model=Found, responses={200: _PNG, **error_responses(404, 406, 409)})
     async def segment(
         session: SessionId,
-        image: Annotated[list[UploadFile], File(min_length=1, max_length=1, description="One picture.")],
+        image: Annotated[list[UploadFile], File(min_length=1, max_length=1, description="One image.")],
         label: Annotated[list[str] | None, Query(description="Only these labels; all if not given.")] = None,
         format: Annotated[
             Format | None, Query(description=f"{_FORMAT_HELP}label numbers. Decided by `Accept` if not given.")
         ] = None,
         accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
     ) -> Found | Response:
-        """Find the session's labels in a picture.
+        """Find the session's labels in an image.
 
         As `index`, header `X-Fewseg-Labels` lists the labels as JSON: value 1 is the first of them.
         """

@@ -54,7 +54,7 @@ MarksText = Annotated[
     str,
     Field(
         description="JSON: a box, points or a scribble, or a list of them, each one object; in pixels x, y of the "
-        "upright picture.",
+        "upright image.",
         examples=['{"box": [40, 25, 210, 180]}'],
         json_schema_extra={"contentMediaType": "application/json", "contentSchema": MARKS},
     ),
@@ -81,7 +81,7 @@ class Info(BaseModel):
     )
     version: str
     model: str
-    image_size: int = Field(description="Side, in pixels, of the square that pictures are resized to for the model.")
+    image_size: int = Field(description="Side, in pixels, of the square that images are resized to for the model.")
     folder: str | None = Field(description="Name of the folder that the page labels, if there is one.")
     project: str | None = Field(description="Tells that folder from all others, those of the same name too.")
     limits: dict[str, int | float] = Field(description="How much the server gives to its clients.")
@@ -118,7 +118,7 @@ class Taught(LabelInfo):
 
     model_config = _example(**_LABEL, outlines=[{"size": [64, 96], "counts": "PPYo0"}])
     outlines: list[Rle] | None = Field(
-        None, description="The mask that each picture was taught with, in order; only where marks were sent."
+        None, description="The mask that each image was taught with, in order; only where marks were sent."
     )
 
 
@@ -151,7 +151,7 @@ class FoundLabel(BaseModel):
 
     model_config = _example(**_FOUND)
     name: str
-    score: float = Field(description="How sure the model is that the label is in the picture at all, from 0 to 1.")
+    score: float = Field(description="How sure the model is that the label is in the image at all, from 0 to 1.")
     present: bool = Field(description="Whether the score reaches the threshold; the mask is never emptied.")
     area: int = Field(description="Pixels of the mask.")
     box: list[int] | None = Field(description="x, y, width, height around the mask; null for an empty one.")
@@ -159,7 +159,7 @@ class FoundLabel(BaseModel):
 
 
 class Found(BaseModel):
-    """Masks of one picture, at its own size after EXIF rotation. Labels may overlap."""
+    """Masks of one image, at its own size after EXIF rotation. Labels may overlap."""
 
     model_config = _example(width=96, height=64, labels=[_FOUND], model="dcama-6f1d2c3b", seconds=0.21)
     width: int

@@ -1,4 +1,4 @@
-"""Routes that teach a session: pictures, and where the label is in them, as masks or as marks that become masks."""
+"""Routes that teach a session: images, and where the label is in them, as masks or as marks that become masks."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def _add_shots(routes: APIRouter, model: ServedModel, sessions: Sessions, gate: 
     async def teach(
         session: SessionId,
         label: Annotated[Name, Form(description="What is shown; a new label or one with examples already.")],
-        image: Annotated[list[UploadFile], File(description="Pictures, in order.")],
-        mask: Annotated[list[UploadFile] | None, File(description="As many masks, each at its picture's size.")] = None,
+        image: Annotated[list[UploadFile], File(description="Images, in order.")],
+        mask: Annotated[list[UploadFile] | None, File(description="As many masks, each at its image's size.")] = None,
         marks: Annotated[list[MarksText] | None, Form(description="Instead of masks: as many texts of marks.")] = None,
         value: Annotated[str | None, Form(description="The index (3) or colour (255,0,0) that is the label.")] = None,
     ) -> Taught:
-        """Add examples of a label: pictures and as many masks, or as many texts of marks, in the same order.
+        """Add examples of a label: images and as many masks, or as many texts of marks, in the same order.
 
-        A mask has its picture's size, 0 (or black) is background; with `value` other values are background too. Marks
+        A mask has its image's size, 0 (or black) is background; with `value` other values are background too. Marks
         are boxes, points and scribbles, which become masks as `outline` gives them; the answer's `outlines` are those
         masks. The examples are added all or none. An example that the label has already is refused with 409.
         """
@@ -81,25 +81,25 @@ def _add_outline(routes: APIRouter, model: ServedModel, sessions: Sessions, gate
         ] = None,
         accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
     ) -> Rle | Response:
-        """The mask that marks become, at the picture's size: to be looked at before they teach. Nothing is kept."""
+        """The mask that marks become, at the image's size: to be looked at before they teach. Nothing is kept."""
         sessions.get(session)
         wanted = format or negotiated(accept)
         return await gate.run(_outline, model, image, marks, wanted, limits)
 
 
-def _check_counts(label: str, pictures: int, masks: int, marks: int) -> None:
-    """Raise `Problem` unless every picture comes with a mask, or every one with marks."""
+def _check_counts(label: str, images: int, masks: int, marks: int) -> None:
+    """Raise `Problem` unless every image comes with a mask, or every one with marks."""
     if masks and marks:
-        raise Problem(422, f"masks and marks for {label!r}: send one or the other for each picture")
+        raise Problem(422, f"masks and marks for {label!r}: send one or the other for each image")
     if not masks and not marks:
-        raise Problem(422, f"nothing says where {label!r} is: send a mask, or marks, for each picture")
-    if pictures != masks + marks:
+        raise Problem(422, f"nothing says where {label!r} is: send a mask, or marks, for each image")
+    if images != masks + marks:
         got, remedy = (f"{masks} masks", "mask") if masks else (f"{marks} texts of marks", "text")
-        raise Problem(422, f"{pictures} pictures and {got}: send one {remedy} for each picture")
+        raise Problem(422, f"{images} images and {got}: send one {remedy} for each image")
 
 
 def _parsed(texts: Sequence[str], limits: Limits) -> list[tuple[Mark, ...]]:
-    """The marks of each picture; raises `InvalidSupport`, and `Problem` 413 for too many."""
+    """The marks of each image; raises `InvalidSupport`, and `Problem` 413 for too many."""
     length, longest = sum(map(len, texts)), _LONGEST * (limits.marks + limits.places)
     if length > longest:  # before it is read: reading takes a second a megabyte
         raise Problem(413, f"marks of {length} characters, at most {longest} are read: send fewer in a request")

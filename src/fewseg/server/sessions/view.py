@@ -33,7 +33,7 @@ def describe_label(session: Session, label: str) -> LabelInfo:
 
 
 def describe_found(model: ServedModel, found: Prediction, seconds: float) -> Found:
-    """All that was found in a picture; `seconds` is how long that took."""
+    """All that was found in an image; `seconds` is how long that took."""
     height, width = found.label_map.shape
     labels = [_found(name, found) for name in found.labels]
     return Found(width=width, height=height, labels=labels, model=model.version, seconds=round(seconds, 4))

@@ -1,4 +1,4 @@
-"""What an answer costs: operations, time and memory, on pictures of noise (weights and pictures make no difference)."""
+"""What an answer costs: operations, time and memory, on images of noise (weights and images make no difference)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fewseg.evaluation.fusion import Fusion, fused_support, segment_fused
 from fewseg.models.methods import FewShotMethod
 
 FOREGROUND = 1 / 3
-"""Share of a support picture, its middle rows, that is foreground where time and memory are measured."""
+"""Share of a support image, its middle rows, that is foreground where time and memory are measured."""
 
 _Inputs = tuple[Tensor, Tensor, Tensor]
 
 
 def noise(method: FewShotMethod, shots: int, foreground: float = FOREGROUND) -> _Inputs:
-    """Query (1, 3, s, s), support pictures (1, n, 3, s, s) and masks (1, n, s, s) for a method."""
+    """Query (1, 3, s, s), support images (1, n, 3, s, s) and masks (1, n, s, s) for a method."""
     side = method.config.image_size
     generator = torch.Generator().manual_seed(0)
     query, images = torch.randn(1, 3, side, side, generator=generator), torch.randn(1, shots, 3, side, side)

@@ -50,8 +50,8 @@ class Experiment:
     """Where the paper measured."""
 
     @property
-    def reads_pictures(self) -> bool:
-        """Whether pictures are needed to measure, not only to train; cost is the same on noise."""
+    def reads_images(self) -> bool:
+        """Whether images are needed to measure, not only to train; cost is the same on noise."""
         return self.measure in ("scores", "masks")
 
     def paper(self, variant: Variant, benchmark: str | None = None) -> dict[str, float]:

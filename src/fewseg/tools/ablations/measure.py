@@ -73,10 +73,10 @@ def score_rows(
 
 
 def check_masks(protocol: Protocol) -> None:
-    """Raise `InvalidOption` for a protocol that pads pictures: intermediate masks are of the squashed ones here."""
+    """Raise `InvalidOption` for a protocol that pads images: intermediate masks are of the squashed ones here."""
     if protocol.resize != "square":
         raise InvalidOption(
-            f"protocol {protocol.name} pads pictures: intermediate masks are scored with square ones, "
+            f"protocol {protocol.name} pads images: intermediate masks are scored with square ones, "
             "e.g. --protocol folder"
         )
 
@@ -85,7 +85,7 @@ def check_masks(protocol: Protocol) -> None:
 def mask_rows(method: FewShotMethod, trials: Sequence[Trial], protocol: Protocol, moved: ProgressCallback) -> list[Row]:
     """IoU of each scale's intermediate mask, cut at Otsu's threshold, and the prediction.
 
-    Means of the trials of a dataset with a number of shots. Raises `InvalidOption` for a protocol that pads pictures.
+    Means of the trials of a dataset with a number of shots. Raises `InvalidOption` for a protocol that pads images.
     """
     check_masks(protocol)
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}

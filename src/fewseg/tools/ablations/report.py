@@ -30,7 +30,7 @@ HEADS: Final[dict[str, tuple[str, str, str]]] = {
 """Column to its heading, its format, and the paper's name for it; empty where the paper has no such number."""
 
 NOTES: Final = {
-    "cost": "Multiply-adds are counted by torch's counter as one query with one support picture is computed, both "
+    "cost": "Multiply-adds are counted by torch's counter as one query with one support image is computed, both "
     "through the backbone; the paper's column is its GFLOPs, which it does not define. The paper's seconds are its one "
     "number for inference, on its GPU.",
     "shots": "MiB beyond weights and inputs: on a GPU as its allocator saw them, elsewhere counted from the tensors "

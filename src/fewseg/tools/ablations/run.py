@@ -56,7 +56,7 @@ def run_experiment(
         InvalidDataset, InvalidCheckpoint: data or weights that cannot be used.
     """
     check_experiment(experiment, settings)
-    protocol = _protocol(settings) if experiment.reads_pictures else None
+    protocol = _protocol(settings) if experiment.reads_images else None
     found: dict[str, list[Row]] = {}
     skipped = 0
     for variant in experiment.variants:
@@ -74,8 +74,8 @@ def run_experiment(
 def check_experiment(experiment: Experiment, settings: Settings) -> None:
     """Raise `InvalidOption` or `InvalidDataset` for settings that cannot work, before anything is trained."""
     trains = not _as_made(experiment, settings) and (experiment.trains == "each" or settings.checkpoint is None)
-    if not settings.data and (trains or experiment.reads_pictures):
-        raise InvalidDataset(f"{experiment.name} needs pictures: give a dataset with --data")
+    if not settings.data and (trains or experiment.reads_images):
+        raise InvalidDataset(f"{experiment.name} needs images: give a dataset with --data")
     if settings.checkpoint and experiment.trains == "each":
         raise InvalidOption(f"every variant of {experiment.name} has weights of its own: leave out --checkpoint")
     check_given_model(settings)
@@ -85,7 +85,7 @@ def check_experiment(experiment: Experiment, settings: Settings) -> None:
         raise InvalidOption(f"seeds {' '.join(map(str, settings.seed)) or 'missing'}: give each once")
     if settings.repeats < 1 or settings.measure_batch < 1:
         raise InvalidOption(f"repeats {settings.repeats}, measure_batch {settings.measure_batch}: give at least 1")
-    if experiment.reads_pictures:
+    if experiment.reads_images:
         protocol = _protocol(settings)
         if experiment.measure == "masks":
             check_masks(protocol)

@@ -25,7 +25,7 @@ class Settings:
     folds: int = 4
     """Number of folds."""
     min_area: float = 0.0
-    """Share of a picture that a class must cover to be used."""
+    """Share of an image that a class must cover to be used."""
 
     backbone: str = "resnet50"
     """resnet50, resnet101, swin_b, tiny, or any timm model name."""
@@ -46,7 +46,7 @@ class Settings:
     batch: int = 8
     """Episodes of a training step."""
     cache_views: int = 0
-    """Keep the backbone's maps of so many views of every picture while training; 1: the plain picture."""
+    """Keep the backbone's maps of so many views of every image while training; 1: the plain image."""
     cache_folder: str | None = None
     """Keep these maps in files there, for all variants, instead of in memory."""
     train: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Settings:
     """Measure this model instead of training one; for experiments that need only one. Without settings of training."""
 
     shots: tuple[int, ...] = ()
-    """Numbers of support pictures to measure; the experiment's own if not given."""
+    """Numbers of support images to measure; the experiment's own if not given."""
     protocol: str | None = None
     """How episodes are drawn and scored: hsnet for benchmarks, folder for other datasets, if not given."""
     count: int | None = None

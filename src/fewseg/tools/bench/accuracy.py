@@ -56,7 +56,7 @@ def variants(budgets: tuple[int, ...], precisions: tuple[str, ...]) -> list[Vari
 
 
 def open_data(words: tuple[str, ...]) -> list[Target]:
-    """Folders as `fewseg evaluate` takes them, ROOT@cat,dog; a class has to cover 2 % of a picture."""
+    """Folders as `fewseg evaluate` takes them, ROOT@cat,dog; a class has to cover 2 % of an image."""
     if not words:
         raise InvalidOption("no data to measure accuracy on: give --data FOLDER@CLASSES, as fewseg evaluate takes it")
     return open_targets(words, choose_protocol("folder"), min_area=0.02)
@@ -81,7 +81,7 @@ class Question:
 def questions(settings: BenchSettings, checkpoint: str, data: tuple[str, ...], per_class: int) -> Iterator[Question]:
     """Every dataset with every number of shots; `per_class` episodes of each class.
 
-    Raises `InvalidDataset` where no class has enough pictures.
+    Raises `InvalidDataset` where no class has enough images.
     """
     model = fingerprint(load_method(checkpoint, image_size=settings.size))
     places = [os.path.abspath(word) for word in data]
@@ -137,10 +137,10 @@ def load_variant(checkpoint: str, variant: Variant, size: int | None = None) -> 
 
 
 def draw(target: Target, shots: int, per_class: int) -> list[Episode]:
-    """The episodes of a dataset; raises `InvalidDataset` where no class has enough pictures."""
+    """The episodes of a dataset; raises `InvalidDataset` where no class has enough images."""
     episodes = draw_test_episodes(target.dataset, target.novel, shots, per_class, SEED)
     if not episodes:
         raise InvalidDataset(
-            f"{target.dataset.name}: no class has the {shots + 1} usable pictures of a {shots}-shot test"
+            f"{target.dataset.name}: no class has the {shots + 1} usable images of a {shots}-shot test"
         )
     return episodes

@@ -1,4 +1,4 @@
-"""What is measured: the models, and the pictures they are given."""
+"""What is measured: the models, and the images they are given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fewseg.models.checkpoints import load_method
 from fewseg.models.methods import FewShotMethod, create_method
 
 FOREGROUND: Final = (0.5, 2 / 3)
-"""Height and width of a support's foreground, as shares of the picture: a third of it."""
+"""Height and width of a support's foreground, as shares of the image: a third of it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def build(model: Model, size: int | None = None) -> FewShotMethod:
     return method
 
 
-def pictures(size: int, shots: int, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def noise(size: int, shots: int, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (B, 3, s, s), supports (B, n, 3, s, s) and masks (B, n, s, s) of noise, on the CPU."""
     rng = torch.Generator().manual_seed(0)
     query = torch.randn(batch, 3, size, size, generator=rng)

@@ -33,7 +33,7 @@ CURVES: Final[dict[str, tuple[int, ...]]] = {
 QUICK_CURVES: Final[dict[str, tuple[int, ...]]] = {"shots": (1, 5), "size": (64, 128), "labels": (1, 3)}
 """The same, in a moment."""
 
-LABEL_WAYS: Final = ("reference", "ours, each label on pictures of its own", "ours, all labels on the same picture")
+LABEL_WAYS: Final = ("reference", "ours, each label on images of its own", "ours, all labels on the same image")
 """How the labels were taught."""
 
 __all__ = ["CURVES", "LABEL_WAYS", "QUICK_CURVES", "curve_rows", "label_pieces", "memory_pieces"]
@@ -100,7 +100,7 @@ def _seconds(works: dict[Case, Callable[[], Tensor]], settings: BenchSettings) -
 
 
 def _label_rows(settings: BenchSettings, name: str, labels: int) -> list[Row]:
-    """A picture with so many labels, one shot each."""
+    """An image with so many labels, one shot each."""
     method, device = build(find_model(name), settings.size), settings.torch_device
     works = {}
     for precision in settings.precisions:
@@ -114,7 +114,7 @@ def _label_rows(settings: BenchSettings, name: str, labels: int) -> list[Row]:
 def label_pieces(
     device: torch.device, *, model: str, size: int | None, labels: int, way: str, precision: str
 ) -> Pieces:
-    """What `peak` measures: a picture with so many labels."""
+    """What `peak` measures: an image with so many labels."""
     work = _label_work(build(find_model(model), size), way, labels, device, precision)
 
     def quietly() -> Tensor:

@@ -27,7 +27,7 @@ from fewseg.tools.bench.settings import BenchSettings
 from fewseg.tools.bench.timing import interleaved, summary
 
 VALUES: Final = (1, 4)
-"""Masks that are aggregated at once: one label, and four labels taught on the same pictures."""
+"""Masks that are aggregated at once: one label, and four labels taught on the same images."""
 
 PLAIN: Final = "straightforward"
 """Name of the definition that the others are compared with, in float32."""

@@ -28,7 +28,7 @@ from fewseg.models.methods.dcama.light_decoder import KINDS, LightDecoder
 from fewseg.models.methods.dcama.method import DCAMA
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
-from fewseg.tools.bench.cases import pictures
+from fewseg.tools.bench.cases import noise
 from fewseg.tools.bench.reference import plain_maps
 from fewseg.tools.bench.reference_others import plain_hsnet, plain_sccan
 from fewseg.tools.bench.ways import Level, prepare
@@ -85,7 +85,7 @@ def _counted_zeros(backbone: nn.Module) -> Iterator[list[float]]:
 @torch.inference_mode()
 def needed(method: FewShotMethod, shots: int) -> Operations:
     """What a query of a method (on the CPU) with so many shots needs."""
-    query, images, masks = pictures(method.config.image_size, shots)
+    query, images, masks = noise(method.config.image_size, shots)
     query = query.to(method.dtype)
     with _counted_zeros(method.backbone) as zeros:
         backbone = counted(lambda: plain_maps(method.backbone, query)) - sum(zeros)

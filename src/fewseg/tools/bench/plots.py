@@ -13,7 +13,7 @@ from fewseg.tools.bench.results import Results, Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-AXES: Final = {"shots": "support pictures n", "size": "side of the input, pixels", "labels": "labels"}
+AXES: Final = {"shots": "support images n", "size": "side of the input, pixels", "labels": "labels"}
 """What each curve's places are."""
 
 COLOURS: Final = ("#7f7f7f", "#0072b2", "#d55e00")

@@ -89,10 +89,10 @@ class PlainDCAMA:
         """The backbone's maps of (B, 3, H, W)."""
         return plain_maps(self.backbone, images)
 
-    def head(self, query: list[Tensor], support: list[Tensor], masks: Tensor, pictures: Tensor | None = None) -> Tensor:
+    def head(self, query: list[Tensor], support: list[Tensor], masks: Tensor, images: Tensor | None = None) -> Tensor:
         """Logits from the backbone's maps: the queries' (B, C, h, w), the supports' (B * n, C, h, w).
 
-        Outlines follow edges, where the method does that, if the queries' pictures (B, 3, H, W) are given too.
+        Outlines follow edges, where the method does that, if the queries' images (B, 3, H, W) are given too.
         """
         votes: dict[int, list[Tensor]] = {}
         blocks = self.projected(query, support, masks)
@@ -100,7 +100,7 @@ class PlainDCAMA:
             votes.setdefault(scale, []).append(vote)
         stacked = {s: torch.stack(v, 1) for s, v in votes.items()}
         if self.config.decoder == "light":
-            return self._decode_lightly(stacked, query, blocks, masks, pictures)
+            return self._decode_lightly(stacked, query, blocks, masks, images)
         return self._decode(stacked, query, support, masks)
 
     # --------------------------------------------------------------------------------------------- attention
@@ -187,7 +187,7 @@ class PlainDCAMA:
         query: list[Tensor],
         blocks: list[Block],
         masks: Tensor,
-        pictures: Tensor | None,
+        images: Tensor | None,
     ) -> Tensor:
         edge, *contexts = sorted(self.skip_scales)
         skips = {s: self._conv(f"decoder.project.{s}", query[self.last[s]]) for s in self.skip_scales}
@@ -220,7 +220,7 @@ class PlainDCAMA:
             logit = logit + self._look(logit, votes, blocks, [_resize(skips[s], work) for s in contexts])
         if self.training:
             return _resize(torch.cat([-logit, logit], 1) / 2, masks.shape[-2:])
-        logit = self._outlined(logit, pictures, work)
+        logit = self._outlined(logit, images, work)
         likenesses = []
         for (_, scale), block, thing, common in zip(self.attended, blocks, things, usual, strict=True):
             if scale == max(self.scales):
@@ -235,14 +235,14 @@ class PlainDCAMA:
         logit = logit * torch.exp((elsewhere * (1 - beside) + found * beside).clamp(-5, 5)) / 2
         return _resize(torch.cat([-logit, logit], 1), masks.shape[-2:])
 
-    def _outlined(self, logit: Tensor, pictures: Tensor | None, work: torch.Size) -> Tensor:
+    def _outlined(self, logit: Tensor, images: Tensor | None, work: torch.Size) -> Tensor:
         start, slope = self.weights["decoder.leniency"]
         largest = logit.flatten(1).sort(descending=True).values
         peak = largest[:, : max(1, round(0.01 * largest.shape[1]))].mean(1)
         logit = logit + (slope * (start - peak)).clamp(0, 4)[:, None, None, None]
-        if not self.config.follow_edges or pictures is None:
+        if not self.config.follow_edges or images is None:
             return logit
-        return _along_edges(logit.float(), pictures.float(), work).to(self.dtype)
+        return _along_edges(logit.float(), images.float(), work).to(self.dtype)
 
     def _look(self, logit: Tensor, votes: dict[int, Tensor], blocks: list[Block], skips: list[Tensor]) -> Tensor:
         """What a further look adds to (B, 1, h, w)."""
@@ -277,14 +277,14 @@ class PlainDCAMA:
         return x
 
 
-def _along_edges(logit: Tensor, pictures: Tensor, work: torch.Size) -> Tensor:
+def _along_edges(logit: Tensor, images: Tensor, work: torch.Size) -> Tensor:
     """Logits (B, 1, h, w) from -2 to 2 as local linear functions of colour: a ridge regression for every window."""
-    fine = _shrink(pictures, logit.shape[-2:])
+    fine = _shrink(images, logit.shape[-2:])
     coarse = _shrink(fine, work)
     wanted = _shrink(logit.clamp(-2, 2), work)
     ones = torch.ones_like(wanted)
     windows = F.unfold(torch.cat([coarse, ones, wanted], 1), 7, padding=3).unflatten(1, (5, 49)).movedim(-1, 1)
-    left = windows[:, :, :4]  # (B, places, 4, 49): colours and a one, all zero outside of the picture
+    left = windows[:, :, :4]  # (B, places, 4, 49): colours and a one, all zero outside of the image
     count = left[:, :, 3:].sum(-1, keepdim=True)
     ridge = 0.003 * count * torch.diag(torch.tensor([1.0, 1.0, 1.0, 0.0], device=logit.device))
     fitted = torch.linalg.solve(left @ left.mT + ridge, left @ windows[:, :, 4, :, None])

@@ -139,7 +139,7 @@ def training_table(results: Results) -> str:
         )
     head = (
         *("model", "px", "batch", "way", "s a step", "faster", "min for 2000 episodes"),
-        *("s a picture, once", "MiB of a step"),
+        *("s an image, once", "MiB of a step"),
     )
     return _table(head, lines)
 

@@ -28,7 +28,7 @@ class Manner:
     """What is the same for a quick run and a whole one."""
 
     levels: tuple[Level, ...] = LEVELS
-    """op: what compares query and support; head: all behind the backbone; query: from picture to logits."""
+    """op: what compares query and support; head: all behind the backbone; query: from image to logits."""
     size: int | None = None
     """Side of the input in pixels; each model's own if not given."""
     clock: Clock = "wall"
@@ -48,7 +48,7 @@ class BenchSettings(Manner):
     models: tuple[str, ...] = tuple(MODELS)
     """Models to measure."""
     shots: tuple[int, ...] = (1, 5, 10)
-    """Numbers of support pictures."""
+    """Numbers of support images."""
     precisions: tuple[str, ...] = ("float32", "bfloat16")
     """Precisions, of both ways; training is measured in float32 alone."""
     repeats: int = 5

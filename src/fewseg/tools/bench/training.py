@@ -1,7 +1,7 @@
 """A step of training: the straightforward loop beside ours, and what keeping a frozen backbone's maps costs and saves.
 
-The straightforward loop encodes every query and every support picture of every episode, materialises the scores, and
-lets autograd keep what it likes. Pictures are read before: reading them is in no time here.
+The straightforward loop encodes every query and every support image of every episode, materialises the scores, and
+lets autograd keep what it likes. Images are read before: reading them is in no time here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fewseg.tools.bench.reference import PlainDCAMA, plain_maps
 from fewseg.tools.bench.reference_others import plain_hsnet, plain_sccan
 from fewseg.tools.bench.settings import BenchSettings
 from fewseg.tools.bench.timing import CLOCKS, Clock, interleaved, summary
-from fewseg.training.batches import Batch, EpisodePictures
+from fewseg.training.batches import Batch, EpisodeImages
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import training_batches, training_episodes
 from fewseg.training.feature_cache import MapCache, map_batches
@@ -42,7 +42,7 @@ from fewseg.training.optim import make_optimiser
 from fewseg.training.step import Gradient
 
 TRAINING_WAYS: Final = ("reference", "ours", "ours, maps kept")
-"""The last computes the backbone's maps of every picture once."""
+"""The last computes the backbone's maps of every image once."""
 
 EPISODES: Final = 2000
 """Of an epoch, as in `TrainConfig`."""
@@ -51,7 +51,7 @@ CLASSES: Final = 4
 """Classes that are trained on."""
 
 PICTURES: Final = 5
-"""Pictures of each: enough that episodes differ."""
+"""Images of each: enough that episodes differ."""
 
 Step = Callable[[], Tensor]
 """Does one update, returns the loss."""
@@ -93,7 +93,7 @@ def training_rows(settings: BenchSettings, name: str, batch: int, shots: int = 1
 def make_step(
     method: FewShotMethod, way: str, batch: int, shots: int, device: torch.device, clock: Clock = "wall"
 ) -> tuple[Step, float | None]:
-    """A training step on the next batch, over and over; and the seconds that keeping one picture's maps took."""
+    """A training step on the next batch, over and over; and the seconds that keeping one image's maps took."""
     if way not in TRAINING_WAYS:
         raise InvalidOption(f"way {way!r} of training: choose among {', '.join(TRAINING_WAYS)}")
     method = copy.deepcopy(method).to(device)
@@ -144,13 +144,13 @@ def _pictures(source: TrainingSource, config: TrainConfig, method: FewShotMethod
 def _maps(
     source: TrainingSource, config: TrainConfig, method: FewShotMethod, clock: Clock
 ) -> tuple[Iterator[Batch], float]:
-    """Batches of maps, and the seconds that keeping took for each picture."""
+    """Batches of maps, and the seconds that keeping took for each image."""
     size, now = method.config.image_size, CLOCKS[clock]
-    pictures = sum(len(source.dataset.names(c)) for c in source.classes)
+    images = sum(len(source.dataset.names(c)) for c in source.classes)
     started = now()
     cache = MapCache(method.backbone, [source], size=size, count=1, views=None, seed=0)
     synchronise(method.device)
-    each = (now() - started) / pictures
+    each = (now() - started) / images
     episodes = training_episodes([source], config, size)
     items = itertools.cycle(range(len(episodes)))
     return iter(map_batches(episodes, cache, items, config.batch)), each
@@ -163,8 +163,8 @@ def _plain_step(method: FewShotMethod, batches: Iterator[Batch], device: torch.d
 
     def step() -> Tensor:
         batch = next(batches)
-        assert isinstance(batch, EpisodePictures)
-        pictures, n = batch.pictures, batch.masks.shape[1]
+        assert isinstance(batch, EpisodeImages)
+        pictures, n = batch.images, batch.masks.shape[1]
         query = pictures[list(batch.query)]
         images = pictures[list(batch.support)].unflatten(0, (-1, n))
         optimiser.zero_grad()

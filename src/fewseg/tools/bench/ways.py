@@ -19,12 +19,12 @@ from fewseg.models.methods.sccan.method import SCCAN
 from fewseg.models.ops.correlation import convolve_correlation
 from fewseg.models.ops.cosine import unit
 from fewseg.models.ops.window_attention import self_calibrated_attention
-from fewseg.tools.bench.cases import pictures
+from fewseg.tools.bench.cases import noise
 from fewseg.tools.bench.reference import PlainDCAMA, plain_maps
 from fewseg.tools.bench.reference_others import plain_hsnet, plain_pivot, plain_sccan, plain_windows
 
 Level = Literal["op", "head", "query"]
-"""`op`: what compares query and support, of all blocks; `head`: all behind the backbone; `query`: picture to logits."""
+"""`op`: what compares query and support, of all blocks; `head`: all behind the backbone; `query`: image to logits."""
 
 LEVELS: Final[tuple[Level, ...]] = ("op", "head", "query")
 
@@ -49,7 +49,7 @@ class Prepared:
 @torch.inference_mode()
 def prepare(method: FewShotMethod, way: str, shots: int, device: torch.device, dtype: torch.dtype) -> Prepared:
     """One way of working on noise: `method` stays as it is. Inputs are on the device already."""
-    query, images, masks = (t.to(device) for t in pictures(method.config.image_size, shots))
+    query, images, masks = (t.to(device) for t in noise(method.config.image_size, shots))
     if way == "ours":
         return _ours(copy.deepcopy(method), query, images, masks, device, dtype)
     return _reference(copy.deepcopy(method), query.to(dtype), images.to(dtype), masks, device, dtype)

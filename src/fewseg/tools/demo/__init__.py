@@ -15,7 +15,7 @@ from fewseg.core.progress import ProgressCallback
 from fewseg.inference.segmenter import Segmenter
 from fewseg.tools.demo.answers import Answer, answer_all
 from fewseg.tools.demo.page import render_page
-from fewseg.tools.demo.pictures import sources, tasks
+from fewseg.tools.demo.photographs import sources, tasks
 from fewseg.tools.demo.sheet import draw_sheet
 
 __all__ = ["run"]
@@ -72,7 +72,7 @@ def _results(checkpoint: str, answers: list[Answer]) -> dict[str, Any]:
         "queries": [
             {
                 "task": answer.task.name,
-                "picture": answer.query.picture,
+                "picture": answer.query.photograph,
                 "box": answer.query.box,
                 "shots": {label: len(views) for label, views in answer.task.support.items()},
                 "iou": {label: round(value, 4) for label, value in answer.iou.items()},

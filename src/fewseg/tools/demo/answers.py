@@ -10,7 +10,7 @@ from fewseg.core.progress import ProgressCallback
 from fewseg.core.types import Prediction
 from fewseg.evaluation.metrics.iou import intersection_and_union
 from fewseg.inference.segmenter import Segmenter
-from fewseg.tools.demo.pictures import Query, Task
+from fewseg.tools.demo.photographs import Query, Task
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The demo's page: one self-contained HTML file, pictures embedded."""
+"""The demo's page: one self-contained HTML file, images embedded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from PIL import Image
 
 from fewseg.images.read import fitted
 from fewseg.tools.demo.answers import Answer
-from fewseg.tools.demo.pictures import Source
-from fewseg.tools.demo.sheet import found_picture, taught_picture
+from fewseg.tools.demo.photographs import Source
+from fewseg.tools.demo.sheet import found_image, taught_image
 
 SIDE = 420
-"""Longest side of an embedded picture, in pixels."""
+"""Longest side of an embedded image, in pixels."""
 
 _RAMP = np.array([[13, 17, 38], [52, 40, 110], [150, 48, 110], [235, 106, 62], [252, 238, 170]], np.float32)
 """Colours of probability 0, 1/4 ... 1: dark to light in even steps, so that grey printers keep the order."""
@@ -45,7 +45,7 @@ def render_page(answers: Sequence[Answer], sources: Mapping[str, Source], model:
 def _section(answers: list[Answer]) -> str:
     task = answers[0].task
     taught = [
-        _figure(taught_picture(view, label, task, SIDE), f"taught: {label}", f"{label}, as it was taught")
+        _figure(taught_image(view, label, task, SIDE), f"taught: {label}", f"{label}, as it was taught")
         for label, views in task.support.items()
         for view in views
     ]
@@ -67,12 +67,12 @@ def _query(answer: Answer) -> str:
         if label in answer.iou:
             value = f"IoU {answer.iou[label]:.2f}" + ("" if present else ", yet judged absent")
         else:
-            value = "not in the picture, " + ("yet judged present" if present else "judged absent")
+            value = "not in the image, " + ("yet judged present" if present else "judged absent")
         style = f"--dot: rgb{answer.task.colours[label]}"
         chips.append(f'<li style="{style}"><b>{html.escape(label)}</b> {value} <small>score {score:.2f}</small></li>')
     shown = [
-        _figure(fitted(answer.query.image(), SIDE), "asked about", "a picture the model has not seen"),
-        _figure(found_picture(answer, SIDE), "found", "the masks that were found"),
+        _figure(fitted(answer.query.image(), SIDE), "asked about", "an image the model has not seen"),
+        _figure(found_image(answer, SIDE), "found", "the masks that were found"),
     ]
     for label in answer.iou:
         heat = fitted(Image.fromarray(heat_map(answer.prediction.probabilities[label])), SIDE)

@@ -12,18 +12,18 @@ from PIL import Image, ImageDraw, ImageFont
 from fewseg.images.draw import Colour, contact_sheet, overlay
 from fewseg.images.read import fitted
 from fewseg.tools.demo.answers import Answer
-from fewseg.tools.demo.pictures import Task, View
+from fewseg.tools.demo.photographs import Task, View
 
 SIDE = 300
-"""Longest side of a picture on the sheet, in pixels."""
+"""Longest side of an image on the sheet, in pixels."""
 
 
-def taught_picture(view: View, label: str, task: Task, side: int) -> Image.Image:
-    """A support picture with the mask it was taught with, `side` pixels long."""
+def taught_image(view: View, label: str, task: Task, side: int) -> Image.Image:
+    """A support image with the mask it was taught with, `side` pixels long."""
     return _painted(view.image(), {label: view.mask(label) > 0}, task.colours, side)
 
 
-def found_picture(answer: Answer, side: int) -> Image.Image:
+def found_image(answer: Answer, side: int) -> Image.Image:
     """A query with every label's mask, present or not; overlaps go to the more probable label."""
     found = answer.prediction
     masks = {label: found.label_map == i for i, label in enumerate(found.labels, 1)}
@@ -33,7 +33,7 @@ def found_picture(answer: Answer, side: int) -> Image.Image:
 def _painted(
     image: Image.Image, masks: dict[str, NDArray[np.bool_]], colours: dict[str, Colour], side: int
 ) -> Image.Image:
-    """The overlay at the size it is shown, so that outlines stay thin and smooth on small pictures."""
+    """The overlay at the size it is shown, so that outlines stay thin and smooth on small images."""
     large = fitted(image, side)
     smooth = {
         label: np.asarray(Image.fromarray(mask).convert("L").resize(large.size, Image.Resampling.BILINEAR)) > 127
@@ -55,15 +55,15 @@ def draw_sheet(answers: Sequence[Answer]) -> Image.Image:
 
 def _row(answers: list[Answer]) -> Image.Image:
     task = answers[0].task
-    pictures, titles = [], []
+    images, titles = [], []
     for label, views in task.support.items():
         for view in views:
-            pictures.append(taught_picture(view, label, task, SIDE))
+            images.append(taught_image(view, label, task, SIDE))
             titles.append(f"taught: {label}")
     for answer in answers:
-        pictures.append(found_picture(answer, SIDE))
+        images.append(found_image(answer, SIDE))
         titles.append(", ".join(f"{label}: IoU {value:.2f}" for label, value in answer.iou.items()))
-    row = contact_sheet(pictures, titles, columns=len(pictures), side=SIDE)
+    row = contact_sheet(images, titles, columns=len(images), side=SIDE)
     result = Image.new("RGB", (row.width, row.height + 40), "white")
     result.paste(row, (0, 40))
     ImageDraw.Draw(result).text((12, 14), task.title, fill=(20, 20, 20), font=ImageFont.load_default(22))

@@ -44,7 +44,7 @@ def point_attention(
     """The attention of every block of `scales` (all if none are named), in the backbone's order.
 
     Only the rows of the wanted points are computed. Raises `InvalidOption` for a method without such attention, points
-    outside the picture, scales that are not attended, or support tokens that have no places.
+    outside the image, scales that are not attended, or support tokens that have no places.
     """
     method = voting(explained.method, "attention maps")
     if method.config.support_pixel_budget is not None:
@@ -95,7 +95,7 @@ def default_points(probability: Tensor) -> tuple[Point, Point]:
 
 
 def _deepest(region: np.ndarray, sureness: np.ndarray) -> Point:
-    """The middle of the region's widest place, borders of the picture counted as its end."""
+    """The middle of the region's widest place, borders of the image counted as its end."""
     depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1] if region.any() else sureness
     row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
     height, width = depth.shape

@@ -1,4 +1,4 @@
-"""What is explained: one query with its support, as pictures, and what a method makes of them."""
+"""What is explained: one query with its support, as images, and what a method makes of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fewseg.core.errors import InvalidOption, InvalidSupport
 from fewseg.core.types import Episode, QueryFeatures, SupportSet
 from fewseg.data.datasets.base import Dataset
-from fewseg.images import ImageLike, open_picture
+from fewseg.images import ImageLike, open_image
 from fewseg.images.masks import read_mask
 from fewseg.images.transforms import square_image, square_mask
 from fewseg.models.backbones.capture import maps_seen
@@ -28,7 +28,7 @@ Mask = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Case:
-    """One query and its support: upright RGB pictures, masks (H, W) of 0, 1 and 255 at their size."""
+    """One query and its support: upright RGB images, masks (H, W) of 0, 1 and 255 at their size."""
 
     label: str
     query: Image.Image
@@ -37,7 +37,7 @@ class Case:
     """The query's mask, where it is known."""
 
     @classmethod
-    def from_pictures(
+    def from_images(
         cls,
         query: ImageLike,
         support: Sequence[tuple[ImageLike, ImageLike]],
@@ -45,25 +45,25 @@ class Case:
         truth: ImageLike | None = None,
         label: str = "",
     ) -> Case:
-        """Read pictures and masks; raises `InvalidImage`, `InvalidMask` naming the file, or `InvalidSupport`."""
+        """Read images and masks; raises `InvalidImage`, `InvalidMask` naming the file, or `InvalidSupport`."""
         if not support:
-            raise InvalidSupport("no support pictures: give at least one picture with its mask")
+            raise InvalidSupport("no support images: give at least one image with its mask")
         pairs = tuple(_pair(image, mask) for image, mask in support)
         if truth is None:
-            return cls(label, open_picture(query).image, pairs)
+            return cls(label, open_image(query).image, pairs)
         picture, mask = _pair(query, truth)
         return cls(label, picture, pairs, mask)
 
     @classmethod
     def from_episode(cls, dataset: Dataset, episode: Episode) -> Case:
-        """The pictures and masks that an episode names."""
+        """The images and masks that an episode names."""
         pairs = tuple((dataset.image(name), dataset.mask(name, episode.class_id)) for name in episode.support)
         truth = dataset.mask(episode.query, episode.class_id)
         return cls(dataset.classes[episode.class_id], dataset.image(episode.query), pairs, truth)
 
 
 def _pair(image: ImageLike, mask: ImageLike) -> tuple[Image.Image, Mask]:
-    picture = open_picture(image)
+    picture = open_image(image)
     return picture.image, read_mask(mask, size=picture.size, orientation=picture.orientation)
 
 

@@ -107,7 +107,7 @@ def embed(features: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
     except ImportError:
         raise InvalidOption('t-SNE comes with scikit-learn: pip install "fewseg[explain]"') from None
     if len(features) < 8:
-        raise InvalidOption(f"{len(features)} pixels are too few for t-SNE: give larger pictures or more episodes")
+        raise InvalidOption(f"{len(features)} pixels are too few for t-SNE: give larger images or more episodes")
     perplexity = min(30.0, (len(features) - 1) / 3)
     plane = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
     return np.asarray(plane, np.float32)

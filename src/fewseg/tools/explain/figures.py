@@ -28,9 +28,9 @@ FORMATS: Final = ("png", "pdf", "svg")
 WIDTH: Final = 7.0
 """Inches: the width of a page's text."""
 TALLEST, NARROWEST = 2.5, 3.4
-"""Inches: the most that a row of pictures takes, and what a title needs."""
+"""Inches: the most that a row of images takes, and what a title needs."""
 SIDE: Final = 480
-"""Pictures are shrunk to this many pixels: enough for print at their size, small files."""
+"""Images are shrunk to this many pixels: enough for print at their size, small files."""
 TRUTH, FOUND = "#e69f00", "#56b4e9"
 """Outlines of true and of predicted masks."""
 _STYLE: Final[dict[Any, Any]] = {
@@ -60,7 +60,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 160)
 def attention_figure(
     explained: Explained, points: Sequence[Point], blocks: Sequence[BlockAttention], title: str = ""
 ) -> Figure:
-    """A row a point: the query with the point, then every support picture under the attention paid to it.
+    """A row a point: the query with the point, then every support image under the attention paid to it.
 
     Attention is the mean over heads and the given blocks, as a multiple of what even attention would pay a pixel.
     """
@@ -147,9 +147,9 @@ def features_figure(cloud: FeatureCloud, planes: tuple[NDArray[np.float32], NDAr
     return figure
 
 
-def _grid(rows: int, columns: int, pictures: Sequence[Image.Image], *, bar: bool = False) -> tuple[Figure, Any]:
-    """A figure of axes without ticks, columns as wide as their pictures ask; narrower for tall pictures."""
-    shares = [p.width / p.height for p in pictures]
+def _grid(rows: int, columns: int, images: Sequence[Image.Image], *, bar: bool = False) -> tuple[Figure, Any]:
+    """A figure of axes without ticks, columns as wide as their images ask; narrower for tall images."""
+    shares = [p.width / p.height for p in images]
     beside = sum(shares) + (0.35 if bar else 0)
     row = min(WIDTH / beside, TALLEST)
     figure = Figure((max(row * beside, NARROWEST), rows * (row + 0.25) + 0.2), layout="constrained")
@@ -169,7 +169,7 @@ def _show(axis: Any, image: Image.Image, *, grey: bool = False) -> None:
 
 
 def _heat(axis: Any, image: Image.Image, values: Tensor, top: float) -> Any:
-    """The grey picture with the heat over it, opaque where there is much."""
+    """The grey image with the heat over it, opaque where there is much."""
     _show(axis, image, grey=True)
     smooth = resize(values[None, None], _shown_size(image))[0, 0].numpy()
     opacity = np.clip(smooth / top, 0, 1) ** 0.5 * 0.9
@@ -191,7 +191,7 @@ def _outline(axis: Any, mask: NDArray[np.bool_], colour: str, *, fill: bool = Fa
     small = mask[::step, ::step]
     across = (np.arange(small.shape[1]) + 0.5) * width / small.shape[1]
     down = (np.arange(small.shape[0]) + 0.5) * height / small.shape[0]
-    # A rim of zeros closes outlines at the picture's border.
+    # A rim of zeros closes outlines at the image's border.
     padded = np.pad(small, 1).astype(float)
     across, down = np.concatenate([[0], across, [width]]), np.concatenate([[0], down, [height]])
     if fill:

@@ -41,7 +41,7 @@ def fit_usual(
         method: whose decoder's `usual` is set.
         sources: what it will be trained on.
         size: side of its inputs.
-        seed: of which pictures are looked at.
+        seed: of which images are looked at.
         progress: called with how many of them have been, and how many will be.
 
     Returns:
@@ -69,7 +69,7 @@ def fit_usual(
 
 
 def _drawn(source: TrainingSource, rng: np.random.Generator) -> list[tuple[float, list[Episode]]]:
-    """Pictures of every class that has some, as supports of their own, and what the class weighs."""
+    """Images of every class that has some, as supports of their own, and what the class weighs."""
     classes = [class_id for class_id in source.classes if source.dataset.names(class_id)]
     most = min(_PER_CLASS, max(1, _PICTURES // max(1, len(classes))))
     drawn = []

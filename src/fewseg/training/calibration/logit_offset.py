@@ -18,7 +18,7 @@ from fewseg.models.ops.resize import map_size, resize
 from fewseg.training.data import ValidationSet
 
 _RAISES: Final = torch.linspace(0, RAISE_LIMIT, 17)
-"""What is added to a picture's logits, to see what that makes of its mask; between them IoU is interpolated."""
+"""What is added to an image's logits, to see what that makes of its mask; between them IoU is interpolated."""
 
 _STARTS: Final = 41
 """That are tried, from the lowest peak to the highest."""
@@ -58,7 +58,7 @@ def _drawn(method: DCAMA, part: ValidationSet, episode: Episode, size: int) -> t
     logits = method.segment(query, method.encode_support(tensors.images, tensors.masks)).float()
     logit = logits[:, 1:] - logits[:, :1]
     raised = logit + _RAISES.to(logit.device).view(-1, 1, 1, 1)
-    if guide is not None:  # every raise is a label of the same picture
+    if guide is not None:  # every raise is a label of the same image
         raised = along_edges(raised, guide, len(_RAISES))
     found = resize(raised, map_size(tensors.query_mask))[:, 0] >= 0
     truth = tensors.query_mask == 1

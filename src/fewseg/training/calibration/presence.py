@@ -1,4 +1,4 @@
-"""What presence scores mean, found on validation classes: is the label in the picture at all?"""
+"""What presence scores mean, found on validation classes: is the label in the image at all?"""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def calibrate_presence(
 
 
 def queries_with_and_without(sets: Sequence[ValidationSet], seed: int) -> list[tuple[ValidationSet, Episode, Episode]]:
-    """Every validation episode twice: as it is, and asking in a picture that does not hold its class.
+    """Every validation episode twice: as it is, and asking in an image that does not hold its class.
 
-    That is the query of an episode of another class; episodes for which there is no such picture are left out.
+    That is the query of an episode of another class; episodes for which there is no such image are left out.
     """
     asked: list[tuple[ValidationSet, Episode, Episode]] = []
     for number, part in enumerate(sets):
@@ -68,7 +68,7 @@ def queries_with_and_without(sets: Sequence[ValidationSet], seed: int) -> list[t
 
 
 def _without(part: ValidationSet, episode: Episode) -> list[str]:
-    """Queries of other classes whose picture does not hold the episode's class."""
+    """Queries of other classes whose image does not hold the episode's class."""
     held = set(part.dataset.names(episode.class_id))
     names = {other.query for other in part.episodes if other.class_id != episode.class_id} - held
     return sorted(name for name in names if not (part.dataset.mask(name, episode.class_id) == 1).any())

@@ -20,7 +20,7 @@ from fewseg.training.calibration.presence import queries_with_and_without
 from fewseg.training.data import ValidationSet
 
 _SIDE: Final = 32
-"""Pixels of every picture that are fitted to, squared: neighbours say the same."""
+"""Pixels of every image that are fitted to, squared: neighbours say the same."""
 
 _STARTS: Final = ((0.0, 0.0), (0.0, 1.0), (-2.0, 2.0))
 """Logarithm of the factor at the mean likeness, and what a standard deviation adds."""

@@ -44,19 +44,19 @@ def lenient(logit: Tensor, leniency: Tensor) -> Tensor:
 
     `leniency` (2) is the peak below which that begins, and what is added for every unit below it, `RAISE_LIMIT` at
     most. The pixels of a thing that is hardly recognised have low logits together, and cutting them at the same height
-    as those of a clear one leaves too little of it. The order of a picture's pixels stays.
+    as those of a clear one leaves too little of it. The order of an image's pixels stays.
     """
     start, slope = leniency.to(logit.dtype)
     raised = (slope * F.relu(start - peak(logit))).clamp(max=RAISE_LIMIT)
     return logit + raised[:, None, None, None]
 
 
-def guide_tensors(pictures: Tensor, fine: tuple[int, int], work: tuple[int, int]) -> dict[str, Tensor]:
-    """What `along_edges` follows in pictures (B, 3, H, W), float32, by name.
+def guide_tensors(images: Tensor, fine: tuple[int, int], work: tuple[int, int]) -> dict[str, Tensor]:
+    """What `along_edges` follows in images (B, 3, H, W), float32, by name.
 
     `fine` is the size of the logits, `work` the decoder's working size.
     """
-    guide = make_guide(shrink(pictures, fine), work, EDGE_RADIUS, EDGE_TOLERANCE)
+    guide = make_guide(shrink(images, fine), work, EDGE_RADIUS, EDGE_TOLERANCE)
     return {GUIDE + name: tensor for name, tensor in guide._asdict().items()}
 
 
@@ -68,7 +68,7 @@ def guide_among(tensors: Mapping[str, Tensor]) -> Guide | None:
 
 
 def along_edges(logit: Tensor, guide: Guide, labels: int) -> Tensor:
-    """Logits (B * L, 1, h, w), labels innermost, whose outlines follow the edges of B pictures.
+    """Logits (B * L, 1, h, w), labels innermost, whose outlines follow the edges of B images.
 
     What a guided filter makes of logits of at most `EDGE_LIMIT` is their change, everywhere.
     """

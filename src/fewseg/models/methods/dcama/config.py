@@ -38,7 +38,7 @@ class DCAMAConfig:
     identity_start: bool = False
     """Start the projections from the identity instead of at random (ours; goes with cosine)."""
     position_weight: float = 1.0
-    """Factor on the position encoding; 0 leaves it out, so that places in the picture carry no information (ours)."""
+    """Factor on the position encoding; 0 leaves it out, so that places in the image carry no information (ours)."""
     balance: bool = False
     """Weigh both sides of the support alike, however little of it is foreground, and show the decoder's last stage the
     aggregated masks as log-odds, which no norm has touched (ours)."""
@@ -49,7 +49,7 @@ class DCAMAConfig:
     """How often the light decoder looks: from the second time on it corrects what it found by how alike the query's
     tokens are to that (ours)."""
     follow_edges: bool = False
-    """Let the light decoder's outlines follow the edges of the picture, by a guided filter (ours)."""
+    """Let the light decoder's outlines follow the edges of the image, by a guided filter (ours)."""
     implementation: Implementation = "auto"
     """How masks are aggregated: `auto` chooses by device, precision and size; `reference` materialises the scores, the
     others never do: see `fewseg.models.ops.mask_aggregation.aggregate_masks`."""

@@ -8,7 +8,7 @@ No support map reaches it, so that nothing grows with the number of shots, and n
 needed.
 
 What it gives in use, and not while its weights learn, goes through three more steps: where nothing stands out the mask
-grows (`lenient`), its outline follows the picture's edges (`along_edges`), and how sure it is depends on how alike the
+grows (`lenient`), its outline follows the image's edges (`along_edges`), and how sure it is depends on how alike the
 thing that it found is to what the examples show (`likeness`, `tempered`: positive factors, so that the mask stays the
 same). The numbers of the first and the last are fitted after training (`fewseg.training.calibration.logit_offset`,
 `fewseg.training.calibration.temperature`).
@@ -76,7 +76,7 @@ class LightDecoder(nn.Module):
     """(2): the peak below which masks grow, and how much for every unit that the peak is below it; see `lenient`."""
     sureness: Tensor
     """(2, 2), logarithms of the factors on logits far from what was found and on the others: a constant, and what each
-    unit of `likeness` adds. Not learnt with the weights, whose loss never sees a picture without the class."""
+    unit of `likeness` adds. Not learnt with the weights, whose loss never sees an image without the class."""
     usual: Tensor
     """What things have in common: of every block, from the finest scale, the mean of unit vectors that stand for
     things, (C) each, one after the other. Measured before the weights learn
@@ -146,7 +146,7 @@ class LightDecoder(nn.Module):
             things: of the same blocks what `shown_things` gave.
             size: of the logits.
             labels: L.
-            guide: the edges of B pictures; outlines follow none without it.
+            guide: the edges of B images; outlines follow none without it.
         """
         edge_share, context, *again = share
         work, fine = map_size(context), map_size(edge_share)
@@ -171,7 +171,7 @@ class LightDecoder(nn.Module):
     def likeness(self, logit: Tensor, tokens: Sequence[Tensor], things: Sequence[Tensor]) -> Tensor:
         """(B * L): how alike what `logit` (B * L, 1, h, w) finds is to the things that examples show.
 
-        Mean over the coarsest blocks, whose `tokens` and `things` are those of `forward`. What stands out in a picture
+        Mean over the coarsest blocks, whose `tokens` and `things` are those of `forward`. What stands out in an image
         is often found even where the class is absent.
         """
         labels = things[0].shape[1]

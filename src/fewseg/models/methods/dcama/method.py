@@ -33,17 +33,17 @@ from fewseg.models.methods.dcama.light_decoder import (
     thing_sum,
     unit_tokens,
 )
-from fewseg.models.methods.shared_images import same_pictures
+from fewseg.models.methods.shared_images import same_images
 from fewseg.models.ops.mask_aggregation import aggregate_masks
 from fewseg.models.ops.position import position_encoding
 from fewseg.models.ops.resize import map_size, resize
 from fewseg.models.ops.token_budget import budget_tokens
 
 LABELS_AT_ONCE = 8
-"""Labels that are columns of one attention; also labels, times pictures, that a GPU's decoder takes together."""
+"""Labels that are columns of one attention; also labels, times images, that a GPU's decoder takes together."""
 
 DECODED_ON_CPU = 2
-"""Labels, times pictures, that a CPU's decoder takes together: more fall out of its caches."""
+"""Labels, times images, that a CPU's decoder takes together: more fall out of its caches."""
 
 Decoding = Callable[[slice], Tensor]
 """Logits (B * L, 2, H, W) of some of the labels, labels innermost."""
@@ -134,7 +134,7 @@ class DCAMA(FewShotMethod):
         return self.with_edges(super().encode_query(images), images)
 
     def with_edges(self, query: QueryFeatures, images: Tensor) -> QueryFeatures:
-        """What `query_from_maps` gave, with the edges of its pictures (B, 3, H, W) if this method follows any."""
+        """What `query_from_maps` gave, with the edges of its images (B, 3, H, W) if this method follows any."""
         if not self.config.follow_edges or self.training:  # weights learn without
             return query
         fine, work = (map_size(query.tensors[f"skip.{scale}"]) for scale in self.skip_scales[:2])
@@ -189,7 +189,7 @@ class DCAMA(FewShotMethod):
         return self.decoder.likeness(logits[:, 1:] - logits[:, :1], tokens[coarsest], things[coarsest])
 
     def _votes(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[Tensor]:
-        """As `votes`, (B, L, h, w), for L labels on the same support pictures: keys once, a column of values each."""
+        """As `votes`, (B, L, h, w), for L labels on the same support images: keys once, a column of values each."""
         dropout = self.config.dropout if self.training else 0.0
         votes = []
         for index, _ in self.attended:
@@ -216,7 +216,7 @@ class DCAMA(FewShotMethod):
         return self._segment_labels(query, [support]).squeeze(1)
 
     def _segment_labels(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> Tensor:
-        """Query maps' share of the decoder once for all labels; keys once for labels on the same support pictures."""
+        """Query maps' share of the decoder once for all labels; keys once for labels on the same support images."""
         votes = self._votes_of_labels(query, supports)
         if isinstance(self.decoder, LightDecoder):
             decode = self._light_decoding(self.decoder, query, supports, votes)
@@ -238,7 +238,7 @@ class DCAMA(FewShotMethod):
     def _votes_of_labels(self, query: QueryFeatures, supports: Sequence[SupportSet]) -> list[dict[int, Tensor]]:
         """The votes (B, blocks, h, w) of every attention scale, label by label."""
         votes: list[dict[int, Tensor]] = [{} for _ in supports]
-        for group in same_pictures(supports, "key."):
+        for group in same_images(supports, "key."):
             for start in range(0, len(group), LABELS_AT_ONCE):
                 places = group[start : start + LABELS_AT_ONCE]
                 stacked: dict[int, list[Tensor]] = {}

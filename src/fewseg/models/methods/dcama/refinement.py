@@ -1,6 +1,6 @@
 """Further looks for DCAMA's light decoder (ours): the query's own foreground as a further support.
 
-Things of a class differ more from one picture to the next than parts of one thing do. What the look before found in the
+Things of a class differ more from one image to the next than parts of one thing do. What the look before found in the
 query is therefore averaged, as is the rest, and every token is compared to both means: parts that were missed are like
 what was found, and what was found wrongly often is not. (Self-support matching, Fan et al., ECCV 2022, replaces
 prototypes by such means; here a small network weighs them against the votes.)

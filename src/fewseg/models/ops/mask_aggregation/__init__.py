@@ -52,7 +52,7 @@ def aggregate_masks(
     """Attention-weighted mean of mask values, averaged over the heads.
 
     One support may serve a batch of queries: leave its batch at 1 (nothing is copied, and nothing need be expanded).
-    Several masks over the same keys (labels taught on the same pictures; foreground and background of a balanced vote)
+    Several masks over the same keys (labels taught on the same images; foreground and background of a balanced vote)
     are columns of one call: up to about 16 they cost little more than one. Values keep their own precision; they may
     be float32 where the tokens are bfloat16, and a column `1 - mask` is then as exact as the mask.
 

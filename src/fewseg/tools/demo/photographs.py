@@ -55,18 +55,18 @@ class Source:
 class View:
     """A window of a photograph."""
 
-    picture: str
+    photograph: str
     box: tuple[int, int, int, int]
     """Left, top, right, bottom in pixels."""
 
     def image(self) -> Image.Image:
-        """The window as an RGB picture."""
-        return _photograph(self.picture).crop(self.box)
+        """The window as an RGB image."""
+        return _photograph(self.photograph).crop(self.box)
 
     def mask(self, label: str) -> NDArray[np.uint8]:
         """The window's mask (H, W), 1 where `label` is."""
         left, top, right, bottom = self.box
-        return _drawn_mask(self.picture, label)[top:bottom, left:right]
+        return _drawn_mask(self.photograph, label)[top:bottom, left:right]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Query(View):
 
 @dataclass(frozen=True)
 class Task:
-    """Labels taught together, and the pictures they are looked for in."""
+    """Labels taught together, and the images they are looked for in."""
 
     name: str
     title: str
@@ -130,7 +130,7 @@ def _photograph(name: str) -> Image.Image:
 
 
 @functools.cache
-def _drawn_mask(picture: str, label: str) -> NDArray[np.uint8]:
-    file = resources.files(__package__) / "masks" / f"{picture}-{label}.png"
+def _drawn_mask(image: str, label: str) -> NDArray[np.uint8]:
+    file = resources.files(__package__) / "masks" / f"{image}-{label}.png"
     with file.open("rb") as stream, Image.open(stream) as mask:
         return np.asarray(mask.convert("L")).astype(bool).astype(np.uint8)
