@@ -24,6 +24,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from fewseg.cli.renamed_options import translate
 from fewseg.core.errors import FewsegError, InvalidOption, unknown
 
 COMMANDS: Final[dict[str, str]] = {
@@ -94,7 +95,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise unknown("option" if name.startswith("-") else "command", name, [*COMMANDS, "--help", "--version"])
     command: Any = importlib.import_module(f"fewseg.cli.{name}")
     complete = getattr(command, "complete", list)
-    options = parse(command.Options, complete(rest), f"fewseg {name}")
+    options = parse(command.Options, complete(translate(name, rest)), f"fewseg {name}")
     return 0 if options is None else int(command.run(options))
 
 

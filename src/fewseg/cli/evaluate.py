@@ -85,7 +85,7 @@ class Options:
     """How several shots become one prediction. one-pass: the method's own way. The others fuse one-shot predictions:
     vote (majority of the masks), average (of the probabilities), hsnet-vote (half of the image's largest number of
     votes), guided (average weighted by how well each shot segments the support images, as in SCL)."""
-    save_examples: Annotated[int, tyro.conf.arg(aliases=["--pictures"])] = 4
+    save_examples: int = 4
     """Best and worst episodes to draw, of each list; 0 for none."""
     batch: int = 1
     """Episodes that are segmented together."""
