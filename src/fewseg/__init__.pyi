@@ -18,6 +18,8 @@ from .core.types import SupportSet as SupportSet
 from .core.version import __version__ as __version__
 from .evaluation.evaluate import EvaluationResult as EvaluationResult
 from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.run import evaluate_datasets as evaluate_datasets
+from .evaluation.scoring import EvaluationSettings as EvaluationSettings
 from .export.run import export_method as export_method
 from .formats.convert import write_results as write_results
 from .formats.examples import Supports as Supports
@@ -44,6 +46,7 @@ __all__ = [
     "BatchReport",
     "Episode",
     "EvaluationResult",
+    "EvaluationSettings",
     "FewShotMethod",
     "FewsegError",
     "InvalidCheckpoint",
@@ -65,6 +68,7 @@ __all__ = [
     "check_method",
     "create_method",
     "evaluate",
+    "evaluate_datasets",
     "export_masks",
     "export_method",
     "load_method",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fewseg.core.types import QueryFeatures, SupportSet
 from fewseg.data.datasets.synthetic import SyntheticDataset
 from fewseg.data.episodes.draw import draw_test_episodes
-from fewseg.evaluation.evaluate import bootstrap_interval, evaluate
+from fewseg.evaluation.evaluate import EvaluationSettings, Scoring, bootstrap_interval, evaluate
 from fewseg.models.methods import FewShotMethod, create_method
 from fewseg.models.ops.resize import resize
 
@@ -53,10 +53,10 @@ def dataset() -> SyntheticDataset:
 
 
 @pytest.mark.parametrize("scoring", ["original", "model"])
-def test_scores_are_counted_as_stated(dataset: SyntheticDataset, scoring: str) -> None:
+def test_scores_are_counted_as_stated(dataset: SyntheticDataset, scoring: Scoring) -> None:
     """Against the definition, written out with numpy from the masks."""
     episodes = draw_test_episodes(dataset, (0, 5), 1, 6, 0)
-    result = evaluate(Everything(), dataset, episodes, scoring=scoring)
+    result = evaluate(Everything(), dataset, episodes, EvaluationSettings(scoring))
     inter, union, back = {0: 0, 5: 0}, {0: 0, 5: 0}, np.zeros(2)
     for episode in episodes:
         truth = dataset.mask(episode.query, episode.class_id)

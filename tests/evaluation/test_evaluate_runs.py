@@ -22,7 +22,7 @@ from fewseg.data.episodes.draw import draw_test_episodes, save_episodes
 from fewseg.data.episodes.draw_published import draw_pascal
 from fewseg.evaluation import evaluate as evaluation
 from fewseg.evaluation import run as report_of_run
-from fewseg.evaluation.evaluate import EvaluationResult, evaluate
+from fewseg.evaluation.evaluate import EvaluationResult, EvaluationSettings, evaluate
 from fewseg.evaluation.metrics.iou import IoUMeter
 from fewseg.evaluation.metrics.regions import RegionMeter
 from fewseg.evaluation.plan import Target, draw_trials, open_targets, read_trials
@@ -30,13 +30,14 @@ from fewseg.evaluation.protocols import PROTOCOLS, choose_protocol
 from fewseg.evaluation.published import paper_backbone, paper_results, published
 from fewseg.evaluation.report import markdown_table, published_tables
 from fewseg.evaluation.summary import mean_interval, summarise
-from fewseg.models.checkpoints import save_method
+from fewseg.models.checkpoints import load_method, save_method
 from fewseg.models.methods import FewShotMethod, create_method
 from helpers.colour_method import ColourMethod
 from helpers.tiny_benchmarks import make_fss1000
 
 DATA = SyntheticDataset(per_class=6, size=72)
 EPISODES = draw_test_episodes(DATA, (0, 5, 9), 2, 5, 0)
+PAIRS = EvaluationSettings(batch=2)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,12 @@ def method() -> FewShotMethod:
 @pytest.mark.parametrize("resize", ["square", "padded"])
 @pytest.mark.parametrize("scoring", ["original", "model"])
 def test_batches_and_workers_change_nothing(method: FewShotMethod, resize: Any, scoring: Any) -> None:
-    one = evaluate(method, DATA, EPISODES, scoring=scoring, resize=resize)
-    many = evaluate(method, DATA, EPISODES, scoring=scoring, resize=resize, batch=4, workers=2)
+    one = evaluate(method, DATA, EPISODES, EvaluationSettings(scoring, resize))
+    many = evaluate(method, DATA, EPISODES, EvaluationSettings(scoring, resize, batch=4), workers=2)
     assert [s.iou for s in many.scores] == pytest.approx([s.iou for s in one.scores], abs=2e-3)
     assert many.miou == pytest.approx(one.miou, abs=0.1)
     with pytest.raises(InvalidOption, match="batches of 0"):
-        evaluate(method, DATA, EPISODES, batch=0)
+        evaluate(method, DATA, EPISODES, EvaluationSettings(batch=0))
 
 
 class Tall:
@@ -77,7 +78,7 @@ class Tall:
 @pytest.mark.parametrize("scoring", ["original", "model"])
 def test_padded_predictions_lie_where_the_truth_does(scoring: Any) -> None:
     episodes = draw_test_episodes(Tall(), (0,), 1, 1, 0, min_images=2)
-    result = evaluate(ColourMethod(64), Tall(), episodes, scoring=scoring, resize="padded")
+    result = evaluate(ColourMethod(64), Tall(), episodes, EvaluationSettings(scoring, "padded"))
     assert result.miou > 93
     assert result.resize == "padded"
 
@@ -86,7 +87,7 @@ def test_regions_are_counted(method: FewShotMethod) -> None:
     result = evaluate(method, DATA, EPISODES)
     meter, regions = IoUMeter(), RegionMeter()
     for episode in EPISODES:
-        predicted, truth, _ = evaluation.segment_episode(method, DATA, episode, "original")
+        predicted, truth, _ = evaluation.segment_episode(method, DATA, episode)
         meter.add(episode.class_id, predicted, truth)
         regions.add(episode.class_id, predicted, truth)
     assert result.miou == meter.scores().miou
@@ -96,7 +97,7 @@ def test_regions_are_counted(method: FewShotMethod) -> None:
 
 
 def test_a_killed_run_goes_on(method: FewShotMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = evaluate(method, DATA, EPISODES, batch=2)
+    whole = evaluate(method, DATA, EPISODES, PAIRS)
     asked: list[str] = []
 
     def killed(done: int, *_: object) -> None:
@@ -104,21 +105,21 @@ def test_a_killed_run_goes_on(method: FewShotMethod, tmp_path: Path, monkeypatch
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(method, DATA, EPISODES, batch=2, journal=tmp_path, progress=killed)
+        evaluate(method, DATA, EPISODES, PAIRS, journal=tmp_path, progress=killed)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-40])  # the last batch was being written
     reading = evaluation.read_batch
     monkeypatch.setattr(
         evaluation, "read_batch", lambda d, e, *a, **k: (asked.extend(x.query for x in e), reading(d, e, *a, **k))[1]
     )
-    again = evaluate(method, DATA, EPISODES, batch=2, journal=tmp_path)
+    again = evaluate(method, DATA, EPISODES, PAIRS, journal=tmp_path)
     assert asked == [episode.query for episode in EPISODES[4:]]
     assert again.to_json() == whole.to_json()
     assert again.scores == whole.scores
     asked.clear()
-    evaluate(method, DATA, EPISODES, batch=2, journal=tmp_path)
+    evaluate(method, DATA, EPISODES, PAIRS, journal=tmp_path)
     assert asked == []
-    evaluate(method, DATA, EPISODES[:4], scoring="model", batch=2, journal=tmp_path)
+    evaluate(method, DATA, EPISODES[:4], EvaluationSettings("model", batch=2), journal=tmp_path)
     assert len(asked) == 4, "other settings are another evaluation"
 
 
@@ -139,8 +140,10 @@ def test_two_processes_finish_what_one_began(
     said = capsys.readouterr().out
     with monkeypatch.context() as patched:
         left = iter(range(7))  # one list, and one batch of the next
-        counting = evaluation.count
-        patched.setattr(evaluation, "count", lambda *a: counting(*a) if next(left, None) is not None else _stop())
+        counting = evaluation.episode_counts
+        patched.setattr(
+            evaluation, "episode_counts", lambda *a: counting(*a) if next(left, None) is not None else _stop()
+        )
         assert main([*COMMAND, "--out", str(tmp_path / "two")]) == 130
     assert len(list((tmp_path / "two" / "journal").iterdir())) == 2
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
@@ -230,14 +233,44 @@ def test_a_benchmark_from_the_command_line(
     assert "--per-class does not go with protocol hsnet: give --count" in capsys.readouterr().err
 
 
+def test_python_does_what_the_command_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--per-class",
+        "2",
+        "--shots",
+        "1",
+        "--pictures",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "command"),
+    ]
+    assert main(["evaluate", "--data", "synthetic@0/8", *words]) == 0
+    protocol = choose_protocol("folder", count=2)
+    results, tables = report_of_run.evaluate_datasets(
+        load_method("default").eval(), ["synthetic@0/8"], tmp_path / "call", protocol=protocol, shots=(1,), sheets=1
+    )
+    command, call = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("command", "call"))
+    assert call["results"] == command["results"]
+    assert call["fingerprint"] == command["fingerprint"]
+    assert [r.miou for r in results] == [r["miou"] for r in call["results"]]
+    without_times = [line.rsplit("|", 2)[0] for line in tables.splitlines()[:3]]
+    assert without_times == [line.rsplit("|", 2)[0] for line in capsys.readouterr().out.splitlines()[:3]]
+    names = [{path.name for path in (tmp_path / name).rglob("*")} for name in ("command", "call")]
+    assert names[0] == names[1]
+
+
 def test_one_evaluation_ends_without_forgetting_another_that_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["evaluate", "--data", "synthetic@0/8", "--per-class", "3", "--image-size", "32", "--pictures", "0"]
     words += ["--device", "cpu", "--out", str(tmp_path), "--shots"]
-    counting, left = evaluation.count, iter(range(3))
+    counting, left = evaluation.episode_counts, iter(range(3))
     with monkeypatch.context() as patched:
-        patched.setattr(evaluation, "count", lambda *a: counting(*a) if next(left, None) is not None else _stop())
+        patched.setattr(
+            evaluation, "episode_counts", lambda *a: counting(*a) if next(left, None) is not None else _stop()
+        )
         assert main([*words, "2"]) == 130
     begun = sorted((tmp_path / "journal").iterdir())
     assert len(begun) == 1

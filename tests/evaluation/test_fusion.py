@@ -20,7 +20,7 @@ from fewseg.core.types import SupportSet
 from fewseg.data.datasets.synthetic import SyntheticDataset
 from fewseg.data.episodes.draw import draw_test_episodes
 from fewseg.data.episodes.tensors import collate, episode_tensors
-from fewseg.evaluation.evaluate import evaluate
+from fewseg.evaluation.evaluate import EvaluationSettings, evaluate
 from fewseg.evaluation.fusion import Fusion, fuse, fused_support, segment_fused
 from fewseg.evaluation.report import class_table, markdown_table
 from fewseg.models.checkpoints import load_method
@@ -216,14 +216,14 @@ def test_evaluation_says_which_was_used() -> None:
     dataset = SyntheticDataset(per_class=6, size=96)
     method = prototype()
     one, three = (draw_test_episodes(dataset, (0, 5), shots, 2, 0) for shots in (1, 3))
-    results = [evaluate(method, dataset, three, fusion=fusion) for fusion in get_args(Fusion)]
+    results = [evaluate(method, dataset, three, EvaluationSettings(fusion=fusion)) for fusion in get_args(Fusion)]
     assert [result.to_json()["fusion"] for result in results] == list(get_args(Fusion))
     assert len({result.miou for result in results}) > 2
     rows = markdown_table(results).splitlines()[2:]
     assert [row.split("|")[3].strip() for row in rows] == list(get_args(Fusion))
     assert "3-shot, hsnet-vote" in class_table(results)
     # One shot: there is nothing to fuse.
-    alone = [evaluate(method, dataset, one, scoring="model", fusion=fusion) for fusion in get_args(Fusion)]
+    alone = [evaluate(method, dataset, one, EvaluationSettings("model", fusion=fusion)) for fusion in get_args(Fusion)]
     assert len({result.miou for result in alone}) == 1
 
 

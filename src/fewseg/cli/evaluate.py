@@ -15,11 +15,10 @@ from fewseg.cli.common import load_model, progress_bar
 from fewseg.core.devices import choose_dtype
 from fewseg.core.distributed import join_processes
 from fewseg.core.errors import InvalidOption
-from fewseg.data.episodes.sources import BENCHMARKS
 from fewseg.evaluation.evaluate import Scoring
 from fewseg.evaluation.fusion import Fusion
 from fewseg.evaluation.plan import draw_trials, open_targets, read_trials
-from fewseg.evaluation.protocols import Protocol, choose_protocol
+from fewseg.evaluation.protocols import Protocol, choose_protocol, default_protocol
 from fewseg.evaluation.run import Evaluation, describe
 from fewseg.images.transforms import Resize
 from fewseg.models.methods import FewShotMethod, create_method
@@ -159,8 +158,7 @@ def _check(options: Options) -> None:
 
 
 def _protocol(options: Options) -> Protocol:
-    benchmarks = all(text.partition(":")[0] in BENCHMARKS for text in options.data)
-    name = options.protocol or ("folder" if not benchmarks else "sccan" if options.method == "sccan" else "hsnet")
+    name = options.protocol or default_protocol(options.data, options.method or "")
     by_class = name == "folder"
     if (options.count if by_class else options.per_class) is not None:
         wrong, right = ("--count", "--per-class") if by_class else ("--per-class", "--count")

@@ -10,3 +10,8 @@ ProgressCallback = Callable[[int, int, str], None]
 
 def silent(done: int, total: int, last: str) -> None:
     """A `ProgressCallback` that does nothing."""
+
+
+def part_of(progress: ProgressCallback, before: int, total: int, last: str) -> ProgressCallback:
+    """The callback of one part of some work: it counts on from `before`, of `total` in all, under the name `last`."""
+    return lambda done, _total, _last: progress(before + done, total, last)

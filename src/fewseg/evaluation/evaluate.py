@@ -1,4 +1,4 @@
-"""Score a method on a list of episodes: in batches, resumable, by several processes."""
+"""Scores of a method on a list of episodes: computed in batches, resumable, by one or several processes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ from numpy.typing import NDArray
 
 from fewseg.core.distributed import SINGLE_PROCESS, Processes
 from fewseg.core.errors import InvalidOption
-from fewseg.core.progress import ProgressCallback
+from fewseg.core.progress import ProgressCallback, silent
 from fewseg.core.types import Episode
 from fewseg.data.datasets.base import Dataset
 from fewseg.evaluation.fusion import Fusion
 from fewseg.evaluation.journal import Journal
 from fewseg.evaluation.metrics.iou import IoUMeter
 from fewseg.evaluation.metrics.regions import RegionMeter
-from fewseg.evaluation.scoring import COUNTS, EpisodeBatch, Scoring, count, read_batch, segment_batch
+from fewseg.evaluation.scoring import (
+    COUNTS,
+    EpisodeBatch,
+    EvaluationSettings,
+    Scoring,
+    episode_counts,
+    read_batch,
+    segment_batch,
+)
 from fewseg.images.transforms import Resize
 from fewseg.models.checkpoints import fingerprint
 from fewseg.models.methods import FewShotMethod
@@ -31,6 +39,7 @@ from fewseg.models.methods import FewShotMethod
 __all__ = [
     "EpisodeScore",
     "EvaluationResult",
+    "EvaluationSettings",
     "Scoring",
     "bootstrap_interval",
     "evaluate",
@@ -92,65 +101,43 @@ def evaluate(
     method: FewShotMethod,
     dataset: Dataset,
     episodes: Sequence[Episode],
+    settings: EvaluationSettings = EvaluationSettings(),
     *,
-    scoring: Scoring = "original",
-    resize: Resize = "square",
-    fusion: Fusion = "one-pass",
-    batch: int = 1,
     workers: int = 0,
     journal: Path | None = None,
     processes: Processes = SINGLE_PROCESS,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback = silent,
 ) -> EvaluationResult:
-    """Segment the query of every episode and count.
-
-    Batches are the same however many processes share them and wherever a killed run went on, and so are the numbers.
+    """Scores over the queries of all episodes; the same numbers for any number of processes and after any resume.
 
     Args:
         method: on the device and in the dtype to measure; its `config.image_size` is the input's side.
         dataset: what the episodes' names refer to.
         episodes: at least one, all of the same number of shots.
-        scoring: `original` resizes the logits to the query's own size, `model` compares at the model's size.
-        resize: `square` squashes images, `padded` keeps their shape as SCCAN does.
-        fusion: how several shots become one prediction: `one-pass` is the method's own way; for the others see
-            `fewseg.evaluation.fusion`.
-        batch: episodes that are segmented together.
+        settings: scoring, resize, fusion and batch size.
         workers: threads that read images ahead; 0 reads them in turn.
-        journal: folder where finished batches are kept; those found there are not done again.
+        journal: folder of finished batches, which are not computed again.
         processes: who shares the work; each of them must call this and gets the whole result.
         progress: called with episodes done and episodes in all.
 
     Raises:
         InvalidOption: a batch without episodes. OutputError: the journal cannot be written.
     """
-    if batch < 1 or workers < 0 or not episodes:
-        raise InvalidOption(f"{len(episodes)} episodes in batches of {batch}, {workers} workers: give at least 1, 1, 0")
-    settings: dict[str, Any] = {"scoring": scoring, "resize": resize, "fusion": fusion}
-    kept = None
-    if journal is not None:
-        kept = open_journal(journal, method, dataset, episodes, processes, batch=batch, **settings)
-    rows, known = _known(len(episodes), kept, processes)
-    groups = [range(start, min(start + batch, len(episodes))) for start in range(0, len(episodes), batch)]
-    missing = [group for group in groups if not known[list(group)].all()]
-    mine, own = processes.share(missing), np.zeros_like(rows)
-    done = len(episodes) - sum(map(len, missing))
-
-    def read(group: range) -> EpisodeBatch:
-        chosen = [episodes[i] for i in group]
-        return read_batch(dataset, chosen, method.config.image_size, scoring=scoring, resize=resize)
-
-    for group, ready in zip(mine, _read_ahead(read, mine, workers), strict=True):
-        masks, seconds = segment_batch(method, ready, **settings)
-        own[list(group)] = [count(mask, truth, seconds) for mask, truth in zip(masks, ready.truths, strict=True)]
+    if settings.batch < 1 or workers < 0 or not episodes:
+        raise InvalidOption(
+            f"{len(episodes)} episodes in batches of {settings.batch}, {workers} workers: give at least 1, 1, 0"
+        )
+    kept = None if journal is None else open_journal(journal, method, dataset, episodes, settings, processes)
+    rows, missing = _finished(len(episodes), settings.batch, kept, processes)
+    own, done = np.zeros_like(rows), len(episodes) - sum(map(len, missing))
+    for numbers, counts in _counted(method, dataset, episodes, settings, processes.share(missing), workers):
+        own[list(numbers)] = counts
         if kept is not None:
-            kept.write(group, own[list(group)])
-        done = min(done + len(group) * processes.count, len(episodes))
-        if progress is not None:
-            progress(done, len(episodes), "")
-    for group in missing:
-        rows[list(group)] = 0
+            kept.write(numbers, counts)
+        done = min(done + len(numbers) * processes.count, len(episodes))
+        progress(done, len(episodes), "")
     # Every row is counted by one process and 0 in the others: the sum is exact.
-    return _result(dataset, episodes, rows + processes.total(torch.from_numpy(own)).numpy(), **settings)
+    return _result(dataset, episodes, settings, rows + processes.total(torch.from_numpy(own)).numpy())
 
 
 def open_journal(
@@ -158,12 +145,12 @@ def open_journal(
     method: FewShotMethod,
     dataset: Dataset,
     episodes: Sequence[Episode],
-    processes: Processes,
-    **settings: Any,
+    settings: EvaluationSettings,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Journal:
-    """Where `evaluate` keeps finished batches; `settings` are its scoring, resize, fusion and batch."""
+    """The journal in which `evaluate` keeps finished batches."""
     about = {
-        **settings,
+        **asdict(settings),
         "method": fingerprint(method),
         "computed": f"{method.device.type} {method.dtype}",
         "dataset": dataset.name,
@@ -172,17 +159,40 @@ def open_journal(
     return Journal(folder, about, processes.rank)
 
 
-def _known(
-    episodes: int, journal: Journal | None, processes: Processes
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Counts of the episodes that any process finds in its journal, the same in all processes, and which those are."""
+def _finished(
+    episodes: int, batch: int, journal: Journal | None, processes: Processes
+) -> tuple[NDArray[np.float64], list[range]]:
+    """Counts (episodes, COUNTS) that any process has in its journal, else 0, and the batches that nobody has whole."""
     rows, holders = np.zeros((episodes, COUNTS)), np.zeros((processes.count, episodes))
     for number, row in (journal.read() if journal is not None else {}).items():
         rows[number], holders[processes.rank, number] = row, 1
     holders = processes.total(torch.from_numpy(holders)).numpy()
     # Processes that share a folder read the same files: each row is taken from the first that has it.
     rows[holders.argmax(0) != processes.rank] = 0
-    return processes.total(torch.from_numpy(rows)).numpy(), np.asarray(holders.any(0))
+    rows = processes.total(torch.from_numpy(rows)).numpy()
+    batches = [range(start, min(start + batch, episodes)) for start in range(0, episodes, batch)]
+    missing = [numbers for numbers in batches if not holders[:, list(numbers)].any(0).all()]
+    for numbers in missing:
+        rows[list(numbers)] = 0
+    return rows, missing
+
+
+def _counted(
+    method: FewShotMethod,
+    dataset: Dataset,
+    episodes: Sequence[Episode],
+    settings: EvaluationSettings,
+    batches: Sequence[range],
+    workers: int,
+) -> Iterator[tuple[range, NDArray[np.float64]]]:
+    """Of every batch the episodes' numbers and their counts (batch, COUNTS)."""
+
+    def read(numbers: range) -> EpisodeBatch:
+        return read_batch(dataset, [episodes[i] for i in numbers], method.config.image_size, settings)
+
+    for numbers, ready in zip(batches, _read_ahead(read, batches, workers), strict=True):
+        masks, seconds = segment_batch(method, ready, settings)
+        yield numbers, np.stack([episode_counts(m, t, seconds) for m, t in zip(masks, ready.truths, strict=True)])
 
 
 def _read_ahead(read: Callable[[range], EpisodeBatch], groups: Sequence[range], workers: int) -> Iterator[EpisodeBatch]:
@@ -203,7 +213,7 @@ def _read_ahead(read: Callable[[range], EpisodeBatch], groups: Sequence[range], 
 
 
 def _result(
-    dataset: Dataset, episodes: Sequence[Episode], rows: NDArray[np.float64], **settings: Any
+    dataset: Dataset, episodes: Sequence[Episode], settings: EvaluationSettings, rows: NDArray[np.float64]
 ) -> EvaluationResult:
     meter, regions, scores, counts = IoUMeter(), RegionMeter(), [], []
     for episode, row in zip(episodes, rows, strict=True):
@@ -213,34 +223,31 @@ def _result(
         regions.add_values(episode.class_id, rom, rum)
         counts.append((episode.class_id, int(inter[1]), int(union[1])))
         scores.append(EpisodeScore(episode, float(inter[1] / max(union[1], 1)), rom, rum))
-    found, apart = meter.scores(), regions.scores()
+    overlap, region = meter.scores(), regions.scores()
     return EvaluationResult(
         dataset=dataset.name,
         shots=len(episodes[0].support),
-        miou=found.miou,
+        scoring=settings.scoring,
+        miou=overlap.miou,
         miou_interval=bootstrap_interval(counts),
-        fb_iou=found.fb_iou,
-        class_iou={dataset.classes[c]: v for c, v in found.class_iou.items()},
+        fb_iou=overlap.fb_iou,
+        class_iou={dataset.classes[c]: v for c, v in overlap.class_iou.items()},
         seconds_per_query=float(np.median(rows[:, 6])),
         scores=tuple(scores),
-        rom=apart.rom,
-        rum=apart.rum,
-        **settings,
+        fusion=settings.fusion,
+        resize=settings.resize,
+        rom=region.rom,
+        rum=region.rum,
     )
 
 
 def segment_episode(
-    method: FewShotMethod,
-    dataset: Dataset,
-    episode: Episode,
-    scoring: Scoring,
-    fusion: Fusion = "one-pass",
-    resize: Resize = "square",
+    method: FewShotMethod, dataset: Dataset, episode: Episode, settings: EvaluationSettings = EvaluationSettings()
 ) -> tuple[NDArray[Any], NDArray[Any], float]:
     """Predicted mask and true mask of the query, both (H, W), and the seconds that the query took."""
-    batch = read_batch(dataset, [episode], method.config.image_size, scoring=scoring, resize=resize)
-    (predicted,), spent = segment_batch(method, batch, scoring=scoring, resize=resize, fusion=fusion)
-    return predicted, batch.truths[0], spent
+    batch = read_batch(dataset, [episode], method.config.image_size, settings)
+    (predicted,), seconds = segment_batch(method, batch, settings)
+    return predicted, batch.truths[0], seconds
 
 
 def bootstrap_interval(

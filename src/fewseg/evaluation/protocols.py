@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from fewseg.core.errors import InvalidOption, unknown
 from fewseg.data.datasets.benchmark import Selection
-from fewseg.evaluation.scoring import Scoring
+from fewseg.data.episodes.sources import BENCHMARKS
+from fewseg.evaluation.fusion import Fusion
+from fewseg.evaluation.scoring import EvaluationSettings, Scoring
 from fewseg.images.transforms import Resize
 
 Draw = Literal["class-by-class", "hsnet", "walk"]
@@ -42,6 +44,10 @@ class Protocol:
         """Episodes of a fold or class, see `episodes`."""
         return self.episodes.get(benchmark or ANY, self.episodes[ANY])
 
+    def settings(self, fusion: Fusion = "one-pass", batch: int = 1) -> EvaluationSettings:
+        """How `evaluate` scores under this protocol."""
+        return EvaluationSettings(self.scoring, self.resize, fusion, batch)
+
     def to_json(self) -> dict[str, Any]:
         """For `results.json`."""
         return {**asdict(self), "episodes": dict(self.episodes)}
@@ -72,6 +78,14 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
 }
 """`hsnet`: DCAMA's and HSNet's. `sccan`: SCCAN's; `sccan-square` its second published row. `pfenet`: SCCAN's with 1000
 episodes of one seed. `folder`: this project's own, for datasets of one's own."""
+
+
+def default_protocol(data: Sequence[str], method: str = "") -> str:
+    """Name of the protocol for datasets as written on the command line: `hsnet` (`sccan` for SCCAN) where all are
+    benchmarks, else `folder`."""
+    if not all(text.partition(":")[0] in BENCHMARKS for text in data):
+        return "folder"
+    return "sccan" if method == "sccan" else "hsnet"
 
 
 def choose_protocol(

@@ -1,9 +1,10 @@
-"""A whole evaluation: a model on many episode lists, into a folder; what is finished is not done again."""
+"""A whole evaluation, as `fewseg evaluate` runs it: a method on many episode lists, into a folder, resumable."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 from fewseg.core.distributed import SINGLE_PROCESS, Processes
 from fewseg.core.errors import InvalidOption
 from fewseg.core.files import make_folder, write_text
-from fewseg.core.progress import ProgressCallback, silent
+from fewseg.core.progress import ProgressCallback, part_of, silent
 from fewseg.data.episodes.draw import save_episodes
-from fewseg.evaluation.evaluate import EvaluationResult, evaluate, open_journal
+from fewseg.evaluation.evaluate import EvaluationResult, EvaluationSettings, evaluate, open_journal
 from fewseg.evaluation.fusion import Fusion
-from fewseg.evaluation.plan import Trial
-from fewseg.evaluation.protocols import Protocol
+from fewseg.evaluation.plan import Trial, draw_trials, open_targets
+from fewseg.evaluation.protocols import Protocol, choose_protocol, default_protocol
 from fewseg.evaluation.published import paper_backbone
 from fewseg.evaluation.report import class_table, markdown_table, published_tables, write_results, write_times
 from fewseg.evaluation.sheets import draw_sheets
@@ -24,14 +25,84 @@ from fewseg.models.checkpoints import fingerprint
 from fewseg.models.methods import FewShotMethod
 
 
+def evaluate_datasets(
+    method: FewShotMethod,
+    data: Sequence[str],
+    out: str | os.PathLike[str],
+    *,
+    protocol: Protocol | None = None,
+    shots: Sequence[int] = (1, 5),
+    fold: Sequence[int] = (),
+    min_area: float = 0.02,
+    sheets: int = 0,
+    progress: ProgressCallback = silent,
+) -> tuple[list[EvaluationResult], str]:
+    """Results for every dataset, fold, number of shots and seed, and the tables that `fewseg evaluate` prints.
+
+    Draws the episodes and writes `results.json`, `results.md` and the episode lists to `out`, where a run that was
+    killed goes on.
+
+        from fewseg import load_method
+        results, tables = evaluate_datasets(load_method("default"), ["photos@cat,dog"], "runs/photos", shots=(1,))
+
+    Args:
+        method: on the device and in the dtype to measure.
+        data: datasets as on the command line: `pascal5i:FOLDER`, `FOLDER@cat,dog`, `synthetic@0/4`.
+        out: the folder, made where missing.
+        protocol: see `choose_protocol`; `hsnet` (or `sccan`) for benchmarks and `folder` for other data if not given.
+        shots: numbers of support images.
+        fold: folds of data without @; all of a benchmark if empty.
+        min_area: share of an image that a class must cover, for data that are no benchmark.
+        sheets: best and worst episodes of each list to draw.
+        progress: called with episodes done and episodes in all.
+    """
+    protocol = protocol or choose_protocol(default_protocol(data, method.name))
+    trials = draw_trials(open_targets(data, protocol, fold=fold, min_area=min_area), protocol, shots)
+    about = {**describe(method), "min_area": min_area, "protocol": protocol.to_json()}
+    evaluation = Evaluation(method, protocol, Path(out), about)
+    evaluation.check(trials)
+    evaluation.save_lists(trials, min_area=min_area)
+    results = evaluation.run(trials, progress=progress)
+    return results, evaluation.report(trials, results, sheets=sheets)
+
+
+def evaluate_trials(
+    method: FewShotMethod,
+    trials: Sequence[Trial],
+    settings: EvaluationSettings,
+    *,
+    workers: int = 0,
+    journal: Path | None = None,
+    processes: Processes = SINGLE_PROCESS,
+    progress: ProgressCallback = silent,
+) -> list[EvaluationResult]:
+    """The results of every episode list, in order; parameters as of `evaluate`."""
+    total, before, results = sum(len(trial.episodes) for trial in trials), 0, []
+    for trial in trials:
+        target = trial.target
+        result = evaluate(
+            method,
+            target.dataset,
+            trial.episodes,
+            settings,
+            workers=workers,
+            journal=journal,
+            processes=processes,
+            progress=part_of(progress, before, total, f"{target.dataset.name}, {trial.shots}-shot"),
+        )
+        results.append(dataclasses.replace(result, benchmark=target.benchmark, fold=target.fold, seed=trial.seed))
+        before += len(trial.episodes)
+    return results
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One model under one protocol, and the folder that gets its results."""
+    """One method under one protocol, and the folder that gets its results."""
 
     method: FewShotMethod
     protocol: Protocol
     out: Path
-    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    about: Mapping[str, Any]
     """JSON values that `results.json` holds beside the results; at least what `describe` gives."""
     fusion: Fusion = "one-pass"
     batch: int = 1
@@ -39,6 +110,11 @@ class Evaluation:
     workers: int | None = None
     """Threads that read images ahead; if not given, 4 for a GPU, and 0 for a CPU, whose times they would blur."""
     processes: Processes = SINGLE_PROCESS
+
+    @property
+    def settings(self) -> EvaluationSettings:
+        """What decides the scores beside method and episodes."""
+        return self.protocol.settings(self.fusion, self.batch)
 
     def check(self, trials: Sequence[Trial]) -> None:
         """Make the folder.
@@ -52,34 +128,15 @@ class Evaluation:
 
     def run(self, trials: Sequence[Trial], *, progress: ProgressCallback = silent) -> list[EvaluationResult]:
         """The results of every episode list, in order; goes on with what an earlier run into the folder finished."""
-        total, before, results = sum(len(trial.episodes) for trial in trials), 0, []
-        for trial in trials:
-            target = trial.target
-            word = f"{target.dataset.name}, {trial.shots}-shot"
-
-            def moved(done: int, _: int, _last: str = "", before: int = before, word: str = word) -> None:
-                progress(before + done, total, word)
-
-            result = evaluate(
-                self.method,
-                target.dataset,
-                trial.episodes,
-                **self._how,
-                workers=4 * (self.method.device.type == "cuda") if self.workers is None else self.workers,
-                journal=self._journals,
-                processes=self.processes,
-                progress=moved,
-            )
-            results.append(dataclasses.replace(result, benchmark=target.benchmark, fold=target.fold, seed=trial.seed))
-            before += len(trial.episodes)
-        return results
-
-    @property
-    def _how(self) -> dict[str, Any]:
-        """What decides the numbers beside method and episodes, and so which journal they are in."""
-        protocol = self.protocol
-        how = {"scoring": protocol.scoring, "resize": protocol.resize}
-        return {**how, "fusion": self.fusion, "batch": self.batch}
+        return evaluate_trials(
+            self.method,
+            trials,
+            self.settings,
+            workers=4 * (self.method.device.type == "cuda") if self.workers is None else self.workers,
+            journal=self._journals,
+            processes=self.processes,
+            progress=progress,
+        )
 
     @property
     def _journals(self) -> Path:
@@ -93,7 +150,7 @@ class Evaluation:
             save_episodes(folder / f"{trial.stem}.json", trial.episodes, trial.target.dataset, **about)
 
     def report(self, trials: Sequence[Trial], results: Sequence[EvaluationResult], *, sheets: int = 0) -> str:
-        """Write everything, and forget the finished episodes, which the results hold; gives the tables as Markdown.
+        """The tables as Markdown, after writing everything and removing the journals, whose episodes the results hold.
 
         `sheets`: best and worst episodes to draw, of each list.
         """
@@ -112,15 +169,13 @@ class Evaluation:
         write_text(out / "results.md", text + "\n")
         for trial, result in zip(trials, results, strict=True):
             draw_sheets(method, trial, result, out, sheets)
-            journal = open_journal(
-                self._journals, method, trial.target.dataset, trial.episodes, self.processes, **self._how
-            )
-            journal.remove()
+            dataset = trial.target.dataset
+            open_journal(self._journals, method, dataset, trial.episodes, self.settings, self.processes).remove()
         return text
 
 
 def describe(method: FewShotMethod) -> dict[str, Any]:
-    """What is measured, of the method as it was loaded: another precision must not give it another fingerprint."""
+    """Name, backbone, config and fingerprint as JSON values. The dtype changes the fingerprint: call it before."""
     return {
         "method": method.name,
         "backbone": method.backbone.name,

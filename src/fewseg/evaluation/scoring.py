@@ -26,7 +26,22 @@ Scoring = Literal["original", "model"]
 """Where prediction and truth are compared: at the query's own size, or at the model's input size."""
 
 COUNTS: Final = 7
-"""What is known of a scored episode: intersections and unions of background and foreground, ROM, RUM, seconds."""
+"""Numbers kept of a scored episode: intersections and unions of background and foreground, ROM, RUM, seconds."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What decides the scores of a method on a list of episodes, beside the two."""
+
+    scoring: Scoring = "original"
+    """`original` resizes the logits to the query's own size, `model` compares at the model's input size."""
+    resize: Resize = "square"
+    """`square` squashes images, `padded` keeps their shape as SCCAN does."""
+    fusion: Fusion = "one-pass"
+    """How several shots become one prediction: `one-pass` is the method's own n-shot inference; for the others see
+    `fewseg.evaluation.fusion`."""
+    batch: int = 1
+    """Episodes that are segmented together; rounding may depend on it."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +53,20 @@ class EpisodeBatch:
     """(H, W) of 0, 1, 255, each of its own size."""
 
 
-def read_batch(
-    dataset: Dataset, episodes: Sequence[Episode], size: int, *, scoring: Scoring, resize: Resize
-) -> EpisodeBatch:
-    """Read images and masks of episodes with the same number of shots."""
-    tensors = collate([episode_tensors(dataset, episode, size, resize=resize) for episode in episodes])
-    if scoring == "model":
+def read_batch(dataset: Dataset, episodes: Sequence[Episode], size: int, settings: EvaluationSettings) -> EpisodeBatch:
+    """Read images and masks of episodes with the same number of shots, for an input of `size` pixels a side."""
+    tensors = collate([episode_tensors(dataset, episode, size, resize=settings.resize) for episode in episodes])
+    if settings.scoring == "model":
         return EpisodeBatch(tensors, tuple(tensors.query_mask.numpy()))
     return EpisodeBatch(tensors, tuple(dataset.mask(episode.query, episode.class_id) for episode in episodes))
 
 
 def segment_batch(
-    method: FewShotMethod, batch: EpisodeBatch, *, scoring: Scoring, resize: Resize, fusion: Fusion
+    method: FewShotMethod, batch: EpisodeBatch, settings: EvaluationSettings
 ) -> tuple[list[NDArray[Any]], float]:
     """Predicted masks, each of its truth's size, and the seconds that one query took with the support encoded."""
     with torch.inference_mode():
-        support = fused_support(method, batch.tensors.images, batch.tensors.masks, fusion)
+        support = fused_support(method, batch.tensors.images, batch.tensors.masks, settings.fusion)
         for one in support.sets:
             method.prepare_support(one)
         if method.device.type == "cuda":
@@ -61,7 +74,7 @@ def segment_batch(
         started = time.perf_counter()
         logits = segment_fused(method, batch.tensors.query, support).cpu()  # copying waits for a GPU to finish
         spent = time.perf_counter() - started
-        padded = resize == "padded" and scoring == "original"
+        padded = settings.resize == "padded" and settings.scoring == "original"
         masks = [_at_size(one, truth.shape, padded) for one, truth in zip(logits.split(1), batch.truths, strict=True)]
     return masks, spent / len(masks)
 
@@ -72,7 +85,7 @@ def _at_size(logits: Tensor, size: tuple[int, ...], padded: bool) -> NDArray[Any
     return resize_map(logits, whole).argmax(1)[0, : size[0], : size[1]].numpy()
 
 
-def count(prediction: NDArray[Any], truth: NDArray[Any], seconds: float) -> NDArray[np.float64]:
-    """`COUNTS` numbers of one episode; whole numbers of pixels are exact."""
+def episode_counts(prediction: NDArray[Any], truth: NDArray[Any], seconds: float) -> NDArray[np.float64]:
+    """The `COUNTS` numbers of one episode; numbers of pixels are exact."""
     both, either = intersection_and_union(prediction, truth)
     return np.array([*both, *either, *rom_rum(region_overlaps(prediction, truth)), seconds], np.float64)

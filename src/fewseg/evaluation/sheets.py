@@ -7,7 +7,7 @@ from typing import Any
 
 from fewseg.core.files import replacing
 from fewseg.data.datasets.base import Dataset
-from fewseg.evaluation.evaluate import EpisodeScore, EvaluationResult, segment_episode
+from fewseg.evaluation.evaluate import EpisodeScore, EvaluationResult, EvaluationSettings, segment_episode
 from fewseg.evaluation.plan import Trial
 from fewseg.images.draw import contact_sheet, overlay
 from fewseg.models.methods import FewShotMethod
@@ -28,12 +28,13 @@ def draw_sheets(method: FewShotMethod, trial: Trial, result: EvaluationResult, o
 
 
 def _row(method: FewShotMethod, dataset: Dataset, score: EpisodeScore, result: EvaluationResult) -> list[Any]:
-    episode = score.episode
-    found, truth, _ = segment_episode(method, dataset, episode, "original", result.fusion, result.resize)
+    """The first support with its mask, the query with the truth, the query with the prediction."""
+    episode, settings = score.episode, EvaluationSettings("original", result.resize, result.fusion)
+    predicted, truth, _ = segment_episode(method, dataset, episode, settings)
     first, query = episode.support[0], dataset.image(episode.query)
     shown = (
         (dataset.image(first), dataset.mask(first, episode.class_id) == 1),
         (query, truth == 1),
-        (query, found == 1),
+        (query, predicted == 1),
     )
     return [overlay(image, {"": mask}, legend=False) for image, mask in shown]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +9,11 @@ import numpy as np
 import torch
 
 from fewseg.core.errors import InvalidOption
-from fewseg.core.progress import ProgressCallback
-from fewseg.evaluation.evaluate import evaluate
+from fewseg.core.progress import ProgressCallback, part_of
 from fewseg.evaluation.metrics.iou import IoUMeter
 from fewseg.evaluation.plan import Trial
 from fewseg.evaluation.protocols import Protocol
+from fewseg.evaluation.run import evaluate_trials
 from fewseg.evaluation.scoring import read_batch
 from fewseg.evaluation.summary import summarise
 from fewseg.models.methods import FewShotMethod
@@ -33,23 +32,10 @@ def score_rows(
     trials: Sequence[Trial],
     protocol: Protocol,
     batch: int,
-    moved: ProgressCallback,
+    progress: ProgressCallback,
 ) -> list[Row]:
     """Mean IoU, FB-IoU, ROM and RUM over the trials; a row for each dataset and number of shots."""
-    results = []
-    for number, trial in enumerate(trials):
-        result = evaluate(
-            method,
-            trial.target.dataset,
-            trial.episodes,
-            scoring=protocol.scoring,
-            resize=protocol.resize,
-            fusion=variant.fusion,
-            batch=batch,
-            progress=_within(moved, number, trials),
-        )
-        target = trial.target
-        results.append(dataclasses.replace(result, benchmark=target.benchmark, fold=target.fold, seed=trial.seed))
+    results = evaluate_trials(method, trials, protocol.settings(variant.fusion, batch), progress=progress)
     rows = []
     summaries = summarise(results)
     datasets, shots = {s.dataset for s in summaries}, {s.shots for s in summaries}
@@ -82,7 +68,9 @@ def check_masks(protocol: Protocol) -> None:
 
 
 @torch.inference_mode()
-def mask_rows(method: FewShotMethod, trials: Sequence[Trial], protocol: Protocol, moved: ProgressCallback) -> list[Row]:
+def mask_rows(
+    method: FewShotMethod, trials: Sequence[Trial], protocol: Protocol, progress: ProgressCallback
+) -> list[Row]:
     """IoU of each scale's intermediate mask, cut at Otsu's threshold, and the prediction.
 
     Means of the trials of a dataset with a number of shots. Raises `InvalidOption` for a protocol that pads images.
@@ -91,9 +79,12 @@ def mask_rows(method: FewShotMethod, trials: Sequence[Trial], protocol: Protocol
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     datasets = [trial.target.benchmark or trial.target.dataset.name for trial in trials]
     several = len({trial.shots for trial in trials}) > 1
-    for number, (trial, dataset) in enumerate(zip(trials, datasets, strict=True)):
+    total, before = sum(len(trial.episodes) for trial in trials), 0
+    for trial, dataset in zip(trials, datasets, strict=True):
         words = [*([dataset] * (len(set(datasets)) > 1)), *([f"{trial.shots}-shot"] * several)]
-        for title, meter in _count_masks(method, trial, protocol, _within(moved, number, trials)).items():
+        meters = _count_masks(method, trial, protocol, part_of(progress, before, total, ""))
+        before += len(trial.episodes)
+        for title, meter in meters.items():
             scores = meter.scores()
             found.setdefault((", ".join([title, *words]), trial.shots), []).append((scores.miou, scores.fb_iou))
     rows = []
@@ -104,12 +95,12 @@ def mask_rows(method: FewShotMethod, trials: Sequence[Trial], protocol: Protocol
 
 
 def _count_masks(
-    method: FewShotMethod, trial: Trial, protocol: Protocol, moved: ProgressCallback
+    method: FewShotMethod, trial: Trial, protocol: Protocol, progress: ProgressCallback
 ) -> dict[str, IoUMeter]:
     meters: dict[str, IoUMeter] = {}
     side = method.config.image_size
     for number, episode in enumerate(trial.episodes):
-        one = read_batch(trial.target.dataset, [episode], side, scoring=protocol.scoring, resize=protocol.resize)
+        one = read_batch(trial.target.dataset, [episode], side, protocol.settings())
         query = method.encode_query(one.tensors.query)
         support = method.encode_support(one.tensors.images, one.tensors.masks)
         truth = one.truths[0]
@@ -120,7 +111,7 @@ def _count_masks(
         cuts["prediction"] = resize(logits, size).argmax(1)[0].numpy()
         for title, cut in cuts.items():
             meters.setdefault(title, IoUMeter()).add(episode.class_id, cut, truth)
-        moved(number + 1, len(trial.episodes), "")
+        progress(number + 1, len(trial.episodes), "")
     return meters
 
 
@@ -133,7 +124,7 @@ def cost_rows(variant: Variant, method: FewShotMethod, repeats: int, epochs: flo
 
 
 def shot_rows(
-    variant: Variant, method: FewShotMethod, shots: Sequence[int], repeats: int, moved: ProgressCallback
+    variant: Variant, method: FewShotMethod, shots: Sequence[int], repeats: int, progress: ProgressCallback
 ) -> list[Row]:
     """Memory and time for each number of shots."""
     rows = []
@@ -142,12 +133,5 @@ def shot_rows(
         megabytes = peak_megabytes(method, number, variant.fusion)
         row = {"title": variant.title, "shots": number, "megabytes": megabytes}
         rows.append({**row, "seconds": both, "query_seconds": query})
-        moved(done, len(shots), "")
+        progress(done, len(shots), "")
     return rows
-
-
-def _within(moved: ProgressCallback, number: int, trials: Sequence[Trial]) -> ProgressCallback:
-    """Progress of one trial as progress of all."""
-    before = sum(len(trial.episodes) for trial in trials[:number])
-    total = sum(len(trial.episodes) for trial in trials)
-    return lambda done, _, last: moved(before + done, total, last)

@@ -16,7 +16,7 @@ from fewseg.core.files import make_folder, write_text
 from fewseg.core.progress import ProgressCallback
 from fewseg.data.episodes.sources import BENCHMARKS
 from fewseg.evaluation.plan import Trial, draw_trials, open_targets
-from fewseg.evaluation.protocols import Protocol, choose_protocol
+from fewseg.evaluation.protocols import Protocol, choose_protocol, default_protocol
 from fewseg.evaluation.summary import mean_interval
 from fewseg.models.backbones import build_pyramid
 from fewseg.models.checkpoints import fingerprint, load_method
@@ -110,9 +110,9 @@ def _seeds(experiment: Experiment, settings: Settings) -> tuple[int, ...]:
 
 
 def _protocol(settings: Settings) -> Protocol:
-    benchmarks = all(word.partition(":")[0] in BENCHMARKS for word in settings.data)
-    name = settings.protocol or ("hsnet" if benchmarks else "folder")
-    return choose_protocol(name, count=settings.count, scoring=settings.scoring)
+    return choose_protocol(
+        settings.protocol or default_protocol(settings.data), count=settings.count, scoring=settings.scoring
+    )
 
 
 def _benchmark(settings: Settings) -> str | None:

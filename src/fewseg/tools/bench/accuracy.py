@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fewseg.core.devices import PRECISIONS
 from fewseg.core.errors import InvalidDataset, InvalidOption
-from fewseg.core.progress import ProgressCallback
+from fewseg.core.progress import ProgressCallback, silent
 from fewseg.core.types import Episode
 from fewseg.data.episodes.draw import draw_test_episodes
 from fewseg.evaluation.evaluate import evaluate
@@ -98,7 +98,7 @@ def accuracy_row(
     question: Question,
     variant: Variant,
     *,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback = silent,
 ) -> Row:
     """mIoU of a variant on the novel classes of a dataset."""
     method = load_variant(question.checkpoint, variant, settings.size)
