@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from fewseg.inference.segmenter import Segmenter
-from fewseg.server import problems
+from fewseg.server import api_errors
 from fewseg.server.engine.engine import Engine
 from fewseg.server.page.routes import router
 from fewseg.server.project.project import Project
@@ -99,7 +99,7 @@ def colour_segmenter(**options: Any) -> Segmenter:
 
 def make_app(engine: Engine) -> FastAPI:
     app = FastAPI()
-    problems.install(app)
+    api_errors.install(app)
     app.include_router(router(engine.project, engine), prefix=API)
     return app
 
@@ -107,7 +107,7 @@ def make_app(engine: Engine) -> FastAPI:
 @contextmanager
 def serving(folder: Path, segmenter: Segmenter | None = None, *, start: bool = True, **options: Any) -> Iterator[Page]:
     """A page over a folder; `start=False` leaves the engine to be started by hand."""
-    engine = Engine(Project(folder), segmenter or colour_segmenter(), **{"look_every": 0.05, **options})
+    engine = Engine(Project(folder), segmenter or colour_segmenter(), **{"rescan_every": 0.05, **options})
     if start:
         engine.start()
     try:

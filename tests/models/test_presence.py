@@ -50,7 +50,7 @@ def test_the_page_shows_what_segment_says_and_files_outlive_a_scale(tmp_path: Pa
     shown = ResultCache(tmp_path, scale=segmenter.presence_scale).put("a" * 64, levels)
     assert shown.score == pytest.approx(segmenter.segment(image).scores["red"], abs=0.02)
     for scale in (UNSCALED, PresenceScale(2.0, 1.0)):
-        again = ResultCache(tmp_path, scale=scale).found("a" * 64)
+        again = ResultCache(tmp_path, scale=scale).summary("a" * 64)
         anew = ResultCache(tmp_path / str(scale.slope), scale=scale).put("a" * 64, levels)
         assert again is not None
         assert again.score == pytest.approx(anew.score, abs=1e-6)

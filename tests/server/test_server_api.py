@@ -1,4 +1,4 @@
-"""Sessions over HTTP: what is taught, found, forgotten, exported and refused."""
+"""SessionStore over HTTP: what is taught, found, forgotten, exported and refused."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from fewseg.inference.segmenter import Segmenter
+from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import Limits
-from fewseg.server.problems import Problem
-from fewseg.server.sessions.sessions import Sessions
+from fewseg.server.sessions.sessions import SessionStore
 from helpers.colour_method import ColourMethod, blob, iou
 from helpers.server import SESSIONS, client, pair, png, refused
 
@@ -222,14 +222,14 @@ def test_sessions_shots_and_labels_are_bounded() -> None:
 
 def test_idle_sessions_expire_and_used_ones_stay() -> None:
     now = [0.0]
-    sessions = Sessions(Limits(idle_minutes=1), clock=lambda: now[0])
+    sessions = SessionStore(Limits(idle_minutes=1), clock=lambda: now[0])
     idle, used = sessions.create(), sessions.create()
     now[0] = 50.0
     sessions.get(used.id)
     now[0] = 70.0
     assert [s.id for s in sessions.all()] == [used.id]
     assert sessions.seconds_left(used.id) == 40.0
-    with pytest.raises(Problem, match="idle ones are forgotten"):
+    with pytest.raises(ApiError, match="idle ones are forgotten"):
         sessions.get(idle.id)
 
 
@@ -240,11 +240,11 @@ def test_memory_of_examples_is_bounded_over_all_sessions() -> None:
     example = model.encode("red", *blob("red"))
     limits = Limits()
     object.__setattr__(limits, "taught_mb", 2.5 * memory({"red": example}) / (1 << 20))
-    sessions = Sessions(limits)
+    sessions = SessionStore(limits)
     first, second = sessions.create(), sessions.create()
     sessions.teach(first.id, "red", [example])
     sessions.teach(second.id, "red", [example])
-    with pytest.raises(Problem, match="forget examples"):
+    with pytest.raises(ApiError, match="forget examples"):
         sessions.teach(second.id, "blue", [example])
     sessions.delete(first.id)
     assert sessions.teach(second.id, "blue", [example]).shots == 2
@@ -254,7 +254,7 @@ def test_teaching_at_the_same_time_loses_nothing() -> None:
     from fewseg.server.model import ServedModel
 
     model = ServedModel(Segmenter(ColourMethod(), device="cpu"))
-    sessions = Sessions(Limits())
+    sessions = SessionStore(Limits())
     session = sessions.create()
 
     def teach(number: int) -> None:

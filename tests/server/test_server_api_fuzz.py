@@ -44,7 +44,7 @@ def test_every_route_documents_its_errors_and_shows_examples() -> None:
                 for status in ("400", "401", "403", "413", "422", "503"):
                     content = route["responses"][status]["content"]["application/json"]
                     assert content["schema"]["$ref"].endswith("/ErrorBody"), (method, path, status)
-    shown = ("ErrorBody", "Found", "FoundLabel", "Info", "SessionInfo", "Rle", "Taught")
+    shown = ("ErrorBody", "PredictionBody", "LabelPredictionBody", "Info", "SessionInfo", "Rle", "TaughtLabel")
     for name, model in schema["components"]["schemas"].items():
         if not name.startswith("Body_") and name in shown:
             assert model["examples"], name
@@ -57,9 +57,9 @@ def test_examples_of_the_schema_have_the_form_of_real_answers() -> None:
         taught = http.post(f"{path}/shots", data=marked, files=pair(*blob("red"))[:1]).json()
         found = http.post(f"{path}/segment", files={"image": pair(*blob("red"))[0][1]}).json()
         models = http.get("/api/v1/openapi.json").json()["components"]["schemas"]
-        assert set(models["Found"]["examples"][0]) == set(found)
-        assert set(models["FoundLabel"]["examples"][0]) == set(found["labels"][0])
+        assert set(models["PredictionBody"]["examples"][0]) == set(found)
+        assert set(models["LabelPredictionBody"]["examples"][0]) == set(found["labels"][0])
         assert set(models["SessionInfo"]["examples"][0]) == set(http.get(path).json())
-        assert set(models["Taught"]["examples"][0]) == set(taught)
+        assert set(models["TaughtLabel"]["examples"][0]) == set(taught)
         assert set(models["Rle"]["examples"][0]) == set(taught["outlines"][0])
         assert set(models["Info"]["examples"][0]) == set(http.get("/api/v1/info").json())

@@ -16,9 +16,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from fewseg.core.errors import InvalidOption
+from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import Limits
-from fewseg.server.problems import Problem
-from fewseg.server.queue import Gate
+from fewseg.server.queue import RequestQueue
 from helpers.server import SESSIONS, app, client, listening
 
 INFO = "/api/v1/info"
@@ -187,40 +187,40 @@ def test_uploads_at_the_same_time_are_bounded() -> None:
 
 def test_the_queue_is_bounded_and_tells_when_to_come_again() -> None:
     async def scenario() -> None:
-        gate, go = Gate(Limits(running=2, waiting=1)), threading.Event()
-        tasks = [asyncio.create_task(gate.run(go.wait, 10)) for _ in range(3)]
+        queue, go = RequestQueue(Limits(running=2, waiting=1)), threading.Event()
+        tasks = [asyncio.create_task(queue.run(go.wait, 10)) for _ in range(3)]
         await asyncio.sleep(0.05)
-        with pytest.raises(Problem) as full:
-            await gate.run(lambda: 1)
+        with pytest.raises(ApiError) as full:
+            await queue.run(lambda: 1)
         assert full.value.status_code == 503
         assert full.value.headers
         assert int(full.value.headers["Retry-After"]) >= 1
         go.set()
         assert await asyncio.gather(*tasks) == [True, True, True]
-        assert await gate.run(lambda: 1) == 1
-        assert gate.busy == 0
+        assert await queue.run(lambda: 1) == 1
+        assert queue.busy == 0
 
     asyncio.run(scenario())
 
 
 def test_what_takes_too_long_is_answered_and_keeps_its_place() -> None:
     async def scenario() -> None:
-        gate, go = Gate(Limits(running=1, waiting=1, seconds=0.1)), threading.Event()
-        with pytest.raises(Problem, match=r"no answer within 0\.1 s"):
-            await gate.run(go.wait, 10)
-        assert gate.busy == 1  # still running: nothing else runs meanwhile
-        with pytest.raises(Problem, match="no answer within"):
-            await gate.run(lambda: 1)  # waited behind it, and does not run any more
-        assert gate.busy == 1
+        queue, go = RequestQueue(Limits(running=1, waiting=1, seconds=0.1)), threading.Event()
+        with pytest.raises(ApiError, match=r"no answer within 0\.1 s"):
+            await queue.run(go.wait, 10)
+        assert queue.busy == 1  # still running: nothing else runs meanwhile
+        with pytest.raises(ApiError, match="no answer within"):
+            await queue.run(lambda: 1)  # waited behind it, and does not run any more
+        assert queue.busy == 1
         go.set()
-        while gate.busy:
+        while queue.busy:
             await asyncio.sleep(0.01)
 
         def late() -> None:
             raise TimeoutError("its own")
 
         with pytest.raises(TimeoutError, match="its own"):
-            await gate.run(late)
+            await queue.run(late)
 
     asyncio.run(scenario())
 

@@ -21,7 +21,7 @@ from fewseg.images.prompts import parse_marks
 from fewseg.inference.segmenter import Segmenter
 from fewseg.server.app import create_app
 from fewseg.server.limits import Limits
-from fewseg.server.sessions.schemas import MARKS
+from fewseg.server.sessions.schemas import PROMPTS
 from helpers.colour_method import ColourMethod, blob
 from helpers.server import SESSIONS, client, listening, pair, png, refused
 
@@ -245,7 +245,7 @@ def test_any_marks_are_taught_or_refused(http: TestClient, marks: Any) -> None:
 @given(marks=MARKED)
 def test_the_documented_schema_describes_what_is_read(marks: Any) -> None:
     """Beyond it are only that a box has an inside, that one of the points is inside, and that numbers are finite."""
-    schema = pytest.importorskip("jsonschema_rs", reason="comes with schemathesis").validator_for(MARKS)
+    schema = pytest.importorskip("jsonschema_rs", reason="comes with schemathesis").validator_for(PROMPTS)
     text, read, refusal = json.dumps(marks), (), ""
     try:
         read = parse_marks(text, "marks")

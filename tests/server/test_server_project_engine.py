@@ -24,7 +24,7 @@ from fewseg.server.engine import cache as engine_cache
 from fewseg.server.engine import events as events_module
 from fewseg.server.engine.cache import ResultCache
 from fewseg.server.engine.events import Events
-from fewseg.server.engine.model import EngineModel, Recent, probabilities
+from fewseg.server.engine.model import EngineModel, probabilities
 from helpers.annotating import Page, serving, write_images
 from helpers.colour_method import ColourMethod, blob, iou
 from helpers.toy_method import toy
@@ -33,13 +33,13 @@ uvicorn = pytest.importorskip("uvicorn")
 
 
 class Watched(ColourMethod):
-    """Notes what it is asked for; waits at a gate before every answer, fails where told."""
+    """Notes what it is asked for; waits at a queue before every answer, fails where told."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.supports_encoded, self.segmented = 0, 0
-        self.gate = threading.Event()
-        self.gate.set()
+        self.queue = threading.Event()
+        self.queue.set()
         self.fail: Exception | None = None
         self.reached = threading.Semaphore(0)
 
@@ -49,7 +49,7 @@ class Watched(ColourMethod):
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> torch.Tensor:
         self.reached.release()
-        self.gate.wait(10)
+        self.queue.wait(10)
         if self.fail is not None and query.batch > 1:
             raise self.fail
         self.segmented += query.batch
@@ -93,15 +93,15 @@ def test_what_is_on_screen_comes_first(tmp_path: Path) -> None:
     method, segmenter = watched()
     with serving(tmp_path, segmenter) as page:
         label = page.add_label("disc")
-        method.gate.clear()
+        method.queue.clear()
         page.paint("0.png", label, masks["0.png"])
         assert method.reached.acquire(timeout=10)
         visible = [page.id("6.png"), page.id("4.png"), "gone"]
         page.ask("POST", "/visible", 204, json={"ids": visible})
         assert page.engine is not None
         order: list[str] = []
-        page.engine.finder.cache.put = _noting(page, order)  # type: ignore[method-assign]
-        method.gate.set()
+        page.engine.predictor.cache.put = _noting(page, order)  # type: ignore[method-assign]
+        method.queue.set()
         page.wait()
         assert order[1:3] == ["6.png", "4.png"]
         assert len(order) == 7
@@ -110,7 +110,7 @@ def test_what_is_on_screen_comes_first(tmp_path: Path) -> None:
 def _noting(page: Page, order: list[str]) -> Any:
     assert page.engine is not None
     names = {p.identity: p.name for p in page.engine.project.images.values()}
-    put = page.engine.finder.cache.put
+    put = page.engine.predictor.cache.put
 
     def noting(key: str, coarse: np.ndarray) -> Any:
         order.append(names[key[:24]])
@@ -124,13 +124,13 @@ def test_a_change_overtakes_what_is_under_way(tmp_path: Path) -> None:
     method, segmenter = watched()
     with serving(tmp_path, segmenter) as page:
         labels = [page.add_label(f"disc {i}") for i in range(3)]
-        method.gate.clear()
+        method.queue.clear()
         for label in labels:
             page.paint("0.png", label, masks["0.png"])
         assert method.reached.acquire(timeout=10)
         assert [p["state"] for p in page.images().values()].count("working") == 1
         page.paint("1.png", labels[2], masks["1.png"])
-        method.gate.set()
+        method.queue.set()
         project = page.wait()
         # Without stopping in between the first image alone would have had three results of the older examples.
         assert method.segmented <= 5 * 3 + 1
@@ -261,14 +261,6 @@ def test_the_cache_survives_what_happens_to_files(tmp_path: Path) -> None:
 
 def test_memory_and_disk_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_cache, "_PRUNE_EVERY", 50)
-    kept: Recent[np.ndarray] = Recent(1000)
-    for i in range(50):
-        kept.put(str(i % 7), np.zeros(90 + i, np.uint8))
-        assert kept.bytes <= 1000
-    assert kept.get("0") is not None
-    kept.put("huge", np.zeros(2000, np.uint8))
-    assert kept.get("huge") is None
-    assert kept.bytes <= 1000
     cache = ResultCache(tmp_path, memory=1_000, disk=4_000)
     rng = np.random.default_rng(0)
     for i in range(151):
@@ -277,7 +269,7 @@ def test_memory_and_disk_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sizes < 4_000 + 50 * 250
     assert cache.coarse(f"{150:048x}") is not None
     assert cache.coarse(f"{1:048x}") is None
-    assert cache.found(f"{1:048x}") is None
+    assert cache.summary(f"{1:048x}") is None
 
 
 def test_features_are_bounded_and_results_the_same(tmp_path: Path) -> None:
@@ -358,18 +350,18 @@ def test_the_stream_of_events(tmp_path: Path) -> None:
                 last = {k: value[k] for k in ("done", "total")}
         assert seen == {"project", "picture", "progress"}
         assert page.engine is not None
-        assert len(page.engine.events._clients) == 1
+        assert len(page.engine.events.subscribers) == 1
         stream.close()
         page.add_label("more")
         end = time.monotonic() + 10
-        while page.engine.events._clients and time.monotonic() < end:
+        while page.engine.events.subscribers and time.monotonic() < end:
             page.engine.events.project()
             time.sleep(0.05)
-        assert page.engine.events._clients == []
+        assert page.engine.events.subscribers == []
 
 
 def test_a_slow_page_gets_one_event_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events_module, "MOST_WAITING", 5)
+    monkeypatch.setattr(events_module, "MAX_PENDING", 5)
 
     async def main() -> None:
         events = Events()
@@ -386,7 +378,7 @@ def test_a_slow_page_gets_one_event_for_many(monkeypatch: pytest.MonkeyPatch) ->
             events.image(str(i))
         events.image("gone")
         events.progress()
-        assert "event: image" in await anext(stream)
+        assert "event: picture" in await anext(stream)
         for i in range(1000):
             events.image(str(i))
             events.progress()
@@ -400,14 +392,14 @@ def test_a_slow_page_gets_one_event_for_many(monkeypatch: pytest.MonkeyPatch) ->
         events.close()
         with pytest.raises(StopAsyncIteration):
             await anext(stream)
-        assert events._clients == []
+        assert events.subscribers == []
 
     asyncio.run(main())
 
 
 def test_a_quiet_stream_says_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events_module, "PAUSE", 0.01)
-    monkeypatch.setattr(events_module, "MOST_CLIENTS", 3)
+    monkeypatch.setattr(events_module, "KEEP_ALIVE", 0.01)
+    monkeypatch.setattr(events_module, "MAX_SUBSCRIBERS", 3)
 
     async def main() -> None:
         events = Events()
@@ -419,6 +411,6 @@ def test_a_quiet_stream_says_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -
         for stream in streams[:2]:  # too many listen: the first are let go
             with pytest.raises(StopAsyncIteration):
                 await anext(stream)
-        assert len(events._clients) == 3
+        assert len(events.subscribers) == 3
 
     asyncio.run(main())

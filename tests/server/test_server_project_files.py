@@ -56,7 +56,7 @@ for i in range(10_000):
 
 def test_a_killed_server_loses_nothing_that_was_answered(tmp_path: Path) -> None:
     write_images(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen([sys.executable, "-c", _KILLED, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
     assert child.stdout is not None
     answered = 0

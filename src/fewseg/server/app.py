@@ -17,22 +17,23 @@ from starlette.staticfiles import StaticFiles
 
 from fewseg.core.version import __version__
 from fewseg.inference.segmenter import Segmenter
-from fewseg.server import problems
+from fewseg.server import api_errors
 from fewseg.server.guard import Guard
 from fewseg.server.label_studio import backend as label_studio
 from fewseg.server.label_studio.backend import LabelStudio
 from fewseg.server.label_studio.task_images import ImageSources
 from fewseg.server.limits import Limits
 from fewseg.server.model import ServedModel
-from fewseg.server.queue import Gate
+from fewseg.server.queue import RequestQueue
+from fewseg.server.services import Services
 from fewseg.server.sessions import routes as session_routes
 from fewseg.server.sessions.schemas import Info
-from fewseg.server.sessions.sessions import Sessions
+from fewseg.server.sessions.sessions import SessionStore
 
 API: Final = "/api/v1"
-_ABOUT: Final = """Teach labels with a few images and masks, find them in others.
+_ABOUT: Final = """Teach labels with a few images and masks, and segment them in others.
 
-Start a session, teach it, segment with it. Errors are `{"error": "one line"}`. Images may be PNG, JPEG, WEBP, BMP,
+Create a session, teach it, segment with it. Errors are `{"error": "one line"}`. Images may be PNG, JPEG, WEBP, BMP,
 TIFF, GIF, PPM or JPEG 2000, and are turned upright by their EXIF orientation."""
 
 
@@ -49,25 +50,25 @@ def create_app(
     """The app.
 
     Args:
-        segmenter: its model is served, to any number of sessions and in no more memory; what it was taught is not.
+        segmenter: its model is served, shared by all sessions; its own labels are not.
         folder: images to label on the page; without one there is only the API.
-        token: what clients must bring; none is needed if not given.
-        limits: how much clients get.
+        token: required from clients; if not given, none is needed.
+        limits: on the resources that clients can use.
         names: host names that the server answers to beside `localhost` and IP addresses.
         sources: where images of Label Studio's tasks may be fetched from; only `data:` addresses if not given.
-        label_studio_folder: where to keep what Label Studio's annotations taught; in memory only if not given.
+        label_studio_folder: where to save the examples from Label Studio; in memory only if not given.
     """
     limits = limits or Limits()
-    model, gate, sessions = ServedModel(segmenter), Gate(limits), Sessions(limits)
-    closing: list[Callable[[], None]] = [gate.close]
+    services, sessions = Services(ServedModel(segmenter), RequestQueue(limits), limits), SessionStore(limits)
+    closing: list[Callable[[], None]] = [services.queue.close]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        forgetting = asyncio.create_task(_forget_idle(sessions))
+        cleaning = asyncio.create_task(_drop_idle(sessions))
         try:
             yield
         finally:
-            forgetting.cancel()
+            cleaning.cancel()
             for close in closing:
                 close()
 
@@ -76,25 +77,24 @@ def create_app(
         version=__version__,
         description=_ABOUT,
         openapi_url=f"{API}/openapi.json",
-        docs_url=None,  # those pages come from elsewhere
+        docs_url=None,  # these pages load scripts from other sites
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.model, app.state.gate, app.state.limits, app.state.sessions = model, gate, limits, sessions
-    app.state.end_streams = lambda: None
-    problems.install(app)
+    app.state.sessions, app.state.end_streams = sessions, lambda: None
+    api_errors.install(app)
     app.add_middleware(Guard, limits=limits, token=token, names=names)
-    _add_info(app, model, limits, folder)
-    app.include_router(session_routes.router(model, sessions, gate, limits), prefix=API)
-    studio = LabelStudio(model, limits, sources or ImageSources(), label_studio_folder)
-    app.include_router(label_studio.router(studio, gate), prefix="/label-studio")
+    _add_info(app, services, folder)
+    app.include_router(session_routes.router(services, sessions), prefix=API)
+    studio = LabelStudio(services, sources or ImageSources(), label_studio_folder)
+    app.include_router(label_studio.router(studio), prefix="/label-studio")
     if folder is not None:
-        _add_project(app, folder, model.segmenter(), closing)
+        _add_project(app, folder, services.model.segmenter(), closing)
     return app
 
 
 def _add_project(app: FastAPI, folder: Path, segmenter: Segmenter, closing: list[Callable[[], None]]) -> None:
-    """The folder's routes and the page; the work behind them ends with the functions added to `closing`."""
+    """Add the folder's routes and the page; functions appended to `closing` stop their background work."""
     from fewseg.server.engine.engine import Engine
     from fewseg.server.page.routes import router
     from fewseg.server.project.project import Project
@@ -109,26 +109,26 @@ def _add_project(app: FastAPI, folder: Path, segmenter: Segmenter, closing: list
     app.mount("/", StaticFiles(directory=str(static), html=True), name="page")
 
 
-async def _forget_idle(sessions: Sessions) -> None:
+async def _drop_idle(sessions: SessionStore) -> None:
     while True:
         await asyncio.sleep(30)
         sessions.drop_idle()
 
 
-def _add_info(app: FastAPI, model: ServedModel, limits: Limits, folder: Path | None) -> None:
+def _add_info(app: FastAPI, services: Services, folder: Path | None) -> None:
     @app.get("/health", tags=["server"])
     async def health() -> dict[str, str]:
         """Whether the server is up; needs no token."""
         return {"status": "UP"}
 
-    @app.get(f"{API}/info", tags=["server"], responses=problems.error_responses())
+    @app.get(f"{API}/info", tags=["server"], responses=api_errors.error_responses())
     async def info() -> Info:
         """The server's version, model and limits."""
         return Info(
             version=__version__,
-            model=model.name,
-            image_size=model.image_size,
+            model=services.model.name,
+            image_size=services.model.image_size,
             folder=folder.resolve().name if folder else None,
             project=hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16] if folder else None,
-            limits=dataclasses.asdict(limits),
+            limits=dataclasses.asdict(services.limits),
         )

@@ -1,11 +1,11 @@
-"""What stands before every route: who may ask, from where, and how much may arrive.
+"""Checks of every request before its route: host name, origin, token, size and duration.
 
-Order: the name the request was sent to, the site it comes from, the token, then its size and time while it arrives.
+They are applied in this order; size and duration are checked while the body arrives.
 
 - **Names.** A page on the internet can give its own name our address ("DNS rebinding") and then talk to a server on
-  localhost as if it were its own. So only IP addresses, `localhost` and the names that were allowed are answered.
-- **Sites.** Browsers say where a request comes from (`Origin`, `Sec-Fetch-Site`); other sites, and other ports of the
-  same host, are refused. Programs send neither and pass.
+  localhost as if it were its own. So only IP addresses, `localhost` and allowed names are accepted.
+- **Origins.** Browsers send the origin of a request (`Origin`, `Sec-Fetch-Site`); other sites, and other ports of the
+  same host, are refused. Programs send neither header and pass.
 - **Token.** `Authorization: Bearer T`, `Authorization: Basic` with the password T (Label Studio), or the cookie that
   `GET /?token=T` sets; compared in constant time. Only `/health` is open (also below `/label-studio`).
 """
@@ -27,8 +27,8 @@ from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fewseg.server.api_errors import INTERNAL, ApiError, error_response
 from fewseg.server.limits import Limits
-from fewseg.server.problems import INTERNAL, Problem, error_response
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Guard:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
-            return  # no websockets here: unanswered, which closes them
+            return  # no websockets: unanswered, they close
         started = False
 
         async def sending(message: Message) -> None:
@@ -71,26 +71,26 @@ class Guard:
             await send(message)
 
         try:
-            if not await self._let_in(scope, receive, sending):
-                await self._bounded(scope, receive, sending)
-        except Problem as problem:
+            if not await self._authorise(scope, receive, sending):
+                await self._forward(scope, receive, sending)
+        except ApiError as error:
             if not started:
-                await error_response(problem.status_code, problem.detail, problem.headers)(scope, receive, sending)
-        except Exception:  # whatever it was, the client gets one line and the log the rest
+                await error_response(error.status_code, error.detail, error.headers)(scope, receive, sending)
+        except Exception:  # the client gets one line, the log the traceback
             log.exception("%s %s failed", scope["method"], scope["path"])
             if not started:
                 await error_response(500, INTERNAL)(scope, receive, sending)
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Raise `Problem` unless the request may pass; True where it has been answered here."""
+    async def _authorise(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Raise `ApiError` unless the request is allowed; True where the response has been sent here."""
         headers = Headers(scope=scope)
         self._check_name(headers.get("host", ""))
         _check_site(headers, scope)
         if self.token is None or scope["path"] in _OPEN:
             return False
-        asked = parse_qs(scope["query_string"].decode("latin-1")).get("token") if scope["path"] == "/" else None
-        if asked:
-            self._check_token(asked)
+        token = parse_qs(scope["query_string"].decode("latin-1")).get("token") if scope["path"] == "/" else None
+        if token:
+            self._check_token(token)
             answer = RedirectResponse("/", 303)
             answer.set_cookie(_cookie(scope), self.token, httponly=True, samesite="strict", path="/")
             await answer(scope, receive, send)
@@ -108,7 +108,7 @@ class Guard:
         try:
             ipaddress.ip_address(name.split("%")[0])
         except ValueError:
-            raise Problem(
+            raise ApiError(
                 403, f"this server does not answer to the name {name[:100]!r}: allow it with --allow-host"
             ) from None
 
@@ -118,17 +118,17 @@ class Guard:
         if not any(hmac.compare_digest(value.encode("utf-8", "surrogateescape"), expected) for value in given):
             what = "the token is wrong" if given else "a token is needed"
             remedy = "open the address that fewseg serve printed, or send Authorization: Bearer TOKEN"
-            raise Problem(401, f"{what}: {remedy}")
+            raise ApiError(401, f"{what}: {remedy}")
 
-    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on a request whose body is counted while it arrives."""
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on to the app, counting the bytes of its body while they arrive."""
         headers = Headers(scope=scope)
         if not ("transfer-encoding" in headers or headers.get("content-length", "0") != "0"):
             await self.app(scope, receive, send)
             return
         self._check_length(headers.get("content-length"))
         if self.receiving >= self.limits.uploads:
-            raise Problem(503, f"{self.receiving} requests are arriving already: try again in a moment", retry_after=1)
+            raise ApiError(503, f"{self.receiving} requests are arriving already: try again in a moment", retry_after=1)
         self.receiving += 1
         try:
             await self.app(scope, self._counting(receive), send)
@@ -137,12 +137,12 @@ class Guard:
 
     def _check_length(self, length: str | None) -> None:
         if length is not None and not (length.isascii() and length.isdigit()):
-            raise Problem(400, f"Content-Length is {length[:30]!r}: send a number")
+            raise ApiError(400, f"Content-Length is {length[:30]!r}: send a number")
         if length is not None and int(length) > self.limits.request_bytes:
             raise self._too_large()
 
-    def _too_large(self) -> Problem:
-        return Problem(413, f"the request has more than {self.limits.request_mb} MB: send smaller or fewer images")
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"the request has more than {self.limits.request_mb} MB: send smaller or fewer images")
 
     def _counting(self, receive: Receive) -> Receive:
         arrived, complete = 0, False
@@ -150,13 +150,13 @@ class Guard:
 
         async def counting() -> Message:
             nonlocal arrived, complete
-            if complete:  # what is left to hear is that the client goes
+            if complete:  # only the disconnect is still to come
                 return await receive()
             try:
                 async with asyncio.timeout_at(end):
                     message = await receive()
             except TimeoutError:
-                raise Problem(408, f"the request took more than {self.limits.seconds:g} s to arrive") from None
+                raise ApiError(408, f"the request took more than {self.limits.seconds:g} s to arrive") from None
             if message["type"] == "http.request":
                 arrived += len(message.get("body", b""))
                 complete = not message.get("more_body", False)
@@ -168,25 +168,25 @@ class Guard:
 
 
 def _cookie(scope: Scope) -> str:
-    """Its name: browsers send cookies to every port of a host, and another server there has another token."""
+    """The cookie's name, which contains the port: browsers send cookies to every port of a host."""
     server = scope.get("server")
     return f"{COOKIE}_{server[1]}" if server and server[1] else COOKIE
 
 
 def _offered(headers: Headers, cookie: str) -> list[str]:
-    """The tokens that a request brings."""
-    found = []
+    """The tokens in a request's headers."""
+    tokens = []
     kind, _, value = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
-        found.append(value.strip())
+        tokens.append(value.strip())
     elif kind.lower() == "basic":
         try:
-            found.append(base64.b64decode(value, validate=True).decode().partition(":")[2])
+            tokens.append(base64.b64decode(value, validate=True).decode().partition(":")[2])
         except (binascii.Error, UnicodeDecodeError):
-            found.append("")
+            tokens.append("")
     if given := cookie_parser(headers.get("cookie", "")).get(cookie):
-        found.append(given)
-    return found
+        tokens.append(given)
+    return tokens
 
 
 def _check_site(headers: Headers, scope: Scope) -> None:
@@ -195,11 +195,11 @@ def _check_site(headers: Headers, scope: Scope) -> None:
     navigation = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
     fetched = headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not navigation
     if foreign or fetched:
-        raise Problem(403, "the request comes from another site: open fewseg's own page, or ask from a program")
+        raise ApiError(403, "the request comes from another site: open fewseg's own page, or ask from a program")
 
 
 def _authority(origin: str) -> tuple[str | None, int | None]:
-    """Host and port, where a port that goes without saying is filled in."""
+    """Host and port of an origin; the scheme's default port where none is given."""
     try:
         parts = urlsplit(origin)
         return parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)

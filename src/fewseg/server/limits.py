@@ -1,4 +1,4 @@
-"""How much a server gives to its clients."""
+"""Limits on the resources that clients of the server can use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MEGABYTE: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """How much the server gives to its clients, all together unless it says otherwise."""
+    """Limits for all clients together, unless the field says otherwise."""
 
     request_mb: int = 64
     """Megabytes of one request; larger ones are cut off while they arrive."""
@@ -23,26 +23,26 @@ class Limits:
     running: int = 1
     """Requests that compute at the same time."""
     waiting: int = 16
-    """Requests that wait for those; further ones are told to come again."""
+    """Requests that wait for those; further ones are refused with 503 and Retry-After."""
     uploads: int = 32
     """Requests with a body that are received at the same time."""
     sessions: int = 32
-    """Sessions of the API that are kept."""
+    """SessionStore of the API that are kept."""
     idle_minutes: float = 60.0
-    """Minutes after which a session that nobody asks for is forgotten."""
+    """Minutes without a request after which a session is deleted."""
     labels: int = 50
     """Labels of one session."""
     shots: int = 200
     """Examples of one session."""
     marks: int = 50
-    """Boxes, points and scribbles of one request, each of which is outlined: up to seconds in the largest images."""
+    """Prompts (boxes, points, scribbles) of one request; each takes up to seconds in the largest images."""
     places: int = 5000
-    """Places of the points and scribbles of one request."""
+    """Points of one request, those of its scribbles included."""
     taught_mb: int = 2048
     """Megabytes of encoded examples, in all sessions."""
 
     def __post_init__(self) -> None:
-        """Raise `InvalidOption` for a limit that would let nothing through."""
+        """Raise `InvalidOption` for a limit that no request could pass."""
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name == "waiting" else 1e-9

@@ -1,4 +1,4 @@
-"""Images that clients send: looked at before they are decoded."""
+"""Uploaded images and masks, checked before they are decoded; masks encoded as PNG."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from PIL import Image
 from fewseg.core.errors import InvalidOption, one_line
 from fewseg.images.draw import label_colours
 from fewseg.images.masks import MaskValue
+from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import Limits
-from fewseg.server.problems import Problem
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
-"""What is opened; Pillow reads more, some with the help of other programs."""
+"""Accepted formats; Pillow reads more, some by calling other programs."""
 
 
-def open_sent(file: IO[bytes], kind: str, limits: Limits) -> Image.Image:
-    """An image or mask from a request, header read, pixels not decoded yet; raises `Problem` 413, 415 or 422."""
+def open_upload(file: IO[bytes], kind: str, limits: Limits) -> Image.Image:
+    """An uploaded image or mask, header read, pixels not decoded yet; raises `ApiError` 413 or 422."""
     start = file.read(1)
     if not start:
-        raise Problem(422, f"the {kind} is empty: send the file's bytes")
+        raise ApiError(422, f"the {kind} is empty: send the file's bytes")
     file.seek(0)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the one that counts
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below applies
             image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
-        raise Problem(413, f"the {kind} has over {limits.megapixels} megapixels: make it smaller") from None
+        raise ApiError(413, f"the {kind} has over {limits.megapixels} megapixels: make it smaller") from None
     except Exception as reason:  # Pillow's readers raise anything on damaged headers
         known = ", ".join(FORMATS)
-        raise Problem(422, f"the {kind} is not a readable image ({_brief(reason)}): send {known}") from None
+        raise ApiError(422, f"the {kind} is not a readable image ({_brief(reason)}): send {known}") from None
     if image.width * image.height > limits.pixels:
         size = f"{image.width}x{image.height}"
-        raise Problem(413, f"the {kind} is {size}, over {limits.megapixels} megapixels: make it smaller")
+        raise ApiError(413, f"the {kind} is {size}, over {limits.megapixels} megapixels: make it smaller")
     return image
 
 
 def _brief(reason: Exception) -> str:
-    """The reason, without the address of the object that Pillow names."""
-    said = one_line(reason)
-    return "damaged, or no image format" if "<" in said else said[:200]
+    """The reason on one line, without the address of the file object in Pillow's message."""
+    line = one_line(reason)
+    return "damaged, or no image format" if "<" in line else line[:200]
 
 
 def mask_value(text: str | None) -> MaskValue | None:
-    """`3` or `255,0,0` as what `Segmenter.teach` takes; raises `InvalidOption`."""
+    """The text `3` or `255,0,0` as the `value` of `Segmenter.teach`; raises `InvalidOption`."""
     if text is None or not text.strip():
         return None
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fewseg.core.lru import LRUCache
 from fewseg.data.datasets.base import Dataset
 
 _T = TypeVar("_T")
@@ -27,9 +27,7 @@ class CachedDataset:
 
     def __init__(self, dataset: Dataset, megabytes: float = 256) -> None:
         self.dataset = dataset
-        self._budget = int(megabytes * 2**20)
-        self._used = 0
-        self._kept: OrderedDict[tuple[str, int | None], tuple[Any, int]] = OrderedDict()
+        self._cache: LRUCache[tuple[str, int | None], Any] = LRUCache(int(megabytes * 2**20))
 
     @property
     def name(self) -> str:
@@ -58,14 +56,8 @@ class CachedDataset:
         return self._get((name, class_id), read, lambda mask: mask.nbytes)
 
     def _get(self, key: tuple[str, int | None], read: Callable[[], _T], size: Callable[[_T], int]) -> _T:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
-        value = read()
-        cost = size(value)
-        if cost <= self._budget:
-            self._kept[key] = value, cost
-            self._used += cost
-        while self._used > self._budget:
-            self._used -= self._kept.popitem(last=False)[1][1]
+        value: _T | None = self._cache.get(key)
+        if value is None:
+            value = read()
+            self._cache.put(key, value, size(value))
         return value

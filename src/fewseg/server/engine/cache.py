@@ -1,8 +1,8 @@
-"""What the engine found, in memory and on the disk, so that a restart shows it at once.
+"""Predictions of the engine, cached in memory and on the disk, so that they are there at once after a restart.
 
-A result is a map of probabilities in 256 steps at the model's size, a few kilobytes as a PNG that also holds its
-numbers. Its key is made of the image's identity and of all that decided the result, so nothing is ever out of date:
-it is only no longer asked for, and goes when the disk's share is used up.
+A result is a probability map in 256 steps at the model's size, stored as a PNG of a few kilobytes together with its
+score and uncertainty. The key contains the image's identity and a hash of everything the result depends on, so an
+entry never goes out of date; the oldest entries are deleted when the cache outgrows its share of the disk.
 """
 
 from __future__ import annotations
@@ -23,90 +23,90 @@ from PIL import Image, PngImagePlugin
 
 from fewseg.core.errors import OutputError
 from fewseg.core.files import make_folder, write_bytes
-from fewseg.inference.active_learning import uncertainty
+from fewseg.core.lru import LRUCache
+from fewseg.inference import active_learning
 from fewseg.models.presence import UNSCALED, PresenceScale, presence_scores
-from fewseg.server.engine.model import Recent, probabilities
+from fewseg.server.engine.model import probabilities
 
 log = logging.getLogger(__name__)
 
 DISK: Final = 4 << 30
-"""Bytes that results and small images take on the disk, about."""
+"""Approximate limit of the cache on the disk, in bytes: results and thumbnails."""
 
 MEMORY: Final = 256 << 20
-"""Bytes of maps that are kept in memory."""
+"""Limit of the probability maps kept in memory, in bytes."""
 
 _PRUNE_EVERY: Final = 500
-"""Files written between two looks at how much there is."""
-
+"""Number of files written between two checks of the disk usage."""
 
 _HALF_STEP: Final = 0.5 / 255
-"""Of the 8-bit probabilities."""
+"""Rounding error of the 8-bit probabilities."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is remembered of every result."""
+class ResultSummary:
+    """Score and uncertainty of one result: what is kept of every result without its map."""
 
     key: str
     score: float
-    """How sure it is that the label is there at all."""
-    doubt: float
-    """`fewseg.inference.active_learning.uncertainty` of its map."""
+    """Probability that the label is present in the image."""
+    uncertainty: float
+    """`fewseg.inference.active_learning.uncertainty` of the map, 0 to 1."""
 
     @property
     def revision(self) -> int:
-        """A number that changes with the result."""
+        """Integer that changes with the result; browsers cache masks by it."""
         return int(self.key[:12], 16) ^ int(self.key[24:36], 16)
 
 
 class ResultCache:
-    """Safe to use from several threads."""
+    """Results by key, with thumbnails and image tokens; safe to use from several threads."""
 
     def __init__(
         self, folder: Path, *, scale: PresenceScale = UNSCALED, memory: int = MEMORY, disk: int = DISK
     ) -> None:
-        """`scale` is the model's, for the scores; files hold unscaled ones, and outlive it."""
+        """`scale` is the model's presence scale for the scores; files store unscaled scores, valid for any scale."""
         self.folder, self.scale, self.disk = folder, scale, disk
         self._lock = threading.Lock()
-        self._found: dict[str, Found] = {}
-        self._maps: Recent[NDArray[np.uint8]] = Recent(memory)
+        self._summaries: dict[str, ResultSummary] = {}
+        self._maps: LRUCache[str, NDArray[np.uint8]] = LRUCache(memory)
         self._written = 0
         self._files = {file.name for file in folder.glob("*/*") if not file.name.endswith(".tmp")}
         self._prune()
 
-    def put(self, key: str, coarse: NDArray[np.uint8]) -> Found:
-        """Keep a result; where the disk is full it lives in memory only."""
+    def put(self, key: str, coarse: NDArray[np.uint8]) -> ResultSummary:
+        """Store the probability map (s, s) of a result; in memory only where the disk is full."""
         values = probabilities(coarse)
-        # Each is known to half a step: a scale would make much of the rest.
+        # The scale would amplify probabilities that differ from 0 and 1 by less than the rounding error.
         (score,) = presence_scores(values[None].clamp(_HALF_STEP, 1 - _HALF_STEP))
-        doubt = float(uncertainty(values))
-        found = Found(key, self.scale(score), doubt)
+        uncertainty = float(active_learning.uncertainty(values))
+        summary = ResultSummary(key, self.scale(score), uncertainty)
         about = PngImagePlugin.PngInfo()
-        about.add_text("fewseg", f"{score:.9g} {doubt:.9g}")
+        about.add_text("fewseg", f"{score:.9g} {uncertainty:.9g}")
         encoded = io.BytesIO()
         Image.fromarray(coarse).save(encoded, "PNG", compress_level=1, pnginfo=about)
         with self._lock:
-            self._found[key] = found
-        self._maps.put(key, coarse)
+            self._summaries[key] = summary
+        self._maps.put(key, coarse, coarse.nbytes)
         self._write(f"{key}.png", encoded.getvalue())
-        return found
+        return summary
 
-    def found(self, key: str) -> Found | None:
-        """The numbers of a result, None where it is not known."""
-        known = self._found.get(key)
+    def summary(self, key: str) -> ResultSummary | None:
+        """Score and uncertainty of a result, None where it is not in the cache."""
+        known = self._summaries.get(key)
         if known is not None or f"{key}.png" not in self._files:
             return known
         try:
             with Image.open(self._path(f"{key}.png"), formats=("PNG",)) as image:
-                score, doubt = (float(v) for v in str(image.info["fewseg"]).split())
+                score, uncertainty = (float(v) for v in str(image.info["fewseg"]).split())
         except (OSError, KeyError, ValueError, SyntaxError):
             self._forget(key)
             return None
         with self._lock:
-            return self._found.setdefault(key, Found(key, self.scale(score), doubt))
+            return self._summaries.setdefault(key, ResultSummary(key, self.scale(score), uncertainty))
 
     def coarse(self, key: str) -> NDArray[np.uint8] | None:
-        """The map (s, s) of a result, None where it is gone or damaged; then the result is no longer known."""
+        """The probability map (s, s) of a result; None, and the result is dropped, where it is missing or damaged."""
         kept = self._maps.get(key)
         if kept is not None:
             return kept
@@ -118,28 +118,28 @@ class ResultCache:
         except (OSError, ValueError, SyntaxError):
             self._forget(key)
             return None
-        self._maps.put(key, values)
+        self._maps.put(key, values, values.nbytes)
         return values
 
     def trim(self, keys: Set[str]) -> None:
-        """Forget the numbers of other results than these, where there are many; their files keep them."""
-        if len(self._found) > 4 * len(keys) + 10_000:
+        """Drop the summaries of all other results from memory, where there are many; their files stay."""
+        if len(self._summaries) > 4 * len(keys) + 10_000:
             with self._lock:
-                self._found = {key: found for key, found in self._found.items() if key in keys}
+                self._summaries = {key: value for key, value in self._summaries.items() if key in keys}
 
     def _forget(self, key: str) -> None:
         with self._lock:
-            self._found.pop(key, None)
+            self._summaries.pop(key, None)
             self._files.discard(f"{key}.png")
 
     def put_tokens(self, key: str, tokens: NDArray[np.float16]) -> None:
-        """Keep what an image shows."""
+        """Store the tokens (n, c) of an image: a small descriptor of its content."""
         encoded = io.BytesIO()
         np.save(encoded, tokens, allow_pickle=False)
         self._write(f"{key}.npy", encoded.getvalue())
 
     def tokens(self, key: str) -> NDArray[np.float16] | None:
-        """What an image shows, None where it is not known."""
+        """The tokens (n, c) of an image, None where they are not in the cache."""
         if f"{key}.npy" not in self._files:
             return None
         try:
@@ -149,7 +149,7 @@ class ResultCache:
         return values if values.dtype == np.float16 and values.ndim == 2 else None
 
     def file(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """The content of a file here, made where it is missing."""
+        """The content of a cached file, made by `make` where it is missing."""
         if name in self._files:
             with contextlib.suppress(OSError):
                 return self._path(name).read_bytes()
@@ -166,7 +166,7 @@ class ResultCache:
             make_folder(path.parent)
             write_bytes(path, content)
         except OutputError as error:
-            log.warning("not kept on the disk: %s", error)
+            log.warning("the cache is not written to the disk: %s", error)
             return
         with self._lock:
             self._files.add(name)
@@ -176,7 +176,7 @@ class ResultCache:
             self._prune()
 
     def _prune(self) -> None:
-        """Delete what was written longest ago, down to three quarters of the share, when there is more than that."""
+        """When the files exceed the limit, delete the oldest ones down to three quarters of it."""
         entries = []
         for file in self.folder.glob("*/*"):
             with contextlib.suppress(OSError):

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from fewseg.core.lru import LRUCache
 from fewseg.inference.preprocess import PreparedImage
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.engine.cache import ResultCache
-from fewseg.server.engine.model import EngineModel, ImageFeatures, Recent
+from fewseg.server.engine.model import EngineModel, ImageFeatures
 from fewseg.server.engine.plan import Shot
+from fewseg.server.model import memory
 from fewseg.server.project.images import ImageEntry
 from fewseg.server.project.store import ProjectStore
 
@@ -25,22 +27,14 @@ class Unusable(Exception):
         self.shot = shot
 
 
-class _Encoded:
-    """An example in `Recent`."""
-
-    def __init__(self, support: LabelSupport) -> None:
-        self.support = support
-        self.nbytes = sum(t.nbytes for s in support.sets for t in s.tensors.values())
-
-
 class Encoder:
     """Features of images, and examples of labels."""
 
     def __init__(self, model: EngineModel, store: ProjectStore, cache: ResultCache, features: int, shots: int) -> None:
         """`features`, `shots`: bytes of either to keep."""
         self.model, self._store, self._cache = model, store, cache
-        self._features: Recent[ImageFeatures] = Recent(features)
-        self._shots: Recent[_Encoded] = Recent(shots)
+        self._features: LRUCache[str, ImageFeatures] = LRUCache(features)
+        self._shots: LRUCache[str, LabelSupport] = LRUCache(shots)
         self._supports: dict[int, tuple[str, LabelSupport]] = {}
         self._reading: dict[str, Future[PreparedImage]] = {}
         self._readers = ThreadPoolExecutor(2, "fewseg-read")
@@ -88,7 +82,7 @@ class Encoder:
         prepared = [self._reading.pop(p.identity).result() for p in missing]
         for image, made in zip(missing, self.model.features(prepared) if prepared else (), strict=True):
             found[image.identity] = made
-            self._features.put(image.identity, made)
+            self._features.put(image.identity, made, made.nbytes)
             self._cache.put_tokens(image.identity + self.model.fingerprint, made.tokens.numpy())
         return [found[p.identity] for p in images]
 
@@ -103,11 +97,11 @@ class Encoder:
             if encoded is None:
                 try:
                     mask = self._store.read_mask(shot.annotation.file, shot.image.size)
-                    encoded = _Encoded(self.model.shot(shot.image.path, mask))
+                    encoded = self.model.shot(shot.image.path, mask)
                 except Exception as error:
                     raise Unusable(shot) from error
-                self._shots.put(shot.key, encoded)
-            parts.append(encoded.support)
+                self._shots.put(shot.key, encoded, memory({"": encoded}))
+            parts.append(encoded)
         support = LabelSupport.concatenate(parts)
         self._supports[label] = (fingerprint, support)
         return support

@@ -1,7 +1,7 @@
-"""Server-sent events: what changed, to any number of pages, in bounded memory.
+"""Server-sent events about changes, for any number of pages, in bounded memory.
 
-A page that is slow, or sleeps, has at most one waiting event an image: newer ones replace older ones. When more than
-`MOST_WAITING` images wait, they are dropped for a single `project` event, which holds everything.
+A slow or suspended page has at most one pending event per image: newer ones replace older ones. Above `MAX_PENDING`
+images the events are replaced by a single `project` event, which contains the whole project.
 """
 
 from __future__ import annotations
@@ -13,68 +13,68 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-MOST_WAITING: Final = 100
-"""Images that wait for one page."""
+MAX_PENDING: Final = 100
+"""Pending image events per page."""
 
-MOST_CLIENTS: Final = 64
-"""Pages that listen; of more, the one that has listened longest is let go, and comes again by itself."""
+MAX_SUBSCRIBERS: Final = 64
+"""Connected pages; beyond that the oldest connection is closed, and its page reconnects by itself."""
 
-PAUSE: Final = 15.0
-"""Seconds after which a line is sent that means nothing, so that neither side takes the other for gone."""
+KEEP_ALIVE: Final = 15.0
+"""Seconds without an event after which a comment line is sent, so that neither side times out."""
 
 
 class Events:
-    """What the engine publishes and pages listen to; `publish` and `project_changed` may be called from any thread."""
+    """The event stream of one engine; `image`, `progress`, `project` and `close` may be called from any thread."""
 
     def __init__(self) -> None:
-        self._clients: list[Client] = []
+        self.subscribers: list[Subscriber] = []
         self._lock = threading.Lock()
         self.number = 0
-        """Of the last event."""
+        """Number of the last event: its `id` in the stream."""
 
     def image(self, identifier: str) -> None:
-        """That image has changed."""
-        self._each(lambda client: client.put_image(identifier))
+        """Announce that an image has changed."""
+        self._each(lambda subscriber: subscriber.put_image(identifier))
 
     def progress(self) -> None:
-        """The progress has changed."""
-        self._each(lambda client: client.put("progress"))
+        """Announce that the progress has changed."""
+        self._each(lambda subscriber: subscriber.put("progress"))
 
     def project(self) -> None:
-        """Anything may have changed."""
-        self._each(lambda client: client.put("project"))
+        """Announce that anything may have changed."""
+        self._each(lambda subscriber: subscriber.put("project"))
 
     def close(self) -> None:
-        """Let every page go."""
-        self._each(lambda client: client.put("close"))
+        """End every stream."""
+        self._each(lambda subscriber: subscriber.put("close"))
 
-    def _each(self, put: Callable[[Client], None]) -> None:
+    def _each(self, put: Callable[[Subscriber], None]) -> None:
         with self._lock:
             self.number += 1
-            clients = list(self._clients)
-        for client in clients:
-            put(client)
+            subscribers = list(self.subscribers)
+        for subscriber in subscribers:
+            put(subscriber)
 
     async def listen(self, describe: Callable[[str, str | None], Any]) -> AsyncIterator[str]:
-        """The stream for one page: the whole project at first, then what changes.
+        """The stream of one page: first the whole project, then every change.
 
-        `describe(kind, id)` gives the JSON value of a `project`, `picture` or `progress` event at the time it is sent,
-        None for nothing to say; it runs in a worker thread.
+        `describe(kind, id)` returns the JSON value of a `project`, `picture` or `progress` event when it is sent, or
+        None to skip it; it runs in a worker thread.
         """
-        client = Client(asyncio.get_running_loop())
-        client.put("project")
+        subscriber = Subscriber(asyncio.get_running_loop())
+        subscriber.put("project")
         with self._lock:
-            self._clients.append(client)
-            gone = self._clients[:-MOST_CLIENTS]
-        for other in gone:
+            self.subscribers.append(subscriber)
+            oldest = self.subscribers[:-MAX_SUBSCRIBERS]
+        for other in oldest:
             other.put("close")
         try:
             yield "retry: 1000\n\n"
             while True:
-                waiting = await client.take(PAUSE)
-                if not waiting:
+                pending = await subscriber.take(KEEP_ALIVE)
+                if not pending:
                     yield ": still here\n\n"
-                for kind, identifier in waiting:
+                for kind, identifier in pending:
                     if kind == "close":
                         return
                     value = await asyncio.to_thread(describe, kind, identifier)
@@ -82,42 +82,42 @@ class Events:
                         yield f"id: {self.number}\nevent: {kind}\ndata: {json.dumps(value)}\n\n"
         finally:
             with self._lock:
-                self._clients.remove(client)
+                self.subscribers.remove(subscriber)
 
 
-class Client:
-    """What waits for one page."""
+class Subscriber:
+    """The pending events of one page."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop, self._wake, self._lock = loop, asyncio.Event(), threading.Lock()
-        self._pictures: dict[str, None] = {}
+        self._images: dict[str, None] = {}
         self._kinds: set[str] = set()
 
     def put_image(self, identifier: str) -> None:
-        """Let the page know of an image."""
+        """Queue the event of an image."""
         with self._lock:
             if "project" in self._kinds:
-                return  # holds it
-            self._pictures[identifier] = None
-            full = len(self._pictures) > MOST_WAITING
-        self.put("project") if full else self._woken()
+                return  # contains it
+            self._images[identifier] = None
+            full = len(self._images) > MAX_PENDING
+        self.put("project") if full else self._notify()
 
     def put(self, kind: str) -> None:
-        """Let the page know of the progress, or of the whole project, which holds all else."""
+        """Queue a `progress`, `project` or `close` event; a `project` event replaces all others."""
         with self._lock:
             if kind == "project":
-                self._pictures.clear()
+                self._images.clear()
                 self._kinds.discard("progress")
             if not (kind == "progress" and "project" in self._kinds):
                 self._kinds.add(kind)
-        self._woken()
+        self._notify()
 
-    def _woken(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and the page with it
+    def _notify(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def take(self, seconds: float) -> list[tuple[str, str | None]]:
-        """What waits, as soon as anything does; nothing after `seconds`."""
+        """The pending events (kind, image id) as soon as there is one; an empty list after `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
@@ -127,8 +127,8 @@ class Client:
             self._wake.clear()
             if "close" in self._kinds:
                 return [("close", None)]
-            waiting: list[tuple[str, str | None]] = [("picture", i) for i in self._pictures]
-            waiting += [(kind, None) for kind in ("project", "progress") if kind in self._kinds]
-            self._pictures.clear()
+            pending: list[tuple[str, str | None]] = [("picture", i) for i in self._images]
+            pending += [(kind, None) for kind in ("project", "progress") if kind in self._kinds]
+            self._images.clear()
             self._kinds.clear()
-        return waiting
+        return pending

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final
 
 import numpy as np
 import torch
@@ -32,46 +30,6 @@ from fewseg.server.model import ServedModel
 
 TOKENS: Final = 4
 """Tokens along each side of an image, for suggestions."""
-
-
-class Sized(Protocol):
-    """Something whose memory is counted."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-
-V = TypeVar("V", bound=Sized)
-
-
-class Recent(Generic[V]):
-    """What was used last, up to so many bytes; safe to use from several threads."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.bytes = limit, 0
-        self._kept: OrderedDict[str, V] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str) -> V | None:
-        """The value, which counts as used now."""
-        with self._lock:
-            value = self._kept.get(key)
-            if value is not None:
-                self._kept.move_to_end(key)
-            return value
-
-    def put(self, key: str, value: V) -> None:
-        """Keep it; those not used for longest go, itself too where it is larger than the limit."""
-        with self._lock:
-            old = self._kept.pop(key, None)
-            self.bytes += value.nbytes - (old.nbytes if old is not None else 0)
-            self._kept[key] = value
-            while self.bytes > self.limit:
-                _, gone = self._kept.popitem(last=False)
-                self.bytes -= gone.nbytes
-
-    def __len__(self) -> int:
-        return len(self._kept)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What there is to do: which labels of which images have to be found again, as a value.
+"""Which labels of which images have to be predicted again, as a value.
 
 A label's masks depend on its own examples alone, so a change to one label leaves those of the others as they are.
 """
@@ -15,14 +15,14 @@ from fewseg.server.project.state import Annotation, Label, State
 
 @dataclass(frozen=True)
 class Shot:
-    """An example: an image with its hand-made mask."""
+    """An example: an image with a hand-made mask of one label."""
 
     image: ImageEntry
     annotation: Annotation
 
     @property
     def key(self) -> str:
-        """The same for the same pixels and mask."""
+        """Hash-based identifier: the same image file and mask give the same key."""
         return f"{self.image.identity}-{self.annotation.digest}"
 
 
@@ -33,12 +33,12 @@ class Plan:
     state: State
     images: Mapping[str, ImageEntry]
     shots: Mapping[int, tuple[Shot, ...]]
-    """Label id to its usable examples, for labels that have any."""
+    """Label id to its usable examples; labels without any are left out."""
     fingerprints: Mapping[int, str]
-    """Label id to a hash of all that decides its masks beside the image."""
+    """Label id to a hash of everything its masks depend on except the query image."""
 
     def wanted(self, image: ImageEntry) -> dict[int, str]:
-        """Label id to the key of the result to be found for an image; hand-made masks stand."""
+        """Label id to the result key of an image, for every label without a hand-made mask in it."""
         if image.error is not None:
             return {}
         return {
@@ -48,7 +48,7 @@ class Plan:
         }
 
     def labels_of(self, image: ImageEntry) -> list[Label]:
-        """The labels that are marked by hand in an image."""
+        """The labels with a hand-made mask in an image."""
         return [label for label in self.state.labels if (image.id, label.id) in self.state.annotations]
 
 

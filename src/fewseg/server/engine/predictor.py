@@ -1,4 +1,4 @@
-"""Finds the masks of a few images at a time, and notes what cannot be; belongs to the model's thread."""
+"""Predicts the masks of a few images at a time and records failures; belongs to the model's thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from fewseg.core.errors import FewsegError, one_line
 from fewseg.inference.supports import LabelSupport
-from fewseg.server.engine.cache import Found, ResultCache
+from fewseg.server.engine.cache import ResultCache, ResultSummary
 from fewseg.server.engine.encoder import Encoder, Unusable
 from fewseg.server.engine.model import ImageFeatures
 from fewseg.server.engine.plan import Plan
@@ -16,65 +16,65 @@ from fewseg.server.project.images import ImageEntry
 
 log = logging.getLogger(__name__)
 
-_Ready: TypeAlias = tuple[ImageEntry, ImageFeatures]
+_Encoded: TypeAlias = tuple[ImageEntry, ImageFeatures]
 
 
-class Finder:
-    """Results, by image and label, and what stood in the way of others; read from any thread."""
+class Predictor:
+    """Results by image and label, and the reasons for missing ones; may be read from any thread."""
 
     def __init__(self, encoder: Encoder, cache: ResultCache) -> None:
         self.encoder, self.cache = encoder, cache
-        self.shown: dict[tuple[str, int], Found] = {}
-        """The last result of each image and label, which a newer one may be on the way to replace."""
+        self.results: dict[tuple[str, int], ResultSummary] = {}
+        """The latest result of each image and label; a newer one may be on its way."""
         self.failed: dict[str, tuple[str, str]] = {}
         """Image id to the file's identity and why it could not be segmented."""
         self.unusable: dict[str, str] = {}
         """Key of an example to why it could not be encoded."""
 
-    def find(self, images: Sequence[ImageEntry], plan: Plan, overtaken: Callable[[], bool]) -> bool:
-        """Find every label of the plan in the images, as far as it is not known.
+    def predict(self, images: Sequence[ImageEntry], plan: Plan, interrupted: Callable[[], bool]) -> bool:
+        """Predict every label of the plan in the images, except results that exist already.
 
-        Stops between two labels when `overtaken`, or when an example proves unusable: False then, and a new plan is
-        needed.
+        Returns False when a new plan is needed: `interrupted` was true between two labels, or an example could not be
+        encoded.
         """
-        ready = self._with_features(images)
+        encoded = self._encode(images)
         for label, fingerprint in plan.fingerprints.items():
-            if overtaken():
+            if interrupted():
                 return False
             try:
                 support = self.encoder.support(label, fingerprint, plan.shots[label])
             except Unusable as error:
                 shot, cause = error.shot, error.__cause__
                 log.warning("%s: the example cannot be used: %s", shot.image.path, cause)
-                self.unusable[shot.key] = _said(cause, shot.image)
+                self.unusable[shot.key] = _message(cause, shot.image)
                 return False
-            self._find_label(label, ready, support, plan)
+            self._predict_label(label, encoded, support, plan)
         return True
 
-    def _with_features(self, images: Sequence[ImageEntry]) -> list[_Ready]:
-        """The images that can be used, with their features; why the others cannot is noted."""
-        ready = []
+    def _encode(self, images: Sequence[ImageEntry]) -> list[_Encoded]:
+        """The readable images with their features; the failure of every other one is recorded."""
+        readable = []
         for image in images:
             try:
                 self.encoder.wait(image)
-                ready.append(image)
+                readable.append(image)
             except Exception as error:
                 self.fail(image, error)
         try:
-            return list(zip(ready, self.encoder.features(ready), strict=True))
+            return list(zip(readable, self.encoder.features(readable), strict=True))
         except Exception as error:
-            if len(ready) == 1:
-                self.fail(ready[0], error)
+            if len(readable) == 1:
+                self.fail(readable[0], error)
                 return []
-        return [pair for image in ready for pair in self._with_features([image])]
+        return [pair for image in readable for pair in self._encode([image])]
 
-    def _find_label(self, label: int, ready: Sequence[_Ready], support: LabelSupport, plan: Plan) -> None:
-        """Segment the images that lack this label's result, and show it."""
+    def _predict_label(self, label: int, encoded: Sequence[_Encoded], support: LabelSupport, plan: Plan) -> None:
+        """Predict the label in the images that lack its result."""
         todo = []
-        for image, features in ready:
+        for image, features in encoded:
             key = plan.wanted(image).get(label)
-            shown = self.shown.get((image.id, label))
-            if key is not None and (shown is None or shown.key != key):
+            result = self.results.get((image.id, label))
+            if key is not None and (result is None or result.key != key):
                 todo.append((image, features, key))
         if not todo:
             return
@@ -84,50 +84,50 @@ class Finder:
             if len(todo) == 1:
                 self.fail(todo[0][0], error)
                 return
-            for image, features, _ in todo:  # too many at once, or one that spoils it for the others
-                self._find_label(label, [(image, features)], support, plan)
+            for image, features, _ in todo:  # the batch was too large, or one image makes it fail
+                self._predict_label(label, [(image, features)], support, plan)
             return
         for (image, _, key), values in zip(todo, coarse, strict=True):
-            self.shown[image.id, label] = self.cache.put(key, values)
+            self.results[image.id, label] = self.cache.put(key, values)
 
     def fail(self, image: ImageEntry, error: BaseException) -> None:
-        """Note why an image cannot be segmented."""
+        """Record why an image cannot be segmented."""
         if not isinstance(error, FewsegError):
             log.warning("%s: unexpected error", image.path, exc_info=error)
-        self.failed[image.id] = (image.identity, _said(error, image))
+        self.failed[image.id] = (image.identity, _message(error, image))
 
-    def forget_failures(self) -> None:
-        """Let everything be tried again."""
+    def clear_failures(self) -> None:
+        """Let every failed image and example be tried again."""
         self.failed, self.unusable = {}, {}
 
-    def follow(self, plan: Plan) -> tuple[dict[str, None], bool]:
-        """Show what is known already for a plan: the images that have to be done, and whether anything is new."""
+    def adopt(self, plan: Plan) -> tuple[dict[str, None], bool]:
+        """Take a new plan's results from the cache: ids of images still to predict, and whether any result is new."""
         pending: dict[str, None] = {}
-        news = False
+        changed = False
         for image in plan.images.values():
             for label, key in plan.wanted(image).items():
-                shown = self.shown.get((image.id, label))
-                if shown is not None and shown.key == key:
+                current = self.results.get((image.id, label))
+                if current is not None and current.key == key:
                     continue
-                found = self.cache.found(key)
-                if found is None:
+                cached = self.cache.summary(key)
+                if cached is None:
                     pending[image.id] = None
                 else:
-                    self.shown[image.id, label] = found
-                    news = True
+                    self.results[image.id, label] = cached
+                    changed = True
             if self.failed.get(image.id, ("",))[0] == image.identity:
                 pending.pop(image.id, None)
             else:
                 self.failed.pop(image.id, None)
-        for place in [p for p in self.shown if p[0] not in plan.images or p[1] not in plan.fingerprints]:
-            del self.shown[place]
+        for place in [p for p in self.results if p[0] not in plan.images or p[1] not in plan.fingerprints]:
+            del self.results[place]
         self.encoder.keep_labels(list(plan.fingerprints))
-        self.cache.trim({found.key for found in self.shown.values()})
-        return pending, news
+        self.cache.trim({result.key for result in self.results.values()})
+        return pending, changed
 
 
-def _said(error: BaseException | None, image: ImageEntry) -> str:
-    """One line for the person, without the folders of a path."""
+def _message(error: BaseException | None, image: ImageEntry) -> str:
+    """The error as one line for the page, with the image's name in place of its path."""
     if isinstance(error, FewsegError):
         return str(error).replace(str(image.path), image.shown_name)
     return f"{image.shown_name} cannot be used ({one_line(error) if error else 'unknown'}): save it again as PNG"

@@ -1,8 +1,8 @@
 """A machine learning back end for Label Studio: every annotation teaches, tasks come back with masks.
 
-Label Studio asks `/health` and `/setup` when the back end is connected, `/predict` for tasks, and tells of annotations
-at `/webhook`. What was taught belongs to a Label Studio project. It is kept in memory and, where a folder is given, in
-one file a project.
+Label Studio calls `/health` and `/setup` when the back end is connected, `/predict` for tasks, and `/webhook` for
+annotations. Every Label Studio project has its own examples, kept in memory and, where a folder is given, in one file
+per project.
 """
 
 from __future__ import annotations
@@ -23,35 +23,33 @@ from fewseg.core.errors import FewsegError, InvalidImage, InvalidOption
 from fewseg.core.files import make_folder
 from fewseg.core.types import Prediction
 from fewseg.inference.supports import LabelSupport
+from fewseg.server.api_errors import ApiError, error_responses
 from fewseg.server.label_studio.config import MaskTag, mask_tags
 from fewseg.server.label_studio.regions import masks_of, results_of
 from fewseg.server.label_studio.schemas import Event, Learnt, Predict, Predictions, Setup, TaskPrediction, Version
 from fewseg.server.label_studio.task_images import ImageSources
-from fewseg.server.limits import Limits
-from fewseg.server.model import ServedModel, memory
-from fewseg.server.problems import Problem, error_responses
-from fewseg.server.queue import Gate
-from fewseg.server.uploads import open_sent
+from fewseg.server.model import memory
+from fewseg.server.services import Services
 
 log = logging.getLogger(__name__)
 
-Examples = dict[str, dict[str, LabelSupport]]
-"""Annotation to label to its example."""
+ExamplesByAnnotation = dict[str, dict[str, LabelSupport]]
+"""Annotation id to label to encoded example."""
 
 _PROJECT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TAUGHT: Final = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED")
 
 
-class Project:
-    """What one Label Studio project has taught."""
+class StudioProject:
+    """The labelling configuration and examples of one Label Studio project."""
 
     def __init__(self) -> None:
         self.config = ""
         self.key: str | None = None
-        self.examples: Examples = {}
+        self.examples: ExamplesByAnnotation = {}
 
     def supports(self) -> dict[str, LabelSupport]:
-        """The examples by label."""
+        """Label to all its examples."""
         by_label: dict[str, list[LabelSupport]] = {}
         for labels in self.examples.values():
             for label, example in labels.items():
@@ -59,7 +57,7 @@ class Project:
         return {label: LabelSupport.concatenate(examples) for label, examples in by_label.items()}
 
     def tags(self) -> list[MaskTag]:
-        """Those that masks are drawn with; raises `InvalidOption`."""
+        """The configuration's tags for masks; raises `InvalidOption`."""
         if not self.config:
             raise InvalidOption("this project's labelling configuration is not known yet: connect the model again")
         return mask_tags(self.config)
@@ -68,40 +66,41 @@ class Project:
 class LabelStudio:
     """All projects; every method may be called from any thread."""
 
-    def __init__(self, model: ServedModel, limits: Limits, sources: ImageSources, folder: Path | None = None) -> None:
-        self.model, self.limits, self.sources = model, limits, sources
+    def __init__(self, services: Services, sources: ImageSources, folder: Path | None = None) -> None:
+        self.services, self.sources = services, sources
+        self.model, self.limits = services.model, services.limits
         self.folder = make_folder(folder) if folder else None
-        self._projects: dict[str, Project] = {}
+        self._projects: dict[str, StudioProject] = {}
         self._lock = threading.Lock()
 
-    def project(self, name: Any, config: str | None = None, key: str | None = None) -> Project:
-        """A project, by `12.1700000000` as requests have it or by 12 as events have it; raises `Problem`."""
+    def project(self, name: Any, config: str | None = None, key: str | None = None) -> StudioProject:
+        """A project by its id: `12.1700000000` in requests, 12 in events; raises `ApiError`."""
         plain = str(name if name is not None else "default").partition(".")[0]
         if not _PROJECT.fullmatch(plain):
-            raise Problem(422, f"project {plain[:64]!r}: send Label Studio's number of it")
+            raise ApiError(422, f"project {plain[:64]!r}: send Label Studio's number of it")
         if config:
             mask_tags(config)
         with self._lock:
             if plain not in self._projects:
                 if len(self._projects) >= self.limits.sessions:
-                    raise Problem(429, f"{len(self._projects)} projects are served already: start another server")
+                    raise ApiError(429, f"{len(self._projects)} projects are served already: start another server")
                 self._projects[plain] = self._read(plain)
             project = self._projects[plain]
             project.config, project.key = config or project.config, key or project.key
             return project
 
-    def version(self, project: Project) -> str:
-        """Of the model and what it was taught."""
+    def version(self, project: StudioProject) -> str:
+        """Identifier of the model and the project's examples."""
         with self._lock:
             digests = [(a, label, s.digests) for a, e in project.examples.items() for label, s in e.items()]
         return f"{self.model.version}-{hashlib.sha256(repr(sorted(digests)).encode()).hexdigest()[:8]}"
 
-    def shots(self, project: Project) -> dict[str, int]:
-        """Labels with the number of their examples."""
+    def shots(self, project: StudioProject) -> dict[str, int]:
+        """Label to number of examples."""
         with self._lock:
             return {label: support.shots for label, support in project.supports().items()}
 
-    def open(self, project: Project, task: Mapping[str, Any], tags: Sequence[MaskTag]) -> IO[bytes]:
+    def open(self, project: StudioProject, task: Mapping[str, Any], tags: Sequence[MaskTag]) -> IO[bytes]:
         """The bytes of a task's image; raises `InvalidImage`."""
         data = task.get("data")
         for tag in tags:
@@ -110,20 +109,22 @@ class LabelStudio:
                 return self.sources.fetch(address, self.limits, project.key)
         raise InvalidImage(f"task {str(task.get('id'))[:30]} has no image in {tags[0].key!r}: check its data")
 
-    def segment(self, project: Project, file: IO[bytes]) -> Prediction:
-        """What was taught, found in an image."""
+    def segment(self, project: StudioProject, file: IO[bytes]) -> Prediction:
+        """The prediction of the project's labels in an image."""
         with self._lock:
             supports = project.supports()
-        with open_sent(file, "picture", self.limits) as picture:
-            return self.model.segmenter(supports).segment(picture, probabilities=False)
+        with self.services.open_image(file) as image:
+            return self.model.segmenter(supports).segment(image, probabilities=False)
 
     def encode(self, file: IO[bytes], masks: Mapping[str, Any]) -> dict[str, LabelSupport]:
-        """An example of each label from an annotation's masks."""
-        with open_sent(file, "picture", self.limits) as picture:
-            return {label: self.model.encode(label, picture, mask) for label, mask in masks.items()}
+        """An encoded example of each label from an annotation's masks."""
+        with self.services.open_image(file) as image:
+            return {label: self.model.encode(label, image, mask) for label, mask in masks.items()}
 
-    def keep(self, name: Any, project: Project, annotation: str, examples: dict[str, LabelSupport] | None) -> None:
-        """Replace what an annotation taught; None forgets it. Raises `Problem` 413 where it is too much."""
+    def keep(
+        self, name: Any, project: StudioProject, annotation: str, examples: dict[str, LabelSupport] | None
+    ) -> None:
+        """Replace the examples of an annotation, None removes them; raises `ApiError` 413."""
         with self._lock:
             changed = {a: e for a, e in project.examples.items() if a != annotation}
             if examples:
@@ -134,36 +135,36 @@ class LabelStudio:
                 flat = {f"{a}:{label}": s for a, e in changed.items() for label, s in e.items()}
                 self.model.save(flat, self._path(str(name).partition(".")[0]))
 
-    def _check(self, project: Project, changed: Examples) -> None:
+    def _check(self, project: StudioProject, changed: ExamplesByAnnotation) -> None:
         shots = sum(len(labels) for labels in changed.values())
         if shots > self.limits.shots:
-            raise Problem(
+            raise ApiError(
                 413, f"a project has at most {self.limits.shots} examples: delete annotations, or raise --limits.shots"
             )
         others = [e for p in self._projects.values() if p is not project for e in p.examples.values()]
         if sum(memory(e) for e in [*others, *changed.values()]) > self.limits.taught_bytes:
-            raise Problem(413, f"all examples would take over {self.limits.taught_mb} MB: delete annotations")
+            raise ApiError(413, f"all examples would take over {self.limits.taught_mb} MB: delete annotations")
 
     def _path(self, name: str) -> Path:
         assert self.folder is not None
         return self.folder / f"project-{name}.fewseg"
 
-    def _read(self, name: str) -> Project:
-        """What an earlier run of the server kept of a project."""
-        project = Project()
+    def _read(self, name: str) -> StudioProject:
+        """A project with the examples that an earlier run of the server saved."""
+        project = StudioProject()
         if self.folder is not None and self._path(name).exists():
             try:
                 for key, support in self.model.load(self._path(name)).items():
                     annotation, _, label = key.partition(":")
                     project.examples.setdefault(annotation, {})[label] = support
             except FewsegError as error:
-                kept = _aside(self._path(name))
+                kept = _moved_aside(self._path(name))
                 log.warning("%s is not used: %s; it is kept as %s", self._path(name), error, kept)
         return project
 
 
-def _aside(file: Path) -> Path:
-    """Move it out of the way of what is written next: it may be of another model, and wanted again."""
+def _moved_aside(file: Path) -> Path:
+    """Rename a file that is about to be overwritten: it may belong to another model, and be needed again."""
     number = 1
     while (kept := file.with_name(f"{file.stem}.unused-{number}{file.suffix}")).exists():
         number += 1
@@ -172,7 +173,7 @@ def _aside(file: Path) -> Path:
     return kept
 
 
-def router(studio: LabelStudio, gate: Gate) -> APIRouter:
+def router(studio: LabelStudio) -> APIRouter:
     """The routes, to be included below `/label-studio`."""
     routes = APIRouter(tags=["Label Studio"])
 
@@ -182,23 +183,23 @@ def router(studio: LabelStudio, gate: Gate) -> APIRouter:
         return {"status": "UP", "model_class": "fewseg"}
 
     @routes.post("/setup", responses=error_responses(429))
-    async def setup(sent: Setup) -> Version:
+    async def setup(request: Setup) -> Version:
         """Label Studio connects a project; its labelling configuration needs BrushLabels or PolygonLabels."""
-        project = studio.project(sent.project, sent.schema_, sent.access_token)
+        project = studio.project(request.project, request.schema_, request.access_token)
         return Version(model_version=studio.version(project))
 
     @routes.post("/predict", responses=error_responses(429))
-    async def predict(sent: Predict) -> Predictions:
-        """Masks of tasks. A task whose image cannot be used gets none; where all cannot, this is an error."""
-        return await _predict(studio, gate, sent)
+    async def predict(request: Predict) -> Predictions:
+        """Masks of tasks. A task whose image cannot be used gets none; it is an error if that is every task."""
+        return await _predict(studio, request)
 
     @routes.post("/webhook", status_code=201, responses=error_responses(429))
     async def webhook(event: Annotated[Event, Body()]) -> Learnt:
-        """An annotation was made, changed or deleted; other events change nothing."""
+        """Learn from an annotation that was created, changed or deleted; other events are ignored."""
         number = (event.project or {}).get("id")
         project = studio.project(number, str((event.project or {}).get("label_config") or ""))
         if event.action in _TAUGHT:
-            await _learn_all(studio, gate, number, project, _annotated(event))
+            await _learn_all(studio, number, project, _annotated(event))
         elif event.action == "ANNOTATIONS_DELETED":
             for annotation in event.annotations or []:
                 studio.keep(number, project, str(annotation.get("id")), None)
@@ -207,78 +208,78 @@ def router(studio: LabelStudio, gate: Gate) -> APIRouter:
     return routes
 
 
-async def _predict(studio: LabelStudio, gate: Gate, sent: Predict) -> Predictions:
-    project = studio.project(sent.project, sent.label_config)
+async def _predict(studio: LabelStudio, request: Predict) -> Predictions:
+    queue, project = studio.services.queue, studio.project(request.project, request.label_config)
     tags, version = project.tags(), studio.version(project)
-    nothing = TaskPrediction(result=[], score=0.0, model_version=version)
+    empty = TaskPrediction(result=[], score=0.0, model_version=version)
     made: list[TaskPrediction] = []
     errors: list[str] = []
-    for task in sent.tasks if project.examples else []:
+    for task in request.tasks if project.examples else []:
         try:
             file = await run_in_threadpool(studio.open, project, task, tags)
-            found = await gate.run(studio.segment, project, file)
-            result = await gate.run(results_of, found, tags)
-        except (FewsegError, Problem) as error:
-            if isinstance(error, Problem) and error.status_code == 503:
+            prediction = await queue.run(studio.segment, project, file)
+            result = await queue.run(results_of, prediction, tags)
+        except (FewsegError, ApiError) as error:
+            if isinstance(error, ApiError) and error.status_code == 503:
                 raise
-            errors.append(_said(error))
-            log.warning("task %s: %s", _plain(task.get("id")), errors[-1])
-            made.append(nothing)
+            errors.append(_one_line(error))
+            log.warning("task %s: %s", _short(task.get("id")), errors[-1])
+            made.append(empty)
             continue
-        scores = [found.scores[label] for label in {r["value"][r["type"]][0] for r in result}]
+        scores = [prediction.scores[label] for label in {r["value"][r["type"]][0] for r in result}]
         score = round(sum(scores) / len(scores), 4) if scores else 0.0
         made.append(TaskPrediction(result=result, score=score, model_version=version))
-    if errors and len(errors) == len(sent.tasks):
-        raise Problem(422, f"no image could be used: {errors[0]}")
-    return Predictions(results=made or [nothing for _ in sent.tasks], model_version=version)
+    if errors and len(errors) == len(request.tasks):
+        raise ApiError(422, f"no image could be used: {errors[0]}")
+    return Predictions(results=made or [empty for _ in request.tasks], model_version=version)
 
 
-def _said(error: FewsegError | Problem) -> str:
-    return " ".join(str(error.detail if isinstance(error, Problem) else error).split())
+def _one_line(error: FewsegError | ApiError) -> str:
+    return " ".join(str(error.detail if isinstance(error, ApiError) else error).split())
 
 
-def _plain(number: Any) -> str:
-    """What was sent as a number, fit for one line of a log."""
+def _short(number: Any) -> str:
+    """A received id, shortened to one line of the log."""
     return " ".join(str(number)[:30].split())
 
 
 def _annotated(event: Event) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Pairs of annotation and task; several annotations name their tasks by number."""
-    found = event.annotation if isinstance(event.annotation, list) else [event.annotation or {}]
+    """Pairs of annotation and task; several annotations refer to their tasks by id."""
+    annotations = event.annotation if isinstance(event.annotation, list) else [event.annotation or {}]
     tasks = event.task if isinstance(event.task, list) else [event.task or {}]
     by_id = {task.get("id"): task for task in tasks}
-    return [(a, tasks[0] if len(tasks) == 1 else by_id.get(a.get("task"), {})) for a in found]
+    return [(a, tasks[0] if len(tasks) == 1 else by_id.get(a.get("task"), {})) for a in annotations]
 
 
 async def _learn_all(
     studio: LabelStudio,
-    gate: Gate,
     number: Any,
-    project: Project,
+    project: StudioProject,
     annotated: Sequence[tuple[dict[str, Any], dict[str, Any]]],
 ) -> None:
-    """Learn what can be learnt, then raise what was wrong first. Label Studio shows nobody the answer: the log does."""
-    wrong: list[FewsegError | Problem] = []
+    """Learn every usable annotation, then raise the first error. Label Studio hides the response: errors are logged."""
+    errors: list[FewsegError | ApiError] = []
     for annotation, task in annotated:
         try:
-            await _learn(studio, gate, number, project, annotation, task)
-        except (FewsegError, Problem) as error:
-            log.warning("annotation %s: %s", _plain(annotation.get("id")), _said(error))
-            wrong.append(error)
-    if wrong:
-        raise wrong[0]
+            await _learn(studio, number, project, annotation, task)
+        except (FewsegError, ApiError) as error:
+            log.warning("annotation %s: %s", _short(annotation.get("id")), _one_line(error))
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 async def _learn(
-    studio: LabelStudio, gate: Gate, number: Any, project: Project, annotation: dict[str, Any], task: dict[str, Any]
+    studio: LabelStudio, number: Any, project: StudioProject, annotation: dict[str, Any], task: dict[str, Any]
 ) -> None:
     tags, name = project.tags(), str(annotation.get("id"))
     if annotation.get("was_cancelled"):  # the annotator skipped the task
         studio.keep(number, project, name, None)
         return
-    masks = await gate.run(masks_of, annotation.get("result"), tags, studio.limits)
+    queue = studio.services.queue
+    masks = await queue.run(masks_of, annotation.get("result"), tags, studio.limits.pixels)
     if not masks:
         studio.keep(number, project, name, None)
         return
     file = await run_in_threadpool(studio.open, project, task, tags)
-    studio.keep(number, project, name, await gate.run(studio.encode, file, masks))
+    studio.keep(number, project, name, await queue.run(studio.encode, file, masks))

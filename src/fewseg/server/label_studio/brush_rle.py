@@ -110,8 +110,8 @@ class _Bits:
         start = self._at
         self._take(count * size)
         weights: NDArray[np.int64] = 1 << np.arange(size - 1, -1, -1)
-        found: NDArray[np.int64] = self._bits[start : self._at].reshape(count, size) @ weights
-        return found
+        numbers: NDArray[np.int64] = self._bits[start : self._at].reshape(count, size) @ weights
+        return numbers
 
     def _take(self, size: int) -> bytes:
         start, self._at = self._at, self._at + size

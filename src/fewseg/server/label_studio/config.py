@@ -1,4 +1,4 @@
-"""What a Label Studio labelling configuration says about masks: which tags, which labels, which image."""
+"""The tags for masks in a Label Studio labelling configuration, with their labels and image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST: Final = 1 << 20
 
 @dataclass(frozen=True)
 class MaskTag:
-    """A tag that masks are drawn with."""
+    """A tag for drawing masks."""
 
     name: str
     """Results refer to it as `from_name`."""
@@ -34,23 +34,23 @@ class MaskTag:
 
 
 def mask_tags(config: str) -> list[MaskTag]:
-    """The tags that masks are drawn with, in order; raises `InvalidOption` where there are none or it is no XML."""
+    """The tags for drawing masks, in order; raises `InvalidOption` where there are none or it is not XML."""
     root = _parsed(config)
     images = {e.get("name", ""): e.get("value", "").removeprefix("$") for e in root.iter() if e.tag.lower() == "image"}
-    found = []
+    tags = []
     for element in root.iter():
         kind = element.tag.lower()
         target = element.get("toName", "").split(",")[0]
         if kind in KINDS and element.get("name") and images.get(target):
             offered = [e.get("alias") or e.get("value") or "" for e in element.iter() if e.tag.lower() == "label"]
             labels = tuple(dict.fromkeys(label for label in offered if label))
-            found.append(MaskTag(element.get("name", ""), kind, target, images[target], labels))
-    if not found:
+            tags.append(MaskTag(element.get("name", ""), kind, target, images[target], labels))
+    if not tags:
         raise InvalidOption(
             "the labelling configuration has no BrushLabels or PolygonLabels for an Image: add <BrushLabels "
             'name="mask" toName="image">'
         )
-    return found
+    return tags
 
 
 def _parsed(config: str) -> ElementTree.Element:

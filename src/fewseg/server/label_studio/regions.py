@@ -1,4 +1,4 @@
-"""Between masks and Label Studio's results."""
+"""Masks to Label Studio's regions, and back."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from fewseg.core.types import Prediction
 from fewseg.formats.polygons import one_ring, regions
 from fewseg.server.label_studio import brush_rle
 from fewseg.server.label_studio.config import KINDS, MaskTag
-from fewseg.server.limits import Limits
 
 _TOLERANCE: Final = 1.0
 """Pixels by which polygons may leave the mask's edge."""
 _SPECK: Final = 4.0
-"""Regions with fewer pixels than this make no polygon."""
+"""Least area of a polygon, in pixels."""
 
 
-def results_of(found: Prediction, tags: Sequence[MaskTag]) -> list[dict[str, Any]]:
-    """The masks of labels that are present, each with the first tag that offers its label."""
+def results_of(prediction: Prediction, tags: Sequence[MaskTag]) -> list[dict[str, Any]]:
+    """The regions of all present labels, each for the first tag that offers its label."""
     made: list[dict[str, Any]] = []
-    for label in found.labels:
+    for label in prediction.labels:
         tag = next((tag for tag in tags if tag.knows(label)), None)
-        if tag is not None and found.present[label] and found.masks[label].any():
-            values = _brush(found.masks[label]) if tag.kind == "brushlabels" else _polygons(found.masks[label])
-            made += [_region(tag, label, found, value) for value in values]
+        if tag is not None and prediction.present[label] and prediction.masks[label].any():
+            values = (
+                _brush(prediction.masks[label]) if tag.kind == "brushlabels" else _polygons(prediction.masks[label])
+            )
+            made += [_region(tag, label, prediction, value) for value in values]
     return made
 
 
-def _region(tag: MaskTag, label: str, found: Prediction, value: dict[str, Any]) -> dict[str, Any]:
-    height, width = found.label_map.shape
+def _region(tag: MaskTag, label: str, prediction: Prediction, value: dict[str, Any]) -> dict[str, Any]:
+    height, width = prediction.label_map.shape
     return {
         "id": uuid.uuid4().hex[:10],
         "from_name": tag.name,
@@ -45,7 +46,7 @@ def _region(tag: MaskTag, label: str, found: Prediction, value: dict[str, Any]) 
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
-        "score": round(found.scores[label], 4),
+        "score": round(prediction.scores[label], 4),
         "value": {**value, tag.kind: [label]},
     }
 
@@ -62,37 +63,35 @@ def _polygons(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
         yield {"points": [[round(float(x), 4), round(float(y), 4)] for x, y in points], "closed": True}
 
 
-def masks_of(result: Any, tags: Sequence[MaskTag], limits: Limits) -> dict[str, NDArray[np.bool_]]:
-    """Label to the union of its regions in an annotation; regions that are no masks are left out.
+def masks_of(result: Any, tags: Sequence[MaskTag], max_pixels: int) -> dict[str, NDArray[np.bool_]]:
+    """Label to mask (H, W), the union of its regions in an annotation; regions of other kinds are ignored.
 
     Raises `InvalidMask` for a region that cannot be read, or regions of images of different sizes.
     """
     known = {(tag.name, tag.kind): tag for tag in tags}
-    joined: dict[str, NDArray[np.bool_]] = {}
+    masks: dict[str, NDArray[np.bool_]] = {}
     for region in result if isinstance(result, list) else []:
         if not isinstance(region, Mapping) or (region.get("from_name"), region.get("type")) not in known:
             continue
         tag = known[region["from_name"], region["type"]]
-        mask = _mask(region, tag, limits)
+        mask = _mask(region, tag, max_pixels)
         value = region["value"]
         for label in value.get(tag.kind) or []:
             if not isinstance(label, str) or not tag.knows(label):
                 continue
-            if label in joined and joined[label].shape != mask.shape:
+            if label in masks and masks[label].shape != mask.shape:
                 raise InvalidMask(f"regions of {label!r} have images of different sizes: annotate one image a task")
-            joined[label] = joined[label] | mask if label in joined else mask
-    return {label: mask for label, mask in joined.items() if mask.any()}
+            masks[label] = masks[label] | mask if label in masks else mask
+    return {label: mask for label, mask in masks.items() if mask.any()}
 
 
-def _mask(region: Mapping[str, Any], tag: MaskTag, limits: Limits) -> NDArray[np.bool_]:
+def _mask(region: Mapping[str, Any], tag: MaskTag, max_pixels: int) -> NDArray[np.bool_]:
     value = region.get("value")
     width, height = region.get("original_width"), region.get("original_height")
     if not isinstance(value, Mapping) or not isinstance(width, int) or not isinstance(height, int):
         raise InvalidMask(f"a region of {tag.name!r} has no value or size: save the annotation again")
-    if not 0 < width * height <= limits.pixels or width < 1:
-        raise InvalidMask(
-            f"a region of {tag.name!r} is of an image of {width}x{height}: send 1 to {limits.pixels} pixels"
-        )
+    if not 0 < width * height <= max_pixels or width < 1:
+        raise InvalidMask(f"a region of {tag.name!r} is of an image of {width}x{height}: send 1 to {max_pixels} pixels")
     if KINDS[tag.kind] == "rle":
         return brush_rle.decode(value.get("rle") or [], (width, height))
     return _filled(value.get("points"), (width, height))

@@ -1,4 +1,4 @@
-"""What Label Studio sends and is answered."""
+"""Bodies of Label Studio's requests and of the responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TASKS: Final = 500
 
 
 class Setup(BaseModel):
-    """What Label Studio says of a project when it connects."""
+    """A project that connects to the back end."""
 
     model_config = ConfigDict(extra="ignore")
     project: str | int | None = None
@@ -20,14 +20,14 @@ class Setup(BaseModel):
 
 
 class Version(BaseModel):
-    """Changes with the model and with what was taught."""
+    """A version that changes with the model and with the examples."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"model_version": "dcama-6f1d2c3b-91ac03de"}]})
     model_version: str
 
 
 class Predict(BaseModel):
-    """Tasks to be segmented."""
+    """Tasks to segment."""
 
     model_config = ConfigDict(extra="ignore")
     tasks: list[dict[str, Any]] = Field(max_length=_TASKS)
@@ -39,7 +39,7 @@ class TaskPrediction(BaseModel):
     """Masks of one task."""
 
     result: list[dict[str, Any]] = Field(description="Regions, as Label Studio has them.")
-    score: float = Field(description="Mean score of the labels that were found; 0 where none was.")
+    score: float = Field(description="Mean score of the present labels; 0 where none is.")
     model_version: str
 
 
@@ -50,7 +50,7 @@ class Predictions(Version):
 
 
 class Event(BaseModel):
-    """What happened in Label Studio."""
+    """An event in Label Studio."""
 
     model_config = ConfigDict(extra="ignore")
     action: str
@@ -61,6 +61,6 @@ class Event(BaseModel):
 
 
 class Learnt(Version):
-    """What an event taught."""
+    """The project's examples after an event."""
 
     taught: dict[str, int] = Field(description="Labels with the number of their examples.")

@@ -1,8 +1,8 @@
-"""Images of labelling tasks, fetched from nowhere else than where the operator allowed.
+"""Images of labelling tasks, fetched only from hosts that the operator has allowed.
 
-A task names its image by an address that any annotator may have written. A server that fetches whatever it is told
-to can be made to ask for things inside its own network. So `data:` addresses are decoded, and others are fetched only
-from hosts that `fewseg serve` was started with, every redirect included; files of this machine are never opened.
+A task gives the address of its image, which any annotator may have written, and a server that fetches every address can
+be made to send requests inside its own network. So `data:` addresses are decoded, and others are fetched only from
+hosts that `fewseg serve` was started with, every redirect included; files of this machine are never opened.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _SECONDS: Final = 20.0
 
 @dataclass(frozen=True)
 class ImageSources:
-    """Where images of tasks may come from."""
+    """The hosts that images of tasks may be fetched from."""
 
     home: str | None = None
-    """Label Studio's own address: what relative addresses of uploads belong to."""
+    """Label Studio's own address; relative addresses of uploads refer to it."""
     hosts: Sequence[str] = ()
     """Further hosts, `name` or `name:port`; without a port those of http and https."""
     key: str | None = field(default=None, repr=False)
-    """Label Studio's access token; goes to `home` only."""
+    """Label Studio's access token; sent to `home` only."""
 
     def __post_init__(self) -> None:
         """Raise `InvalidOption` for a home that is no address."""
@@ -43,7 +43,7 @@ class ImageSources:
             raise InvalidOption(f"Label Studio's address {self.home!r}: write it as http://localhost:8080")
 
     def fetch(self, address: str, limits: Limits, key: str | None = None) -> IO[bytes]:
-        """The image's bytes; raises `InvalidImage`. `key` stands in where the operator gave none."""
+        """The image's bytes; raises `InvalidImage`. `key` is used where the operator gave none."""
         if address.startswith("data:"):
             return io.BytesIO(_decoded(address, limits))
         if address.startswith("/") and not address.startswith("//"):
@@ -53,17 +53,17 @@ class ImageSources:
                 )
             address = urljoin(self.home, address)
         for _ in range(1 + _REDIRECTS):
-            answer = self._ask(address, limits, self.key or key)
+            answer = self._request(address, limits, self.key or key)
             if isinstance(answer, bytes):
                 return io.BytesIO(answer)
             address = urljoin(address, answer)
         raise InvalidImage(f"{_short(address)}: more than {_REDIRECTS} redirects; give the image's own address")
 
-    def _ask(self, address: str, limits: Limits, key: str | None) -> bytes | str:
-        """The image, or where it is instead."""
+    def _request(self, address: str, limits: Limits, key: str | None) -> bytes | str:
+        """The image's bytes, or the address it redirects to."""
         self._require_allowed(address)
         at_home = self.home is not None and _host(address) == _host(self.home)
-        # Label Studio 1.23 answers 406 to who accepts images alone: the view that sends them knows only JSON.
+        # Label Studio 1.23 answers 406 to requests that accept images alone: its view renders only JSON.
         request = urllib.request.Request(address, headers={"User-Agent": "fewseg", "Accept": "image/*, */*;q=0.5"})
         if at_home and key and key.isascii() and key.isprintable():
             request.add_header("Authorization", f"Token {key}")
@@ -92,8 +92,8 @@ class ImageSources:
             raise InvalidImage(f"images are not fetched from {where}: allow it with --picture-hosts")
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Redirects are followed here, where each is checked."""
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: `fetch` does, after checking each."""
 
     def redirect_request(self, *arguments: Any) -> None:
         return None
@@ -103,7 +103,7 @@ _OPENER: Final = urllib.request.OpenerDirector()
 for _handler in (
     urllib.request.HTTPHandler,
     urllib.request.HTTPSHandler,
-    _Stay,
+    _NoRedirect,
     urllib.request.HTTPErrorProcessor,
     urllib.request.HTTPDefaultErrorHandler,
 ):
@@ -135,5 +135,5 @@ def _decoded(address: str, limits: Limits) -> bytes:
 
 
 def _short(address: str) -> str:
-    """The address for a message, without what follows a question mark, which may be secret."""
+    """The address for a message, without its query, which may be secret."""
     return address.split("?")[0][:200]

@@ -21,7 +21,7 @@ from starlette.background import BackgroundTask
 from fewseg.core.errors import InvalidOption, OutputError
 from fewseg.core.files import cut_name, make_folder
 from fewseg.formats import FORMATS, ExportReport, MaskRecord, export_masks
-from fewseg.server.page.schemas import Export, ExportBody
+from fewseg.server.page.schemas import ExportBody, ExportRequest
 from fewseg.server.page.view import ProjectView
 from fewseg.server.project.images import EXPORT_MARK, ImageEntry
 from fewseg.server.project.project import Project
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 FOLDER: Final = "fewseg-export"
 
 _ONE = threading.Lock()
-"""Exports read and write a lot: one at a time."""
+"""One export at a time: they read and write a lot."""
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What an export takes."""
+    """The images of an export, and the number of images left out."""
 
     images: tuple[ImageEntry, ...]
     left_out: int
@@ -47,7 +47,7 @@ def add_routes(routes: APIRouter, project: Project, view: ProjectView) -> None:
     """`POST /export` and `GET /export.zip`."""
 
     @routes.post("/export", response_model=ExportBody)
-    def export(body: Export) -> JSONResponse:
+    def export(body: ExportRequest) -> JSONResponse:
         """Write the masks into a new folder beside the images."""
         with _ONE:
             made, chosen, out = _into_folder(project, view, body.formats, body.which)
@@ -82,7 +82,7 @@ def _into_folder(
     project: Project, view: ProjectView, formats: Sequence[str], which: str
 ) -> tuple[ExportReport, _Chosen, Path]:
     chosen = _chosen(view, which)
-    # Beside its final place, hidden, until it is whole.
+    # Written beside its final place, and moved there when it is complete.
     with tempfile.TemporaryDirectory(prefix="fewseg-", dir=project.store.root) as scratch:
         made = Path(scratch, FOLDER)
         report = _write(view, chosen, made, formats)
@@ -95,16 +95,16 @@ def _into_folder(
 
 
 def _chosen(view: ProjectView, which: str) -> _Chosen:
-    """The images whose masks are all there; raises `InvalidProject` for none."""
+    """The images with a mask of every label; raises `InvalidProject` for none."""
     plan = view.engine.plan
     state = plan.state
     by_hand = {image for image, _ in state.annotations}
-    asked = [p for p in plan.images.values() if which == "all" or p.id in by_hand or p.id in state.checked]
-    ready = tuple(p for p in asked if view.image(p, plan)["state"] == "done")
+    wanted = [p for p in plan.images.values() if which == "all" or p.id in by_hand or p.id in state.checked]
+    ready = tuple(p for p in wanted if view.image(p, plan)["state"] == "done")
     if not ready:
         why = "nobody has marked or confirmed an image" if which == "checked" else "no image has masks yet"
         raise InvalidProject(f"nothing to export: {why}; paint an example, wait for the masks, and export then")
-    return _Chosen(ready, len(asked) - len(ready))
+    return _Chosen(ready, len(wanted) - len(ready))
 
 
 def _write(view: ProjectView, chosen: _Chosen, out: Path, formats: Sequence[str]) -> ExportReport:
@@ -121,14 +121,14 @@ def _records(view: ProjectView, chosen: _Chosen) -> Iterator[MaskRecord]:
     plan, taken = view.engine.plan, set[str]()
     names = {label.id: label.name for label in plan.state.labels}
     for image in chosen.images:
-        told = view.image(image, plan)
-        masks = {names[int(label)]: view.mask(image.id, int(label)) for label in told["masks"]}
+        body = view.image(image, plan)
+        masks = {names[int(label)]: view.mask(image.id, int(label)) for label in body["masks"]}
         yield MaskRecord(
             name=_unique(image, taken),
             size=image.size,
             masks=masks,
-            scores={names[int(label)]: score for label, score in told["scores"].items()},
-            present={names[int(label)]: value for label, value in told["present"].items()},
+            scores={names[int(label)]: score for label, score in body["scores"].items()},
+            present={names[int(label)]: value for label, value in body["present"].items()},
             image=image.path,
             file_name=image.shown_name,
         )

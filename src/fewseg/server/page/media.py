@@ -1,4 +1,4 @@
-"""Images and masks as the page gets them: JPEG and PNG of the size it shows."""
+"""Images and masks as JPEG and PNG at the size that the page shows."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fewseg.images.read import fitted
 from fewseg.server.project.images import ImageEntry
 
 SIDES: Final = (16, 8192)
-"""Shortest and longest side of an image that is sent."""
+"""Least and greatest longest side of an image that is sent, in pixels."""
 
 RENDERING = threading.BoundedSemaphore(2)
-"""Decoded images and masks are large: two at a time."""
+"""Limits decoded images and masks, which are large, to two at a time."""
 
 
-def jpeg(picture: ImageEntry, side: int) -> bytes:
+def jpeg(entry: ImageEntry, side: int) -> bytes:
     """The image, upright, its longest side at most `side`; raises `InvalidImage`."""
     with RENDERING:
-        image = _decoded(picture, side)
+        image = _decoded(entry, side)
         small = fitted(image, side, enlarge=False)
         encoded = io.BytesIO()
         small.save(encoded, "JPEG", quality=88, optimize=False)

@@ -1,24 +1,27 @@
-"""The routes of the annotation page; what they answer is in `project_schemas`, what they mean in the guide."""
+"""The routes of the annotation page; `schemas` has the bodies of their requests and responses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Final, Literal
 
+import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
+from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from fewseg.core.errors import InvalidMask
+from fewseg.server.api_errors import ApiError, error_responses
 from fewseg.server.engine.assist import Assistant
 from fewseg.server.engine.engine import Engine
 from fewseg.server.page import exports as project_exports
 from fewseg.server.page.media import RENDERING, SIDES, jpeg, png, received_mask
 from fewseg.server.page.schemas import (
-    Assist,
-    Checked,
+    AssistRequest,
+    CheckedChange,
     ImageBody,
     LabelBody,
     LabelChange,
@@ -26,17 +29,16 @@ from fewseg.server.page.schemas import (
     NewLabel,
     ProjectBody,
     SuggestionBody,
-    Visible,
+    VisibleImages,
 )
 from fewseg.server.page.view import ProjectView
-from fewseg.server.problems import Problem, error_responses
 from fewseg.server.project.project import Project
 from fewseg.server.project.state import InvalidProject, NotFound
 
 _KEPT_SIDE: Final = 640
-"""Images up to this side are kept on the disk once made: a gallery shows them again and again."""
+"""Longest side up to which images are cached on the disk: the gallery asks for them again and again."""
 
-ImageId = Annotated[str, PathParameter(max_length=64, description="As the project lists it.")]
+ImageId = Annotated[str, PathParameter(alias="picture", max_length=64, description="As the project lists it.")]
 LabelPath = Annotated[LabelId, PathParameter(description="As the project lists it.")]
 Side = Annotated[int, Query(ge=SIDES[0], le=SIDES[1], description="Longest side, at most.")]
 _JPEG: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"image/jpeg": {}}, "description": "The image."}}
@@ -44,7 +46,7 @@ _PNG: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"image/png": {
 
 
 class _Route(APIRoute):
-    """Gives what a project refuses a status."""
+    """Turns the errors of a project into HTTP errors: 404 and 409."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         inner = super().get_route_handler()
@@ -53,15 +55,15 @@ class _Route(APIRoute):
             try:
                 return await inner(request)
             except NotFound as error:
-                raise Problem(404, str(error)) from error
+                raise ApiError(404, str(error)) from error
             except InvalidProject as error:
-                raise Problem(409, str(error)) from error
+                raise ApiError(409, str(error)) from error
 
         return handler
 
 
 def router(project: Project, engine: Engine) -> APIRouter:
-    """The routes, to be included below `/api/v1`; start the engine when the app starts, close it when it ends."""
+    """The routes, to be included below `/api/v1`; the caller starts and closes the engine."""
     routes = APIRouter(tags=["project"], route_class=_Route, responses=error_responses(404, 409, 500))
     view, assistant = ProjectView(engine), Assistant(engine)
     _add_project(routes, project, engine, view)
@@ -81,26 +83,26 @@ def _add_project(routes: APIRouter, project: Project, engine: Engine, view: Proj
 
     @routes.post("/undo", response_model=ProjectBody)
     def undo() -> JSONResponse:
-        """Take back the last change of a label or a hand-made mask, also of earlier days."""
+        """Undo the last change of a label or a hand-made mask; the history survives restarts."""
         project.undo()
         return JSONResponse(view.whole())
 
     @routes.post("/redo", response_model=ProjectBody)
     def redo() -> JSONResponse:
-        """Make the change again that was taken back last."""
+        """Redo the change that was undone last."""
         project.redo()
         return JSONResponse(view.whole())
 
     @routes.post("/rescan", response_model=ProjectBody)
     def rescan() -> JSONResponse:
-        """Look for new images now, and try again what failed."""
+        """Scan the folder for new images, and retry failed ones."""
         project.rescan()
         engine.retry()
         return JSONResponse(view.whole())
 
     @routes.post("/visible", status_code=204)
-    def set_visible(body: Visible) -> None:
-        """Say what is on screen, in order: it is segmented first."""
+    def set_visible(body: VisibleImages) -> None:
+        """Set the images on screen, in order: they are segmented first."""
         engine.set_visible(body.ids)
 
     @routes.get("/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
@@ -131,9 +133,9 @@ def _add_images(routes: APIRouter, engine: Engine, view: ProjectView) -> None:
     project = engine.project
 
     @routes.get("/pictures/{picture}/image", response_class=Response, responses=_JPEG)
-    def get_image(request: Request, picture: ImageId, side: Side = 1600) -> Response:
+    def get_image(request: Request, image: ImageId, side: Side = 1600) -> Response:
         """The image as a JPEG, upright."""
-        file = project.image(picture)
+        file = project.image(image)
         tag = f'"{file.identity}-{side}"'
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers={"ETag": tag})
@@ -145,30 +147,31 @@ def _add_images(routes: APIRouter, engine: Engine, view: ProjectView) -> None:
 
     @routes.get("/pictures/{picture}/masks/{label}", response_class=Response, responses=_PNG)
     def get_mask(
-        picture: ImageId,
+        image: ImageId,
         label: LabelPath,
-        r: Annotated[int | None, Query(description="The mask's revision: with it the answer may be kept.")] = None,
+        r: Annotated[int | None, Query(description="The mask's revision: with it the response may be cached.")] = None,
         side: Side | None = None,
     ) -> Response:
-        """The mask that counts, 0 and 255: hand-made, else found; at the image's size unless `side` is smaller."""
-        before = view.revision(picture, label)
+        """The mask in effect, 0 and 255: hand-made, else predicted; at the image's size unless `side` is smaller."""
+        before = view.revision(image, label)
         with RENDERING:
-            content = png(view.mask(picture, label, side))
-        # Another revision's mask under this address would come back with undo.
-        asked = r is not None and before == r == view.revision(picture, label)
-        kept = "private, max-age=31536000, immutable" if asked else "private, no-cache"
-        return Response(content, media_type="image/png", headers={"Cache-Control": kept})
+            content = png(view.mask(image, label, side))
+        # Cached under another revision's address, the mask would come back with undo.
+        cachable = r is not None and before == r == view.revision(image, label)
+        caching = "private, max-age=31536000, immutable" if cachable else "private, no-cache"
+        return Response(content, media_type="image/png", headers={"Cache-Control": caching})
 
     @routes.get("/pictures/{picture}/uncertainty", response_class=Response, responses=_PNG)
-    def get_uncertainty(picture: ImageId) -> Response:
-        """How unsure each pixel is: 255 where the probability is one half, 0 where it is none or full."""
-        return Response(png(view.doubt(picture)), media_type="image/png", headers={"Cache-Control": "no-store"})
+    def get_uncertainty(image: ImageId) -> Response:
+        """Uncertainty map: 255 where the probability is one half, 0 where it is 0 or 1."""
+        content = png(view.uncertainty_map(image))
+        return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
 
     @routes.put("/pictures/{picture}/checked", response_model=ImageBody)
-    def check(picture: ImageId, body: Checked) -> JSONResponse:
-        """Say whether somebody found the image's masks right."""
-        project.check(picture, body.checked)
-        return JSONResponse(view.describe("picture", picture))
+    def check(image: ImageId, body: CheckedChange) -> JSONResponse:
+        """Set whether a person has confirmed the image's masks."""
+        project.check(image, body.checked)
+        return JSONResponse(view.describe("picture", image))
 
 
 def _add_annotations(routes: APIRouter, project: Project, engine: Engine, view: ProjectView) -> None:
@@ -181,47 +184,49 @@ def _add_annotations(routes: APIRouter, project: Project, engine: Engine, view: 
     )
     async def annotate(
         request: Request,
-        picture: ImageId,
+        image: ImageId,
         label: LabelPath,
         source: Annotated[Literal["prediction"] | None, Query(alias="from")] = None,
     ) -> JSONResponse:
-        """Keep a hand-made mask, which makes the image an example; or keep what was found, as it is."""
+        """Save a hand-made mask, which makes the image an example; or save the predicted mask as it is."""
         body = await request.body() if source is None else b""
 
-        def keep() -> JSONResponse:
+        def save() -> JSONResponse:
             with RENDERING:
-                return keep_one()
+                if source is None:
+                    mask = received_mask(body, project.image(image).size)
+                else:
+                    mask = _predicted(project, view, image, label)
+                if mask.any():
+                    engine.check_example(mask)
+                project.annotate(image, label, mask)
+                return JSONResponse(view.describe("picture", image))
 
-        def keep_one() -> JSONResponse:
-            file = project.image(picture)
-            if source is None:
-                mask = received_mask(body, file.size)
-            else:
-                mask = view.predicted(picture, label)
-                if not mask.any():
-                    named = project.label(label).name
-                    raise InvalidMask(f"nothing was found of {named} here: paint it, or confirm that it is not there")
-            if mask.any():
-                engine.check_example(mask)
-            project.annotate(picture, label, mask)
-            return JSONResponse(view.describe("picture", picture))
-
-        return await run_in_threadpool(keep)
+        return await run_in_threadpool(save)
 
     @routes.delete(path, response_model=ImageBody)
-    def remove_annotation(picture: ImageId, label: LabelPath) -> JSONResponse:
-        """Drop a hand-made mask: the model finds the label in this image then."""
-        project.remove_annotation(picture, label)
-        return JSONResponse(view.describe("picture", picture))
+    def remove_annotation(image: ImageId, label: LabelPath) -> JSONResponse:
+        """Delete a hand-made mask: the label is predicted in this image then."""
+        project.remove_annotation(image, label)
+        return JSONResponse(view.describe("picture", image))
+
+
+def _predicted(project: Project, view: ProjectView, image: str, label: int) -> NDArray[np.bool_]:
+    """The predicted mask (H, W); raises `InvalidMask` for an empty one."""
+    mask = view.predicted(image, label)
+    if not mask.any():
+        name = project.label(label).name
+        raise InvalidMask(f"nothing was found of {name} here: paint it, or confirm that it is not there")
+    return mask
 
 
 def _add_assistance(
     routes: APIRouter, project: Project, engine: Engine, view: ProjectView, assistant: Assistant
 ) -> None:
     @routes.post("/pictures/{picture}/assist", response_class=Response, responses=_PNG)
-    def assist(picture: ImageId, body: Assist) -> Response:
-        """The region that points, a box or a scribble mean, as a mask; nothing is kept."""
-        file = project.image(picture)
+    def assist(image: ImageId, body: AssistRequest) -> Response:
+        """The mask of the region that points, a box or a scribble describe; nothing is saved."""
+        file = project.image(image)
         scribble = body.scribble or []
         engine.features(file)  # it may wait for the model
         with RENDERING:
@@ -230,9 +235,9 @@ def _add_assistance(
         return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
 
     @routes.post("/pictures/{picture}/prepare", status_code=204)
-    def prepare(picture: ImageId) -> None:
-        """Get ready for `assist` in this image, so that the first click is quick."""
-        assistant.prepare(project.image(picture))
+    def prepare(image: ImageId) -> None:
+        """Prepare `assist` in this image, so that the first click is quick."""
+        assistant.prepare(project.image(image))
 
     @routes.get("/suggestions", response_model=list[SuggestionBody])
     def suggestions(

@@ -1,4 +1,4 @@
-"""What the annotation page sends and gets, as OpenAPI documents it."""
+"""Bodies of the annotation page's requests and responses."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class LabelBody(BaseModel):
     id: int
     name: str
     colour: str = Field(description="#rrggbb")
-    shots: int = Field(description="Images in which it is marked by hand.")
+    shots: int = Field(description="Images with a hand-made mask of it.")
 
 
 class ImageBody(BaseModel):
-    """An image, and what was found in it."""
+    """An image and its predictions."""
 
     id: str
     name: str
@@ -28,16 +28,16 @@ class ImageBody(BaseModel):
     height: int
     state: Literal["waiting", "working", "done", "failed", "untaught"]
     error: str | None = Field(description="Why it failed, or why its hand-made mask cannot be used as an example.")
-    supports: list[int] = Field(description="Labels that are marked by hand.")
-    scores: dict[str, float] = Field(description="Label id to how sure it is that the label is there at all.")
+    supports: list[int] = Field(description="Labels with a hand-made mask.")
+    scores: dict[str, float] = Field(description="Label id to the probability that the label is present.")
     present: dict[str, bool] = Field(description="Label id to whether the score reaches the threshold.")
-    confidence: float | None = Field(description="Overlap that the least sure mask is expected to have with the truth.")
+    confidence: float | None = Field(description="Expected IoU of the most uncertain mask: 1 - uncertainty.")
     masks: dict[str, int] = Field(description="Label id to a number that changes with the mask.")
-    checked: bool = Field(description="Whether somebody found the masks right.")
+    checked: bool = Field(description="Whether a person has confirmed the masks.")
 
 
 class ProgressBody(BaseModel):
-    """How far the work in the background is."""
+    """Progress of the background predictions."""
 
     done: int
     total: int
@@ -55,7 +55,7 @@ class ProjectBody(BaseModel):
     undo_text: str | None
     can_redo: bool
     redo_text: str | None
-    notices: list[str] = Field(description="What a person should know about the project's files.")
+    notices: list[str] = Field(description="Messages about the project's files.")
 
 
 class SuggestionBody(BaseModel):
@@ -67,46 +67,46 @@ class SuggestionBody(BaseModel):
 
 
 class ExportBody(BaseModel):
-    """What was exported."""
+    """The result of an export."""
 
     folder: str = Field(description="Name of the new folder, beside the images.")
     files: int
     pictures: int
-    left_out: int = Field(description="Images whose masks are not all found yet, or cannot be.")
+    left_out: int = Field(description="Images without a prediction of every label.")
 
 
-class _Sent(BaseModel):
+class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class NewLabel(_Sent):
+class NewLabel(_Request):
     """A label to add."""
 
     name: Annotated[str, Field(max_length=1000)]
     colour: Annotated[str, Field(max_length=40, examples=["#0072b2"])] | None = None
 
 
-class LabelChange(_Sent):
-    """What to change of a label."""
+class LabelChange(_Request):
+    """New name or colour of a label."""
 
     name: Annotated[str, Field(max_length=1000)] | None = None
     colour: Annotated[str, Field(max_length=40)] | None = None
 
 
-class Visible(_Sent):
+class VisibleImages(_Request):
     """Images on screen, in order."""
 
     ids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=10_000)]
 
 
-class Checked(_Sent):
-    """Whether somebody found the masks right."""
+class CheckedChange(_Request):
+    """Whether a person has confirmed the masks."""
 
     checked: bool
 
 
-class Assist(_Sent):
-    """Where a person pointed, in pixels of the upright image."""
+class AssistRequest(_Request):
+    """Prompts for one mask, in pixels of the upright image."""
 
     label: LabelId | None = None
     points: Annotated[list[tuple[Coordinate, Coordinate, Literal[0, 1]]], Field(max_length=1000)] = []
@@ -119,9 +119,9 @@ class Assist(_Sent):
     """From the smallest region to the largest."""
 
 
-class Export(_Sent):
-    """What to export."""
+class ExportRequest(_Request):
+    """Formats and choice of images."""
 
     formats: Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=40)] = ["png"]
     which: Literal["all", "checked"] = "all"
-    """All images, or those that somebody marked by hand or found right."""
+    """All images, or those with a hand-made or confirmed mask."""

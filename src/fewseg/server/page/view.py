@@ -1,4 +1,4 @@
-"""The project as the page sees it: JSON values, masks and maps of doubt, suggestions."""
+"""The project as the page gets it: JSON values, masks, uncertainty maps, suggestions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fewseg.inference.active_learning import centred, choose_covering, choose_uncertain
 from fewseg.inference.postprocess import full_size_prediction
 from fewseg.models.ops.resize import resize
-from fewseg.server.engine.cache import Found
+from fewseg.server.engine.cache import ResultSummary
 from fewseg.server.engine.engine import Engine
 from fewseg.server.engine.model import probabilities
 from fewseg.server.engine.plan import Plan, Shot
@@ -19,12 +19,12 @@ from fewseg.server.page.media import display_size, shrunk
 from fewseg.server.project.images import ImageEntry
 from fewseg.server.project.state import NotFound
 
-DOUBT_SIDE = 1024
-"""Longest side of a map of doubt."""
+UNCERTAINTY_SIDE = 1024
+"""Longest side of an uncertainty map, in pixels."""
 
 
 class ProjectView:
-    """Reads a project and what its engine found; safe to use from several threads."""
+    """Reads a project and the predictions of its engine; safe to use from several threads."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.project = engine, engine.project
@@ -32,7 +32,7 @@ class ProjectView:
     # ------------------------------------------------------------------------------------------ JSON values
 
     def describe(self, kind: str, identifier: str | None = None) -> dict[str, Any] | None:
-        """The value of an event: `project`, `progress`, or `picture` with its id (None where that is gone)."""
+        """The JSON value of an event: `project`, `progress`, or `picture` with its id (None where that is gone)."""
         if kind == "progress":
             return self._progress(self.engine.left)
         if kind == "project":
@@ -78,12 +78,12 @@ class ProjectView:
         """An image."""
         engine = self.engine
         by_hand = plan.labels_of(image)
-        found = self._found(image, plan)
+        results = self._results(image, plan)
         state, error = self._state(image, plan)
         if error is None:
-            marks = (plan.state.annotations[image.id, label.id] for label in by_hand)
-            said = (engine.finder.unusable.get(Shot(image, mark).key) for mark in marks)
-            error = next((text for text in said if text), None)
+            annotations = (plan.state.annotations[image.id, label.id] for label in by_hand)
+            reasons = (engine.predictor.unusable.get(Shot(image, annotation).key) for annotation in annotations)
+            error = next((reason for reason in reasons if reason), None)
         masks = {str(label.id): plan.state.annotations[image.id, label.id].content for label in by_hand}
         return {
             "id": image.id,
@@ -93,11 +93,11 @@ class ProjectView:
             "state": state,
             "error": error,
             "supports": [label.id for label in by_hand],
-            "scores": {str(k): round(v.score, 4) for k, v in found.items()} | {str(v.id): 1.0 for v in by_hand},
-            "present": {str(k): v.score >= engine.threshold for k, v in found.items()}
+            "scores": {str(k): round(v.score, 4) for k, v in results.items()} | {str(v.id): 1.0 for v in by_hand},
+            "present": {str(k): v.score >= engine.threshold for k, v in results.items()}
             | {str(v.id): True for v in by_hand},
-            "confidence": round(1 - max(v.doubt for v in found.values()), 4) if found else None,
-            "masks": masks | {str(k): v.revision for k, v in found.items()},
+            "confidence": round(1 - max(v.uncertainty for v in results.values()), 4) if results else None,
+            "masks": masks | {str(k): v.revision for k, v in results.items()},
             "checked": image.id in plan.state.checked,
         }
 
@@ -110,27 +110,28 @@ class ProjectView:
         if image.id in engine.working:
             return "working", None
         wanted = plan.wanted(image)
-        shown = {label: engine.finder.shown.get((image.id, label)) for label in wanted}
-        if all(v is not None and v.key == wanted[k] for k, v in shown.items()):
+        results = {label: engine.predictor.results.get((image.id, label)) for label in wanted}
+        if all(v is not None and v.key == wanted[k] for k, v in results.items()):
             return "done", None
-        failure = engine.finder.failed.get(image.id)
+        failure = engine.predictor.failed.get(image.id)
         if failure is not None and failure[0] == image.identity:
             return "failed", failure[1]
         return "waiting", None
 
-    def _found(self, image: ImageEntry, plan: Plan) -> dict[int, Found]:
-        """What the model found, by label; results that are about to be replaced included, hand-made masks not."""
-        found = {}
-        for label in plan.wanted(image):
-            shown = self.engine.finder.shown.get((image.id, label))
-            if shown is not None and shown.key.startswith(image.identity):
-                found[label] = shown
-        return found
+    def _results(self, image: ImageEntry, plan: Plan) -> dict[int, ResultSummary]:
+        """Predictions by label, outdated ones included; labels with a hand-made mask are left out."""
+        results = ((label, self._result(image, label)) for label in plan.wanted(image))
+        return {label: result for label, result in results if result is not None}
+
+    def _result(self, image: ImageEntry, label: int) -> ResultSummary | None:
+        """The latest prediction of a label for the file as it is now."""
+        result = self.engine.predictor.results.get((image.id, label))
+        return result if result is not None and result.key.startswith(image.identity) else None
 
     # ------------------------------------------------------------------------------------------ masks
 
     def mask(self, identifier: str, label: int, side: int | None = None) -> NDArray[np.bool_]:
-        """The mask (H, W) that counts: hand-made, else what the model found last; longest side at most `side`.
+        """The mask (H, W) in effect: hand-made, else the latest prediction; longest side at most `side`.
 
         Raises `NotFound` where there is none yet.
         """
@@ -142,15 +143,15 @@ class ProjectView:
         return self.predicted(identifier, label, size)
 
     def revision(self, identifier: str, label: int) -> int | None:
-        """Of the mask that counts; None where there is none."""
+        """The revision of the mask in effect; None where there is none."""
         annotation = self.project.annotation(identifier, label)
         if annotation is not None:
             return annotation.content
-        found = self.engine.finder.shown.get((identifier, label))
-        return None if found is None else found.revision
+        result = self.engine.predictor.results.get((identifier, label))
+        return None if result is None else result.revision
 
     def predicted(self, identifier: str, label: int, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
-        """What the model found last, at the image's size or `size` (width, height); raises `NotFound`."""
+        """The latest predicted mask (H, W), at the image's size or `size` (width, height); raises `NotFound`."""
         image, named = self.project.image(identifier), self.project.label(label)
         coarse = self._coarse(image, label)
         if coarse is None:
@@ -161,53 +162,53 @@ class ProjectView:
         return made.masks["it"]
 
     def _coarse(self, image: ImageEntry, label: int) -> NDArray[np.uint8] | None:
-        shown = self.engine.finder.shown.get((image.id, label))
-        if shown is None or not shown.key.startswith(image.identity):
+        result = self._result(image, label)
+        if result is None:
             return None
-        coarse = self.engine.cache.coarse(shown.key)
-        if coarse is None:  # its file is gone: found again
-            self.engine.forget(image.id, label)
+        coarse = self.engine.cache.coarse(result.key)
+        if coarse is None:  # its file is gone
+            self.engine.predict_again(image.id, label)
         return coarse
 
-    def doubt(self, identifier: str) -> NDArray[np.uint8]:
-        """How unsure each pixel is, 0 to 255, of the least sure label: 255 where the probability is one half.
+    def uncertainty_map(self, identifier: str) -> NDArray[np.uint8]:
+        """Uncertainty map (H, W), uint8: 4p(1 - p) of the most uncertain label, 255 where p is one half.
 
-        At most `DOUBT_SIDE` pixels on the longest side; all zero where every mask is hand-made. Raises `NotFound` where
-        nothing was found yet.
+        At most `UNCERTAINTY_SIDE` pixels on the longest side; all zero where every mask is hand-made. Raises `NotFound`
+        before the first prediction.
         """
         image, plan = self.project.image(identifier), self.engine.plan
-        size = display_size(image.size, DOUBT_SIDE)
-        found = [self._coarse(image, label) for label in self._found(image, plan)]
-        maps = [probabilities(coarse) for coarse in found if coarse is not None]
+        size = display_size(image.size, UNCERTAINTY_SIDE)
+        predicted = [self._coarse(image, label) for label in self._results(image, plan)]
+        maps = [probabilities(coarse) for coarse in predicted if coarse is not None]
         if not maps:
             if plan.labels_of(image) and not plan.wanted(image):
                 return np.zeros((size[1], size[0]), np.uint8)
-            raise NotFound(f"nothing was found in {image.shown_name} yet: paint an example, or wait for it")
+            raise NotFound(f"nothing is predicted for {image.shown_name} yet: paint an example, or wait for it")
         p = torch.stack(maps)
-        doubt = resize((4 * p * (1 - p)).amax(0)[None, None], (size[1], size[0]))[0, 0]
-        values: NDArray[np.uint8] = (doubt * 255).round().to(torch.uint8).numpy()
+        uncertainty = resize((4 * p * (1 - p)).amax(0)[None, None], (size[1], size[0]))[0, 0]
+        values: NDArray[np.uint8] = (uncertainty * 255).round().to(torch.uint8).numpy()
         return values
 
     # ------------------------------------------------------------------------------------------ suggestions
 
     def suggestions(self, n: int, by: str = "coverage") -> list[dict[str, Any]]:
-        """`n` images to label next; without any example, those that show most of what the folder holds."""
+        """`n` images to label next, by uncertainty or coverage of the folder; before the first example by coverage."""
         plan, engine = self.engine.plan, self.engine
         shots = {shot.image.id for shots in plan.shots.values() for shot in shots}
         images = [p for p in plan.images.values() if p.error is None]
         known = [(p, engine.cache.tokens(p.identity + engine.model.fingerprint)) for p in images]
         usable = [(p, t) for p, t in known if t is not None]
-        if not usable:  # nothing has been looked at yet: evenly over the folder
+        if not usable:  # no image is encoded yet: spread evenly over the folder
             left = [p for p in images if p.id not in shots][:: max(1, len(images) // max(1, n))][:n]
-            return [{"id": p.id, "score": 0.0, "reason": "a start: nothing has been looked at yet"} for p in left]
+            return [{"id": p.id, "score": 0.0, "reason": "a start: no image has been analysed yet"} for p in left]
         tokens = centred(torch.from_numpy(np.stack([t for _, t in usable])))
         labelled = [i for i, (p, _) in enumerate(usable) if p.id in shots]
-        doubts = torch.tensor([self._doubt_of(p, plan) for p, _ in usable])
+        uncertainties = torch.tensor([self._image_uncertainty(p, plan) for p, _ in usable])
         candidates = [i for i, (p, _) in enumerate(usable) if p.id not in shots and p.id not in plan.state.checked]
         if by == "uncertainty" and plan.fingerprints:
-            candidates = [i for i in candidates if doubts[i] > 0]
-            chosen = choose_uncertain(doubts, tokens, n, candidates)
-            why = [f"the model is unsure: expected overlap {100 * (1 - float(doubts[i])):.0f} %" for i, _ in chosen]
+            candidates = [i for i in candidates if uncertainties[i] > 0]
+            chosen = choose_uncertain(uncertainties, tokens, n, candidates)
+            why = [f"uncertain: expected overlap {100 * (1 - float(uncertainties[i])):.0f} %" for i, _ in chosen]
         else:
             chosen = choose_covering(tokens, tokens[labelled].flatten(0, 1), n, candidates)
             why = ["it shows what no example shows yet" for _ in chosen]
@@ -216,5 +217,5 @@ class ProjectView:
             for (i, score), reason in zip(chosen, why, strict=True)
         ]
 
-    def _doubt_of(self, image: ImageEntry, plan: Plan) -> float:
-        return max((found.doubt for found in self._found(image, plan).values()), default=0.0)
+    def _image_uncertainty(self, image: ImageEntry, plan: Plan) -> float:
+        return max((result.uncertainty for result in self._results(image, plan).values()), default=0.0)

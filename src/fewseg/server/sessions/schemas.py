@@ -1,4 +1,4 @@
-"""What the API takes and gives, as OpenAPI documents it."""
+"""Bodies of the requests and responses of the sessions' API."""
 
 from __future__ import annotations
 
@@ -29,34 +29,38 @@ def _numbers(count: int) -> dict[str, Any]:
     return {"type": "array", "items": {"type": "number"}, "minItems": count, "maxItems": count}
 
 
-def _some(items: dict[str, Any]) -> dict[str, Any]:
+def _non_empty(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items, "minItems": 1}
 
 
-def _mark(kind: str, content: dict[str, Any], meaning: str) -> dict[str, Any]:
+def _prompt(kind: str, content: dict[str, Any], meaning: str) -> dict[str, Any]:
     properties = {kind: {**content, "description": meaning}}
     return {"type": "object", "properties": properties, "required": [kind], "additionalProperties": False}
 
 
 _INSIDE: Final = {"enum": [0, 1]}
 _POINT: Final = {**_numbers(3), "prefixItems": [{"type": "number"}, {"type": "number"}, _INSIDE]}
-_MARK: Final = {
+_PROMPT: Final = {
     "oneOf": [
-        _mark("box", _numbers(4), "x0, y0, x1, y1 around the object."),
-        _mark("points", _some(_POINT), "Each x, y, and 1 where it is inside or 0 where it is outside."),
-        _mark("scribble", {"anyOf": [_some(_numbers(2)), _some(_some(_numbers(2)))]}, "One line inside, or several."),
+        _prompt("box", _numbers(4), "x0, y0, x1, y1 around the object."),
+        _prompt("points", _non_empty(_POINT), "Each x, y, and 1 where it is inside or 0 where it is outside."),
+        _prompt(
+            "scribble",
+            {"anyOf": [_non_empty(_numbers(2)), _non_empty(_non_empty(_numbers(2)))]},
+            "One line inside, or several.",
+        ),
     ]
 }
-MARKS: Final[dict[str, Any]] = {"oneOf": [_MARK, _some(_MARK)]}
+PROMPTS: Final[dict[str, Any]] = {"oneOf": [_PROMPT, _non_empty(_PROMPT)]}
 """The JSON schema of the text that `fewseg.images.prompts.parse_marks` reads."""
 
-MarksText = Annotated[
+PromptsText = Annotated[
     str,
     Field(
         description="JSON: a box, points or a scribble, or a list of them, each one object; in pixels x, y of the "
         "upright image.",
         examples=['{"box": [40, 25, 210, 180]}'],
-        json_schema_extra={"contentMediaType": "application/json", "contentSchema": MARKS},
+        json_schema_extra={"contentMediaType": "application/json", "contentSchema": PROMPTS},
     ),
 ]
 
@@ -69,7 +73,7 @@ _LIMITS: Final = {"request_mb": 64, "megapixels": 64, "sessions": 32, "shots": 2
 
 
 class Info(BaseModel):
-    """About the server."""
+    """The server's version, model and limits."""
 
     model_config = _example(
         version="0.1.0",
@@ -83,15 +87,15 @@ class Info(BaseModel):
     model: str
     image_size: int = Field(description="Side, in pixels, of the square that images are resized to for the model.")
     folder: str | None = Field(description="Name of the folder that the page labels, if there is one.")
-    project: str | None = Field(description="Tells that folder from all others, those of the same name too.")
-    limits: dict[str, int | float] = Field(description="How much the server gives to its clients.")
+    project: str | None = Field(description="Identifier of that folder: a hash of its path.")
+    limits: dict[str, int | float] = Field(description="Limits on the resources that clients can use.")
 
 
 class NewSession(BaseModel):
-    """How to start a session."""
+    """A session to create."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "pets"}]})
-    name: Name | None = Field(None, description="What to call it, for people.")
+    name: Name | None = Field(None, description="A name for people.")
 
 
 _LABEL: Final = {"name": "cat", "shots": ["9f0c2d8e1b7a6453"]}
@@ -113,17 +117,17 @@ class Rle(BaseModel):
     counts: str
 
 
-class Taught(LabelInfo):
-    """A label that was taught, and what marks became."""
+class TaughtLabel(LabelInfo):
+    """A label that was taught, and the masks made from its prompts."""
 
     model_config = _example(**_LABEL, outlines=[{"size": [64, 96], "counts": "PPYo0"}])
     outlines: list[Rle] | None = Field(
-        None, description="The mask that each image was taught with, in order; only where marks were sent."
+        None, description="The mask that each image was taught with, in order; only where prompts (`marks`) were sent."
     )
 
 
 class SessionInfo(BaseModel):
-    """What was taught in a session."""
+    """A session and its labels."""
 
     model_config = _example(
         id="5b0f6c1e9a3d7824", name="pets", created=1760000000.0, expires_in=3600.0, bytes=1769472, labels=[_LABEL]
@@ -131,12 +135,12 @@ class SessionInfo(BaseModel):
     id: str
     name: str
     created: float = Field(description="Seconds since 1970.")
-    expires_in: float = Field(description="Seconds until it is forgotten, if nobody asks for it before.")
+    expires_in: float = Field(description="Seconds until it is deleted, unless it is used before.")
     bytes: int = Field(description="Memory that its encoded examples take.")
     labels: list[LabelInfo]
 
 
-_FOUND: Final = {
+_PREDICTION: Final = {
     "name": "cat",
     "score": 0.93,
     "present": True,
@@ -146,24 +150,24 @@ _FOUND: Final = {
 }
 
 
-class FoundLabel(BaseModel):
-    """What was found of one label."""
+class LabelPredictionBody(BaseModel):
+    """The prediction of one label."""
 
-    model_config = _example(**_FOUND)
+    model_config = _example(**_PREDICTION)
     name: str
-    score: float = Field(description="How sure the model is that the label is in the image at all, from 0 to 1.")
+    score: float = Field(description="Probability, 0 to 1, that the label is present in the image.")
     present: bool = Field(description="Whether the score reaches the threshold; the mask is never emptied.")
     area: int = Field(description="Pixels of the mask.")
     box: list[int] | None = Field(description="x, y, width, height around the mask; null for an empty one.")
     rle: Rle
 
 
-class Found(BaseModel):
+class PredictionBody(BaseModel):
     """Masks of one image, at its own size after EXIF rotation. Labels may overlap."""
 
-    model_config = _example(width=96, height=64, labels=[_FOUND], model="dcama-6f1d2c3b", seconds=0.21)
+    model_config = _example(width=96, height=64, labels=[_PREDICTION], model="dcama-6f1d2c3b", seconds=0.21)
     width: int
     height: int
-    labels: list[FoundLabel]
+    labels: list[LabelPredictionBody]
     model: str = Field(description="Changes with the model's weights.")
     seconds: float = Field(description="Seconds of computing, without waiting.")

@@ -1,4 +1,4 @@
-"""Sessions and masks as clients of the API see them."""
+"""Sessions and predictions as bodies of responses."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from fewseg.core.types import Prediction
 from fewseg.formats.write_coco import rle_entry, rle_of_mask
+from fewseg.server.api_errors import ApiError
 from fewseg.server.model import ServedModel, memory
-from fewseg.server.problems import Problem
-from fewseg.server.sessions.schemas import Found, FoundLabel, LabelInfo, Rle, SessionInfo
-from fewseg.server.sessions.sessions import Session, Sessions
+from fewseg.server.sessions.schemas import LabelInfo, LabelPredictionBody, PredictionBody, Rle, SessionInfo
+from fewseg.server.sessions.sessions import SessionState, SessionStore
 
 
-def describe(sessions: Sessions, session: Session) -> SessionInfo:
+def describe(sessions: SessionStore, session: SessionState) -> SessionInfo:
     """A session, its labels and their examples."""
     return SessionInfo(
         id=session.id,
@@ -27,24 +27,24 @@ def describe(sessions: Sessions, session: Session) -> SessionInfo:
     )
 
 
-def describe_label(session: Session, label: str) -> LabelInfo:
+def describe_label(session: SessionState, label: str) -> LabelInfo:
     """A label of a session, and the ids of its examples."""
     return LabelInfo(name=label, shots=list(session.shot_ids(label)))
 
 
-def describe_found(model: ServedModel, found: Prediction, seconds: float) -> Found:
-    """All that was found in an image; `seconds` is how long that took."""
-    height, width = found.label_map.shape
-    labels = [_found(name, found) for name in found.labels]
-    return Found(width=width, height=height, labels=labels, model=model.version, seconds=round(seconds, 4))
+def describe_prediction(model: ServedModel, prediction: Prediction, seconds: float) -> PredictionBody:
+    """The prediction of every label in an image, which took `seconds`."""
+    height, width = prediction.label_map.shape
+    labels = [_describe_label_prediction(name, prediction) for name in prediction.labels]
+    return PredictionBody(width=width, height=height, labels=labels, model=model.version, seconds=round(seconds, 4))
 
 
-def _found(name: str, found: Prediction) -> FoundLabel:
-    rle, area, box = rle_entry(rle_of_mask(found.masks[name]))
-    return FoundLabel(
+def _describe_label_prediction(name: str, prediction: Prediction) -> LabelPredictionBody:
+    rle, area, box = rle_entry(rle_of_mask(prediction.masks[name]))
+    return LabelPredictionBody(
         name=name,
-        score=round(found.scores[name], 4),
-        present=found.present[name],
+        score=round(prediction.scores[name], 4),
+        present=prediction.present[name],
         area=int(area),
         box=[int(v) for v in box] if area else None,
         rle=Rle(**rle),
@@ -57,11 +57,11 @@ def run_lengths(mask: NDArray[np.bool_]) -> Rle:
 
 
 def negotiated(accept: str) -> Literal["json", "png"]:
-    """The first of the formats that a client names in `Accept`; raises `Problem` 406."""
+    """The first supported format in an `Accept` header; raises `ApiError` 406 where there is none."""
     for part in accept.lower().split(","):
         kind = part.split(";")[0].strip()
         if kind in ("application/json", "application/*", "*/*", ""):
             return "json"
         if kind in ("image/png", "image/*"):
             return "png"
-    raise Problem(406, f"no answer as {accept[:100]!r}: accept application/json or image/png")
+    raise ApiError(406, f"no answer as {accept[:100]!r}: accept application/json or image/png")

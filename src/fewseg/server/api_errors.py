@@ -1,4 +1,4 @@
-"""What goes wrong, as every client sees it: `{"error": "one line"}` with a fitting status, never a traceback."""
+"""Errors of the API: `{"error": "one line"}` with a fitting status, never a traceback."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 INTERNAL: Final = "the server failed on this request: it is noted in the server's log"
 
 
-class Problem(HTTPException):
-    """A request that is refused: a status and one line that says what to do."""
+class ApiError(HTTPException):
+    """A refused request: an HTTP status, and one line that says what to do."""
 
     def __init__(self, status: int, error: str, *, retry_after: float | None = None) -> None:
         headers = None if retry_after is None else {"Retry-After": str(max(1, round(retry_after)))}
@@ -29,10 +29,10 @@ class Problem(HTTPException):
 
 
 class ErrorBody(BaseModel):
-    """Why a request was refused."""
+    """The reason for refusing a request."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"error": "no session 'k3f': create one first"}]})
-    error: str = Field(description="One line: what was got, what was expected, what to do.")
+    error: str = Field(description="One line: what was received, what was expected, what to do.")
 
 
 _MEANINGS: Final[Mapping[int, str]] = {
@@ -54,22 +54,22 @@ _MEANINGS: Final[Mapping[int, str]] = {
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route for OpenAPI: those named and the ones that every route can give."""
+    """The `responses` of a route for OpenAPI: the given statuses and those that every route can return."""
     every = sorted({400, 401, 403, 408, 413, 415, 422, 503, *statuses})
     return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in every}
 
 
 def error_response(status: int, error: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The answer to a request that is refused."""
+    """The response to a refused request."""
     return JSONResponse({"error": " ".join(error.split())}, status, dict(headers or {}))
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer every exception this way."""
+    """Add the exception handlers to `app`."""
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(FewsegError, _ours)
-    app.add_exception_handler(RecursionError, _too_deep)
+    app.add_exception_handler(FewsegError, _fewseg_error)
+    app.add_exception_handler(RecursionError, _nested_too_deeply)
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
@@ -84,32 +84,32 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = error.errors()
-    if found and found[0].get("type") == "json_invalid":
-        return error_response(400, f"the JSON cannot be read: {found[0].get('ctx', {}).get('error', 'it is cut off')}")
-    return error_response(422, describe_invalid(found))
+    errors = error.errors()
+    if errors and errors[0].get("type") == "json_invalid":
+        return error_response(400, f"the JSON cannot be read: {errors[0].get('ctx', {}).get('error', 'it is cut off')}")
+    return error_response(422, describe_invalid(errors))
 
 
 def describe_invalid(errors: Sequence[Any]) -> str:
-    """pydantic's findings on one line, the first three of them."""
+    """The first three validation errors of pydantic on one line."""
     lines = []
-    for found in errors[:3]:
-        place = ".".join(str(part) for part in found.get("loc", ()) if part not in ("body", "query", "path"))
-        said = str(found.get("msg", "cannot be used")).removeprefix("Value error, ")
-        if "UploadFile" in said:
-            said = "send a file, with a file name"
-        elif isinstance(found.get("input"), UploadFile):
-            said = "send text, not a file"
-        lines.append(f"{place[:100]}: {said}" if place else said)
+    for error in errors[:3]:
+        place = ".".join(str(part) for part in error.get("loc", ()) if part not in ("body", "query", "path"))
+        reason = str(error.get("msg", "cannot be used")).removeprefix("Value error, ")
+        if "UploadFile" in reason:
+            reason = "send a file, with a file name"
+        elif isinstance(error.get("input"), UploadFile):
+            reason = "send text, not a file"
+        lines.append(f"{place[:100]}: {reason}" if place else reason)
     return "; ".join(lines)[:500] or "the request cannot be used"
 
 
-def _ours(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, OutputError):  # the disk, not the client
+def _fewseg_error(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, OutputError):  # the server's disk, not the request
         log.error("%s %s: %s", request.method, request.url.path, one_line(error))
         return error_response(500, INTERNAL)
     return error_response(422, str(error))
 
 
-def _too_deep(request: Request, error: Exception) -> JSONResponse:
+def _nested_too_deeply(request: Request, error: Exception) -> JSONResponse:
     return error_response(400, "the JSON is nested too deeply: send it flatter")
