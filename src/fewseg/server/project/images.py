@@ -1,7 +1,7 @@
-"""Which images a project's folder holds, told apart from files that were moved, renamed or changed.
+"""The images in a project's folder, recognised after they were moved or renamed.
 
-An image's id comes from its path. Of images that somebody worked on the file's hash is known too: under a new name
-they keep id and masks, and another file under the old name is another image.
+An image's id is a hash of its path. For annotated images the hash of the file is known too: under a new name they keep
+their id and masks, and another file under the old name is another image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fewseg.images import SUFFIXES, read_image_size
 from fewseg.server.project.state import KnownImage
 
 EXPORT_MARK: Final = ".fewseg-export"
-"""A file of this name marks a folder of results, which holds masks, not images."""
+"""A file of this name marks an exported folder, which is not scanned for images."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class ImageEntry:
     mtime_ns: int
     width: int = 0
     height: int = 0
-    """Upright; 0 where it cannot be read."""
+    """Upright; 0 where the image cannot be read."""
     error: str | None = None
-    """Why it cannot be read."""
+    """Why the image cannot be read."""
 
     @cached_property
     def identity(self) -> str:
-        """Changes with the file, and with its place."""
+        """Hash of path, size and time: changes with the file and its location."""
         return hashlib.sha256(f"{self.name}\0{self.bytes}\0{self.mtime_ns}".encode("utf-8", "replace")).hexdigest()[:24]
 
     @property
@@ -51,63 +51,54 @@ class ImageEntry:
 
     @property
     def shown_name(self) -> str:
-        """The name as valid text: file systems admit names that are none."""
+        """The name as valid text: file systems allow names that are not."""
         return self.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found."""
+    """The result of scanning a folder."""
 
     images: tuple[ImageEntry, ...]
     """Sorted by name."""
     known: Mapping[str, KnownImage]
-    """Those known before, with their new places."""
+    """The images known before, with their new locations."""
     missing: tuple[KnownImage, ...]
-    """Known images that are not there."""
+    """Known images that are not in the folder."""
 
 
 def scan(folder: Path, known: Mapping[str, KnownImage], before: Iterable[ImageEntry] = ()) -> Scan:
-    """Look for the folder's images, those of its folders included; hidden ones and exports are left out.
+    """Scan a folder for images, recursively; hidden files and exports are left out.
 
-    `before` is what the last look found: unchanged files are not opened again. Raises `InvalidImage` where the folder
-    cannot be read.
+    `before` is the result of the last scan: unchanged files are not opened again. Raises `InvalidImage` where the
+    folder cannot be read.
     """
-    earlier = {(p.name, p.bytes, p.mtime_ns): p for p in before}
+    sizes = {(p.name, p.bytes, p.mtime_ns): p.size for p in before if p.error is None}
     files = list(_files(folder))
-    places = _places(folder, files, known)
-    taken: dict[str, str] = {}  # id to name
-    for identifier, name in places.items():
-        taken[identifier] = name
-    ids = {name: identifier for identifier, name in taken.items()}
-    found: list[ImageEntry] = []
-    for name, size, changed in files:
-        identifier = ids.get(name) or _new_id(name, size, changed, known)
-        found.append(ImageEntry(identifier, name, folder / name, size, changed))
-
-    def known_size(image: ImageEntry) -> bool:
-        same = earlier.get((image.name, image.bytes, image.mtime_ns))
-        return same is not None and same.error is None
-
-    def measured(image: ImageEntry) -> ImageEntry:
-        same = earlier.get((image.name, image.bytes, image.mtime_ns))
-        if same is not None and same.error is None:
-            return replace(image, width=same.width, height=same.height)
-        try:
-            width, height = read_image_size(image.path)
-        except InvalidImage as error:
-            return replace(image, error=str(error).replace(str(image.path), image.shown_name))
-        return replace(image, width=width, height=height)
-
+    ids = {name: identifier for identifier, name in _locations(folder, files, known).items()}
+    entries: list[ImageEntry] = []
+    for name, bytes_, changed in files:
+        width, height = sizes.get((name, bytes_, changed), (0, 0))
+        identifier = ids.get(name) or _new_id(name, bytes_, changed, known)
+        entries.append(ImageEntry(identifier, name, folder / name, bytes_, changed, width, height))
     with ThreadPoolExecutor(4) as pool:  # mostly waits for the disk
-        new = {p.name: p for p in pool.map(measured, [p for p in found if not known_size(p)])}
-    images = tuple(new.get(p.name) or measured(p) for p in found)
+        measured = {p.name: p for p in pool.map(_measured, [p for p in entries if not p.width])}
+    images = tuple(measured.get(p.name, p) for p in entries)
     here = {p.id: p for p in images}
     moved = {
         i: replace(k, path=here[i].name, bytes=here[i].bytes, mtime_ns=here[i].mtime_ns) if i in here else k
         for i, k in known.items()
     }
     return Scan(images, moved, tuple(k for i, k in known.items() if i not in here))
+
+
+def _measured(image: ImageEntry) -> ImageEntry:
+    """The image with its size, or with the error from reading it."""
+    try:
+        width, height = read_image_size(image.path)
+    except InvalidImage as error:
+        return replace(image, error=str(error).replace(str(image.path), image.shown_name))
+    return replace(image, width=width, height=height)
 
 
 def file_digest(path: Path) -> str:
@@ -126,7 +117,7 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
         if Path(error.filename) == folder:
             raise InvalidImage(f"{folder}: {error.strerror or error}; give a folder of images") from error
 
-    found = []
+    entries = []
     for root, folders, files in os.walk(folder, onerror=refuse):
         if EXPORT_MARK in files:
             folders[:] = []
@@ -138,31 +129,31 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
                 continue
             try:
                 status = path.stat()
-            except OSError:  # gone since, or a link to nowhere
+            except OSError:  # deleted meanwhile, or a dangling link
                 continue
-            found.append((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
-    yield from sorted(found)
+            entries.append((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    yield from sorted(entries)
 
 
-def _places(folder: Path, files: list[tuple[str, int, int]], known: Mapping[str, KnownImage]) -> dict[str, str]:
-    """Id to name of the known images that are here, wherever they are now."""
+def _locations(folder: Path, files: list[tuple[str, int, int]], known: Mapping[str, KnownImage]) -> dict[str, str]:
+    """Id to present name of the known images in the folder."""
     by_name = {name: (size, changed) for name, size, changed in files}
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     for identifier, image in known.items():
         stamp = by_name.get(image.path)
         same = stamp == (image.bytes, image.mtime_ns)
         if same or (stamp is not None and stamp[0] == image.bytes and _is(folder / image.path, image)):
-            places[identifier] = image.path
-    used = set(places.values())
+            locations[identifier] = image.path
+    used = set(locations.values())
     for identifier, image in known.items():
-        if identifier in places:
+        if identifier in locations:
             continue
         for name, size, _ in files:
             if size == image.bytes and name not in used and _is(folder / name, image):
-                places[identifier] = name
+                locations[identifier] = name
                 used.add(name)
                 break
-    return places
+    return locations
 
 
 def _is(path: Path, image: KnownImage) -> bool:
@@ -173,7 +164,7 @@ def _is(path: Path, image: KnownImage) -> bool:
 
 
 def _new_id(name: str, size: int, changed: int, known: Mapping[str, KnownImage]) -> str:
-    """An id for an image that is not known: of its path, unless that is a known image's."""
+    """The id of an unknown image: a hash of its path, or of path, size and time where that id is taken."""
     plain = PurePosixPath(name).as_posix().encode("utf-8", "surrogateescape")
     identifier = hashlib.sha256(plain).hexdigest()[:12]
     if identifier in known:

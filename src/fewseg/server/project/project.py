@@ -1,6 +1,6 @@
-"""A folder of images that a person labels: every change is on the disk before it is answered.
+"""A folder of images to annotate: every change is on the disk before its request is answered.
 
-Nothing here computes masks; `fewseg.server.engine.engine` listens to the changes and does.
+Masks are predicted by `fewseg.server.engine.engine`, which listens to the changes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from fewseg.server.project.store import ProjectStore
 
 log = logging.getLogger(__name__)
 
-LONGEST_NAME: Final = 80
-"""Characters of a label's name."""
+MAX_NAME_LENGTH: Final = 80
+"""Greatest length of a label's name, in characters."""
 
-MOST_LABELS: Final = 200
+MAX_LABELS: Final = 200
 
 
 class Project:
-    """An open project; safe to use from several threads. Close it to let others open the folder."""
+    """An open project; safe to use from several threads. Closing it lets another process open the folder."""
 
     def __init__(self, folder: str | Path) -> None:
         """Open the folder's project, or start one.
@@ -46,11 +46,11 @@ class Project:
             raise InvalidImage(f"{folder} is no folder: give one with images")
         self.store = ProjectStore(self.folder)
         self.lock = threading.RLock()
-        """Held while the project changes; take it to read several things that must fit each other."""
+        """Held during changes; hold it to read several attributes consistently."""
         self.notices: list[str] = []
-        """What a person should know about the project's files."""
+        """Messages about the project's files for the user."""
         self._listeners: list[Callable[[], None]] = []
-        self._pictures: dict[str, ImageEntry] = {}
+        self._images: dict[str, ImageEntry] = {}
         self._missing: tuple[KnownImage, ...] = ()
         try:
             self._state, self._damage = self.store.load()
@@ -63,7 +63,7 @@ class Project:
             raise
 
     def close(self) -> None:
-        """Let others open the folder."""
+        """Let another process open the folder."""
         self.store.close()
 
     def listen(self, changed: Callable[[], None]) -> None:
@@ -78,18 +78,18 @@ class Project:
 
     @property
     def state(self) -> State:
-        """What is saved; a value, which later changes leave as it is."""
+        """The saved state; an immutable value."""
         return self._state
 
     @property
     def images(self) -> Mapping[str, ImageEntry]:
-        """Id to image, in order of name; replaced, never changed."""
-        return self._pictures
+        """Id to image, in order of name; changes replace the mapping."""
+        return self._images
 
     def image(self, identifier: str) -> ImageEntry:
         """The image; raises `NotFound`."""
         try:
-            return self._pictures[identifier]
+            return self._images[identifier]
         except KeyError:
             raise NotFound(f"no image {identifier[:40]!r}: it may have been moved; load the page again") from None
 
@@ -105,7 +105,7 @@ class Project:
         return self._state.annotations.get((image, label))
 
     def mask(self, image: str, label: int) -> NDArray[np.bool_]:
-        """The hand-made mask (H, W); raises `NotFound`, or `InvalidMask` where its file is gone or damaged."""
+        """The hand-made mask (H, W); raises `NotFound`, or `InvalidMask` where its file is missing or damaged."""
         annotation = self.annotation(image, label)
         if annotation is None:
             raise NotFound("this image has no hand-made mask of that label")
@@ -114,18 +114,18 @@ class Project:
     # ------------------------------------------------------------------------------------------ labels
 
     def add_label(self, name: str, colour: str | None = None) -> Label:
-        """A new label; raises `InvalidOption` for a name that is empty or taken, or an impossible colour."""
+        """Add a label; raises `InvalidOption` for an empty or taken name, or an invalid colour."""
         with self.lock:
             state = self._state
-            if len(state.labels) >= MOST_LABELS:
-                raise InvalidOption(f"the project has {MOST_LABELS} labels, no more fit: delete one first")
+            if len(state.labels) >= MAX_LABELS:
+                raise InvalidOption(f"the project has {MAX_LABELS} labels, no more fit: delete one first")
             label = Label(state.next_label, self._free_name(name), self._colour(colour))
             change = Change(f"Add the label {label.name}", (*state.labels, label))
             self._save(replace(project_state.do(state, change), next_label=state.next_label + 1))
             return label
 
     def change_label(self, identifier: int, name: str | None = None, colour: str | None = None) -> Label:
-        """The label with another name or colour; raises as `add_label`, and `NotFound`."""
+        """Rename or recolour a label; raises as `add_label`, and `NotFound`."""
         with self.lock:
             before = self.label(identifier)
             new = replace(
@@ -139,7 +139,7 @@ class Project:
             return new
 
     def remove_label(self, identifier: int) -> None:
-        """Drop a label and its masks; raises `NotFound`."""
+        """Delete a label and its masks; raises `NotFound`."""
         with self.lock:
             gone = self.label(identifier)
             labels = tuple(label for label in self._state.labels if label.id != identifier)
@@ -148,8 +148,8 @@ class Project:
 
     def _free_name(self, name: str, own: int | None = None) -> str:
         plain = " ".join(name.split())
-        if not plain or len(plain) > LONGEST_NAME or not plain.isprintable():
-            raise InvalidOption(f"label name {name[:100]!r}: give 1 to {LONGEST_NAME} printable characters")
+        if not plain or len(plain) > MAX_NAME_LENGTH or not plain.isprintable():
+            raise InvalidOption(f"label name {name[:100]!r}: give 1 to {MAX_NAME_LENGTH} printable characters")
         taken = [label.name for label in self._state.labels if label.id != own]
         if plain.casefold() in (other.casefold() for other in taken):
             raise InvalidOption(f"there is a label {plain!r} already: choose another name")
@@ -161,7 +161,7 @@ class Project:
                 raise InvalidOption(f"colour {colour[:40]!r}: write it as #rrggbb")
             return colour.lower()
         used = {label.colour for label in self._state.labels}
-        offered = label_colours([str(i) for i in range(len(used) + 1 + MOST_LABELS)]).values()
+        offered = label_colours([str(i) for i in range(len(used) + 1 + MAX_LABELS)]).values()
         plain = ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in offered]
         return next((colour for colour in plain if colour not in used), plain[0])
 
@@ -189,7 +189,7 @@ class Project:
         digest = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:32]
         known = self._remember(file)
         with self.lock:
-            self.label(label)  # it may have gone since
+            self.label(label)  # it may have been deleted meanwhile
             before = self.annotation(image, label)
             if before is not None and before.digest == digest:
                 return before
@@ -202,7 +202,7 @@ class Project:
             return annotation
 
     def remove_annotation(self, image: str, label: int) -> None:
-        """Drop a hand-made mask; raises `NotFound` where there is none."""
+        """Delete a hand-made mask; raises `NotFound` where there is none."""
         with self.lock:
             file, named = self.image(image), self.label(label)
             if self.annotation(image, label) is None:
@@ -211,7 +211,7 @@ class Project:
             self._save(project_state.do(self._state, Change(text, annotations={(image, label): None})))
 
     def check(self, image: str, value: bool) -> None:
-        """Say that somebody found the image's masks right, or take that back; raises `NotFound`."""
+        """Set whether a person has confirmed the image's masks; raises `NotFound`."""
         file = self.image(image)
         known = self._remember(file)
         with self.lock:
@@ -232,32 +232,32 @@ class Project:
     # ------------------------------------------------------------------------------------------ history and files
 
     def undo(self) -> None:
-        """Take the last change back; raises `InvalidProject` where there is none."""
+        """Undo the last change; raises `InvalidProject` where there is none."""
         with self.lock:
             self._save(project_state.undo(self._state))
 
     def redo(self) -> None:
-        """Make the change again that was taken back last; raises `InvalidProject` where there is none."""
+        """Redo the change that was undone last; raises `InvalidProject` where there is none."""
         with self.lock:
             self._save(project_state.redo(self._state))
 
     def rescan(self) -> bool:
-        """Look for images that came, went or changed; whether there were any. Raises `InvalidImage`."""
-        found = scan(self.folder, self._state.known, self._pictures.values())
+        """Scan the folder; returns whether images were added, removed or changed. Raises `InvalidImage`."""
+        result = scan(self.folder, self._state.known, self._images.values())
         with self.lock:
-            images = {image.id: image for image in found.images}
-            if list(images.values()) == list(self._pictures.values()) and found.missing == self._missing:
+            images = {image.id: image for image in result.images}
+            if list(images.values()) == list(self._images.values()) and result.missing == self._missing:
                 return False
-            self._pictures, self._missing = images, found.missing
-            known = {**self._state.known, **{i: k for i, k in found.known.items() if i in self._state.known}}
+            self._images, self._missing = images, result.missing
+            known = {**self._state.known, **{i: k for i, k in result.known.items() if i in self._state.known}}
             if known != self._state.known:
                 self._state = replace(self._state, known=known)
                 self.store.save(self._state)
-            self.notices = self._damage + self._absent_notice()
-        self._tell()
+            self.notices = self._damage + self._missing_notice()
+        self._notify()
         return True
 
-    def _absent_notice(self) -> list[str]:
+    def _missing_notice(self) -> list[str]:
         annotated = {image for image, _ in self._state.annotations}
         gone = [k.path.encode("utf-8", "replace").decode() for k in self._missing if k.id in annotated]
         if not gone:
@@ -266,14 +266,14 @@ class Project:
         return [f"painted, but no longer there or changed: {names}; the masks are kept for when they come back"]
 
     def _save(self, state: State) -> None:
-        """Make `state` the project's, on the disk first, then for everybody who listens; call with the lock held."""
+        """Save `state`, then notify the listeners; the lock must be held."""
         kept = state.worked_on
         state = replace(state, known={i: k for i, k in state.known.items() if i in kept})
         self.store.save(state)
         self._state = state
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for changed in self._listeners:
             changed()
 

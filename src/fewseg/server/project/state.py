@@ -1,7 +1,7 @@
-"""What an annotation project holds, as a value: labels, hand-made masks, and what takes every change back.
+"""The content of an annotation project as a value: labels, hand-made masks, and the history of changes.
 
-A `Change` says what to set; applying it gives the new state and the change that takes it back, so that undo and redo
-are the same operation and a history is a list of changes that can be saved.
+Applying a `Change` gives the new state and the inverse change, so that undo and redo are the same operation and a
+history is a list of changes that can be saved.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from fewseg.core.errors import FewsegError
 FORMAT: Final = "fewseg.project.v1"
 
 HISTORY: Final = 500
-"""Changes that can be taken back; older ones are forgotten."""
+"""Number of changes that can be undone; older ones are dropped."""
 
 Place: TypeAlias = tuple[str, int]
 """An image's id and a label's."""
 
 
 class InvalidProject(FewsegError):
-    """A project cannot be opened, or does not admit what was asked of it."""
+    """A project cannot be opened, or does not allow the requested change."""
 
 
 class NotFound(FewsegError):
@@ -33,7 +33,7 @@ class NotFound(FewsegError):
 
 @dataclass(frozen=True)
 class Label:
-    """A class of things that a person marks."""
+    """A class of objects to segment."""
 
     id: int
     name: str
@@ -46,21 +46,21 @@ class Annotation:
     """A hand-made mask."""
 
     file: str
-    """Its name among the project's masks."""
+    """File name of the mask."""
     digest: str
-    """Of its pixels."""
+    """Hash of the mask's pixels."""
     revision: int
-    """The project's when it was made."""
+    """Revision of the project in which it was made."""
 
     @property
     def content(self) -> int:
-        """A number of its pixels: the revision is that of another mask in another folder, which browsers mix up."""
-        return int(hashlib.sha256(ascii(self.digest).encode()).hexdigest()[:12], 16)  # of any text: files are edited
+        """Integer hash of the pixels, for browsers' caches: other folders have masks of the same revision."""
+        return int(hashlib.sha256(ascii(self.digest).encode()).hexdigest()[:12], 16)  # may be any text
 
 
 @dataclass(frozen=True)
 class KnownImage:
-    """What is remembered of an image that somebody worked on, to find it again."""
+    """Identity of an image with annotations, by which it is recognised under another name."""
 
     id: str
     path: str
@@ -68,7 +68,7 @@ class KnownImage:
     bytes: int
     mtime_ns: int
     digest: str
-    """Of the file."""
+    """Hash of the file's content."""
     width: int
     height: int
 
@@ -78,23 +78,23 @@ class Change:
     """Values to set; None leaves a part as it is."""
 
     text: str
-    """What it does, or what it takes back, for a person."""
+    """Description for the user of what it does, or undoes."""
     labels: tuple[Label, ...] | None = None
     annotations: Mapping[Place, Annotation | None] = field(default_factory=dict)
-    """None removes one."""
+    """None removes the annotation."""
     checked: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class State:
-    """Everything that is saved."""
+    """The saved content of a project."""
 
     revision: int = 0
     next_label: int = 1
     labels: tuple[Label, ...] = ()
     annotations: Mapping[Place, Annotation] = field(default_factory=dict)
     checked: frozenset[str] = frozenset()
-    """Images whose masks somebody looked at and found right."""
+    """Images whose masks a person has confirmed."""
     known: Mapping[str, KnownImage] = field(default_factory=dict)
     """Images with annotations, now or in the history, and checked ones, by id."""
     undo: tuple[Change, ...] = ()
@@ -102,7 +102,7 @@ class State:
 
     @property
     def files(self) -> frozenset[str]:
-        """Masks that are in use, or would be after some undo or redo."""
+        """Files of the masks in use now, or after some undo or redo."""
         kept = {a.file for a in self.annotations.values()}
         for change in (*self.undo, *self.redo):
             kept |= {a.file for a in change.annotations.values() if a is not None}
@@ -110,7 +110,7 @@ class State:
 
     @property
     def worked_on(self) -> frozenset[str]:
-        """Images that must stay known."""
+        """Ids of images whose identity must be kept: those with annotations or confirmed, now or in the history."""
         kept = {image for image, _ in self.annotations} | self.checked
         for change in (*self.undo, *self.redo):
             kept |= {image for image, _ in change.annotations} | set(change.checked)
@@ -118,7 +118,7 @@ class State:
 
 
 def apply(state: State, change: Change) -> tuple[State, Change]:
-    """The state after a change, its revision one higher, and the change that takes it back; histories untouched."""
+    """The state after a change, its revision incremented, and the inverse change; histories are left as they are."""
     annotations, checked = dict(state.annotations), set(state.checked)
     for place, annotation in change.annotations.items():
         if annotation is None:
@@ -127,7 +127,7 @@ def apply(state: State, change: Change) -> tuple[State, Change]:
             annotations[place] = annotation
     for image, value in change.checked.items():
         (checked.add if value else checked.discard)(image)
-    back = Change(
+    inverse = Change(
         change.text,
         None if change.labels is None else state.labels,
         {place: state.annotations.get(place) for place in change.annotations},
@@ -140,40 +140,40 @@ def apply(state: State, change: Change) -> tuple[State, Change]:
         annotations=annotations,
         checked=frozenset(checked),
     )
-    return new, back
+    return new, inverse
 
 
 def do(state: State, change: Change) -> State:
-    """The state after a new change, which can be taken back; what was undone before is forgotten."""
-    new, back = apply(state, change)
-    return replace(new, undo=(*state.undo, back)[-HISTORY:], redo=())
+    """The state after a new change, which can be undone; the redo history is dropped."""
+    new, inverse = apply(state, change)
+    return replace(new, undo=(*state.undo, inverse)[-HISTORY:], redo=())
 
 
 def undo(state: State) -> State:
-    """The state before the last change; raises `InvalidProject` where there is none."""
+    """The state with the last change undone; raises `InvalidProject` where there is none."""
     if not state.undo:
         raise InvalidProject("nothing to undo: no change has been made yet")
-    new, back = apply(state, state.undo[-1])
-    return replace(new, undo=state.undo[:-1], redo=(*state.redo, back))
+    new, inverse = apply(state, state.undo[-1])
+    return replace(new, undo=state.undo[:-1], redo=(*state.redo, inverse))
 
 
 def redo(state: State) -> State:
-    """The state after the change that was undone last; raises `InvalidProject` where there is none."""
+    """The state with the last undone change made again; raises `InvalidProject` where there is none."""
     if not state.redo:
         raise InvalidProject("nothing to redo: nothing was undone since the last change")
-    new, back = apply(state, state.redo[-1])
-    return replace(new, undo=(*state.undo, back)[-HISTORY:], redo=state.redo[:-1])
+    new, inverse = apply(state, state.redo[-1])
+    return replace(new, undo=(*state.undo, inverse)[-HISTORY:], redo=state.redo[:-1])
 
 
 def to_json(state: State) -> dict[str, Any]:
-    """JSON values from which `from_json` makes the state again."""
+    """The state as JSON values, the inverse of `from_json`."""
     return {
         "format": FORMAT,
         "revision": state.revision,
         "next_label": state.next_label,
         "labels": [asdict(label) for label in state.labels],
         "pictures": [asdict(image) for image in state.known.values()],
-        "annotations": _placed(state.annotations),
+        "annotations": _annotations_to_json(state.annotations),
         "checked": sorted(state.checked),
         "undo": [_change_to_json(change) for change in state.undo],
         "redo": [_change_to_json(change) for change in state.redo],
@@ -181,17 +181,17 @@ def to_json(state: State) -> dict[str, Any]:
 
 
 def from_json(values: Any) -> State:
-    """The state of a project file's values; raises `InvalidProject` saying what is wrong with them."""
+    """The state from the JSON values of a project file; raises `InvalidProject` with the reason."""
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        raise InvalidProject(f"its format is {found!r}, not {FORMAT!r}")
+        given = values.get("format") if isinstance(values, dict) else type(values).__name__
+        raise InvalidProject(f"its format is {given!r}, not {FORMAT!r}")
     try:
         known = [KnownImage(**_typed(KnownImage, image)) for image in values["pictures"]]
         state = State(
             revision=int(values["revision"]),
             next_label=int(values["next_label"]),
             labels=_labels(values["labels"]),
-            annotations={p: a for p, a in _unplaced(values["annotations"]).items() if a is not None},
+            annotations={p: a for p, a in _annotations_from_json(values["annotations"]).items() if a is not None},
             checked=frozenset(str(image) for image in values["checked"]),
             known={image.id: image for image in known},
             undo=tuple(_change_from_json(change) for change in values["undo"]),
@@ -210,7 +210,7 @@ def _change_to_json(change: Change) -> dict[str, Any]:
     return {
         "text": change.text,
         "labels": None if change.labels is None else [asdict(label) for label in change.labels],
-        "annotations": _placed(change.annotations),
+        "annotations": _annotations_to_json(change.annotations),
         "checked": dict(change.checked),
     }
 
@@ -219,7 +219,7 @@ def _change_from_json(values: Mapping[str, Any]) -> Change:
     return Change(
         str(values["text"]),
         None if values["labels"] is None else _labels(values["labels"]),
-        _unplaced(values["annotations"]),
+        _annotations_from_json(values["annotations"]),
         {str(image): bool(value) for image, value in values["checked"].items()},
     )
 
@@ -231,26 +231,26 @@ def _labels(values: Any) -> tuple[Label, ...]:
     return labels
 
 
-def _placed(annotations: Mapping[Place, Annotation | None]) -> list[dict[str, Any]]:
+def _annotations_to_json(annotations: Mapping[Place, Annotation | None]) -> list[dict[str, Any]]:
     return [
         {"picture": image, "label": label, "mask": None if annotation is None else asdict(annotation)}
         for (image, label), annotation in annotations.items()
     ]
 
 
-def _unplaced(values: Any) -> dict[Place, Annotation | None]:
-    found: dict[Place, Annotation | None] = {}
+def _annotations_from_json(values: Any) -> dict[Place, Annotation | None]:
+    annotations: dict[Place, Annotation | None] = {}
     for value in values:
         mask = value["mask"]
         annotation = None if mask is None else Annotation(**_typed(Annotation, mask))
         if annotation is not None and not re.fullmatch(r"[\w-]+\.png", annotation.file):
             raise ValueError("the name of a mask")  # a project file from elsewhere must not name files outside
-        found[str(value["picture"]), int(value["label"])] = annotation
-    return found
+        annotations[str(value["picture"]), int(value["label"])] = annotation
+    return annotations
 
 
 def _typed(kind: type, values: Any) -> dict[str, Any]:
-    """The values as the dataclass's own types; raises `TypeError` for others."""
+    """The fields of a dataclass among JSON values; raises `TypeError` for values of other types."""
     kinds = {"int": int, "str": str}
     for name, annotation in kind.__annotations__.items():
         if not isinstance(values[name], kinds[annotation]):
