@@ -1,9 +1,9 @@
-"""A client of `fewseg serve`: a small one, over the standard library.
+"""A client of `fewseg serve`, over the standard library.
 
 >>> from fewseg.client import Client                                   # doctest: +SKIP
 >>> with Client("http://127.0.0.1:8000").session("pets") as session:   # doctest: +SKIP
 ...     session.teach("cat", "tom.jpg", "tom.png")
-...     found = session.segment("street.jpg")
+...     prediction = session.segment("street.jpg")
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode
 
@@ -37,6 +36,9 @@ from fewseg.images.prompts import Mark
 Sendable: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
 """A file, its bytes, a Pillow image, or an array that Pillow takes (uint8; bool for masks)."""
 
+_Form: TypeAlias = tuple[str, bytes]
+"""Content type and body of a request."""
+
 
 class ServerError(FewsegError):
     """The server refused a request, or cannot be reached."""
@@ -48,13 +50,13 @@ class ServerError(FewsegError):
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the server found in one image, at its own size after EXIF rotation."""
+class RemotePrediction:
+    """The masks of one image from the server, at the image's size after EXIF rotation."""
 
     masks: dict[str, NDArray[np.bool_]]
     """Label to mask (H, W)."""
     scores: dict[str, float]
-    """Label to how sure the model is that it is in the image."""
+    """Label to the probability that it is present in the image."""
     present: dict[str, bool]
     """Label to whether its score reaches the threshold."""
     model: str
@@ -72,7 +74,7 @@ class Client:
         timeout: float = 180,
         retries: int = 8,
     ) -> None:
-        """`timeout`: seconds for each answer; `retries`: how often to come again to a busy server."""
+        """`timeout`: seconds for each response; `retries`: attempts after the server answered that it is busy."""
         if not address.startswith(("http://", "https://")):
             raise ServerError(0, f"address {address!r}: write it as http://127.0.0.1:8000")
         self._address, self._token = address.rstrip("/"), token
@@ -87,23 +89,22 @@ class Client:
         return Session(self, self._json("POST", "/sessions", {"name": name} if name else {})["id"])
 
     def load(self, path: str | os.PathLike[str], name: str | None = None) -> Session:
-        """A new session with what a file holds that `Session.save` or `fewseg.Segmenter.save` wrote."""
+        """A new session with the examples of a file from `Session.save` or `fewseg.Segmenter.save`."""
         fields = [("name", name)] if name else []
-        made = self._json("POST", "/sessions/load", form=_Form(fields, [("file", path)]))
-        return Session(self, made["id"])
+        return Session(self, self._json("POST", "/sessions/load", form=_form(fields, [("file", path)]))["id"])
 
     def _json(self, method: str, path: str, content: Any = None, form: _Form | None = None) -> Any:
         answer = self.request(method, path, content, form)
         try:
-            return json.loads(answer) if answer else None
+            return json.loads(answer or b"null")
         except ValueError:
             raise ServerError(0, f"{self._address} does not answer as fewseg serve does: check the address") from None
 
     def request(self, method: str, path: str, content: Any = None, form: _Form | None = None) -> bytes:
-        """The answer to a request below `/api/v1`, with JSON or a form; raises `ServerError`."""
+        """The response to a request below `/api/v1`, with JSON or a form; raises `ServerError`."""
         headers, body = {"Accept": "application/json"}, None
         if form is not None:
-            headers["Content-Type"], body = form.encoded()
+            headers["Content-Type"], body = form
         elif content is not None:
             headers["Content-Type"], body = "application/json", json.dumps(content).encode()
         if self._token:
@@ -115,11 +116,11 @@ class Client:
                     return bytes(answer.read())
             except urllib.error.HTTPError as error:
                 if error.code != 503 or attempt == self._retries:
-                    raise ServerError(error.code, _said(error)) from None
-                time.sleep(_pause(error.headers.get("Retry-After")))
+                    raise ServerError(error.code, _error_line(error)) from None
+                time.sleep(_retry_delay(error.headers.get("Retry-After")))
             except ValueError as error:
                 raise ServerError(0, f"the address or the token cannot be sent ({one_line(error)})") from error
-            except (OSError, http.client.HTTPException) as error:  # the latter: cut off, or no HTTP at all
+            except (OSError, http.client.HTTPException) as error:  # the latter: a truncated response, or no HTTP
                 reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
                 raise ServerError(
                     0, f"{self._address} cannot be reached ({reason}): is fewseg serve running?"
@@ -128,7 +129,7 @@ class Client:
 
 
 class Session:
-    """Labels of your own on a server; as a context manager it is deleted in the end."""
+    """A set of labels on a server; as a context manager it is deleted at the end."""
 
     def __init__(self, client: Client, identifier: str) -> None:
         self._client, self.id = client, identifier
@@ -152,22 +153,19 @@ class Session:
             image: an image, or several.
             mask: the label's mask at the image's size; as many as images.
             value: which index or colour of the mask is the label.
-            box: instead of a mask, for one image, as in `outline`.
-            points: likewise.
-            scribble: likewise.
+            box, points, scribble: one of them instead of a mask, for one image, as in `outline`.
 
         Raises:
-            InvalidImage, InvalidSupport, ServerError: what cannot be sent, and what the server refuses; nothing has
-                been added then.
+            InvalidImage, InvalidSupport, ServerError: something cannot be sent, or is refused; nothing is added then.
         """
-        images, masks = _listed(image), [] if mask is None else _listed(mask)
+        files = [("image", file) for file in _listed(image)]
+        files += [("mask", file) for file in ([] if mask is None else _listed(mask))]
         fields = [("label", label)]
         if any(given is not None for given in (box, points, scribble)):
-            fields.append(("marks", _marks(box, points, scribble)))
+            fields.append(("marks", _prompt(box, points, scribble)))
         if value is not None:
             fields.append(("value", ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)))
-        files = [("image", image) for image in images] + [("mask", mask) for mask in masks]
-        shots: list[str] = self._client._json("POST", f"{self._path}/shots", form=_Form(fields, files))["shots"]
+        shots: list[str] = self._client._json("POST", f"{self._path}/shots", form=_form(fields, files))["shots"]
         return shots
 
     def outline(
@@ -178,7 +176,7 @@ class Session:
         points: Sequence[Sequence[float]] | None = None,
         scribble: Sequence[Any] | None = None,
     ) -> NDArray[np.bool_]:
-        """The mask (H, W) of the object that one of these stands for: what `teach` makes of it. Nothing is kept.
+        """The mask (H, W) that `teach` would make from a prompt. Nothing is saved.
 
         Args:
             image: an image.
@@ -187,48 +185,46 @@ class Session:
             scribble: a line inside, as places x, y; or several lines.
 
         Raises:
-            InvalidImage, InvalidSupport, ServerError: what cannot be sent, and what the server refuses.
+            InvalidImage, InvalidSupport, ServerError: something cannot be sent, or is refused.
         """
-        form = _Form([("marks", _marks(box, points, scribble))], [("image", image)])
+        form = _form([("marks", _prompt(box, points, scribble))], [("image", image)])
         mask: NDArray[np.uint8] = coco.decode(self._client._json("POST", f"{self._path}/outline", form=form))
         return mask.astype(np.bool_)
 
     @property
     def labels(self) -> dict[str, list[str]]:
-        """Labels with the ids of their examples."""
+        """Label to the ids of its examples."""
         return {label["name"]: label["shots"] for label in self._client._json("GET", f"{self._path}/labels")}
 
-    def segment(self, image: Sendable, labels: Sequence[str] = ()) -> Found:
-        """What was taught, found in an image; only `labels`, if any are named."""
+    def segment(self, image: Sendable, labels: Sequence[str] = ()) -> RemotePrediction:
+        """The prediction of all labels, or of `labels`, in an image."""
         query = "?" + urlencode([("label", label) for label in labels]) if labels else ""
-        answer = self._client._json("POST", f"{self._path}/segment{query}", form=_Form([], [("image", image)]))
-        found = answer["labels"]
-        return Found(
-            masks={f["name"]: coco.decode(f["rle"]).astype(np.bool_) for f in found},
-            scores={f["name"]: f["score"] for f in found},
-            present={f["name"]: f["present"] for f in found},
+        answer = self._client._json("POST", f"{self._path}/segment{query}", form=_form([], [("image", image)]))
+        predicted = answer["labels"]
+        return RemotePrediction(
+            masks={label["name"]: coco.decode(label["rle"]).astype(np.bool_) for label in predicted},
+            scores={label["name"]: label["score"] for label in predicted},
+            present={label["name"]: label["present"] for label in predicted},
             model=answer["model"],
         )
 
     def forget(self, label: str, shot: str | None = None) -> None:
-        """Drop a label, or one of its examples by id."""
+        """Remove a label, or one of its examples by id."""
         path = f"/labels/{quote(label, safe='')}" if shot is None else f"/shots/{quote(shot, safe='')}"
         self._client.request("DELETE", self._path + path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write what was taught to a file that `Client.load` and `fewseg.Segmenter.load` read."""
+        """Write the encoded examples to a file for `Client.load` and `fewseg.Segmenter.load`."""
         write_bytes(path, self._client.request("GET", f"{self._path}/export"))
 
     def delete(self) -> None:
-        """Forget the session."""
+        """Delete the session."""
         self._client.request("DELETE", self._path)
 
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self.delete()
         except ServerError:
@@ -236,29 +232,21 @@ class Session:
                 raise
 
 
-@dataclass(frozen=True)
-class _Form:
-    """What a form sends."""
-
-    fields: Sequence[tuple[str, str]]
-    files: Sequence[tuple[str, Sendable]]
-
-    def encoded(self) -> tuple[str, bytes]:
-        """Content type and body."""
-        boundary = uuid.uuid4().hex
-        body = io.BytesIO()
-        for name, value in self.fields:
-            body.write(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode())
-        for name, file in self.files:
-            kind, content = _bytes(file)
-            head = f'Content-Disposition: form-data; name="{name}"; filename="{name}"\r\nContent-Type: {kind}\r\n\r\n'
-            body.write(f"--{boundary}\r\n{head}".encode() + content + b"\r\n")
-        body.write(f"--{boundary}--\r\n".encode())
-        return f"multipart/form-data; boundary={boundary}", body.getvalue()
+def _form(fields: Sequence[tuple[str, str]], files: Sequence[tuple[str, Sendable]]) -> _Form:
+    """Content type and body of a form; raises `InvalidImage`."""
+    boundary, body = uuid.uuid4().hex, io.BytesIO()
+    for name, value in fields:
+        body.write(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode())
+    for name, file in files:
+        kind, content = _bytes(file)
+        head = f'Content-Disposition: form-data; name="{name}"; filename="{name}"\r\nContent-Type: {kind}\r\n\r\n'
+        body.write(f"--{boundary}\r\n{head}".encode() + content + b"\r\n")
+    body.write(f"--{boundary}--\r\n".encode())
+    return f"multipart/form-data; boundary={boundary}", body.getvalue()
 
 
-def _marks(box: Any, points: Any, scribble: Any) -> str:
-    """The text of marks for one object; raises `InvalidSupport` unless exactly one of them is given."""
+def _prompt(box: Any, points: Any, scribble: Any) -> str:
+    """A prompt as JSON; raises `InvalidSupport` unless exactly one of them is given."""
     return json.dumps(Mark.of(box=box, points=points, scribble=scribble).as_json())
 
 
@@ -271,41 +259,41 @@ def _bytes(file: Sendable) -> tuple[str, bytes]:
             return mimetypes.guess_type(os.fspath(file))[0] or "application/octet-stream", Path(file).read_bytes()
         except OSError as error:
             raise InvalidImage(f"{os.fspath(file)} cannot be read ({error.strerror}): check the path") from error
-    image = _picture(file) if isinstance(file, np.ndarray) else file
+    image = _from_array(file) if isinstance(file, np.ndarray) else file
     if not isinstance(image, Image.Image):
         raise InvalidImage(f"a {type(file).__name__} is no image: give a path, bytes, a Pillow image or an array")
     buffer = io.BytesIO()
     try:
-        image = decoding.upright(image, decoding.orientation(image))  # what is saved says nothing of it
+        image = decoding.upright(image, decoding.orientation(image))  # the PNG does not carry the orientation
         image.save(buffer, "PNG")
     except (OSError, ValueError) as error:
         raise InvalidImage(f"the image cannot be sent ({error}): save it as PNG and give the path") from error
     return "image/png", buffer.getvalue()
 
 
-def _picture(values: NDArray[Any]) -> Image.Image:
-    said = f"an array of {values.dtype} {values.shape} is no image or mask: give uint8 (H, W[, 3]), or bool (H, W)"
+def _from_array(values: NDArray[Any]) -> Image.Image:
+    error = f"an array of {values.dtype} {values.shape} is no image or mask: give uint8 (H, W[, 3]), or bool (H, W)"
     if np.issubdtype(values.dtype, np.floating):
-        raise InvalidImage(said)
+        raise InvalidImage(error)
     try:
         return Image.fromarray(values.astype(np.uint8) * 255 if values.dtype == np.bool_ else values)
-    except (TypeError, ValueError) as error:
-        raise InvalidImage(said) from error
+    except (TypeError, ValueError):
+        raise InvalidImage(error) from None
 
 
 def _listed(value: Sendable | Sequence[Sendable]) -> list[Sendable]:
     return list(value) if isinstance(value, (list, tuple)) else [value]  # type: ignore[list-item]
 
 
-def _said(error: urllib.error.HTTPError) -> str:
+def _error_line(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.loads(error.read())["error"])
     except (ValueError, LookupError, TypeError, OSError):
         return f"the server answers {error.code} {error.reason}"
 
 
-def _pause(retry_after: str | None) -> float:
-    """Seconds to wait before coming again, at most ten."""
+def _retry_delay(retry_after: str | None) -> float:
+    """Seconds to wait before another attempt, at most ten."""
     try:
         return min(10.0, max(0.1, float(retry_after or 1)))
     except ValueError:

@@ -28,11 +28,15 @@ class Context(sdk.DetectionFunctionContext):  # type: ignore[misc, name-defined]
     conv_mask_to_poly: bool = False
 
 
-def function(**options: Any) -> FewsegFunction:
+def taught() -> Segmenter:
     segmenter = Segmenter(ColourMethod(), device="cpu")
     for label in ("red", "blue"):
         segmenter.teach(label, *blob(label))
-    return FewsegFunction(segmenter, **options)
+    return segmenter
+
+
+def function(**options: Any) -> FewsegFunction:
+    return FewsegFunction(taught(), **options)
 
 
 @given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12)).filter(lambda mask: mask.any()))
@@ -72,7 +76,7 @@ def test_polygons_where_cvat_asks_for_them() -> None:
 
 def test_cvats_threshold_counts() -> None:
     image = blob("red")[0]
-    scores = function()._segmenter.segment(image).scores
+    scores = taught().segment(image).scores
     assert scores["blue"] < scores["red"]
     between = (scores["blue"] + scores["red"]) / 2
     assert [s.label_id for s in function().detect(Context(conf_threshold=between), image)] == [0]

@@ -1,11 +1,11 @@
-"""An auto-annotation function for CVAT: masks of what was taught, in every frame of a task.
+"""An auto-annotation function for CVAT: masks of the taught labels in every frame of a task.
 
-CVAT's command line finds it by this module's name and makes it with `create`:
+CVAT's command line loads this module by name and calls `create`:
 
     cvat-cli task auto-annotate 137 --function-module fewseg.integrations.cvat -p taught=str:pets.fewseg
 
-Labels are matched by name: the task needs labels of type `mask` (or `polygon`, with --conv-mask-to-poly) called like
-those that were taught. Needs `pip install 'fewseg[cvat]'`.
+Labels are matched by name: the task needs labels of type `mask` (or `polygon`, with --conv-mask-to-poly) of the same
+names. Needs `pip install 'fewseg[cvat]'`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from cvat_sdk import models
 
 _TOLERANCE = 1.0
-"""Pixels by which polygons may leave the mask's edge."""
-_SPECK = 4
-"""Regions with fewer pixels than this are left out where regions are shapes of their own."""
+"""Greatest distance between a polygon and the mask's edge, in pixels."""
+_MIN_AREA = 4
+"""Least area of a region that becomes a shape of its own, in pixels."""
 
 
 def create(
@@ -40,7 +40,7 @@ def create(
     device: str = "auto",
     split: bool = False,
 ) -> FewsegFunction:
-    """The function, as CVAT's command line makes it from `-p NAME=TYPE:VALUE`.
+    """The function, from the options `-p NAME=TYPE:VALUE` of CVAT's command line.
 
     Args:
         taught: a file that `Segmenter.save`, or the API's export, wrote; or give
@@ -50,7 +50,7 @@ def create(
         split: make a shape of every connected region; one of each label otherwise.
 
     Raises:
-        InvalidOption: neither or both were given, or cvat-sdk is missing.
+        InvalidOption: neither or both of `taught` and `support` are given, or cvat-sdk is missing.
         InvalidCheckpoint, InvalidSupport: they cannot be read.
     """
     if (taught is None) == (support is None):
@@ -66,7 +66,7 @@ class FewsegFunction:
     """A detection function of CVAT's auto-annotation protocol."""
 
     def __init__(self, segmenter: Segmenter, *, split: bool = False) -> None:
-        """Over what `segmenter` was taught until now; raises `InvalidSupport` where that is nothing."""
+        """Uses the labels of `segmenter`; raises `InvalidSupport` where it has none."""
         if not segmenter.labels:
             raise InvalidSupport("the segmenter was taught nothing: teach it labels called like those of the CVAT task")
         self._sdk = _sdk()
@@ -75,31 +75,31 @@ class FewsegFunction:
 
     @property
     def spec(self) -> cvataa.DetectionFunctionSpec:
-        """The labels that are found."""
-        made = [self._sdk.label_spec(label, number, type="mask") for label, number in self._labels.items()]
-        return self._sdk.DetectionFunctionSpec(labels=made)
+        """The labels of the function."""
+        labels = [self._sdk.label_spec(label, number, type="mask") for label, number in self._labels.items()]
+        return self._sdk.DetectionFunctionSpec(labels=labels)
 
     def detect(
         self, context: cvataa.DetectionFunctionContext, image: Image.Image
     ) -> Sequence[models.LabeledShapeRequest]:
-        """Shapes of the labels that are in the image: those whose score reaches CVAT's threshold, or the model's.
+        """Shapes of the labels whose score reaches CVAT's threshold or, where CVAT gives none, the model's.
 
-        `image` is taken as CVAT stores it: it turns images upright itself.
+        The EXIF orientation of `image` is ignored: CVAT turns frames upright itself.
         """
         image = image.copy()
-        image.getexif().clear()  # masks must fit the frame as CVAT has it
-        found = self._segmenter.segment(image, probabilities=False)
+        image.getexif().clear()  # masks must match the frame as CVAT stores it
+        prediction = self._segmenter.segment(image, probabilities=False)
         shapes: list[models.LabeledShapeRequest] = []
-        for label, mask in found.masks.items():
+        for label, mask in prediction.masks.items():
             threshold = context.conf_threshold
-            score = found.scores[label]
-            if found.present[label] if threshold is None else score >= threshold:
+            score = prediction.scores[label]
+            if prediction.present[label] if threshold is None else score >= threshold:
                 shapes += self._shapes(self._labels[label], mask, polygons=context.conv_mask_to_poly)
         return shapes
 
     def _shapes(self, number: int, mask: NDArray[np.bool_], *, polygons: bool) -> Iterator[models.LabeledShapeRequest]:
         if polygons:
-            for region in regions(mask, tolerance=_TOLERANCE, min_area=_SPECK):
+            for region in regions(mask, tolerance=_TOLERANCE, min_area=_MIN_AREA):
                 yield self._sdk.polygon(number, [float(v) for v in one_ring(region).ravel()])
         else:
             for part in _parts(mask) if self._split else [mask]:
@@ -108,19 +108,19 @@ class FewsegFunction:
 
 
 def _parts(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
-    """The connected regions, specks left out."""
+    """The connected regions of at least `_MIN_AREA` pixels."""
     numbered, count = ndimage.label(mask)
     sizes = np.bincount(numbered.reshape(-1), minlength=count + 1)
     for number in range(1, count + 1):
-        if sizes[number] >= _SPECK:
+        if sizes[number] >= _MIN_AREA:
             yield numbered == number
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> list[float]:
-    """A mask (H, W), not empty, as CVAT has it.
+    """A non-empty mask (H, W) in CVAT's format.
 
-    Lengths of runs within the box around it, row by row, zeros first (0 where it begins with ones), then the box: left,
-    top, right, bottom, the last two included.
+    Run lengths within the bounding box, row by row, zeros first (0 where it begins with ones), then the box: left, top,
+    right, bottom, the last two inclusive.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
