@@ -49,8 +49,8 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> str:
 def test_formats_are_complete_after_resuming(tmp_path: Path, model: Path, photos: Path) -> None:
     support = write_support(tmp_path / "support", "red", "blue", shots=1)
     every = ("png", "coco", "coco-rle", "yolo", "labelme", "geojson", "sheet")
-    assert call(tmp_path, model, "--support", support, "--query", photos / "red.jpg", "--threshold", "0") == 0
-    arguments = ("--support", support, "--query", photos, "--threshold", "0", "--formats", *every)
+    assert call(tmp_path, model, "--support", support, "--input", photos / "red.jpg", "--presence-threshold", "0") == 0
+    arguments = ("--support", support, "--input", photos, "--presence-threshold", "0", "--formats", *every)
     assert call(tmp_path, model, *arguments, "--export.tolerance", "0") == 0
     out = tmp_path / "out"
     listed = json.loads((out / "results.json").read_text())["pictures"]
@@ -74,7 +74,7 @@ def test_what_is_left_out_as_absent_is_told(
     tmp_path: Path, model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     support = write_support(tmp_path / "support", "red", shots=1)
-    arguments = ("--support", support, "--query", photos / "red.jpg", "--formats", "coco")
+    arguments = ("--support", support, "--input", photos / "red.jpg", "--formats", "coco")
     assert call(tmp_path, model, *arguments) == 0
     assert "judged absent" not in capsys.readouterr().err
     results = tmp_path / "out/results.json"
@@ -100,13 +100,13 @@ def test_a_coco_file_teaches(tmp_path: Path, model: Path, photos: Path, capsys: 
     }
     path = tmp_path / "set.json"
     path.write_text(json.dumps(content))
-    arguments = ("--support", path, "--query", photos, "--images", photos)
+    arguments = ("--support", path, "--input", photos, "--images", photos)
     assert call(tmp_path, model, *arguments, "--labels", "red", "--tile", "48") == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["support"] == {"red": 1}
     assert found["options"]["tile"] == 48
     capsys.readouterr()
-    assert call(tmp_path, model, "--support", path, "--query", photos) == 2
+    assert call(tmp_path, model, "--support", path, "--input", photos) == 2
     assert "give its folder with --images" in error_of(capsys)
     assert call(tmp_path, model, *arguments, out=".") == 2
     assert "holds the support file" in error_of(capsys)
@@ -131,29 +131,29 @@ def test_a_video_with_a_painted_frame(
     assert Image.open(tmp_path / "frame.png").size == (96, 64)
     Image.fromarray(blob("red", place=0.5)[1]).save(tmp_path / "disc.png")
     teach = ("--frame", "2", "--mask", f"red={tmp_path / 'disc.png'}")
-    assert call(tmp_path, model, "--query", clip, *teach, "--formats", "coco", "yolo", "sheet") == 0
+    assert call(tmp_path, model, "--input", clip, *teach, "--formats", "coco", "yolo", "sheet") == 0
     out = tmp_path / "out"
     assert len(json.loads((out / "coco.json").read_text())["images"]) == 4
     assert sorted(p.name for p in (out / "yolo" / "images").iterdir()) == [f"clip-{i:06d}.jpg" for i in range(4)]
     assert (out / "overlays" / "clip.mp4").is_file()
     capsys.readouterr()
     for arguments, words in (
-        (("--query", clip, "--frame", "2"), "belong together"),
-        (("--query", photos, *teach), "give one video"),
-        (("--query", clip, photos, "--support", photos), "segment them apart"),
-        (("--query", clip, "--tile", "auto", *teach), "--tile is for images"),
-        (("--query", clip, "--frame", "9", "--mask", "x.png"), "no frame 9"),
-        (("--query", clip, "--frame", "0", "--mask", "x.png"), "x.png"),
-        (("--query", photos, "--support", photos, "--every", "3"), "--every 3"),
-        (("--query", clip, "--workers", "2", *teach), "--workers is for whole images"),
-        (("--query", clip, "--shots", "2", *teach), "give --support too"),
-        (("--query", photos, "--support", photos, "--tile", "64", "--model-threads", "1"), "not for tiles"),
-        (("--query", photos, "--support", photos, "--overlap", "0.5"), "give --tile too"),
-        (("--query", photos, "--support", photos, "--ray-workers", "2"), "--engine ray"),
-        (("--query", photos, "--support", photos, "--ray-gpus", "1"), "--ray-gpus is for --engine ray"),
-        (("--query", photos, "--support", photos, "--formats", "yollo"), "did you mean 'yolo'"),
-        (("--query", photos, "--support", photos, "--tile", "3"), "tiles of 3"),
-        (("--query", photos, "--support", photos), "COCO JSON"),
+        (("--input", clip, "--frame", "2"), "belong together"),
+        (("--input", photos, *teach), "give one video"),
+        (("--input", clip, photos, "--support", photos), "segment them apart"),
+        (("--input", clip, "--tile", "auto", *teach), "--tile is for images"),
+        (("--input", clip, "--frame", "9", "--mask", "x.png"), "no frame 9"),
+        (("--input", clip, "--frame", "0", "--mask", "x.png"), "x.png"),
+        (("--input", photos, "--support", photos, "--frame-stride", "3"), "--frame-stride 3"),
+        (("--input", clip, "--workers", "2", *teach), "--workers is for whole images"),
+        (("--input", clip, "--shots", "2", *teach), "give --support too"),
+        (("--input", photos, "--support", photos, "--tile", "64", "--model-threads", "1"), "not for tiles"),
+        (("--input", photos, "--support", photos, "--overlap", "0.5"), "give --tile too"),
+        (("--input", photos, "--support", photos, "--ray-workers", "2"), "--engine ray"),
+        (("--input", photos, "--support", photos, "--ray-gpus", "1"), "--ray-gpus is for --engine ray"),
+        (("--input", photos, "--support", photos, "--formats", "yollo"), "did you mean 'yolo'"),
+        (("--input", photos, "--support", photos, "--tile", "3"), "tiles of 3"),
+        (("--input", photos, "--support", photos), "COCO JSON"),
     ):
         assert call(tmp_path, model, *arguments) == 2, words
         assert words in error_of(capsys)

@@ -43,7 +43,7 @@ def photos(tmp_path: Path) -> Path:
 
 def arguments(support: Path, query: Path, checkpoint: Path, *more: str) -> list[str]:
     out = support.parent / "out"
-    fixed = ["segment", "--support", str(support), "--query", str(query), "--out", str(out)]
+    fixed = ["segment", "--support", str(support), "--input", str(query), "--out", str(out)]
     return [*fixed, "--checkpoint", str(checkpoint), "--device", "cpu", *more]
 
 
@@ -57,7 +57,7 @@ def fails(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> Non
 
 
 def test_segments(support: Path, photos: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call = arguments(support, photos, checkpoint, "--scales", "1", "1.5", "--flips", "--precision", "float32")
+    call = arguments(support, photos, checkpoint, "--tta-scales", "1", "1.5", "--tta-flip", "--precision", "float32")
     assert cli.main(call) == 0
     assert "3 segmented, 0 already finished" in capsys.readouterr().err
     out = support.parent / "out"
@@ -187,12 +187,12 @@ def test_interruption_says_how_to_go_on(
     [
         (["segmnt"], ["unknown command 'segmnt'; did you mean 'segment'"]),
         (["--versoin"], ["did you mean '--version'"]),
-        (["segment", "--suport", "a", "--query", "b", "--out", "c"], ["'--suport'; did you mean '--support'"]),
-        (["segment", "--support", "a", "--query", "b", "--out", "c", "--overlay"], ["--overlays"]),
-        (["segment", "--query", "b"], ["missing --out", "fewseg segment --help"]),
-        (["segment", "--support", "a", "--query", "b", "--out", "c", "--scales", "x"], ["--scales", "x"]),
-        (["segment", "--support", "a", "--out", "c", "--query"], ["no images to segment"]),
-        (["segment", "--query", "b", "--out", "c"], ["missing --support", "fewseg segment --help"]),
+        (["segment", "--suport", "a", "--input", "b", "--out", "c"], ["'--suport'; did you mean '--support'"]),
+        (["segment", "--support", "a", "--input", "b", "--out", "c", "--overlay"], ["--overlays"]),
+        (["segment", "--input", "b"], ["missing --out", "fewseg segment --help"]),
+        (["segment", "--support", "a", "--input", "b", "--out", "c", "--tta-scales", "x"], ["--tta-scales", "x"]),
+        (["segment", "--support", "a", "--out", "c", "--input"], ["no images to segment"]),
+        (["segment", "--input", "b", "--out", "c"], ["missing --support", "fewseg segment --help"]),
         (["segment", "a"], ["fewseg segment --help"]),
     ],
 )
@@ -206,8 +206,8 @@ def test_wrong_options(wrong: list[str], words: list[str], capsys: pytest.Captur
     [
         ("--device", "cuba", "did you mean 'cuda'"),
         ("--precision", "bfloat", "did you mean 'bfloat16'"),
-        ("--scales", "0", "scales"),
-        ("--threshold", "7", "threshold"),
+        ("--tta-scales", "0", "scales"),
+        ("--presence-threshold", "7", "threshold"),
         ("--batch-size", "-1", "batch size"),
     ],
 )
@@ -225,7 +225,7 @@ def test_impossible_values(
 
 
 def test_a_release_needs_its_file(support: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call = ["segment", "--support", str(support), "--query", str(photos), "--out", str(photos / "out")]
+    call = ["segment", "--support", str(support), "--input", str(photos), "--out", str(photos / "out")]
     assert cli.main([*call, "--official", "resnet50"]) == 2
     error = capsys.readouterr().err
     assert "give the file with --checkpoint" in error
@@ -237,7 +237,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert "segment" in capsys.readouterr().out
     assert cli.main(["segment", "--help"]) == 0
     said = capsys.readouterr().out
-    for word in ("--support", "--scales", "LABEL/name.jpg", "user/name"):
+    for word in ("--support", "--tta-scales", "LABEL/name.jpg", "user/name"):
         assert word in said
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("fewseg ")

@@ -56,8 +56,16 @@ def test_train_then_evaluate(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert _train(Path(source), run) == 0
     assert "was finished already" in capsys.readouterr().err
 
-    evaluate = ["evaluate", "--data", source, "--checkpoint", str(run / "best.safetensors"), "--per-class", "3"]
-    evaluate += ["--device", "cpu", "--shots", "1", "2", "--pictures", "1"]
+    evaluate = [
+        "evaluate",
+        "--data",
+        source,
+        "--checkpoint",
+        str(run / "best.safetensors"),
+        "--episodes-per-class",
+        "3",
+    ]
+    evaluate += ["--device", "cpu", "--shots", "1", "2", "--save-examples", "1"]
     assert main([*evaluate, "--out", str(out)]) == 0
     table = capsys.readouterr().out
     assert "| shapes " in table
@@ -73,7 +81,7 @@ def test_train_then_evaluate(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert results["fingerprint"] == fingerprint(load_method(run / "best.safetensors"))
 
     again = tmp_path / "again"
-    lists = ["--episodes", str(out / "episodes" / "shapes_2shot.json"), "--precision", "bfloat16"]
+    lists = ["--episode-lists", str(out / "episodes" / "shapes_2shot.json"), "--precision", "bfloat16"]
     assert main([*evaluate, "--out", str(again), *lists]) == 0
     repeated = json.loads((again / "results.json").read_text())
     assert repeated["dtype"] == "bfloat16"
@@ -118,7 +126,7 @@ def test_bad_training_options(
         (["--data", "synthetic", "--shots", "30"], "no novel class has 31 usable images: add some"),
         (["--data", "synthetic", "--shots", "0"], "shots 0"),
         (["--data", "synthetic", "--method", "dcma"], "did you mean 'dcama'"),
-        (["--data", "synthetic", "--options", "heads=4"], "leave out --options, or give --method"),
+        (["--data", "synthetic", "--model-kwargs", "heads=4"], "leave out --model-kwargs, or give --method"),
         (["--data", "synthetic", "--checkpoint", "a.safetensors", "--method", "hsnet"], "leave out one of the two"),
         (["--data", "synthetic", "--backbone-weights", "a.safetensors"], "leave out --backbone-weights"),
         (
@@ -126,8 +134,11 @@ def test_bad_training_options(
             "of hsnet 'swin_b'; known: resnet101",
         ),
         (["--data", "synthetic", "--seed", "-1"], "seed 0 or more"),
-        (["--data", "synthetic", "--method", "prototype", "--options", "temprature=4"], "did you mean 'temperature'"),
-        (["--data", "synthetic", "--episodes", "none.json"], "cannot read none.json"),
+        (
+            ["--data", "synthetic", "--method", "prototype", "--model-kwargs", "temprature=4"],
+            "did you mean 'temperature'",
+        ),
+        (["--data", "synthetic", "--episode-lists", "none.json"], "cannot read none.json"),
         (["--data", "synthetic@0/4", "synthetic@1/4"], "two datasets would write the same files"),
         (["--data", "synthetic", "--min-area", "2"], "min_area 2"),
         (["--data", "synthetic@plain disk"], "did you mean 'plain disc'"),
@@ -178,7 +189,17 @@ def test_evaluate_a_release_and_another_size(data: Path, tmp_path: Path) -> None
     """Whose release it is follows --method; --image-size goes for every kind of model."""
     release = tmp_path / "hsnet.pt"
     torch.save(released_state("keys_hsnet_resnet50.tsv", 0), release)
-    evaluate = ["evaluate", "--data", f"{data}@plain_disc", "--per-class", "1", "--shots", "1", "--pictures", "0"]
+    evaluate = [
+        "evaluate",
+        "--data",
+        f"{data}@plain_disc",
+        "--episodes-per-class",
+        "1",
+        "--shots",
+        "1",
+        "--save-examples",
+        "0",
+    ]
     evaluate += ["--device", "cpu", "--image-size", "64"]
     official = ["--checkpoint", str(release), "--official", "resnet50", "--method", "hsnet"]
     assert main([*evaluate, *official, "--out", str(tmp_path / "official")]) == 0
@@ -193,7 +214,17 @@ def test_a_method_that_was_not_trained_is_not_scored(
 ) -> None:
     weights = tmp_path / "tiny.safetensors"
     save_file(create_method("prototype", backbone="tiny").backbone.net.state_dict(), weights)
-    evaluate = ["evaluate", "--data", f"{data}@plain_disc", "--per-class", "1", "--shots", "1", "--pictures", "0"]
+    evaluate = [
+        "evaluate",
+        "--data",
+        f"{data}@plain_disc",
+        "--episodes-per-class",
+        "1",
+        "--shots",
+        "1",
+        "--save-examples",
+        "0",
+    ]
     evaluate += ["--backbone", "tiny", "--backbone-weights", str(weights), "--image-size", "64", "--device", "cpu"]
     assert main([*evaluate, "--method", "dcama", "--out", str(tmp_path / "no")]) == 2
     assert "dcama has to be trained" in capsys.readouterr().err

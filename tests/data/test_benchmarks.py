@@ -203,7 +203,7 @@ def test_train_and_evaluate(
     run = tmp_path / "run"
     assert main(["train", *data, "--out", str(run), *small.split(), *rest.split()]) == 0
     checkpoint = ["--checkpoint", str(run / "last.safetensors"), "--out", str(tmp_path / "scores")]
-    assert main(["evaluate", *data, *checkpoint, "--shots", "1", "--count", "4", "--pictures", "0"]) == 0
+    assert main(["evaluate", *data, *checkpoint, "--shots", "1", "--episodes", "4", "--save-examples", "0"]) == 0
     assert "pascal5i-fold0" in capsys.readouterr().out
     assert main(["train", *data[:2], "--out", str(run / "no"), *small.split(), *rest.split()]) == 2
     assert "pascal5i is tested fold by fold" in capsys.readouterr().err.replace("\n", " ")

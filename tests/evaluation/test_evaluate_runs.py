@@ -127,8 +127,8 @@ def _stop() -> None:
     raise KeyboardInterrupt
 
 
-WORDS = """evaluate --data synthetic --fold 0 3 --folds 16 --per-class 2 --seed 0 1 --shots 1 2 --image-size 64
---batch 3 --pictures 1 --device cpu"""
+WORDS = """evaluate --data synthetic --fold 0 3 --folds 16 --episodes-per-class 2 --seed 0 1 --shots 1 2 --image-size 64
+--batch-size 3 --save-examples 1 --device cpu"""
 COMMAND = WORDS.split()
 
 
@@ -213,7 +213,7 @@ def test_a_benchmark_from_the_command_line(
     assert main(["prepare", "fss1000", "--root", str(root)]) == 0
     capsys.readouterr()
     monkeypatch.setattr(report_of_run, "paper_backbone", lambda _: "swin_b")
-    words = "--shots 1 --image-size 32 --batch 8 --pictures 0 --device cpu"
+    words = "--shots 1 --image-size 32 --batch-size 8 --save-examples 0 --device cpu"
     assert main(["evaluate", "--data", f"fss1000:{root}", "--out", str(tmp_path / "out"), *words.split()]) == 0
     said = capsys.readouterr().out
     assert "| DCAMA paper, Table 2 | 90.1 |" in said
@@ -225,21 +225,21 @@ def test_a_benchmark_from_the_command_line(
     queries = [score["query"].split("/")[1] for score in results["results"][0]["scores"][:10]]
     assert queries == sorted(queries)
     assert queries[1] == "10.jpg"
-    few = ["evaluate", "--data", f"fss1000:{root}", "--out", str(tmp_path / "few"), *words.split(), "--count", "1"]
+    few = ["evaluate", "--data", f"fss1000:{root}", "--out", str(tmp_path / "few"), *words.split(), "--episodes", "1"]
     assert main(few) == 0
     assert "Not all classes of the fold are in these means (fss1000, 1-shot: 1 of 3" in capsys.readouterr().out
-    wrong = ["evaluate", "--data", f"fss1000:{root}", "--out", str(tmp_path), "--per-class", "3"]
+    wrong = ["evaluate", "--data", f"fss1000:{root}", "--out", str(tmp_path), "--episodes-per-class", "3"]
     assert main(wrong) == 2
-    assert "--per-class does not go with protocol hsnet: give --count" in capsys.readouterr().err
+    assert "--episodes-per-class does not go with protocol hsnet: give --episodes" in capsys.readouterr().err
 
 
 def test_python_does_what_the_command_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
-        "--per-class",
+        "--episodes-per-class",
         "2",
         "--shots",
         "1",
-        "--pictures",
+        "--save-examples",
         "1",
         "--device",
         "cpu",
@@ -264,7 +264,17 @@ def test_python_does_what_the_command_does(tmp_path: Path, capsys: pytest.Captur
 def test_one_evaluation_ends_without_forgetting_another_that_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["evaluate", "--data", "synthetic@0/8", "--per-class", "3", "--image-size", "32", "--pictures", "0"]
+    words = [
+        "evaluate",
+        "--data",
+        "synthetic@0/8",
+        "--episodes-per-class",
+        "3",
+        "--image-size",
+        "32",
+        "--save-examples",
+        "0",
+    ]
     words += ["--device", "cpu", "--out", str(tmp_path), "--shots"]
     counting, left = evaluation.episode_counts, iter(range(3))
     with monkeypatch.context() as patched:
@@ -281,8 +291,8 @@ def test_one_evaluation_ends_without_forgetting_another_that_was_killed(
 
 
 def test_results_of_another_model_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["evaluate", "--data", "synthetic@0/8", "--per-class", "1", "--shots", "1", "--image-size", "32"]
-    words += ["--pictures", "0", "--device", "cpu", "--out", str(tmp_path)]
+    words = ["evaluate", "--data", "synthetic@0/8", "--episodes-per-class", "1", "--shots", "1", "--image-size", "32"]
+    words += ["--save-examples", "0", "--device", "cpu", "--out", str(tmp_path)]
     assert main(words) == 0
     before = (tmp_path / "results.json").read_bytes()
     capsys.readouterr()

@@ -228,7 +228,7 @@ def test_evaluation_says_which_was_used() -> None:
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--device cpu --shots 2 --per-class 1 --pictures 1"
+    words = "--device cpu --shots 2 --episodes-per-class 1 --save-examples 1"
     data = ["--data", "synthetic@plain disc", "--out", str(tmp_path)]
     assert main(["evaluate", *data, "--fusion", "hsnet-vote", *words.split()]) == 0
     assert "| hsnet-vote |" in capsys.readouterr().out

@@ -201,7 +201,7 @@ def test_yolo_as_documented(tmp_path: Path) -> None:
 def test_labelme_as_documented(tmp_path: Path) -> None:
     given_records = list(records(tmp_path / "pictures"))
     for copies in ("needed", "always"):
-        export_masks(given_records, tmp_path, ["labelme"], options=ExportOptions(copy_pictures=copies, tolerance=0))
+        export_masks(given_records, tmp_path, ["labelme"], options=ExportOptions(copy_images=copies, tolerance=0))
         for record in given_records:
             path = tmp_path / "labelme" / f"{record.name}.json"
             content = json.loads(path.read_text("utf-8"))

@@ -40,7 +40,7 @@ def test_files_of_others_are_not_written_over(tmp_path: Path, kind: str, file: s
 def test_the_command_says_so_before_it_segments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "coco.json").write_text("{}")
     image_file(tmp_path / "p" / "a.jpg")
-    words = ["--support", str(tmp_path / "nothing"), "--query", str(tmp_path / "p"), "--out", str(tmp_path)]
+    words = ["--support", str(tmp_path / "nothing"), "--input", str(tmp_path / "p"), "--out", str(tmp_path)]
     assert cli.main(["segment", *words, "--formats", "coco"]) == 2
     assert "coco.json is not one of ours" in capsys.readouterr().err
 

@@ -238,7 +238,17 @@ def images(files: Path) -> list[str]:
 
 
 def test_command_with_images(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--truth", str(files / "03-0000.png"), "--points", "0.5,0.5", "3,40", "--scales", "16", "--formats", "pdf"]
+    words = [
+        "--truth",
+        str(files / "03-0000.png"),
+        "--points",
+        "0.5,0.5",
+        "3,40",
+        "--attention-scales",
+        "16",
+        "--formats",
+        "pdf",
+    ]
     assert cli.main(call(files, *images(files), *words)) == 0
     written = [files / "out" / f"{name}.pdf" for name in ("attention", "masks")]
     assert capsys.readouterr().out.split() == [str(path) for path in written]
@@ -250,7 +260,7 @@ def test_command_with_episodes(files: Path, tmp_path: Path) -> None:
     dataset = SyntheticDataset()
     path = tmp_path / "list.json"
     save_episodes(path, draw_test_episodes(dataset, [0, 7], 1, 1, 0), dataset)
-    words = ["--data", "synthetic", "--episodes", str(path), "--entry", "0", "1", "--pixels", "20"]
+    words = ["--data", "synthetic", "--episode-list", str(path), "--entry", "0", "1", "--pixels", "20"]
     assert cli.main(call(files, *words, "--figures", "masks", "features")) == 0
     names = sorted(p.name for p in (files / "out").glob("*.png"))
     assert names == ["features.png", "masks_0.png", "masks_1.png"]
@@ -263,8 +273,8 @@ def test_command_with_episodes(files: Path, tmp_path: Path) -> None:
         (["--query", "q.jpg"], "0 support files"),
         (["--query", "q.jpg", "--support", "a.jpg"], "does not exist"),
         (["--query", "q.jpg", "--support", "a.jpg", "a.png"], "a.jpg"),
-        (["--episodes", "list.json"], "--data"),
-        (["--episodes", "list.json", "--truth", "t.png"], "leave out --support, --truth and --label"),
+        (["--episode-list", "list.json"], "--data"),
+        (["--episode-list", "list.json", "--truth", "t.png"], "leave out --support, --truth and --label"),
         (["--query", "q.jpg", "--entry", "1"], "--data and --entry are for episodes"),
         (["--query", "q.jpg", "--figures", "masks", "--points", "0.5,0.5"], "are for the figure of attention"),
         (["--query", "q.jpg", "--figures", "masc"], "unknown figure 'masc'; did you mean 'masks'?"),

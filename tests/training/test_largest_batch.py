@@ -87,13 +87,13 @@ def test_what_cannot_be_measured_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_command_prints_it_and_how_to_get_there(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fewseg.cli.train.largest_batch", lambda _: LargestBatch(5, "a machine"))
+    monkeypatch.setattr("fewseg.training.largest_batch.largest_batch", lambda _: LargestBatch(5, "a machine"))
     assert main(["train", "--find-batch", "--batch", "12", "--random-backbone"]) == 0
     said = capsys.readouterr().out
     assert "largest batch that fits on a machine: 5 episodes" in said
     assert "--accumulate 3 (the same update, 4 at a time)" in said
     assert main(["train", "--find-batch", "--batch", "5", "--random-backbone"]) == 0
     assert "accumulate" not in capsys.readouterr().out
-    monkeypatch.setattr("fewseg.cli.train.largest_batch", lambda _: LargestBatch(0, "a machine"))
+    monkeypatch.setattr("fewseg.training.largest_batch.largest_batch", lambda _: LargestBatch(0, "a machine"))
     assert main(["train", "--find-batch", "--random-backbone"]) == 0
     assert "0 episodes" in capsys.readouterr().out

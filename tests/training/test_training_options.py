@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,9 +25,10 @@ from fewseg.data.episodes.views import VIEWS
 from fewseg.models.checkpoints.native import load_method
 from fewseg.training.batches import encode, gather
 from fewseg.training.config import TrainConfig
+from fewseg.training.config_file import as_yaml
 from fewseg.training.data import divide, training_batches
 from fewseg.training.feature_cache import MapCache, map_batches
-from fewseg.training.recipes import PASCAL_LISTS, RECIPES, as_python, find_recipe
+from fewseg.training.recipes import PASCAL_LISTS, RECIPES, find_recipe
 from fewseg.training.train import fit
 from helpers.toy_method import toy
 from helpers.training_runs import CONFIG, losses, run, small_data
@@ -250,16 +252,14 @@ def test_recipes_are_as_published() -> None:
 def _shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, TrainConfig]:
     assert main(["train", *arguments, "--show"]) == 0
     text = capsys.readouterr().out
-    names: dict[str, Any] = {}
-    exec(text, names)
-    return text, names["config"]
+    return text, TrainConfig.from_json(yaml.safe_load(text))
 
 
 def test_show_prints_the_whole_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text, config = _shown(capsys, "--recipe", "dcama-pascal5i-resnet50", "--fold", "2")
     assert config.data == ("pascal5i:ROOT",)
     assert (config.batch, config.episodes, config.fold) == (48, sum(PASCAL_LISTS) - PASCAL_LISTS[2], 2)
-    assert "    epochs=100,  # ours" in text.splitlines()
+    assert "epochs: 100  # ours" in text.splitlines()
     text, config = _shown(
         capsys,
         "--recipe=sccan-coco20i-resnet50",
@@ -272,10 +272,10 @@ def test_show_prints_the_whole_config(capsys: pytest.CaptureFixture[str], tmp_pa
         "r50.pth",
     )
     assert (config.data, config.batch, config.amp, config.pretrained) == (("coco20i:/data@1",), 4, True, False)
-    assert "    batch=4,  # changed, the recipe: 8" in text.splitlines()
+    assert "batch: 4  # changed, the recipe: 8" in text.splitlines()
     text, config = _shown(capsys, "--data", "synthetic", "--random-backbone")
     assert config == TrainConfig(data=("synthetic",), random_backbone=True)
-    assert as_python(config) == text.rstrip("\n")
+    assert as_yaml(config) == text
 
 
 def test_unknown_recipes_and_folds_are_said(capsys: pytest.CaptureFixture[str]) -> None:

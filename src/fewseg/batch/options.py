@@ -11,7 +11,7 @@ Engine = Literal["threads", "ray"]
 """`threads` on this machine, or `ray` on one machine or many."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BatchOptions:
     """How files are segmented."""
 

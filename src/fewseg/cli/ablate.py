@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
+from cyclopts import Parameter
 
-from fewseg.cli.common import progress_bar
+from fewseg.cli.options import FLAT, LogOptions
 from fewseg.core.errors import InvalidOption, unknown
-from fewseg.tools.ablations import EXPERIMENTS, Experiment, Settings, check_experiment, run_experiment
-from fewseg.tools.ablations.report import listing, table, write_outcome
+from fewseg.tools.ablations.settings import Settings
+
+if TYPE_CHECKING:
+    from fewseg.tools.ablations.experiments import Experiment
 
 
 @dataclass(frozen=True)
-class Options(Settings):
+class _Positional:
+    """What is given without an option's name."""
+
+    experiments: tuple[str, ...] = ()
+    """Names, e.g. `skip-scales background`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(LogOptions, _Positional):
     """Run experiments of the DCAMA paper and print its numbers beside the measured ones.
 
     `fewseg ablate --list` explains each; `all` runs them all. Every variant is trained with the same settings, once for
     all experiments that share it. Run the same command again to resume: finished variants are not run again.
     """
 
-    experiments: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Names, e.g. `skip-scales background`."""
-    list_: Annotated[bool, tyro.conf.arg(name="list")] = False
+    list_: Annotated[bool, Parameter(name="list")] = False
     """Explain the experiments, with the paper's numbers, and end."""
     out: Path | None = None
     """Where models, results.json and tables go."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Log what is done."""
+    settings: Annotated[Settings, FLAT] = field(default_factory=Settings)
 
 
 def run(options: Options) -> int:
     """Run the experiments one after the other; a table each."""
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    from fewseg.cli.common import log_to_terminal, progress_bar
+    from fewseg.tools.ablations.experiments import EXPERIMENTS
+    from fewseg.tools.ablations.report import listing, table, write_outcome
+    from fewseg.tools.ablations.run import check_experiment, run_experiment
+
+    log_to_terminal(options.verbose)
     chosen = _chosen(options.experiments)
     if options.list_:
         print(listing(chosen or list(EXPERIMENTS.values())))
@@ -47,7 +57,7 @@ def run(options: Options) -> int:
         raise InvalidOption("no experiment named: fewseg ablate --list shows them, `all` runs all")
     if options.out is None:
         raise InvalidOption("missing --out: the folder for models and results")
-    settings = Settings(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Settings)})
+    settings = options.settings
     for experiment in chosen:
         check_experiment(experiment, settings)
     for experiment in chosen:
@@ -61,6 +71,8 @@ def run(options: Options) -> int:
 
 
 def _chosen(names: tuple[str, ...]) -> list[Experiment]:
+    from fewseg.tools.ablations.experiments import EXPERIMENTS
+
     if "all" in names:
         return list(EXPERIMENTS.values())
     if wrong := [name for name in names if name not in EXPERIMENTS]:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-from rich.console import Console
-
-from fewseg.cli.common import progress_bar
-from fewseg.core.devices import has_bfloat16
+from fewseg.cli.options import CheckpointOptions, LogOptions
 from fewseg.core.errors import InvalidOption, unknown
-from fewseg.core.files import make_folder, write_text
-from fewseg.tools.bench.accuracy import BUDGETS, load_variant, open_data, variants
-from fewseg.tools.bench.curves import QUICK_CURVES
-from fewseg.tools.bench.plots import draw_plots
-from fewseg.tools.bench.report import report
-from fewseg.tools.bench.results import Results, open_results
-from fewseg.tools.bench.run import Plan, about, full_plan, measure
-from fewseg.tools.bench.settings import PARTS, QUICK, BenchSettings, Manner
+from fewseg.tools.bench.options import BUDGETS, PARTS, Manner
+
+if TYPE_CHECKING:
+    from fewseg.tools.bench.results import Results
+    from fewseg.tools.bench.run import Plan
+    from fewseg.tools.bench.settings import BenchSettings
 
 
 @dataclass(frozen=True)
-class Options(Manner):
+class _Positional:
+    """What is given without an option's name."""
+
+    parts: tuple[str, ...] = ()
+    """What to measure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Manner, CheckpointOptions, LogOptions, _Positional):
     """Measure time and memory: the straightforward way and fewseg's, taking turns in one run, with the same weights.
 
     The straightforward way encodes the support again for every query and materialises all attention scores. Beside
@@ -34,11 +35,9 @@ class Options(Manner):
     weights are random, but for the embedded model's. With --out, the same command goes on where it was stopped.
 
     Parts: queries, implementations (DCAMA's), curves, training (one shot, in float32); these four if none is named.
-    And accuracy, which needs --data.
+    And accuracy, that of --checkpoint, which needs --data.
     """
 
-    parts: tyro.conf.Positional[tuple[str, ...]] = ()
-    """What to measure."""
     models: tuple[str, ...] | None = None
     """Models to measure, of dcama-resnet50, dcama-resnet101, dcama-swin_b, embedded, sccan-resnet50, hsnet-resnet50 and
     dcama-tiny, a small one for trials; all but that if not given, and some of them for curves, implementations and
@@ -61,19 +60,20 @@ class Options(Manner):
     """Measure the parts again, and drop all that --out holds of them; other parts stay."""
     data: tuple[str, ...] = ()
     """Folders to measure accuracy on, as `fewseg evaluate` takes them: ROOT@cat,dog."""
-    checkpoint: str = "default"
-    """Model whose accuracy is measured: `default`, a file, a folder or a hub id."""
     budgets: tuple[int, ...] = BUDGETS
     """Support-token budgets whose accuracy is measured."""
-    per_class: int = 15
+    episodes_per_class: int = 15
     """Episodes of every class, for accuracy."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Log what is done."""
 
 
 def run(options: Options) -> int:
     """Measure, print the tables, write what was asked for."""
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    from fewseg.cli.common import log_to_terminal, progress_bar
+    from fewseg.tools.bench.report import report
+    from fewseg.tools.bench.results import open_results
+    from fewseg.tools.bench.run import about, measure
+
+    log_to_terminal(options.verbose)
     settings = _settings(options)
     parts = _parts(options, settings)
     plan = _plan(options, settings, parts)
@@ -88,11 +88,14 @@ def run(options: Options) -> int:
 
 def _parts(options: Options, settings: BenchSettings) -> tuple[str, ...]:
     """The parts that were named, or the usual ones; what cannot be read or written is said before it is measured."""
+    from fewseg.core.files import make_folder
+    from fewseg.tools.bench.accuracy import load_variant, open_data, variants
+
     for part in options.parts:
         if part not in PARTS:
             raise unknown("part", part, PARTS)
-    if options.per_class < 1:
-        raise InvalidOption(f"per_class {options.per_class}: give at least 1")
+    if options.episodes_per_class < 1:
+        raise InvalidOption(f"--episodes-per-class {options.episodes_per_class}: give at least 1")
     parts = tuple(part for part in PARTS if part in options.parts)
     if not parts:
         parts = tuple(part for part in PARTS if part != "accuracy" or options.data)
@@ -111,6 +114,9 @@ def _parts(options: Options, settings: BenchSettings) -> tuple[str, ...]:
 
 def _settings(options: Options) -> BenchSettings:
     """What was given, and for the rest the usual values, or those of --quick."""
+    from fewseg.core.devices import has_bfloat16
+    from fewseg.tools.bench.settings import QUICK, BenchSettings
+
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(BenchSettings)}
     usual = QUICK if options.quick else BenchSettings()
     settings = dataclasses.replace(usual, **{name: value for name, value in given.items() if value is not None})
@@ -120,8 +126,11 @@ def _settings(options: Options) -> BenchSettings:
 
 
 def _plan(options: Options, settings: BenchSettings, parts: tuple[str, ...]) -> Plan:
+    from fewseg.tools.bench.curves import QUICK_CURVES
+    from fewseg.tools.bench.run import full_plan
+
     more = {"data": options.data, "checkpoint": options.checkpoint, "budgets": options.budgets}
-    plan = full_plan(parts, settings, per_class=options.per_class, **more)
+    plan = full_plan(parts, settings, per_class=options.episodes_per_class, **more)
     if "implementations" in options.parts and not plan.implementation_models:
         raise InvalidOption(
             f"implementations are DCAMA's, none of {' '.join(settings.models)} is one: give --models dcama-resnet50"
@@ -132,6 +141,11 @@ def _plan(options: Options, settings: BenchSettings, parts: tuple[str, ...]) -> 
 
 
 def _write(options: Options, results: Results, text: str) -> None:
+    from rich.console import Console
+
+    from fewseg.core.files import write_text
+    from fewseg.tools.bench.plots import draw_plots
+
     say = Console(stderr=True)
     if options.out is not None:
         write_text(options.out / "results.md", text)

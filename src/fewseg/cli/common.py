@@ -1,10 +1,11 @@
-"""What several commands need: a progress bar, and the model that the options name."""
+"""What several commands need: logging, a progress bar, and the model that the options name."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.progress import (
@@ -19,11 +20,17 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from fewseg.cli.options import ModelOptions, ReleaseOptions
 from fewseg.core.errors import InvalidOption
 from fewseg.core.progress import ProgressCallback
-from fewseg.inference.segmenter import Segmenter
-from fewseg.models.checkpoints import load_method, load_official
-from fewseg.models.methods import FewShotMethod
+
+if TYPE_CHECKING:
+    from fewseg.inference.segmenter import Segmenter
+    from fewseg.models.methods import FewShotMethod
+
+
+DEFAULT_METHOD: Final = "dcama"
+"""Whose release a file is, where nobody says it."""
 
 
 class _Rate(ProgressColumn):
@@ -64,54 +71,42 @@ def progress_bar(title: str, rate: str = "") -> Iterator[ProgressCallback]:
             bar.stop()
 
 
-class ModelOptions(Protocol):
-    """The options by which a command chooses its segmenter."""
-
-    @property
-    def checkpoint(self) -> str: ...
-    @property
-    def official(self) -> str | None: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def flips(self) -> bool: ...
-    @property
-    def scales(self) -> tuple[float, ...]: ...
-    @property
-    def threshold(self) -> float | None: ...
+def log_to_terminal(verbose: bool, layout: str = "%(message)s", *, silent: bool = False) -> None:
+    """Show what the library logs: everything, or warnings and errors only, or errors only."""
+    level = logging.ERROR if silent else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format=layout)
 
 
 def make_segmenter(options: ModelOptions, *, compile: bool = False) -> Segmenter:
     """The untaught segmenter that the options describe."""
+    from fewseg.inference.segmenter import Segmenter
+
     chosen: dict[str, Any] = {
         "device": options.device,
         "precision": options.precision,
-        "flips": options.flips,
-        "scales": options.scales,
-        "presence_threshold": options.threshold,
+        "flips": options.tta_flip,
+        "scales": options.tta_scales,
+        "presence_threshold": options.presence_threshold,
         "compile": compile,
     }
-    _check_release(options.checkpoint, options.official)
+    _check_release(options)
     if options.official is None:
         return Segmenter.from_pretrained(options.checkpoint, **chosen)
-    return Segmenter.from_official(options.checkpoint, options.official, options.method, **chosen)
+    return Segmenter.from_official(options.checkpoint, options.official, options.method or DEFAULT_METHOD, **chosen)
 
 
-def _check_release(checkpoint: str, official: str | None) -> None:
-    if official is not None and checkpoint == "default":
-        raise InvalidOption(f"--official {official} says whose release a file is: give the file with --checkpoint")
-
-
-def load_model(
-    checkpoint: str, official: str | None, method: str, image_size: int | None, **choices: Any
-) -> FewShotMethod:
+def load_model(options: ReleaseOptions, image_size: int | None, **config: Any) -> FewShotMethod:
     """A checkpoint of ours or, with `official` its backbone, the authors' release of `method`; its own size if None."""
-    _check_release(checkpoint, official)
-    if official is None:
-        return load_method(checkpoint, image_size=image_size)
+    from fewseg.models.checkpoints import load_method, load_official
+
+    _check_release(options)
+    if options.official is None:
+        return load_method(options.checkpoint, image_size=image_size)
     size = {} if image_size is None else {"image_size": image_size}
-    return load_official(checkpoint, method, official, **size, **choices)
+    return load_official(options.checkpoint, options.method or DEFAULT_METHOD, options.official, **size, **config)
+
+
+def _check_release(options: ReleaseOptions) -> None:
+    if options.official is not None and options.checkpoint == "default":
+        says = f"--official {options.official} says whose release a file is"
+        raise InvalidOption(f"{says}: give the file with --checkpoint")

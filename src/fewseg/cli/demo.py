@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewseg.cli.common import progress_bar
-from fewseg.tools.demo import run as run_demo
+from fewseg.cli.options import CheckpointOptions, PrecisionOptions
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(CheckpointOptions, PrecisionOptions):
     """Teach with a few real photographs, segment others, and show it: a page, a sheet and measured numbers.
 
     Needs no network: the photographs come with scikit-image (pip install "fewseg[demo]") and matplotlib.
@@ -22,16 +21,13 @@ class Options:
 
     out: Path = Path("demo_output")
     """Where index.html, sheet.png and results.json go."""
-    checkpoint: str = "default"
-    """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps ..."""
-    precision: str = "auto"
-    """auto, float32, bfloat16 or float16."""
 
 
 def run(options: Options) -> int:
     """Make the page and say where it is."""
+    from fewseg.cli.common import progress_bar
+    from fewseg.tools.demo import run as run_demo
+
     with contextlib.ExitStack() as stack:
         # The bar appears with the first result: what fails before that is said in one line and nothing else.
         bar = functools.cache(lambda: stack.enter_context(progress_bar("demo")))

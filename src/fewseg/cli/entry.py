@@ -1,31 +1,23 @@
 """The command line: finds the command, reads its options, turns errors into one line and an exit code.
 
 A command is a module of `fewseg.cli` with a frozen dataclass `Options`, whose docstring and field docstrings are
-its help, and a function `run(options) -> int` that returns the exit code. Modules are imported when they are called. A
-function `complete(arguments)`, where a module has one, adds arguments to the given ones first.
+its help, and a function `run(options) -> int` that returns the exit code. Modules are imported when they are called,
+and import what computes in `run`, so that help is quick. `SOURCES`, where a module has them, give values to options
+that the command line leaves open (see `fewseg.cli.parser.parse`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import importlib
-import io
-import itertools
 import logging
-import operator
-import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, get_type_hints
-
-import tyro
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Sequence
+from typing import Any, Final
 
 from fewseg.cli.renamed_options import translate
-from fewseg.core.errors import FewsegError, InvalidOption, unknown
+from fewseg.core.errors import FewsegError, unknown
+from fewseg.core.version import __version__
 
 COMMANDS: Final[dict[str, str]] = {
     "demo": "See it work: photographs that are already installed, on a page.",
@@ -66,7 +58,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         if not _ran_out_of_memory(error):
             raise
         print(
-            "fewseg: error: there is not enough memory for this: give a smaller --image-size, --batch or --batch-size; "
+            "fewseg: error: there is not enough memory for this: give a smaller --image-size or --batch-size; "
             "what is finished is kept",
             file=sys.stderr,
         )
@@ -89,67 +81,27 @@ def _dispatch(arguments: list[str]) -> int:
         return 0 if arguments else BAD_INPUT
     name, *rest = arguments
     if name in ("-V", "--version", "version"):
-        print(f"fewseg {importlib.import_module('fewseg').__version__}")
+        print(f"fewseg {__version__}")
         return 0
     if name not in COMMANDS:
         raise unknown("option" if name.startswith("-") else "command", name, [*COMMANDS, "--help", "--version"])
     command: Any = importlib.import_module(f"fewseg.cli.{name}")
-    complete = getattr(command, "complete", list)
-    options = parse(command.Options, complete(translate(name, rest)), f"fewseg {name}")
+    from fewseg.cli.parser import parse
+
+    sources = getattr(command, "SOURCES", ())
+    options = parse(command.Options, translate(name, rest), f"fewseg {name}", sources)
     return 0 if options is None else int(command.run(options))
 
 
 def _print_help() -> None:
-    console = Console(highlight=False)
-    console.print("usage: fewseg COMMAND [OPTIONS]\n", markup=False)
-    console.print("Teach a class with a few labelled images, get its mask in any other image.\n")
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
-    for name, about in COMMANDS.items():
-        table.add_row(f"  {name}", about)
-    console.print(table)
-    console.print("\nfewseg COMMAND --help explains a command; fewseg --version prints the version.")
-
-
-def parse(kind: type[Any], arguments: Sequence[str], program: str) -> Any | None:
-    """An instance of the dataclass `kind`, or None where help was asked for and printed.
-
-    Raises `InvalidOption`, in one line, for what does not fit; unknown options come with the nearest known ones.
-    """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, prog=program, args=list(arguments))
-    except SystemExit as end:
-        if end.code in (0, None):
-            return None
-    raise _complaint(said.getvalue(), kind, program)
-
-
-def _complaint(box: str, kind: type[Any], program: str) -> InvalidOption:
-    """tyro's framed explanation as one line."""
-    # Title, rule, text, rule, hints: in box-drawing characters, or in dashes and blanks where there are no others.
-    inside = (line.strip().strip("│").strip() for line in box.splitlines()[1:])
-    ruled = [line if line.strip("-─╭╮╰╯ ") else "" for line in inside]
-    text = list(itertools.takewhile(bool, itertools.dropwhile(operator.not_, ruled)))
-    # Beside a required option that is missing, a misspelt one stands among the hints: it is the likelier cause.
-    wrong = re.search(r"Unrecognized options: (\S+?),?( |$)", " ".join(ruled))
-    if wrong and wrong[1].startswith("-"):
-        return unknown("option", wrong[1].split("=")[0], [*_options(kind), "--help"])
-    if wrong:
-        return InvalidOption(f"unexpected {wrong[1]!r}; see {program} --help")
-    if any(line.startswith("Missing from") for line in text):
-        missing = ", ".join(line.split()[0] for line in text if line.startswith("--"))
-        return InvalidOption(f"missing {missing}; see {program} --help")
-    return InvalidOption(f"{' '.join(text) or 'the options do not fit'}; see {program} --help")
-
-
-def _options(kind: type[Any], prefix: str = "--") -> Iterator[str]:
-    """Names of the options of a dataclass and of those within it."""
-    for name, hint in get_type_hints(kind).items():
-        option = prefix + name.replace("_", "-")
-        if dataclasses.is_dataclass(hint):
-            yield from _options(hint, option + ".")  # type: ignore[arg-type]
-        else:
-            yield option
-            if hint is bool:
-                yield f"{prefix}no-{name.replace('_', '-')}"
+    width = max(map(len, COMMANDS))
+    lines = [
+        "usage: fewseg COMMAND [OPTIONS]",
+        "",
+        "Teach a class with a few labelled images, get its mask in any other image.",
+        "",
+        *(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items()),
+        "",
+        "fewseg COMMAND --help explains a command; fewseg --version prints the version.",
+    ]
+    print("\n".join(lines))

@@ -1,38 +1,30 @@
-"""`fewseg explain`: figures of what a method attends to, votes and separates."""
+"""`fewseg explain`: figures of what a method attends to, its aggregated masks and its features."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
-import tyro
-
-from fewseg.cli.common import load_model
-from fewseg.core.devices import choose_device
+from fewseg.cli.options import DeviceOptions, ImageSizeOptions, LogOptions, ReleaseOptions
 from fewseg.core.errors import InvalidOption, InvalidSupport, unknown
-from fewseg.core.files import make_folder
-from fewseg.data.episodes.draw import load_episodes
-from fewseg.data.episodes.sources import open_source
-from fewseg.formats.read_folder import is_marks, read_support, require_apart
-from fewseg.models.methods import FewShotMethod
-from fewseg.tools.explain import Case, Explained, default_points, embed, explain_case, feature_cloud, point_attention
-from fewseg.tools.explain.attention import Point
-from fewseg.tools.explain.features import require_last_layer
-from fewseg.tools.explain.figures import FORMATS, attention_figure, features_figure, masks_figure, save_figure
 
-Kind = Literal["attention", "masks", "features"]
+if TYPE_CHECKING:
+    from fewseg.models.methods import FewShotMethod
+    from fewseg.tools.explain.attention import Point
+    from fewseg.tools.explain.case import Case, Explained
+
+FIGURES: Final = ("attention", "masks", "features")
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(ReleaseOptions, ImageSizeOptions, DeviceOptions, LogOptions):
     """Draw what a model does with one query: figures for a paper, as PNG, PDF or SVG.
 
     attention: what chosen points of the query attend to in the support (DCAMA, Fig. S5). masks: the masks that each
-    scale votes for before the decoder, cut by Otsu's threshold (Fig. 4b and 6). features: t-SNE of the features before
+    scale aggregates before the decoder, cut by Otsu's threshold (Fig. 4b and 6). features: t-SNE of the features before
     the last layer, beside the backbone's (Fig. S6). Give images, with --query and --support, or episodes of a
-    dataset, with --data and --episodes.
+    dataset, with --data and --episode-list.
     """
 
     out: Path
@@ -47,7 +39,7 @@ class Options:
     """The label, where the support folder has several."""
     data: str = ""
     """The dataset of the episodes, as for `fewseg evaluate`."""
-    episodes: Path | None = None
+    episode_list: Path | None = None
     """An episode list that `fewseg evaluate` saved."""
     entry: tuple[int, ...] = (0,)
     """Which of its episodes, counted from 0. Several: figures of each, and one t-SNE of all."""
@@ -58,31 +50,25 @@ class Options:
     points: tuple[str, ...] = ()
     """Points of the query, ACROSS,DOWN: fractions (0.4,0.55) or pixels (120,80). One on what is found and one on
     background if not given."""
-    scales: tuple[int, ...] = ()
+    attention_scales: tuple[int, ...] = ()
     """Attention of these scales only, e.g. 16; all together if not given."""
     formats: tuple[str, ...] = ("png",)
-    """png, pdf, svg."""
-    checkpoint: str = "default"
-    """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
-    official: str | None = None
-    """The checkpoint is the authors' release for this backbone: resnet50, resnet101 or swin_b."""
-    method: str = "dcama"
-    """Whose release that is: dcama, sccan or hsnet."""
-    image_size: int | None = None
-    """Input side in pixels; the model's own if not given."""
+    """Kinds of image files to write: png, pdf, svg."""
     pixels: int = 300
     """Foreground pixels, and background pixels, of each query in the t-SNE."""
     seed: int = 0
     """Of the t-SNE."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps ..."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Log what is done."""
 
 
 def run(options: Options) -> int:
     """Draw and say where."""
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    from fewseg.cli.common import log_to_terminal
+    from fewseg.core.files import make_folder
+    from fewseg.tools.explain import default_points, explain_case, point_attention
+    from fewseg.tools.explain.features import require_last_layer
+    from fewseg.tools.explain.figures import attention_figure, masks_figure
+
+    log_to_terminal(options.verbose)
     _check(options)
     cases = _cases(options)
     given = [tuple(_point(text, case) for text in options.points) for case in cases.values()]
@@ -94,7 +80,7 @@ def run(options: Options) -> int:
     for (name, one), points in zip(explained.items(), given, strict=True):
         if "attention" in options.figures:
             chosen = points or default_points(one.probability)
-            blocks = point_attention(one, chosen, options.scales)
+            blocks = point_attention(one, chosen, options.attention_scales)
             _save(attention_figure(one, chosen, blocks), folder, f"attention{name}", options)
         if "masks" in options.figures:
             _save(masks_figure(one), folder, f"masks{name}", options)
@@ -104,45 +90,58 @@ def run(options: Options) -> int:
 
 
 def _features(explained: list[Explained], folder: Path, options: Options) -> None:
+    from fewseg.tools.explain import embed, feature_cloud
+    from fewseg.tools.explain.figures import features_figure
+
     cloud = feature_cloud(explained, options.pixels, options.seed)
     planes = embed(cloud.backbone, options.seed), embed(cloud.penultimate, options.seed)
     _save(features_figure(cloud, planes), folder, "features", options)
 
 
 def _check(options: Options) -> None:
-    for kind, words, known in (("figure", options.figures, get_args(Kind)), ("format", options.formats, FORMATS)):
+    from fewseg.tools.explain.figures import FORMATS
+
+    for kind, words, known in (("figure", options.figures, FIGURES), ("format", options.formats, FORMATS)):
         if not words:
             raise InvalidOption(f"no {kind} asked for: choose among {', '.join(known)}")
         if wrong := [word for word in words if word not in known]:
             raise unknown(kind, wrong[0], known)
     if options.pixels < 4:
         raise InvalidOption(f"pixels is {options.pixels}: give at least 4")
-    if (options.query is None) == (options.episodes is None):
-        raise InvalidOption("give an image with --query and --support, or episodes with --data and --episodes")
+    if (options.query is None) == (options.episode_list is None):
+        raise InvalidOption("give an image with --query and --support, or episodes with --data and --episode-list")
     if options.query is None and (options.support or options.truth or options.label):
         raise InvalidOption("episodes bring their examples and masks: leave out --support, --truth and --label")
     if options.query is not None and (options.data or options.entry != (0,)):
-        raise InvalidOption("--data and --entry are for episodes: leave them out, or give --episodes for --query")
-    if "attention" not in options.figures and (options.points or options.scales):
-        raise InvalidOption("--points and --scales are for the figure of attention: ask for it, or leave them out")
+        raise InvalidOption("--data and --entry are for episodes: leave them out, or give --episode-list for --query")
+    if "attention" not in options.figures and (options.points or options.attention_scales):
+        raise InvalidOption(
+            "--points and --attention-scales are for the figure of attention: ask for it, or leave them out"
+        )
 
 
 def _cases(options: Options) -> dict[str, Case]:
     """Cases by what is added to their files' names."""
+    from fewseg.data.episodes.draw import load_episodes
+    from fewseg.data.episodes.sources import open_source
+    from fewseg.tools.explain.case import Case
+
     if options.query is not None:
         label, pairs = _support(options)
         return {"": Case.from_images(options.query, pairs, truth=options.truth, label=label)}
-    if not options.data or options.episodes is None:
+    if not options.data or options.episode_list is None:
         raise InvalidOption("an episode list names images of a dataset: give it with --data")
     dataset = open_source(options.data, min_area=options.min_area).dataset
-    episodes = load_episodes(options.episodes, dataset)
+    episodes = load_episodes(options.episode_list, dataset)
     if wrong := [n for n in options.entry if not 0 <= n < len(episodes)]:
-        raise InvalidOption(f"no entry {wrong[0]}: {options.episodes} has {len(episodes)}, counted from 0")
+        raise InvalidOption(f"no entry {wrong[0]}: {options.episode_list} has {len(episodes)}, counted from 0")
     several = len(set(options.entry)) > 1
     return {f"_{n}" if several else "": Case.from_episode(dataset, episodes[n]) for n in options.entry}
 
 
 def _support(options: Options) -> tuple[str, list[tuple[Path, Path]]]:
+    from fewseg.formats.read_folder import is_marks, read_support, require_apart
+
     given = options.support
     if len(given) == 1 and not given[0].is_file():
         require_apart(given[0], options.out)
@@ -175,11 +174,16 @@ def _point(text: str, case: Case) -> Point:
 
 
 def _method(options: Options) -> FewShotMethod:
-    method = load_model(options.checkpoint, options.official, options.method, options.image_size)
+    from fewseg.cli.common import load_model
+    from fewseg.core.devices import choose_device
+
+    method = load_model(options, options.image_size)
     return method.to(choose_device(options.device)).eval()
 
 
 def _save(figure: Any, folder: Path, name: str, options: Options) -> None:
+    from fewseg.tools.explain.figures import save_figure
+
     for kind in options.formats:
         path = folder / f"{name}.{kind}"
         save_figure(figure, path)

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
-from fewseg.cli.common import load_model, progress_bar
+from fewseg.cli.options import FLAT, ImageSizeOptions, ReleaseOptions
 from fewseg.core.errors import InvalidOption
-from fewseg.export import ExportOptions, ExportReport, check_supports, export_method, save_supports
-from fewseg.export.run import check_options
-from fewseg.export.supports import SUPPORTS
-from fewseg.export.verify import FLIPPED, TOLERANCE
-from fewseg.export.write import Format
-from fewseg.formats import read_supports
-from fewseg.formats.read_folder import require_apart
-from fewseg.inference.segmenter import Segmenter
-from fewseg.models.methods import FewShotMethod
+from fewseg.export.options import ExportOptions
+
+if TYPE_CHECKING:
+    from fewseg.export.run import ExportReport
+    from fewseg.inference.segmenter import Segmenter
+    from fewseg.models.methods import FewShotMethod
 
 APACHE = "Apache-2.0"
 """Licence of the embedded model."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(ReleaseOptions, ImageSizeOptions):
     """Write a model as files that run without fewseg and without torch: ONNX, or torch.export's own.
 
     query.onnx finds a label in an image, given its encoded examples, however many there are; support.onnx encodes an
@@ -36,16 +32,9 @@ class Options:
 
     out: Path
     """Folder for the files."""
-    checkpoint: str = "default"
-    """Model: `default` (the embedded one), a file, a folder or a hub id."""
-    official: str | None = None
-    """Backbone of an authors' release that --checkpoint names: resnet50, resnet101, swin_b."""
-    method: str = "dcama"
-    """Method of that release: dcama, sccan or hsnet."""
     image_size: int | None = None
-    """Side of the square input, pixels; the model's own if not given. It is fixed in the files."""
-    formats: tuple[Format, ...] = ("onnx",)
-    """Files to write: onnx, pt2 (torch.export)."""
+    """Side of the model's square input in pixels, which the files fix; the model's own if not given."""
+    files: Annotated[ExportOptions, FLAT] = dataclasses.field(default_factory=ExportOptions)
     support: Path | None = None
     """Examples to encode into supports.npz: a folder or file as `fewseg segment` takes them, or what Segmenter.save
     wrote."""
@@ -53,25 +42,22 @@ class Options:
     """Only these labels of --support."""
     shots: int = 0
     """At most so many examples a label; 0 for all."""
-    query_only: bool = False
-    """Leave out the support side: examples are then encoded by fewseg alone."""
-    opset: int = 18
-    """ONNX operator set, 18 to 23; the oldest is read by the most runtimes."""
-    licence: str | None = None
-    """The weights' licence, written into the files; what the checkpoint says if not given."""
-    verify_shots: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")] = (1, 3, 5)
-    """Numbers of examples with which the files are compared with torch."""
 
 
 def run(options: Options) -> int:
     """Write, compare, say what was written."""
-    chosen = ExportOptions(options.formats, options.opset, options.query_only, _licence(options), options.verify_shots)
+    from fewseg.cli.common import load_model, progress_bar
+    from fewseg.export.run import check_options, export_method
+    from fewseg.export.supports import SUPPORTS, check_supports, save_supports
+    from fewseg.formats.read_folder import require_apart
+
+    chosen = dataclasses.replace(options.files, licence=_licence(options))
     check_options(chosen)
     if options.support is None and (options.labels or options.shots):
         raise InvalidOption("--labels and --shots choose among the examples of --support: give it too")
     if options.support is not None:
         require_apart(options.support, options.out)
-    method = load_model(options.checkpoint, options.official, options.method, options.image_size)
+    method = load_model(options, options.image_size)
     taught = _taught(options, method)
     if taught is not None:
         check_supports(taught)  # before minutes of exporting
@@ -84,13 +70,15 @@ def run(options: Options) -> int:
 
 
 def _licence(options: Options) -> str | None:
-    if options.licence is None and options.checkpoint == "default":
-        return APACHE
-    return options.licence
+    licence = options.files.licence
+    return APACHE if licence is None and options.checkpoint == "default" else licence
 
 
 def _taught(options: Options, method: FewShotMethod) -> Segmenter | None:
     """The examples of --support, before anything is written."""
+    from fewseg.formats.read import read_supports
+    from fewseg.inference.segmenter import Segmenter
+
     if options.support is None:
         return None
     if options.support.is_file() and options.support.suffix.lower() != ".json":
@@ -104,6 +92,9 @@ def _taught(options: Options, method: FewShotMethod) -> Segmenter | None:
 
 
 def _say(options: Options, report: ExportReport, taught: Segmenter | None) -> None:
+    from fewseg.export.supports import SUPPORTS
+    from fewseg.export.verify import FLIPPED, TOLERANCE
+
     for name, size in report.files.items():
         print(f"{options.out / name}  {size / 1e6:.1f} MB")
     print(options.out / "model.json")
@@ -112,7 +103,7 @@ def _say(options: Options, report: ExportReport, taught: Segmenter | None) -> No
         print(f"{options.out / SUPPORTS}  {shots}")
     flipped = max(difference.flipped for difference in report.differences)
     print(
-        f"largest difference from torch, {', '.join(map(str, options.verify_shots))} shots: "
+        f"largest difference from torch, {', '.join(map(str, options.files.verify_shots))} shots: "
         f"{report.largest:.1e} in a probability, {flipped:.3%} of a mask's pixels "
         f"(allowed: {TOLERANCE:g} for all but {FLIPPED:.1%})"
     )

@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from fewseg.core.errors import InvalidOption, OutputError
-from fewseg.core.files import make_folder, replacing
-from fewseg.images import SUFFIXES
-from fewseg.images.video import read_frame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Save a frame of a video as an image: paint masks on it, then teach with `fewseg segment --frame --mask`."""
 
@@ -27,6 +22,12 @@ class Options:
 
 def run(options: Options) -> int:
     """Save the frame."""
+    from PIL import Image
+
+    from fewseg.core.files import make_folder, replacing
+    from fewseg.images import SUFFIXES
+    from fewseg.images.video import read_frame
+
     if options.out.suffix.lower() not in SUFFIXES:
         raise InvalidOption(f"{options.out} is no name of an image: end it in .png")
     image = read_frame(options.video, options.number)

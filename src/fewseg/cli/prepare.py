@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
-from fewseg.cli.common import progress_bar
+from fewseg.cli.options import LogOptions
 from fewseg.core.errors import InvalidDataset, InvalidOption
-from fewseg.data.datasets.benchmark import Benchmark
-from fewseg.data.datasets.coco20i import Coco20i
-from fewseg.data.datasets.counts import count
-from fewseg.data.datasets.fss1000 import Fss1000
-from fewseg.data.datasets.pascal5i import Pascal5i
 
-BENCHMARKS: Final[dict[str, type[Benchmark]]] = {"pascal5i": Pascal5i, "coco20i": Coco20i, "fss1000": Fss1000}
+if TYPE_CHECKING:
+    from fewseg.data.datasets.benchmark import Benchmark
 
 
 @dataclass(frozen=True)
-class Options:
+class _Positional:
+    """What is given without an option's name."""
+
+    benchmark: Literal["pascal5i", "coco20i", "fss1000"]
+    """pascal5i (VOC 2012 and SBD), coco20i (COCO 2014; serves both kinds of folds) or fss1000."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(LogOptions, _Positional):
     """Check a benchmark's files, build its masks and index, and print how many images every fold has.
 
     Archives that lie in the root are unpacked first. What is missing is said, with where it is usually obtained. Run
     the same command again after it was stopped, or after a file was replaced: what is finished is kept.
     """
 
-    benchmark: tyro.conf.Positional[Literal["pascal5i", "coco20i", "fss1000"]]
-    """pascal5i (VOC 2012 and SBD), coco20i (COCO 2014; serves both kinds of folds) or fss1000."""
     root: Path
     """Folder with the archives, or with the folders that are in them."""
     lists: Path | None = None
     """Folder of the lists that a paper's repository publishes; looked for in the root if not given, and computed
     where there are none (not for fss1000, whose split they are)."""
     workers: int = 0
-    """Processes; 0 for one a core."""
+    """Worker processes; 0 for one a core."""
     whole: bool = False
     """Decode every image to the last pixel, instead of looking at how it begins and ends."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Log what is done."""
 
 
 def run(options: Options) -> int:
     """Prepare, print the counts."""
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    from fewseg.cli.common import log_to_terminal, progress_bar
+    from fewseg.data.episodes.sources import BENCHMARKS
+
+    log_to_terminal(options.verbose)
     for folder in (options.root, options.lists):
         if folder is not None and not folder.is_dir():
             raise InvalidDataset(f"no folder {folder}: give one that exists")
@@ -61,10 +61,12 @@ def run(options: Options) -> int:
 
 
 def _report(benchmark: Benchmark) -> str:
+    from fewseg.data.datasets.counts import count
+
     counts = count(benchmark)
     lists = ", ".join(benchmark.index.published)
     said = [counts.table(), "", "In brackets: the papers' lists."]
-    if not isinstance(benchmark, Fss1000):
+    if benchmark.word != "fss1000":
         said.append(f"Published lists in use: {lists or 'none, ours are computed'}.")
     if not counts.agree:
         said.append("Not all counts are the papers': compare results only among themselves, or give --lists.")

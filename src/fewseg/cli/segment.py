@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import tyro
-from rich.console import Console
-
-from fewseg.batch import BatchOptions, BatchReport
-from fewseg.batch.options import Engine
-from fewseg.cli import segment_parts
-from fewseg.cli.common import make_segmenter
+from fewseg.batch.options import BatchOptions
+from fewseg.cli.options import LogOptions, ModelOptions
 from fewseg.core.errors import InvalidImage, InvalidOption
-from fewseg.formats import ExportOptions
+from fewseg.formats.records import ExportOptions
+
+if TYPE_CHECKING:
+    from fewseg.batch.files import BatchReport
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions, BatchOptions, LogOptions):
     """Teach with a folder of labelled images, segment others.
 
     The support folder holds one folder a label, each with images and their masks side by side: LABEL/name.jpg and
@@ -28,7 +25,7 @@ class Options:
     labelme JSON and VOC folders are read as well. Run the same command again to resume: finished images are skipped.
     """
 
-    query: tuple[Path, ...]
+    input: tuple[Path, ...]
     """Images to segment, or folders of them (searched with their subfolders), or video files."""
     out: Path
     """Where masks, overlays and results.json go."""
@@ -46,76 +43,43 @@ class Options:
     mask: tuple[str, ...] = ()
     """Masks of that frame, LABEL=FILE ..."""
     formats: tuple[str, ...] = ("png",)
-    """Also write the results as coco, coco-rle, yolo, labelme, geojson, sheet; png and overlays are always written."""
+    """Formats of annotations to write besides: coco, coco-rle, yolo, labelme, geojson, sheet.
+    Masks as png and overlays are always written."""
     export: ExportOptions = field(default_factory=ExportOptions)
     """How other formats are written."""
     tile: Literal["auto"] | int | None = None
     """Segment in tiles of this side in pixels, or auto (the model's input size): for images far larger than that."""
     overlap: float | None = None
     """Share of a tile's side that neighbours have in common; 0.25 if not given."""
-    every: int = 1
+    frame_stride: int = 1
     """Segment every so many-th frame of a video only."""
-    checkpoint: str = "default"
-    """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
-    official: str | None = None
-    """The checkpoint is the authors' release for this backbone: resnet50, resnet101 or swin_b."""
-    method: str = "dcama"
-    """Whose release that is: dcama, sccan or hsnet. Other checkpoints say it themselves."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps ..."""
-    precision: str = "auto"
-    """auto, float32, bfloat16 or float16. auto is bfloat16 where processor and model are made for it."""
     compile: bool = False
     """Have torch.compile translate the model first: minutes, for a few percent on CPUs; only for many images."""
-    flips: bool = False
-    """Average with the mirrored image: slower, a little better."""
-    scales: tuple[float, ...] = (1.0,)
-    """Average over input sizes, as factors of the model's own, e.g. 1 1.25."""
-    threshold: float | None = None
-    """Score from which a label counts as present; the model's own if not given."""
-    overlays: bool = True
-    """Also draw the masks on the images."""
-    overwrite: bool = False
-    """Do images again that are finished already."""
-    batch_size: int = 0
-    """Images that go through the model together; 0 chooses: 8 on a GPU, 1 else."""
-    workers: int = 0
-    """Threads that read and write images; 0 chooses."""
-    model_threads: int = 0
-    """Threads of one run of the model on a CPU; with 1, as many images as there are cores at a time. 0 chooses: 1,
-    with few images all cores."""
-    engine: Engine = "threads"
-    """threads on this machine, or ray on one machine or many."""
-    ray_address: str | None = None
-    """A running Ray cluster: auto, host:port; starts Ray on this machine if not given."""
-    ray_workers: int = 0
-    """Worker processes of Ray, each with a model; 0: as many as the cluster holds."""
-    ray_cpus: int = 0
-    """Cores of each Ray worker; 0 chooses: all that torch uses here, or 4 beside a GPU."""
-    ray_gpus: float = -1.0
-    """GPUs of each Ray worker, e.g. 1, or 0.5 for two workers a GPU; -1 chooses: 1 if the device is a GPU, else 0."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Log what is done."""
 
 
 def run(options: Options) -> int:
     """Segment; 0, or 2 when some images could not be read (the others are done)."""
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
-    if not options.query:
-        raise InvalidOption("no images to segment: give files or folders after --query")
+    if not options.input:
+        raise InvalidOption("no images to segment: give files or folders after --input")
+
+    from fewseg.cli import segment_parts
+    from fewseg.cli.common import log_to_terminal, make_segmenter
+
+    log_to_terminal(options.verbose)
     segment_parts.check(options)
-    batch = BatchOptions(**{field.name: getattr(options, field.name) for field in fields(BatchOptions)})
-    batch.check()
+    options.check()
     supports = segment_parts.read_examples(options)  # before the model is loaded: a typing error shows at once
     segmenter = make_segmenter(options, compile=options.compile)
     supports.teach(segmenter, options.tile)
-    report = segment_parts.segment(segmenter, options, batch, supports)
+    report = segment_parts.segment(segmenter, options, options, supports)
     segment_parts.export(options.out, options.formats, options)
     return _conclude(report)
 
 
 def _conclude(report: BatchReport) -> int:
     """Say what was done; raise `InvalidImage` with the unreadable files, if any."""
+    from rich.console import Console
+
     finished = f"{report.done} segmented, {report.skipped} already finished"
     if report.rate:
         finished += f", {report.rate:.3g} images a second"

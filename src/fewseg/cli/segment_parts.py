@@ -28,21 +28,21 @@ _NEED_PICTURES: Final = frozenset({"yolo", "labelme", "overlays", "sheet"})
 
 def check(options: Options) -> None:
     """Raise `InvalidOption` for choices that do not go together, before anything is read."""
-    clips = [query for query in options.query if is_video(query)]
+    clips = [query for query in options.input if is_video(query)]
     if options.support is None and options.frame is None:
         raise InvalidOption("missing --support (or --frame and --mask for a video); see fewseg segment --help")
     if (options.frame is None) != (not options.mask):
         raise InvalidOption("--frame and --mask belong together: --frame 0 --mask cat=cat.png")
-    if options.frame is not None and (len(clips) != 1 or len(options.query) != 1):
-        raise InvalidOption("--frame is a frame of the video that is segmented: give one video after --query")
-    if clips and len(clips) < len(options.query):
+    if options.frame is not None and (len(clips) != 1 or len(options.input) != 1):
+        raise InvalidOption("--frame is a frame of the video that is segmented: give one video after --input")
+    if clips and len(clips) < len(options.input):
         raise InvalidOption(f"{clips[0]} is a video, other queries are not: segment them apart, into other folders")
     if clips and options.tile is not None:
         raise InvalidOption("--tile is for images: extract the frames of a video first (fewseg frame)")
     if options.engine != "threads" and (clips or options.tile is not None):
         raise InvalidOption(f"--engine {options.engine} takes neither videos nor --tile: leave it out")
-    if options.every < 1 or (options.every > 1 and not clips):
-        raise InvalidOption(f"--every {options.every}: give 1 or more, for a video")
+    if options.frame_stride < 1 or (options.frame_stride > 1 and not clips):
+        raise InvalidOption(f"--frame-stride {options.frame_stride}: give 1 or more, for a video")
     _check_idle(options, bool(clips))
     check_folder(options.out, check_formats(options.formats))
     _tiles(options)
@@ -86,7 +86,7 @@ def read_examples(options: Options) -> Supports:
         found += supports.examples
         kinds.append(supports.kind)
     if options.frame is not None:
-        image = read_frame(options.query[0], options.frame)
+        image = read_frame(options.input[0], options.frame)
         for given in options.mask:
             label, file = _named_mask(given)
             found.append(SupportExample(label, image, partial(Path, file), mask_file=file))
@@ -105,13 +105,13 @@ def _named_mask(given: str) -> tuple[str, Path]:
 def segment(segmenter: Segmenter, options: Options, batch: BatchOptions, supports: Supports) -> BatchReport:
     """Segment the queries in the way that fits them, with a progress bar."""
     with progress_bar("segmenting", rate="pictures/s") as advance:
-        if is_video(options.query[0]):
+        if is_video(options.input[0]):
             return _videos(segmenter, options, advance)
         tiles = _tiles(options)
         if tiles is not None:
             return segment_files_tiled(
                 segmenter,
-                options.query,
+                options.input,
                 options.out,
                 tiles=tiles,
                 overlays=batch.overlays,
@@ -121,20 +121,20 @@ def segment(segmenter: Segmenter, options: Options, batch: BatchOptions, support
                 progress=advance,
             )
         return segment_files(
-            segmenter, options.query, options.out, options=batch, masks=supports.mask_files, progress=advance
+            segmenter, options.input, options.out, options=batch, masks=supports.mask_files, progress=advance
         )
 
 
 def _videos(segmenter: Segmenter, options: Options, advance: ProgressCallback) -> BatchReport:
     total: BatchReport | None = None
-    for clip in options.query:
+    for clip in options.input:
         open_clip(clip)  # all of them before the first is segmented
-    for clip in options.query:
+    for clip in options.input:
         report = segment_video(
             segmenter,
             clip,
             options.out,
-            every=options.every,
+            every=options.frame_stride,
             overlays=options.overlays,
             overwrite=options.overwrite,
             batch_size=options.batch_size,
@@ -154,12 +154,12 @@ def _videos(segmenter: Segmenter, options: Options, advance: ProgressCallback) -
 def export(out: Path, formats: Sequence[str], options: Options) -> None:
     """Write the results in the formats that `segment` itself does not write, with a progress bar."""
     wanted = [name for name in formats if name != "png"]
-    if not is_video(options.query[0]):
+    if not is_video(options.input[0]):
         wanted = [name for name in wanted if name != "overlays"]  # drawn already, with scores
     if wanted:
         with progress_bar("exporting") as advance:
             report = write_results(out, wanted, options=options.export, progress=advance)
         if report.absent:
             told = f"{report.absent} of {report.absent + report.annotations} masks are not in {', '.join(wanted)}: "
-            told += "judged absent; --export.absent writes them too, a lower --threshold judges fewer so"
+            told += "judged absent; --export.absent writes them too, a lower --presence-threshold judges fewer so"
             print(told, file=sys.stderr)

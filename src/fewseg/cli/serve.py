@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
 import os
 import secrets
 import socket
@@ -13,11 +12,9 @@ import threading
 import webbrowser
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import tyro
-
-from fewseg.cli.common import make_segmenter
+from fewseg.cli.options import LogOptions, ModelOptions
 from fewseg.core.errors import InvalidImage, InvalidOption
 from fewseg.server.limits import Limits
 from fewseg.server.listen import address_of, is_local, listening, seen_by_others
@@ -31,15 +28,21 @@ _NEEDED: Final = ("fastapi", "uvicorn", "python_multipart")
 
 
 @dataclass(frozen=True)
-class Options:
+class _Positional:
+    """What is given without an option's name."""
+
+    folder: Path | None = None
+    """The images to label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions, LogOptions, _Positional):
     """Label a folder of images on a page, and serve the HTTP API.
 
     Prints the address of the page. What is painted is saved beside the images at once; stop with Ctrl-C. Without a
     folder there is only the API (/api/v1/openapi.json) and the back end for Label Studio (/label-studio).
     """
 
-    folder: Annotated[Path | None, tyro.conf.Positional] = None
-    """The images to label."""
     host: str = "127.0.0.1"
     """The address to listen at; 0.0.0.0 is every one that this machine has, reachable by others."""
     port: int = 8000
@@ -55,33 +58,17 @@ class Options:
     """Label Studio's own address, e.g. http://localhost:8080, to get tasks' images from."""
     label_studio_folder: Path | None = None
     """Where to keep what Label Studio's annotations taught, for the next start; in memory only if not given."""
-    picture_hosts: tuple[str, ...] = ()
+    image_hosts: tuple[str, ...] = ()
     """Further hosts that images of labelling tasks may be fetched from, e.g. images.example.org:443."""
-    checkpoint: str = "default"
-    """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
-    official: str | None = None
-    """The checkpoint is the authors' release for this backbone: resnet50, resnet101 or swin_b."""
-    method: str = "dcama"
-    """Whose release that is: dcama, sccan or hsnet. Other checkpoints say it themselves."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps ..."""
-    precision: str = "auto"
-    """auto, float32, bfloat16 or float16."""
-    flips: bool = False
-    """Average with the mirrored image: slower, a little better."""
-    scales: tuple[float, ...] = (1.0,)
-    """Average over input sizes, as factors of the model's own, e.g. 1 1.25."""
-    threshold: float | None = None
-    """Score from which a label counts as present; the model's own if not given."""
     limits: Limits = field(default_factory=Limits)
     """How much clients get."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Log every request."""
 
 
 def run(options: Options) -> int:
     """Serve until Ctrl-C; 0."""
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    from fewseg.cli.common import log_to_terminal
+
+    log_to_terminal(options.verbose, "%(levelname)s: %(message)s")
     _require_extra()
     if options.folder is not None and not options.folder.is_dir():
         raise InvalidImage(f"{options.folder} is not a folder: give the folder with the images to label")
@@ -120,6 +107,7 @@ def _token(options: Options) -> str | None:
 
 
 def _app(options: Options, token: str | None) -> Any:
+    from fewseg.cli.common import make_segmenter
     from fewseg.server.app import create_app
     from fewseg.server.label_studio.task_images import ImageSources
 
@@ -130,7 +118,7 @@ def _app(options: Options, token: str | None) -> Any:
         token=token,
         limits=options.limits,
         names=[*options.allow_host, options.host, socket.gethostname()],
-        sources=ImageSources(options.label_studio_url, options.picture_hosts, key),
+        sources=ImageSources(options.label_studio_url, options.image_hosts, key),
         label_studio_folder=options.label_studio_folder,
     )
 

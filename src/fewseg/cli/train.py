@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import logging
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import tyro
-from rich.console import Console
+from cyclopts.config import Dict
 
-from fewseg.cli.common import progress_bar
+from fewseg.cli.options import FLAT, LogOptions
+from fewseg.cli.parser import Source, given
 from fewseg.training.config import TrainConfig
-from fewseg.training.largest_batch import largest_batch
-from fewseg.training.recipes import as_python, find_recipe
-from fewseg.training.train import train
+from fewseg.training.config_file import as_yaml, read_yaml
+from fewseg.training.recipes import find_recipe
+
+if TYPE_CHECKING:
+    from cyclopts import ArgumentCollection
+
+    from fewseg.training.train import TrainReport
 
 
-@dataclass(frozen=True)
-class Options(TrainConfig):
+@dataclass(frozen=True, kw_only=True)
+class Options(LogOptions):
     """Train a method on folders of labelled images; run the same command again to resume.
 
     A dataset is a folder of class folders (CLASS/name.jpg with its mask CLASS/name.png), a folder with images/, masks/
@@ -33,74 +34,60 @@ class Options(TrainConfig):
     ...` divides every batch among four processes.
     """
 
-    out: Path = dataclasses.field(kw_only=True)
-    """Where best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events go."""
+    settings: Annotated[TrainConfig, FLAT]
+    out: Path
+    """Where best.safetensors, last.safetensors, config.yaml, metrics.jsonl and TensorBoard events go."""
+    config: Path | None = None
+    """A YAML file with any of these options, `lr: 0.01`: as --show prints it, and as every run writes OUT/config.yaml.
+    What is given beside it counts instead."""
     recipe: str | None = None
     """Settings of a paper by name, METHOD-BENCHMARK-BACKBONE: dcama-pascal5i-resnet50, sccan-coco20i-resnet101-5shot.
-    What is given beside it counts instead."""
+    What a config file or the command line says counts instead."""
     show: bool = False
-    """Print the whole config as Python, and end."""
+    """Print all settings as YAML for --config, and end."""
     find_batch: bool = False
     """Print the largest batch that fits into memory, and end. Reads no data; kept maps and what others start later come
     on top."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Log what is done."""
 
 
-_NOWHERE: Final = ("--out", ".")
+def _from_file(app: Any, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """What the file behind --config says."""
+    for path in given(arguments, "--config"):
+        Dict(read_yaml(Path(path)), source=path, use_commands_as_keys=False)(app, commands, arguments)
 
 
-def complete(arguments: Sequence[str]) -> list[str]:
-    """The arguments with those of the recipe that they name in front, where later ones count instead.
-
-    To show a recipe, or to find the largest batch, neither data nor a folder has to be named.
-    """
-    given, first = list(arguments), []
-    shows, finds = "--show" in given, "--find-batch" in given
-    name = _value(given, "recipe")
-    if name is not None:
+def _from_recipe(app: Any, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """What the recipe says for the fold; shown without data, it names where data stand."""
+    for name in given(arguments, "--recipe"):
         recipe = find_recipe(name)
-        first = _as_arguments(recipe.fields(_fold(given)))
-        if shows and _value(given, "data") is None:
-            first += ["--data", f"{recipe.benchmark}:ROOT"]
-    if finds and _value(given, "data") is None:
-        first += ["--data", "synthetic"]
-    if (shows or finds) and _value(given, "out") is None:
-        first += _NOWHERE
-    return first + given
+        fields = recipe.fields(_fold(arguments))
+        if given(arguments, "--show"):
+            fields["data"] = f"{recipe.benchmark}:ROOT"
+        Dict(fields, source=f"recipe {name}", use_commands_as_keys=False)(app, commands, arguments)
 
 
-def _value(arguments: Sequence[str], option: str) -> str | None:
-    """What stands behind the last `--option`, or in `--option=VALUE`."""
-    found = None
-    for place, word in enumerate(arguments):
-        if word.startswith(f"--{option}="):
-            found = word.split("=", 1)[1]
-        elif word == f"--{option}" and place + 1 < len(arguments):
-            found = arguments[place + 1]
-    return found
+def _from_nothing(app: Any, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """To show settings no folder has to be named, to find the largest batch no data either."""
+    shows, finds = given(arguments, "--show"), given(arguments, "--find-batch")
+    unused = ({"out": "."} if shows or finds else {}) | ({"data": "synthetic"} if finds else {})
+    Dict(unused, source="fewseg", use_commands_as_keys=False)(app, commands, arguments)
 
 
-def _fold(arguments: Sequence[str]) -> int:
-    """The fold that options or the dataset's word name; 0 where none does."""
-    behind = re.search(r"@(\d+)(/\d+)?$", _value(arguments, "data") or "")
-    word = behind[1] if behind else _value(arguments, "fold")
-    return int(word) if word and word.isdigit() else 0
+SOURCES: Final[tuple[Source, ...]] = (_from_file, _from_recipe, _from_nothing)
+"""Where options come from that the command line does not give, the first that has one."""
 
 
-def _as_arguments(fields: dict[str, Any]) -> list[str]:
-    words: list[str] = []
-    for name, value in fields.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words += [f"--{option}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return words
+def _fold(arguments: ArgumentCollection) -> int:
+    """The fold that the dataset's word or the options name; 0 where none does."""
+    behind = re.search(r"@(\d+)(/\d+)?$", " ".join(given(arguments, "--data")[:1]))
+    word = behind[1] if behind else " ".join(given(arguments, "--fold")[-1:])
+    return int(word) if word.isdigit() else 0
 
 
 def _find_batch(config: TrainConfig) -> None:
     """Print the largest batch that fits, and how the config's comes to that."""
+    from fewseg.training.largest_batch import largest_batch
+
     found = largest_batch(config)
     print(found)
     if found.episodes and config.batch > found.episodes:
@@ -112,27 +99,33 @@ def _find_batch(config: TrainConfig) -> None:
 
 def run(options: Options) -> int:
     """Train to the end and say where the checkpoint is."""
-    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
-    config = TrainConfig(**fields)
     if options.show:
-        print(as_python(config, find_recipe(options.recipe) if options.recipe else None))
+        print(as_yaml(options.settings, find_recipe(options.recipe) if options.recipe else None), end="")
         return 0
     if options.find_batch:
-        _find_batch(config)
+        _find_batch(options.settings)
         return 0
+    from fewseg.cli.common import log_to_terminal, progress_bar
+    from fewseg.training.train import train
+
     speaks = int(os.environ.get("RANK", 0)) == 0  # of several processes the first
-    level = logging.INFO if options.verbose else logging.WARNING
-    logging.basicConfig(level=level if speaks else logging.ERROR, format="%(message)s")
+    log_to_terminal(options.verbose, silent=not speaks)
     with contextlib.ExitStack() as stack:
         # The bar appears with the first step: what fails before that is said in one line and nothing else.
         bar = functools.cache(lambda: stack.enter_context(progress_bar("training")))
-        report = train(config, options.out, progress=lambda done, total, last: bar()(done, total, last))
+        report = train(options.settings, options.out, progress=lambda done, total, last: bar()(done, total, last))
+    if speaks:
+        _conclude(report)
+    return 0
+
+
+def _conclude(report: TrainReport) -> None:
+    from rich.console import Console
+
     if report.steps == report.resumed_from:
         say = f"was finished already, at step {report.steps}"
     elif report.best_step:
         say = f"best validation mIoU {report.best_miou:.1f} at step {report.best_step} of {report.steps}"
     else:
         say = f"{report.steps} steps done, last loss {report.loss:.4f}"
-    if speaks:
-        Console(stderr=True).print(f"{say}: {report.best}", markup=False, highlight=False, soft_wrap=True)
-    return 0
+    Console(stderr=True).print(f"{say}: {report.best}", markup=False, highlight=False, soft_wrap=True)

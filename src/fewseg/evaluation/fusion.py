@@ -7,25 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 import torch
 from torch import Tensor
 
+from fewseg.core.choices import Fusion as Fusion
 from fewseg.core.errors import unknown
 from fewseg.core.types import QueryFeatures, SupportSet
 from fewseg.evaluation.metrics.iou import intersection_and_union
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.base import check_support
 from fewseg.models.ops.fusion import hsnet_vote, majority_vote, mean_probability, weighted_average
-
-Fusion = Literal["one-pass", "vote", "average", "hsnet-vote", "guided"]
-"""`one-pass` is the method's own n-shot inference; the others fuse n one-shot predictions (DCAMA, Table 4).
-
-`vote`: foreground where more than half of the masks are. `average`: the mean of the foreground probabilities.
-`hsnet-vote`: HSNet's, foreground where the votes reach half of the image's largest number of votes. `guided`: SCL's
-cross-guided average, the sum of the logits, each weighted by how well its shot segments all the shots' images.
-"""
 
 _FUSE: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "vote": majority_vote,

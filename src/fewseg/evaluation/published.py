@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from fewseg.models.methods import FewShotMethod
+if TYPE_CHECKING:
+    from fewseg.models.methods import FewShotMethod
 
 _SHOTS: Final = {1: "one_shot", 5: "five_shot"}
 

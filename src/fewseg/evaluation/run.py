@@ -219,4 +219,4 @@ def _classes_left_out(trials: Sequence[Trial], results: Sequence[EvaluationResul
     fewer = [
         f"{r.dataset}, {r.shots}-shot: {len(r.class_iou)} of {n} classes" for n, r in pairs if len(r.class_iou) < n
     ]
-    return f"Not all classes of the fold are in these means ({'; '.join(fewer)}): give a larger --count." * bool(fewer)
+    return f"Not all classes of the fold are in these means ({'; '.join(fewer)}): give more --episodes." * bool(fewer)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewseg.core.choices import Scoring as Scoring
 from fewseg.core.types import Episode
 from fewseg.data.datasets.base import Dataset
 from fewseg.data.episodes.tensors import EpisodeTensors, collate, episode_tensors
@@ -21,9 +22,6 @@ from fewseg.evaluation.metrics.regions import region_overlaps, rom_rum
 from fewseg.images.transforms import Resize
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.ops.resize import resize as resize_map
-
-Scoring = Literal["original", "model"]
-"""Where prediction and truth are compared: at the query's own size, or at the model's input size."""
 
 COUNTS: Final = 7
 """Numbers kept of a scored episode: intersections and unions of background and foreground, ROM, RUM, seconds."""

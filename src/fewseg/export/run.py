@@ -18,8 +18,10 @@ from fewseg.core.errors import InvalidOption
 from fewseg.core.files import make_folder, replacing, write_text
 from fewseg.core.progress import ProgressCallback
 from fewseg.export.graphs import Graph, method_graphs
+from fewseg.export.options import ExportOptions as ExportOptions
+from fewseg.export.options import Format
 from fewseg.export.verify import FLIPPED, TOLERANCE, Difference, Run, compare, open_graph
-from fewseg.export.write import Format, check_formats, write_graph
+from fewseg.export.write import check_formats, write_graph
 from fewseg.images.transforms import IMAGENET_MEAN, IMAGENET_STD
 from fewseg.models.checkpoints import fingerprint
 from fewseg.models.methods import FewShotMethod
@@ -27,22 +29,6 @@ from fewseg.models.presence import DEFAULT_THRESHOLD, SCORE_SHARE, PresenceScale
 
 DESCRIPTION: Final = "model.json"
 """The description beside the graphs."""
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What is written."""
-
-    formats: tuple[Format, ...] = ("onnx",)
-    """Files to write: onnx, pt2 (torch.export)."""
-    opset: int = 18
-    """ONNX operator set; the oldest is read by the most runtimes."""
-    query_only: bool = False
-    """Leave out the support side: supports are then encoded by fewseg."""
-    licence: str | None = None
-    """The weights' licence, written into the files; what the checkpoint says if not given."""
-    verify_shots: tuple[int, ...] = (1, 3, 5)
-    """Numbers of shots with which the files are compared with torch, each with one query and with two."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewseg.core.errors import InvalidOption, one_line
 from fewseg.export.graphs import IMAGE, IMAGES, JOINED, LOGITS, MASKS, random_query, random_support
-from fewseg.export.write import Format
+from fewseg.export.options import Format
 from fewseg.models.methods import FewShotMethod
 
 TOLERANCE: Final = 1e-3

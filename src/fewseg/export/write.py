@@ -9,15 +9,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch.export import Dim
 
 from fewseg.core.errors import InvalidOption, one_line
 from fewseg.export.graphs import BATCH, SHOTS, Graph
-
-Format = Literal["onnx", "pt2"]
+from fewseg.export.options import Format
 
 OPSETS: Final = (18, 23)
 """Oldest and newest opset that is written. 18 is the default: the oldest that torch's exporter writes as it is, so the

@@ -73,7 +73,7 @@ class MaskRecord:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Choices of `export_masks`, for the formats that they concern."""
+    """How masks are written in other formats; every choice concerns some of them."""
 
     tolerance: float = 1.0
     """Polygons leave the mask's edge by at most so many pixels, and change a region by at most 2 % of its area; 0 keeps
@@ -84,7 +84,7 @@ class ExportOptions:
     """COCO, GeoJSON: an annotation for every separate region, not one a label and image."""
     absent: bool = False
     """Also export masks of labels that are probably not in the image (score below the threshold)."""
-    copy_pictures: Literal["needed", "always", "never"] = "needed"
+    copy_images: Literal["needed", "always", "never"] = "needed"
     """Copy images beside their annotations: where a format needs it (YOLO), also for labelme, or never."""
 
     def __post_init__(self) -> None:

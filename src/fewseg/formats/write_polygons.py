@@ -45,7 +45,7 @@ class YoloWriter:
         """The label file, and the image where images are copied."""
         record, files = page.record, 1
         target = self._moved.get(record.name, self._out / "labels" / f"{record.name}.txt")
-        if page.options.copy_pictures != "never" and record.name not in self._moved:
+        if page.options.copy_images != "never" and record.name not in self._moved:
             source = page.needed_image("a copy for YOLO")
             copy_image(source, self._out / "images" / f"{record.name}{source.suffix.lower()}")
             files += 1
@@ -96,7 +96,7 @@ class LabelmeWriter:
         path = record.known_as
         if record.image is not None:
             path = _pointing_to(record.image, self._out)
-        if page.options.copy_pictures == "always":
+        if page.options.copy_images == "always":
             source = page.needed_image("a copy for labelme")
             path = f"{record.name}{source.suffix.lower()}"
             copy_image(source, self._out / path)

@@ -6,8 +6,6 @@ image, torch's `nearest` from the original for the mask. `padded_image` and `pad
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,13 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
+from fewseg.core.choices import Resize as Resize
 from fewseg.core.types import IGNORE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Resize = Literal["square", "padded"]
-"""How an image comes to the model's square input: squashed, or with its shape kept and the rest left empty."""
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -6,13 +6,11 @@ is ours, and `Recipe.ours` keeps the two apart.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from fewseg.core.errors import InvalidOption, unknown
-from fewseg.training.config import TrainConfig
 
 _Fields = Mapping[str, Any]
 
@@ -153,27 +151,14 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def as_python(config: TrainConfig, recipe: Recipe | None = None) -> str:
-    """The whole config as Python that makes it again; comments say where it is not the recipe's paper's."""
-    lines = ["from fewseg.training.config import TrainConfig\n"]
-    if recipe is not None:
-        lines.append(
-            f"# {recipe.name}: {recipe.source}. # ours: the paper leaves it open. # changed: an option was given."
-        )
-    lines.append("config = TrainConfig(")
-    for field in dataclasses.fields(TrainConfig):
-        value = getattr(config, field.name)
-        lines.append(f"    {field.name}={value!r},{_remark(field.name, value, recipe)}")
-    return "\n".join([*lines, ")"])
-
-
-def _remark(name: str, value: Any, recipe: Recipe | None) -> str:
+def remark(name: str, value: Any, recipe: Recipe | None) -> str:
+    """What a comment says beside a field of `TrainConfig`: whether the value is not the recipe's paper's."""
     if recipe is None:
         return ""
     if name == "episodes":
-        return "  # ours" if value in recipe.episodes else "  # changed"
+        return "ours" if value in recipe.episodes else "changed"
     if name in recipe.published:
-        return "" if value == recipe.published[name] else f"  # changed, the recipe: {recipe.published[name]!r}"
+        return "" if value == recipe.published[name] else f"changed, the recipe: {recipe.published[name]!r}"
     if name in recipe.ours:
-        return "  # ours" if value == recipe.ours[name] else "  # changed"
+        return "ours" if value == recipe.ours[name] else "changed"
     return ""

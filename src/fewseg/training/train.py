@@ -12,7 +12,7 @@ import torch
 
 from fewseg.core.devices import choose_device
 from fewseg.core.distributed import Processes, join_processes
-from fewseg.core.files import make_folder
+from fewseg.core.files import make_folder, write_text
 from fewseg.core.progress import ProgressCallback
 from fewseg.models.checkpoints.native import BEST, load_method
 from fewseg.models.methods import FewShotMethod, create_method
@@ -21,6 +21,7 @@ from fewseg.training.average import WeightAverage
 from fewseg.training.batches import part_size
 from fewseg.training.calibration.common_feature import fit_usual
 from fewseg.training.config import TrainConfig
+from fewseg.training.config_file import CONFIG, as_yaml
 from fewseg.training.data import TrainingData, open_data
 from fewseg.training.log import MetricsLog
 from fewseg.training.loop import LAST, Run
@@ -126,6 +127,7 @@ def fit(
         stack.enter_context(_seeded(config.seed))
         log = None
         if processes.main:
+            write_text(make_folder(out) / CONFIG, as_yaml(config))
             log = stack.enter_context(MetricsLog(make_folder(out), done.step, tensorboard=config.tensorboard))
         processes.wait()
         told = progress if processes.main else None

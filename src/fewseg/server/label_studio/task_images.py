@@ -89,7 +89,7 @@ class ImageSources:
             allowed |= {_host(f"{scheme}://{name}") for scheme in _PORTS}
         if host is None or host not in allowed:
             where = f"{host[0]}:{host[1]}" if host else _short(address)
-            raise InvalidImage(f"images are not fetched from {where}: allow it with --picture-hosts")
+            raise InvalidImage(f"images are not fetched from {where}: allow it with --image-hosts")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -1,7 +1,5 @@
 """Every experiment of the DCAMA paper beside its main tables, as data that any dataset can be put through."""
 
-from fewseg.tools.ablations.experiments import EXPERIMENTS, Experiment, Variant
-from fewseg.tools.ablations.run import check_experiment, run_experiment
-from fewseg.tools.ablations.settings import Settings
+import lazy_loader
 
-__all__ = ["EXPERIMENTS", "Experiment", "Settings", "Variant", "check_experiment", "run_experiment"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from fewseg.evaluation.fusion import Fusion
+from fewseg.core.choices import Fusion
 from fewseg.evaluation.published import paper_results
 
 Measure = Literal["scores", "masks", "cost", "shots"]

@@ -7,8 +7,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Final
 
+from fewseg.core.choices import Scoring
 from fewseg.core.errors import InvalidOption, unknown
-from fewseg.evaluation.scoring import Scoring
 from fewseg.tools.ablations.experiments import Variant
 from fewseg.training.config import TrainConfig
 

@@ -24,9 +24,6 @@ from fewseg.tools.bench.machine import synchronise
 from fewseg.tools.bench.queries import Row
 from fewseg.tools.bench.settings import BenchSettings
 
-BUDGETS: Final = (16, 32, 64, 128, 256, 600)
-"""Foreground tokens, and as many of the background, that each shot and scale is cut to; 600 is the paper's."""
-
 SEED: Final = 0
 """Of the episodes."""
 

@@ -29,9 +29,10 @@ from fewseg.models.methods.dcama.method import DCAMA
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
 from fewseg.tools.bench.cases import noise
+from fewseg.tools.bench.options import Level
 from fewseg.tools.bench.reference import plain_maps
 from fewseg.tools.bench.reference_others import plain_hsnet, plain_sccan
-from fewseg.tools.bench.ways import Level, prepare
+from fewseg.tools.bench.ways import prepare
 
 Size = tuple[int, int]
 

@@ -14,16 +14,16 @@ import torch
 
 from fewseg.core.devices import PRECISIONS
 from fewseg.core.progress import ProgressCallback
-from fewseg.tools.bench.accuracy import BUDGETS, accuracy_row, questions, variants
+from fewseg.tools.bench.accuracy import accuracy_row, questions, variants
 from fewseg.tools.bench.cases import MODELS, find_model
 from fewseg.tools.bench.curves import CURVES, curve_rows
 from fewseg.tools.bench.implementations import implementation_rows
 from fewseg.tools.bench.machine import describe_machine, load_average
+from fewseg.tools.bench.options import BUDGETS, LEVELS
 from fewseg.tools.bench.queries import query_rows
 from fewseg.tools.bench.results import Results, Row
 from fewseg.tools.bench.settings import BenchSettings
 from fewseg.tools.bench.training import training_rows
-from fewseg.tools.bench.ways import LEVELS
 
 
 @dataclass(frozen=True)

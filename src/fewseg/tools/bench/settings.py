@@ -10,38 +10,11 @@ import torch
 from fewseg.core.devices import PRECISIONS, choose_device
 from fewseg.core.errors import InvalidOption, unknown
 from fewseg.tools.bench.cases import MODELS, find_model
-from fewseg.tools.bench.timing import CLOCKS, Clock
-from fewseg.tools.bench.ways import LEVELS, Level
-
-PARTS: Final[dict[str, str]] = {
-    "queries": "the straightforward way and ours side by side: op, head and whole query, time and memory",
-    "implementations": "every implementation of DCAMA's aggregation that this device has",
-    "curves": "time and memory against shots, input size and labels",
-    "training": "a step of training, one shot in float32, and the maps of a frozen backbone kept",
-    "accuracy": "mIoU against precision and against the support-token budget; needs --data",
-}
-"""Every part with its description, in the order of the tables."""
+from fewseg.tools.bench.options import LEVELS, Manner
+from fewseg.tools.bench.timing import CLOCKS
 
 
-@dataclass(frozen=True)
-class Manner:
-    """What is the same for a quick run and a whole one."""
-
-    levels: tuple[Level, ...] = LEVELS
-    """op: what compares query and support; head: all behind the backbone; query: from image to logits."""
-    size: int | None = None
-    """Side of the input in pixels; each model's own if not given."""
-    clock: Clock = "wall"
-    """wall, or cpu: what this process computed, for a machine that others use; then use one thread."""
-    memory: bool = True
-    """Measure peak memory too, each way in a process of its own."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps ..."""
-    threads: int = 0
-    """Threads of torch; 0 leaves them as they are."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchSettings(Manner):
     """What is measured, and how; the defaults are the tables of the documentation."""
 

@@ -6,14 +6,12 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
 from fewseg.tools.bench.machine import synchronise
-
-Clock = Literal["wall", "cpu"]
-"""`wall` is what a user waits; `cpu` is what this process computed, for one thread on a machine that is shared."""
+from fewseg.tools.bench.options import Clock
 
 CLOCKS: Final[dict[str, Callable[[], float]]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """Clock by name, in seconds."""

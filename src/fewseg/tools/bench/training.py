@@ -28,12 +28,13 @@ from fewseg.models.methods.sccan.method import SCCAN
 from fewseg.tools.bench.cases import build, find_model
 from fewseg.tools.bench.machine import synchronise
 from fewseg.tools.bench.memory import peak_mebibytes, together
+from fewseg.tools.bench.options import Clock
 from fewseg.tools.bench.peak import Pieces, way_of_measuring
 from fewseg.tools.bench.queries import Row
 from fewseg.tools.bench.reference import PlainDCAMA, plain_maps
 from fewseg.tools.bench.reference_others import plain_hsnet, plain_sccan
 from fewseg.tools.bench.settings import BenchSettings
-from fewseg.tools.bench.timing import CLOCKS, Clock, interleaved, summary
+from fewseg.tools.bench.timing import CLOCKS, interleaved, summary
 from fewseg.training.batches import Batch, EpisodeImages
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import training_batches, training_episodes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -22,11 +22,6 @@ from fewseg.models.ops.window_attention import self_calibrated_attention
 from fewseg.tools.bench.cases import noise
 from fewseg.tools.bench.reference import PlainDCAMA, plain_maps
 from fewseg.tools.bench.reference_others import plain_hsnet, plain_pivot, plain_sccan, plain_windows
-
-Level = Literal["op", "head", "query"]
-"""`op`: what compares query and support, of all blocks; `head`: all behind the backbone; `query`: image to logits."""
-
-LEVELS: Final[tuple[Level, ...]] = ("op", "head", "query")
 
 WAYS: Final = ("reference", "ours")
 """`reference` is the straightforward way."""

@@ -1,0 +1,73 @@
+"""Options that several commands share: each is written, and explained, here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+FLAT: Final = Parameter(name="*")
+"""Annotates a field whose own fields are options of the command: `settings: Annotated[TrainConfig, FLAT]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """What is said on the way."""
+
+    verbose: Annotated[bool, Parameter(alias="-v")] = False
+    """Log what is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """The model."""
+
+    checkpoint: str = "default"
+    """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseOptions(CheckpointOptions):
+    """The model, which may be a paper's release."""
+
+    official: str | None = None
+    """The checkpoint is the authors' release for this backbone: resnet50, resnet101 or swin_b."""
+    method: str | None = None
+    """Whose release that is: dcama (also if not given), sccan or hsnet. Other checkpoints say it themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where it is computed."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionOptions(DeviceOptions):
+    """Where and how precisely it is computed."""
+
+    precision: str = "auto"
+    """auto, float32, bfloat16 or float16. auto is bfloat16 where processor and model are made for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(PrecisionOptions, ReleaseOptions):
+    """The model, and how it is run."""
+
+    tta_flip: bool = False
+    """Average with the mirrored image: slower, a little better."""
+    tta_scales: tuple[float, ...] = (1.0,)
+    """Average over input sizes, as factors of the model's own, e.g. 1 1.25."""
+    presence_threshold: float | None = None
+    """Score from which a label counts as present; the model's own if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSizeOptions:
+    """The size of the model's input."""
+
+    image_size: int | None = None
+    """Side of the model's square input in pixels; the model's own if not given."""

@@ -1,0 +1,19 @@
+"""Choices that options name and several layers read; nothing here needs torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Resize = Literal["square", "padded"]
+"""How an image comes to the model's square input: squashed, or with its shape kept and the rest left empty."""
+
+Scoring = Literal["original", "model"]
+"""Where prediction and truth are compared: at the query's own size, or at the model's input size."""
+
+Fusion = Literal["one-pass", "vote", "average", "hsnet-vote", "guided"]
+"""`one-pass` is the method's own n-shot inference; the others fuse n one-shot predictions (DCAMA, Table 4).
+
+`vote`: foreground where more than half of the masks are. `average`: the mean of the foreground probabilities.
+`hsnet-vote`: HSNet's, foreground where the votes reach half of the image's largest number of votes. `guided`: SCL's
+cross-guided average, the sum of the logits, each weighted by how well its shot segments all the shots' images.
+"""
