@@ -80,7 +80,7 @@ class Case:
         counts = np.zeros((2, 2), np.int64)
         for place, coarse in zip(self.held, self.found(self.held, labelled), strict=True):
             truth = self.masks[place]
-            made = full_size_prediction(coarse[None], ["it"], truth.shape[::-1], 0.5, probabilities=False).masks["it"]
+            made = full_size_prediction(coarse[None], ["it"], truth.shape[::-1], probabilities=False).masks["it"]
             counts += np.stack(intersection_and_union(made, truth))
         return float(100 * counts[0, 1] / max(1, counts[1, 1]))
 
@@ -130,7 +130,7 @@ def open_case(model: EngineModel, dataset: Dataset, class_id: int, others: Seque
     masks = [dataset.mask(str(name), class_id) for name in chosen]
     images = [dataset.image(str(name)) for name in chosen]
     segmenter = model.segmenter
-    features = [model.features([segmenter.prepare(p)])[0] for p in images]
+    features = [model.features([segmenter.preprocess(p)])[0] for p in images]
     held, pool = tuple(range(n_held)), tuple(range(n_held, len(chosen)))
     shots = {i: model.shot(images[i], masks[i] == 1) for i in pool if i < n_held + n_pool}  # type: ignore[arg-type]
     return Case(model, features, masks, shots, pool, held)

@@ -37,7 +37,7 @@ from fewseg.data.episodes.draw import draw_test_episodes
 from fewseg.data.episodes.sources import OpenSource, open_source
 from fewseg.evaluation.metrics.iou import intersection_and_union
 from fewseg.images.draw import contact_sheet, overlay
-from fewseg.images.prompts import Mark
+from fewseg.images.prompts import Prompt
 from fewseg.inference.segmenter import Segmenter
 from split import MIN_AREA, sources  # the script beside this one
 
@@ -66,13 +66,13 @@ def deepest(area: Mask) -> tuple[float, float]:
     return float(column) + 0.5, float(row) + 0.5
 
 
-def box(part: Mask) -> Mark:
+def box(part: Mask) -> Prompt:
     """The smallest one."""
     rows, columns = np.nonzero(part)
-    return Mark.of(box=(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    return Prompt.of(box=(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
 
 
-def scribble(part: Mask) -> Mark:
+def scribble(part: Mask) -> Prompt:
     """A line along the part: from the place farthest from the deepest to that farthest from there, deep inside."""
     inner = depth(part)
     core = inner >= 0.4 * inner.max()
@@ -84,19 +84,19 @@ def scribble(part: Mask) -> Mark:
         far, _ = MCP_Geometric(costs).find_costs([ends[-1]])
         ends.append(np.unravel_index(np.where(core, far, -1).argmax(), core.shape))
     path, _ = route_through_array(np.where(core, 1 / np.maximum(inner, 1), -1.0), ends[1], ends[2])
-    return Mark.of(scribble=[(x + 0.5, y + 0.5) for y, x in path[:: max(1, len(path) // 20)]])
+    return Prompt.of(scribble=[(x + 0.5, y + 0.5) for y, x in path[:: max(1, len(path) // 20)]])
 
 
 def corrected(segmenter: Segmenter, image: Image.Image, mask: Mask) -> Mask:
     """What comes of three clicks, two of them corrections."""
     points = [(*deepest(parts(mask)[0]), 1)]
     for _ in range(2):
-        made = segmenter.outline(image, points=points)
+        made = segmenter.mask_from_prompt(image, points=points)
         wrong = max(parts(mask & ~made)[:1] + parts(made & ~mask)[:1], key=np.sum, default=None)
         if wrong is None:
             return made
         points.append((*deepest(wrong), int((mask & wrong).any())))
-    return segmenter.outline(image, points=points)
+    return segmenter.mask_from_prompt(image, points=points)
 
 
 def derived(way: str, segmenter: Segmenter, image: Image.Image, mask: Mask) -> Mask:
@@ -111,12 +111,12 @@ def derived(way: str, segmenter: Segmenter, image: Image.Image, mask: Mask) -> M
             rows, columns = np.nonzero(part)
             filled[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
         return filled
-    make: dict[str, Callable[[Mask], Mark]] = {
+    make: dict[str, Callable[[Mask], Prompt]] = {
         "box": box,
         "scribble": scribble,
-        "1 click": lambda part: Mark.of(points=[(*deepest(part), 1)]),
+        "1 click": lambda part: Prompt.of(points=[(*deepest(part), 1)]),
     }
-    return segmenter.outline_marks(image, [make[way](part) for part in parts(mask)])
+    return segmenter.mask_from_prompts(image, [make[way](part) for part in parts(mask)])
 
 
 def overlap(made: Mask, truth: NDArray[np.uint8]) -> list[int]:
@@ -140,8 +140,10 @@ def measure(segmenter: Segmenter, opened: OpenSource, episode: Episode, shown: l
             segmenter.teach(way, image, made)
         except InvalidMask:  # nothing is left at the model's size
             continue
-    query = segmenter.prepare(opened.dataset.image(episode.query))
-    found = segmenter.finish(segmenter.coarse_probabilities([query])[0], query.size, probabilities=False).masks
+    query = segmenter.preprocess(opened.dataset.image(episode.query))
+    found = segmenter.postprocess(
+        segmenter.predict(segmenter.encode([query]))[0], query.size, probabilities=False
+    ).masks
     line["query"] = {way: overlap(found.get(way, np.zeros(target.shape, bool)), target) for way in WAYS}
     return line
 

@@ -31,7 +31,7 @@ from pycocotools import mask as coco
 from fewseg.core.errors import FewsegError, InvalidImage, one_line
 from fewseg.core.files import write_bytes
 from fewseg.images import decode as decoding
-from fewseg.images.prompts import Mark
+from fewseg.images.prompts import Prompt
 
 Sendable: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
 """A file, its bytes, a Pillow image, or an array that Pillow takes (uint8; bool for masks)."""
@@ -247,7 +247,7 @@ def _form(fields: Sequence[tuple[str, str]], files: Sequence[tuple[str, Sendable
 
 def _prompt(box: Any, points: Any, scribble: Any) -> str:
     """A prompt as JSON; raises `InvalidSupport` unless exactly one of them is given."""
-    return json.dumps(Mark.of(box=box, points=points, scribble=scribble).as_json())
+    return json.dumps(Prompt.of(box=box, points=points, scribble=scribble).as_json())
 
 
 def _bytes(file: Sendable) -> tuple[str, bytes]:

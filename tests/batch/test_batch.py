@@ -339,8 +339,8 @@ def test_other_examples_or_options_mean_doing_it_again(tmp_path: Path) -> None:
     for made in (
         more,
         segmenter("red"),
-        segmenter(flips=True),
-        segmenter(scales=(1, 2)),
+        segmenter(tta_flip=True),
+        segmenter(tta_scales=(1, 2)),
         segmenter(presence_threshold=0.1),
     ):
         assert run(made, photos, tmp_path / "out").done == 1
@@ -360,7 +360,7 @@ def test_earlier_images_stay_listed_for_the_same_model(tmp_path: Path) -> None:
 def test_interrupted_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = images(tmp_path / "photos", *(f"{i}.png" for i in range(9)))
     made = segmenter()
-    whole = made.coarse_probabilities
+    whole = made.encode
     calls = iter(range(100))
 
     def interrupted(prepared):  # type: ignore[no-untyped-def]
@@ -368,7 +368,7 @@ def test_interrupted_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             raise KeyboardInterrupt
         return whole(prepared)
 
-    monkeypatch.setattr(made, "coarse_probabilities", interrupted)
+    monkeypatch.setattr(made, "encode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(made, photos, tmp_path / "out")
     assert len(results(tmp_path / "out")["pictures"]) == 4

@@ -125,13 +125,13 @@ def test_same_bytes_wherever_a_batch_ends(tmp_path: Path, trained: Segmenter) ->
 
 def test_batches_are_filled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, sizes = colours(), []
-    whole = made.coarse_probabilities
+    whole = made.encode
 
     def counted(images):  # type: ignore[no-untyped-def]
         sizes.append(len(images))
         return whole(images)
 
-    monkeypatch.setattr(made, "coarse_probabilities", counted)
+    monkeypatch.setattr(made, "encode", counted)
     report = segment_files(made, [photos(tmp_path / "photos", 7)], tmp_path / "out", options=BatchOptions(batch_size=3))
     assert (report.done, sizes) == (7, [3, 3, 3])
 
@@ -248,7 +248,7 @@ def test_a_batch_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(_: object) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried\nto allocate")
 
-    monkeypatch.setattr(made, "coarse_probabilities", full)
+    monkeypatch.setattr(made, "encode", full)
     with pytest.raises(InvalidOption, match=r"4 images at a time do not fit.*smaller --batch-size"):
         segment_files(made, [photos(tmp_path / "photos", 5)], tmp_path / "out", options=BatchOptions(batch_size=4))
 

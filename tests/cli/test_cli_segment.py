@@ -177,7 +177,7 @@ def test_interruption_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fewseg.inference.segmenter.Segmenter.coarse_probabilities", interrupt)
+        patch.setattr("fewseg.inference.segmenter.Segmenter.predict", interrupt)
         assert cli.main(arguments(support, photos, checkpoint)) == 130
     assert "run the same command again to resume" in capsys.readouterr().err
 

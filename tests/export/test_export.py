@@ -202,9 +202,9 @@ def test_missing_libraries_are_named(tmp_path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_supports_that_average_are_refused(tmp_path) -> None:
-    segmenter = Segmenter(small("prototype"), device="cpu", flips=True)
+    segmenter = Segmenter(small("prototype"), device="cpu", tta_flip=True)
     segmenter.teach("a", np.full((64, 64, 3), 9, np.uint8), np.eye(64, dtype=np.uint8))
-    with pytest.raises(InvalidOption, match="flips=False"):
+    with pytest.raises(InvalidOption, match="tta_flip=False"):
         save_supports(segmenter, tmp_path / "supports.npz")
 
 

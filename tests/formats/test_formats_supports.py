@@ -268,7 +268,7 @@ def test_boxes_are_turned_with_their_images(tmp_path: Path, orientation: int) ->
     content = coco((1, 7, []))
     content["annotations"][0]["bbox"] = box
     write(tmp_path / "set.json", content)
-    ((mark,),) = [e.load_marks() for e in read_supports(tmp_path / "set.json").examples if e.load_marks]
+    ((mark,),) = [e.load_prompts() for e in read_supports(tmp_path / "set.json").examples if e.load_prompts]
     with Image.open(path) as image:
         upright = A if decoding.upright_size(image.size, orientation) == SIZE else np.asarray(turned(A, orientation))
     y, x = (np.flatnonzero(upright.any(axis)) for axis in (1, 0))
@@ -276,7 +276,7 @@ def test_boxes_are_turned_with_their_images(tmp_path: Path, orientation: int) ->
     content["images"][0] |= {"width": 2 * SIZE[0], "height": 2 * SIZE[1]}
     write(tmp_path / "set.json", content)
     with pytest.raises(InvalidSupport, match="boxes would lie elsewhere; give the images that were annotated"):
-        [e.load_marks() for e in read_supports(tmp_path / "set.json").examples if e.load_marks]
+        [e.load_prompts() for e in read_supports(tmp_path / "set.json").examples if e.load_prompts]
 
 
 def turned(mask: np.ndarray, orientation: int) -> Image.Image:
@@ -303,8 +303,8 @@ def test_numbers_that_tools_write_as_text(tmp_path: Path) -> None:
     red, blue = sorted(supports.examples, key=lambda e: e.label, reverse=True)
     np.testing.assert_array_equal(red.mask() == 1, A)
     assert blue.load_mask is None
-    assert blue.load_marks is not None
-    assert blue.load_marks()[0].box == (58, 18, 83, 43)
+    assert blue.load_prompts is not None
+    assert blue.load_prompts()[0].box == (58, 18, 83, 43)
 
 
 def test_labels_that_are_not_wanted_need_no_images(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_labels_that_are_not_present_are_outlines() -> None:
 
 def test_overlapping_labels_do_not_hide_each_other() -> None:
     coarse = torch.tensor([[[0.9, 0.6]], [[0.6, 0.9]]])
-    result = full_size_prediction(coarse, ["a", "b"], (80, 40), 0.5)
+    result = full_size_prediction(coarse, ["a", "b"], (80, 40))
     assert result.masks["a"].all() and result.masks["b"].all()  # noqa: PT018 - one premise
     drawn = np.asarray(overlay(Image.new("RGB", (80, 40)), result, {"a": (200, 0, 0), "b": (0, 200, 0)}))
     assert (drawn[20, 5, 0] > 80, drawn[20, 5, 1]) == (True, 0)

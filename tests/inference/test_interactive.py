@@ -17,7 +17,7 @@ from PIL import Image
 from fewseg.core.errors import FewsegError, InvalidOption, InvalidSupport
 from fewseg.formats import read_supports
 from fewseg.formats.read_folder import read_support, teach_all
-from fewseg.images.prompts import Mark, read_marks
+from fewseg.images.prompts import Prompt, read_prompts
 from fewseg.inference.interactive import region_features
 from fewseg.inference.segmenter import Segmenter
 from fewseg.models.backbones.capture import maps_seen
@@ -62,7 +62,7 @@ def embedded() -> FewShotMethod:
 def test_what_is_marked_is_outlined_and_taught(way: str, embedded: FewShotMethod) -> None:
     pixels, disc = scene()
     made = Segmenter(embedded, device="cpu")
-    mask = made.outline(pixels, **WAYS[way])
+    mask = made.mask_from_prompt(pixels, **WAYS[way])
     assert mask.shape == disc.shape
     assert mask.dtype == bool
     assert iou(mask, disc) > (0.95 if way == "box" else 0.8)  # the box itself: 0.63
@@ -75,7 +75,7 @@ def test_what_is_marked_is_outlined_and_taught(way: str, embedded: FewShotMethod
 def test_regions_are_told_apart_by_the_models_features(embedded: FewShotMethod) -> None:
     made = Segmenter(embedded, device="cpu")
     pixels, _ = scene()
-    inputs = made.prepare(pixels).inputs[0][None]
+    inputs = made.preprocess(pixels).inputs[0][None]
     with maps_seen(made.method.backbone) as maps:
         made.method.encode_query(inputs)
     features = region_features(maps, inputs)
@@ -87,7 +87,7 @@ def test_regions_are_told_apart_by_the_models_features(embedded: FewShotMethod) 
 def test_features_are_not_mixed_up_between_threads(embedded: FewShotMethod) -> None:
     """A server outlines and segments with one backbone at the same time."""
     made = Segmenter(embedded, device="cpu", precision="float32")  # or this calls the backbone in another
-    mine, others = (made.prepare(scene(seed)[0]).inputs[0][None] for seed in (0, 1))
+    mine, others = (made.preprocess(scene(seed)[0]).inputs[0][None] for seed in (0, 1))
     with torch.no_grad():
         expected = made.method.backbone(mine)
         with maps_seen(made.method.backbone) as maps:
@@ -109,7 +109,7 @@ def test_coordinates_are_of_the_upright_image(tmp_path: Path, embedded: FewShotM
     upright = np.rot90(disc, -1)
     rows, columns = np.nonzero(upright)
     box = (columns.min() - 2, rows.min() - 2, columns.max() + 3, rows.max() + 3)
-    mask = Segmenter(embedded, device="cpu").outline(tmp_path / "turned.png", box=box)
+    mask = Segmenter(embedded, device="cpu").mask_from_prompt(tmp_path / "turned.png", box=box)
     assert mask.shape == upright.shape
     assert iou(mask, upright) > 0.9
 
@@ -122,11 +122,11 @@ def test_a_mask_stays_in_its_box_and_holds_what_is_marked(data: st.DataObject) -
     made = segmenter()
     x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
-    mask = made.outline(pixels, box=(x0, y0, x1, y1))
+    mask = made.mask_from_prompt(pixels, box=(x0, y0, x1, y1))
     outside = mask.copy()
     outside[y0:y1, x0:x1] = False
     assert not outside.any()
-    clicked = made.outline(pixels, points=[(x0 + 0.5, y0 + 0.5, 1)])
+    clicked = made.mask_from_prompt(pixels, points=[(x0 + 0.5, y0 + 0.5, 1)])
     assert clicked[y0, x0]
 
 
@@ -202,11 +202,13 @@ def test_support_folders_hold_marks(tmp_path: Path, picture: str) -> None:
 def test_a_list_marks_several_objects(tmp_path: Path, embedded: FewShotMethod) -> None:
     file = tmp_path / "a.weak.json"
     file.write_text(json.dumps([{"box": BOX}, {"scribble": [[[1, 2], [3, 4]], [[5, 6]]]}]))
-    marks = read_marks(file)
-    assert marks == (Mark(box=BOX), Mark(scribble=(((1, 2), (3, 4)), ((5, 6),))))
+    marks = read_prompts(file)
+    assert marks == (Prompt(box=BOX), Prompt(scribble=(((1, 2), (3, 4)), ((5, 6),))))
     pixels, disc = scene()
     pixels[20:60, 180:220] = (200, 30, 30)
-    both = Segmenter(embedded, device="cpu").outline_marks(pixels, [Mark(box=BOX), Mark(box=(175, 15, 225, 65))])
+    both = Segmenter(embedded, device="cpu").mask_from_prompts(
+        pixels, [Prompt(box=BOX), Prompt(box=(175, 15, 225, 65))]
+    )
     disc[20:60, 180:220] = True
     assert iou(both, disc) > 0.9
 
@@ -217,7 +219,7 @@ def test_a_list_marks_several_objects(tmp_path: Path, embedded: FewShotMethod) -
         ("{", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
         ({}, "expected an object"),
-        ([], "no marks"),
+        ([], "no prompts"),
         (3, "expected an object"),
         ({"boxes": [BOX]}, "expected an object"),
         ({"box": BOX, "points": [[1, 2, 1]]}, "exactly one"),
@@ -225,7 +227,7 @@ def test_a_list_marks_several_objects(tmp_path: Path, embedded: FewShotMethod) -
         ({"box": [1, 2, 3]}, "a.weak.json: box"),
         ({"box": [1, 2, 10**400, 4]}, "4 finite numbers"),
         ({"points": [[900, 2, 1]]}, r"support of 'disc': marks of .*a\.jpg: place 900, 2 lies outside"),
-        ({"box": [80.2, 70.2, 80.4, 70.4]}, r"the marks of .*a\.jpg outline nothing: draw a larger box"),
+        ({"box": [80.2, 70.2, 80.4, 70.4]}, r"the prompts of .*a\.jpg outline nothing: draw a larger box"),
         ({"box": [-40, -25, -1, -1]}, r"marks of .*a\.jpg: box -40, -25, -1, -1 in an image of"),
     ],
 )

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from fewseg.core.devices import choose_device, choose_dtype
 from fewseg.core.errors import (
@@ -24,12 +23,14 @@ from fewseg.core.errors import (
     InvalidSupport,
     OutputError,
 )
-from fewseg.inference.postprocess import full_size_prediction, presence_scores
+from fewseg.inference.postprocess import full_size_prediction
+from fewseg.inference.predict import EncodedImages
 from fewseg.inference.preprocess import PreparedImage
 from fewseg.inference.segmenter import Segmenter
 from fewseg.models.checkpoints import load_method, save_method
 from fewseg.models.methods import create_method
 from fewseg.models.ops.resize import resize
+from fewseg.models.presence import presence_scores
 from helpers.colour_method import ColourMethod, blob, iou
 from helpers.golden_models import released_state
 
@@ -84,7 +85,7 @@ def test_several_labels_share_the_query_features() -> None:
 
 def test_overlaps_go_to_the_most_probable_label() -> None:
     coarse = torch.tensor([[[0.9, 0.6, 0.1, 0.6]], [[0.6, 0.7, 0.2, 0.6]]])
-    result = full_size_prediction(coarse, ["a", "b"], (4, 1), 0.5)
+    result = full_size_prediction(coarse, ["a", "b"], (4, 1))
     assert result.label_map.tolist() == [[1, 2, 0, 1]]
     assert result.masks["b"].tolist() == [[True, True, False, True]]
 
@@ -105,10 +106,9 @@ def test_score_is_the_mean_of_the_most_confident_percent() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (37, 91), (300, 200), (64, 64)])
-def test_strips_equal_one_resize(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewseg.inference.postprocess._STRIP", 700)
+def test_strips_equal_one_resize(size: tuple[int, int]) -> None:
     coarse = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(0))
-    result = full_size_prediction(coarse, ["a", "b", "c"], size, 0.5)
+    result = full_size_prediction(coarse, ["a", "b", "c"], size, strip=700)
     expected = resize(coarse[None], (size[1], size[0]))[0].numpy()
     np.testing.assert_allclose(np.stack(list(result.probabilities.values())), expected, atol=2e-5)
 
@@ -160,16 +160,16 @@ class LopsidedMethod(ColourMethod):
 
 def test_flips_average_both_views() -> None:
     image, mask = blob("red")
-    plain, flipped = (Segmenter(LopsidedMethod(), device="cpu", flips=flips) for flips in (False, True))
+    plain, flipped = (Segmenter(LopsidedMethod(), device="cpu", tta_flip=flips) for flips in (False, True))
     for segmenter in (plain, flipped):
         segmenter.teach("red", image, mask)
-    coarse = [s.coarse_probabilities([s.prepare(image)])[0, 0] for s in (plain, flipped)]
-    mirrored = plain.coarse_probabilities([plain.prepare(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))])[0, 0]
+    coarse = [s.predict(s.encode([s.preprocess(image)]))[0, 0] for s in (plain, flipped)]
+    mirrored = plain.predict(plain.encode([plain.preprocess(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))]))[0, 0]
     torch.testing.assert_close(coarse[1], (coarse[0] + mirrored.flip(-1)) / 2)
 
 
 def test_scales_use_supports_of_their_size() -> None:
-    segmenter = taught("red", scales=(1, 0.5, 1.5))
+    segmenter = taught("red", tta_scales=(1, 0.5, 1.5))
     assert segmenter.input_sizes == (64, 32, 96)
     assert [s.image_size for s in segmenter.supports["red"].sets] == [(64, 64), (32, 32), (96, 96)]
     image, mask = blob("red")
@@ -179,7 +179,7 @@ def test_scales_use_supports_of_their_size() -> None:
 @pytest.mark.parametrize("scales", [(), (0,), (-1,), (100,)])
 def test_impossible_scales(scales: tuple[float, ...]) -> None:
     with pytest.raises(InvalidOption, match="scales"):
-        Segmenter(ColourMethod(), device="cpu", scales=scales)
+        Segmenter(ColourMethod(), device="cpu", tta_scales=scales)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1])
@@ -243,12 +243,12 @@ def test_more_shots_any_time_and_lists() -> None:
 
 def test_a_view_shares_the_model_and_nothing_that_was_taught() -> None:
     segmenter = taught("red")
-    view = segmenter.view()
+    view = segmenter.with_supports()
     assert view.method is segmenter.method
     assert view.labels == ()
     view.teach("blue", *blob("blue", place=0.3))
     assert (segmenter.labels, view.labels) == (("red",), ("blue",))
-    both = segmenter.view({**segmenter.supports, **view.supports})
+    both = segmenter.with_supports({**segmenter.supports, **view.supports})
     image = blob("red", place=0.4)[0]
     np.testing.assert_array_equal(
         both.segment(image).probabilities["red"], segmenter.segment(image).probabilities["red"]
@@ -282,9 +282,9 @@ def test_what_others_teach_meanwhile_is_for_later_calls(monkeypatch: pytest.Monk
     segmenter = taught("red", "blue")
     image, _ = blob("red")
     before = segmenter.segment(image)
-    computing = Segmenter.coarse_probabilities
+    computing = Segmenter.encode
 
-    def interrupted(self: Segmenter, images: Sequence[PreparedImage]) -> Tensor:
+    def interrupted(self: Segmenter, images: Sequence[PreparedImage]) -> EncodedImages:
         found = computing(self, images)
         segmenter.forget("red")
         segmenter.teach("red", *blob("red"))
@@ -292,7 +292,7 @@ def test_what_others_teach_meanwhile_is_for_later_calls(monkeypatch: pytest.Monk
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(Segmenter, "coarse_probabilities", interrupted)
+        patched.setattr(Segmenter, "encode", interrupted)
         meanwhile = segmenter.segment(image)
     assert segmenter.labels == ("blue", "red", "green")
     assert list(meanwhile.masks) == ["red", "blue"]
@@ -355,7 +355,7 @@ def dot() -> np.ndarray:
         (lambda s: s.segment_batch([], batch_size=0), InvalidOption, "at least 1"),
         (lambda s: s.teach("a", *blob("red"), value=1.5), InvalidMask, "value 1.5 is neither an index nor a colour"),
         (lambda s: s.teach("a", *blob("red"), value="red"), InvalidMask, "value 'red' is neither"),
-        (lambda s: Segmenter(ColourMethod(), scales=1.25), InvalidOption, "scales 1.25: give a list"),
+        (lambda s: Segmenter(ColourMethod(), tta_scales=1.25), InvalidOption, "scales 1.25: give a list"),
         (lambda s: Segmenter(ColourMethod(), presence_threshold="0.5"), InvalidOption, "choose a number from 0 to 1"),
         (lambda s: Segmenter("default"), InvalidOption, "a str is no method: give one of create_method, or call"),
         (lambda s: Segmenter(ColourMethod(), precision=None), InvalidOption, "unknown precision None"),
@@ -376,13 +376,13 @@ def test_errors(act: Callable[[Segmenter], None], error: type[FewsegError], word
 
 
 def test_save_and_load_with_the_method(tmp_path: Path) -> None:
-    segmenter = taught("red", "blue", flips=True, scales=(1, 1.5), presence_threshold=0.3)
+    segmenter = taught("red", "blue", tta_flip=True, tta_scales=(1, 1.5), presence_threshold=0.3)
     segmenter.teach("red", *blob("red", place=0.3))
     segmenter.save(tmp_path / "colours.fewseg")
     loaded = Segmenter.load(tmp_path / "colours.fewseg", ColourMethod(), device="cpu")
     assert loaded.labels == ("red", "blue")
     assert loaded.shots("red") == 2
-    assert (loaded.flips, loaded.scales, loaded.presence_threshold) == (True, (1, 1.5), 0.3)
+    assert (loaded.tta_flip, loaded.tta_scales, loaded.presence_threshold) == (True, (1, 1.5), 0.3)
     assert loaded.fingerprint == segmenter.fingerprint
     image, _ = blob("blue", "red")
     np.testing.assert_array_equal(segmenter.segment(image).label_map, loaded.segment(image).label_map)
@@ -399,8 +399,8 @@ def test_load_finds_the_model_again(tmp_path: Path, checkpoint: Path, monkeypatc
     segmenter.teach("a thing: ünïcode/slash.", image, mask)
     segmenter.save(tmp_path / "a.fewseg")
     monkeypatch.chdir(tmp_path)
-    loaded = Segmenter.load("a.fewseg", device="cpu", flips=True, presence_threshold=0.75)
-    assert (loaded.flips, loaded.presence_threshold, loaded.labels) == (True, 0.75, segmenter.labels)
+    loaded = Segmenter.load("a.fewseg", device="cpu", tta_flip=True, presence_threshold=0.75)
+    assert (loaded.tta_flip, loaded.presence_threshold, loaded.labels) == (True, 0.75, segmenter.labels)
     one, other = segmenter.segment(image), Segmenter.load("a.fewseg", device="cpu").segment(image)
     np.testing.assert_array_equal(one.probabilities[segmenter.labels[0]], other.probabilities[segmenter.labels[0]])
 
@@ -418,7 +418,7 @@ def test_rounding_leaves_the_callers_method_alone(
     tmp_path: Path, checkpoint: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A GPU's "auto" is bfloat16.
-    monkeypatch.setattr("fewseg.inference.segmenter.choose_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr("fewseg.inference.model.choose_dtype", lambda *_: torch.bfloat16)
     method = load_method(checkpoint)
     before = {key: value.clone() for key, value in method.state_dict().items()}
     first = Segmenter(method, device="cpu", precision=precision)
@@ -542,9 +542,9 @@ def test_a_mistyped_path_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_scales_that_coincide_are_one_size(tmp_path: Path) -> None:
-    segmenter = Segmenter(ColourMethod(), device="cpu", scales=(1.0, 1.01))
+    segmenter = Segmenter(ColourMethod(), device="cpu", tta_scales=(1.0, 1.01))
     segmenter.teach("red", *blob("red"))
-    twice = segmenter.view(dict.fromkeys(("red", "rot"), segmenter.supports["red"]))  # one example, two names
+    twice = segmenter.with_supports(dict.fromkeys(("red", "rot"), segmenter.supports["red"]))  # one example, two names
     twice.save(tmp_path / "a.fewseg")
     loaded = Segmenter.load(tmp_path / "a.fewseg", ColourMethod(), device="cpu")
     assert loaded.labels == ("red", "rot")

@@ -174,12 +174,12 @@ def test_segmenter_finds_labels_as_one_by_one() -> None:
     rng = torch.Generator().manual_seed(0)
     image = (torch.rand(60, 70, 3, generator=rng) * 255).byte().numpy()
     masks = [(F.avg_pool2d(torch.rand(1, 1, 60, 70, generator=rng), 9, 1, 4) > 0.5)[0, 0].numpy() for _ in range(3)]
-    together = Segmenter(model(), device="cpu", precision="float32", flips=True)
+    together = Segmenter(model(), device="cpu", precision="float32", tta_flip=True)
     for index, mask in enumerate(masks):
         together.teach(str(index), image, mask)
     found = together.segment(image).probabilities
     for index, mask in enumerate(masks):
-        alone = Segmenter(model(), device="cpu", precision="float32", flips=True)
+        alone = Segmenter(model(), device="cpu", precision="float32", tta_flip=True)
         alone.teach(str(index), image, mask)
         wanted = alone.segment(image).probabilities[str(index)]
         torch.testing.assert_close(torch.tensor(found[str(index)]), torch.tensor(wanted), atol=1e-5, rtol=1e-5)

@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 
 from fewseg.client import Client, ServerError
 from fewseg.core.errors import InvalidSupport
-from fewseg.images.prompts import parse_marks
+from fewseg.images.prompts import parse_prompts
 from fewseg.inference.segmenter import Segmenter
 from fewseg.server.app import create_app
 from fewseg.server.limits import Limits
@@ -72,9 +72,9 @@ def send(http: TestClient, path: str, marks: Any, *images: Image.Image, **fields
 @pytest.mark.parametrize("way", WAYS)
 def test_marks_teach_what_the_library_teaches(way: str, embedded: Segmenter) -> None:
     """To the pixel: the masks that marks become, the example made of them, and what it then finds."""
-    library = embedded.view()
+    library = embedded.with_supports()
     library.teach("red", noisy(), **WAYS[way])
-    expected = library.outline(noisy(), **WAYS[way])
+    expected = library.mask_from_prompt(noisy(), **WAYS[way])
     with TestClient(create_app(embedded), base_url="http://localhost") as http:
         path, image = started(http), {"image": png(noisy())}
         text = {"marks": json.dumps(WAYS[way])}
@@ -97,7 +97,7 @@ def test_several_objects_in_several_images(http: TestClient) -> None:
     taught = send(http, path, objects, noisy(0), noisy(1)).json()
     assert len(taught["shots"]) == 2
     for outline, image, marks in zip(taught["outlines"], (noisy(0), noisy(1)), objects, strict=True):
-        expected = library.outline_marks(image, parse_marks(json.dumps(marks), "marks"))
+        expected = library.mask_from_prompts(image, parse_prompts(json.dumps(marks), "marks"))
         np.testing.assert_array_equal(coco.decode(outline), expected)
     assert http.get(f"{path}/labels").json() == [{"name": "red", "shots": taught["shots"]}]
 
@@ -110,7 +110,7 @@ def test_coordinates_are_of_the_upright_image(http: TestClient) -> None:
     box = {"marks": json.dumps({"box": [30, 70, 130, 170]})}
     answer = http.post(f"{started(http)}/outline", data=box, files={"image": buffer.getvalue()})
     upright = Image.fromarray(np.rot90(np.asarray(noisy()), -1))
-    expected = Segmenter(ColourMethod(), device="cpu").outline(upright, box=(30, 70, 130, 170))
+    expected = Segmenter(ColourMethod(), device="cpu").mask_from_prompt(upright, box=(30, 70, 130, 170))
     np.testing.assert_array_equal(coco.decode(answer.json()), expected)
 
 
@@ -128,7 +128,7 @@ def test_answers_with_masks_stay_as_they_were(http: TestClient) -> None:
         ("", "marks cannot be read as JSON"),
         ("{", "marks cannot be read as JSON"),
         ("box", "write an object with box"),
-        ([], "marks holds no marks"),
+        ([], "marks holds no prompts"),
         ({}, "expected an object with box"),
         (None, "expected an object with box"),
         ([[{"box": BOX}]], "expected an object with box"),
@@ -169,10 +169,10 @@ def test_an_empty_outline_is_not_taught(http: TestClient) -> None:
     library = Segmenter(ColourMethod(), device="cpu")
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (93, 249, 3), np.uint8))
     boxes = ((x, 13, x + 1, 14) for x in range(90, 120))
-    box = next(box for box in boxes if not library.outline(image, box=box).any())
+    box = next(box for box in boxes if not library.mask_from_prompt(image, box=box).any())
     path, text = started(http), {"marks": json.dumps({"box": box})}
     assert not coco.decode(http.post(f"{path}/outline", data=text, files={"image": png(image)}).json()).any()
-    refused(send(http, path, [{"box": box}], image), 422, "the marks of 'red' outline nothing: draw a larger box")
+    refused(send(http, path, [{"box": box}], image), 422, "the prompts of 'red' outline nothing: draw a larger box")
 
 
 def test_a_image_comes_with_a_mask_or_with_marks(http: TestClient) -> None:
@@ -248,13 +248,13 @@ def test_the_documented_schema_describes_what_is_read(marks: Any) -> None:
     schema = pytest.importorskip("jsonschema_rs", reason="comes with schemathesis").validator_for(PROMPTS)
     text, read, refusal = json.dumps(marks), (), ""
     try:
-        read = parse_marks(text, "marks")
+        read = parse_prompts(text, "marks")
     except InvalidSupport as error:
         refusal = str(error)
     if read:
         written = [mark.as_json() for mark in read]
         assert schema.is_valid(json.loads(json.dumps(written)))
-        assert parse_marks(json.dumps(written), "marks") == read
+        assert parse_prompts(json.dumps(written), "marks") == read
     elif not any(said in refusal for said in ("x0 < x1", "no point is inside", "finite numbers")):
         assert not schema.is_valid(json.loads(text))
 
@@ -267,7 +267,7 @@ def test_the_client_takes_marks_as_the_segmenter_does() -> None:
     with listening(create_app(library)) as address, Client(address).session() as session:
         for way, marks in WAYS.items():
             mask = session.outline(noisy(), **marks)
-            np.testing.assert_array_equal(mask, library.outline(noisy(), **marks))
+            np.testing.assert_array_equal(mask, library.mask_from_prompt(noisy(), **marks))
             assert mask.dtype == bool
             assert session.teach(way, noisy(), **marks) == session.labels[way]
             with pytest.raises(ServerError, match="already"):
@@ -275,7 +275,7 @@ def test_the_client_takes_marks_as_the_segmenter_does() -> None:
         assert session.teach("array", noisy(), box=np.array(BOX))
         with pytest.raises(InvalidSupport, match="exactly one"):
             session.outline(noisy())
-        with pytest.raises(InvalidSupport, match="box and points marked"):
+        with pytest.raises(InvalidSupport, match="box and points given"):
             session.teach("two", noisy(), box=BOX, points=[(1, 2, 1)])
         for wrong, said in (({}, "nothing says where"), ({"mask": noisy(), "box": BOX}, "send one or the other")):
             with pytest.raises(ServerError, match=said):

@@ -220,14 +220,14 @@ def test_a_model_that_fails_on_many_is_asked_one_by_one(tmp_path: Path) -> None:
         assert {p["state"] for p in page.images().values()} == {"done"}
 
 
-@pytest.mark.parametrize("options", [{}, {"flips": True, "scales": (1.0, 2.0)}])
+@pytest.mark.parametrize("options", [{}, {"tta_flip": True, "tta_scales": (1.0, 2.0)}])
 def test_results_are_those_of_the_segmenter(tmp_path: Path, options: dict[str, Any]) -> None:
     masks = write_images(tmp_path, "rgb")
     mine = Segmenter(toy(64), device="cpu", **options)
     theirs = Segmenter(toy(64), device="cpu", **options)
     for name in ("0.png", "1.png"):
         theirs.teach("it", tmp_path / name, masks[name])
-    expected = theirs.coarse_probabilities([theirs.prepare(tmp_path / n) for n in masks])[:, 0].numpy()
+    expected = theirs.predict(theirs.encode([theirs.preprocess(tmp_path / n) for n in masks]))[:, 0].numpy()
     model = EngineModel(mine)
     support = LabelSupport.concatenate([model.shot(tmp_path / n, masks[n]) for n in ("0.png", "1.png")])
     features = model.features([model.prepare(tmp_path / n) for n in masks])

@@ -284,7 +284,7 @@ def _describe(segmenter: Segmenter) -> dict[str, Any]:
         "support": {label: segmenter.shots(label) for label in segmenter.labels},
         "options": {
             "input_sizes": segmenter.input_sizes,
-            "flips": segmenter.flips,
+            "flips": segmenter.tta_flip,
             "precision": str(segmenter.method.dtype).removeprefix("torch."),
             "presence_threshold": segmenter.presence_threshold,
         },

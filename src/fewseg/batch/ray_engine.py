@@ -120,7 +120,7 @@ class RayEngine:
         """What every worker needs, on the CPU."""
         device = "cuda" if self.gpus else "cpu"
         plan = ThreadPlan.of(self.options, torch.device(device), self.images, cores=self.cpus)
-        segmenter = self.work.segmenter.on("cpu")
+        segmenter = self.work.segmenter.to("cpu")
         return WorkerState(segmenter, self.work.folder, self.attempts, self.work.overlays, plan, device)
 
     def _workers(self, ray: Any) -> tuple[int, int]:

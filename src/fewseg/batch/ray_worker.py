@@ -81,7 +81,7 @@ class RayWorker:
                 f"{self.folder.root} is not this run's folder on the Ray worker {socket.gethostname()}: "
                 "give a path that all machines share"
             )
-        work = ImageSteps(state.segmenter.on(state.device), state.folder, state.overlays)
+        work = ImageSteps(state.segmenter.to(state.device), state.folder, state.overlays)
         self.engine = ThreadsEngine(work, state.plan)
 
     def __call__(self, part: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -92,7 +92,7 @@ class ImageSteps:
         images = [loaded.prepared for loaded in batch]
         images += images[-1:] * (size - len(images))
         try:
-            return self.segmenter.coarse_probabilities(images)[: len(batch)]
+            return self.segmenter.predict(self.segmenter.encode(images))[: len(batch)]
         except torch.OutOfMemoryError as error:
             raise InvalidOption(
                 f"{len(images)} images at a time do not fit in the memory of {self.segmenter.method.device}: "
@@ -103,12 +103,12 @@ class ImageSteps:
         """Write the image's files; raises `OutputError`."""
         (width, height), small = loaded.prepared.size, loaded.small
         with self._writing.taken(width * height):
-            found = self.segmenter.finish(coarse, (width, height), probabilities=False)
+            found = self.segmenter.postprocess(coarse, (width, height), probabilities=False)
             drawn = None
             if small is not None:
                 same = small.size == (width, height)
                 drawn = overlay(
-                    small, found if same else self.segmenter.finish(coarse, small.size, probabilities=False)
+                    small, found if same else self.segmenter.postprocess(coarse, small.size, probabilities=False)
                 )
             return self.folder.write(loaded.task.source, loaded.task.name, loaded.identity, found, drawn)
 

@@ -92,7 +92,7 @@ class _Run:
     ) -> None:
         self.segmenter, self.clip, self.every, self.overlays = segmenter, clip, every, overlays
         self.overwrite, self.save_frames = overwrite, save_frames
-        self.batch_size = batch_size or (1 if segmenter.method.device.type == "cpu" else 8)
+        self.batch_size = batch_size or segmenter.default_batch_size
         self.folder = OutputFolder(out, segmenter)
         self.identity = file_identity(clip.path)
         self.name = self.folder.name_for_clip(clip.path)

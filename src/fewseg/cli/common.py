@@ -84,8 +84,8 @@ def make_segmenter(options: ModelOptions, *, compile: bool = False) -> Segmenter
     chosen: dict[str, Any] = {
         "device": options.device,
         "precision": options.precision,
-        "flips": options.tta_flip,
-        "scales": options.tta_scales,
+        "tta_flip": options.tta_flip,
+        "tta_scales": options.tta_scales,
         "presence_threshold": options.presence_threshold,
         "compile": compile,
     }

@@ -21,10 +21,10 @@ SUPPORTS: Final = "supports.npz"
 def check_supports(segmenter: Segmenter) -> None:
     """Raises what `save_supports` does for a segmenter that it cannot write."""
     segmenter.require_labels()
-    if segmenter.flips or segmenter.scales != (1.0,):
+    if segmenter.tta_flip or segmenter.tta_scales != (1.0,):
         raise InvalidOption(
-            f"the segmenter averages (flips {segmenter.flips}, scales {segmenter.scales}), exported graphs do not: "
-            "teach one with flips=False, scales=(1.0,)"
+            f"the segmenter averages (tta_flip {segmenter.tta_flip}, tta_scales {segmenter.tta_scales}), exported "
+            "graphs do not: teach one with tta_flip=False, tta_scales=(1.0,)"
         )
 
 

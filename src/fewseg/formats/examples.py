@@ -18,7 +18,7 @@ from fewseg.formats.read_folder import outlined
 from fewseg.images import open_image, read_mask
 from fewseg.images.decode import ImageLike
 from fewseg.images.masks import MaskValue
-from fewseg.images.prompts import Mark
+from fewseg.images.prompts import Prompt
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiles import Tile, teach_tiled
 
@@ -44,7 +44,7 @@ class SupportExample:
     """The mask, where it is an image of its own: no query, should it lie among them."""
     share: float | None = None
     """Of the image that the label covers, where the file tells it."""
-    load_marks: Callable[[], tuple[Mark, ...]] | None = None
+    load_prompts: Callable[[], tuple[Prompt, ...]] | None = None
     """Gives boxes, points and scribbles for objects without a mask."""
 
     def mask(self) -> NDArray[np.uint8]:
@@ -73,9 +73,9 @@ class SupportExample:
 
     def mask_for(self, segmenter: Segmenter) -> tuple[ImageLike, MaskValue | None]:
         """The mask, and which of its values is the label, as `Segmenter.teach` takes them; marks are outlined."""
-        if self.load_marks is None and self.load_mask is not None:
+        if self.load_prompts is None and self.load_mask is not None:
             return self.load_mask(), self.value
-        marks = self.load_marks() if self.load_marks is not None else ()
+        marks = self.load_prompts() if self.load_prompts is not None else ()
         marked = outlined(segmenter, self.image, marks).astype(np.uint8)
         if self.load_mask is None:
             return marked, 1

@@ -14,7 +14,7 @@ from fewseg.formats.read_coco import is_coco, read_coco
 from fewseg.formats.read_folder import is_marks, read_support
 from fewseg.formats.read_labelme import is_labelme, read_labelme
 from fewseg.formats.read_voc import is_voc, read_voc
-from fewseg.images.prompts import read_marks
+from fewseg.images.prompts import read_prompts
 
 _LOOKED_FOR: Final = (
     "mask folders (LABEL/name.jpg and LABEL/name.png), COCO JSON, labelme JSON, VOC (JPEGImages/, SegmentationClass/)"
@@ -87,7 +87,7 @@ def _from_mask_folders(root: Path, labels: tuple[str, ...], shots: int) -> Suppo
 
 def _in_folder(label: str, image: Path, mask: Path) -> SupportExample:
     if is_marks(mask):
-        return SupportExample(label, image, None, load_marks=lambda: read_marks(mask))
+        return SupportExample(label, image, None, load_prompts=lambda: read_prompts(mask))
     return SupportExample(label, image, lambda: mask, mask_file=mask)
 
 

@@ -22,7 +22,7 @@ from fewseg.formats.rasterise import check_size, fill_polygons, fill_run_lengths
 from fewseg.images import decode as decoding
 from fewseg.images import read_image_header, read_image_size
 from fewseg.images.decode import ImageLike
-from fewseg.images.prompts import Mark
+from fewseg.images.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ def _examples(
         drawn = [a for a in group if _is_drawn(a)]
         boxes = [a for a in group if not _is_drawn(a)]
         load = partial(_mask, drawn, image, file, path) if drawn else None
-        load_marks = partial(_boxes, boxes, image.size, file, path) if boxes else None
+        load_prompts = partial(_boxes, boxes, image.size, file, path) if boxes else None
         share = None
         if image.size is not None and all(isinstance(a.get("area"), (int, float)) for a in group):
             share = sum(a["area"] for a in group) / (image.size[0] * image.size[1])
-        yield SupportExample(label, file, load, value=1, share=share, load_marks=load_marks)
+        yield SupportExample(label, file, load, value=1, share=share, load_prompts=load_prompts)
 
 
 def _is_drawn(annotation: Any) -> bool:
@@ -106,7 +106,7 @@ def _mask(group: list[Any], image: _Picture, file: Path, path: Path) -> ImageLik
     return mask.astype(np.uint8)
 
 
-def _boxes(group: list[Any], size: tuple[int, int] | None, file: Path, path: Path) -> tuple[Mark, ...]:
+def _boxes(group: list[Any], size: tuple[int, int] | None, file: Path, path: Path) -> tuple[Prompt, ...]:
     """Annotations without segmentation as marks; COCO's boxes are x, y, width, height."""
     marks = []
     turn = _turn(size, file, path)
@@ -114,7 +114,7 @@ def _boxes(group: list[Any], size: tuple[int, int] | None, file: Path, path: Pat
         where, box = f"annotation {annotation.get('id', '?')} of {path}", annotation["bbox"]
         try:
             x, y, width, height = (float(v) for v in box)
-            marks.append(Mark.of(box=_turned((x, y, x + width, y + height), size, turn)))
+            marks.append(Prompt.of(box=_turned((x, y, x + width, y + height), size, turn)))
         except (TypeError, ValueError, OverflowError, InvalidSupport):
             raise InvalidSupport(f"{where} has the bbox {box!r:.60}: expected x, y, width, height") from None
     return tuple(marks)

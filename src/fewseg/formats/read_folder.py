@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from fewseg.core.errors import FewsegError, InvalidOption, InvalidSupport
 from fewseg.images.decode import ImageLike
 from fewseg.images.pairs import images_in, pairs_in
-from fewseg.images.prompts import ENDING, Mark, read_marks, require_outlined
+from fewseg.images.prompts import ENDING, Prompt, read_prompts, require_foreground
 from fewseg.inference.segmenter import Segmenter
 
 Examples: TypeAlias = dict[str, list[tuple[Path, Path]]]
@@ -80,17 +80,17 @@ def is_marks(path: Path) -> bool:
 
 def mask_of(segmenter: Segmenter, image: Path, mask: Path) -> ImageLike:
     """What `Segmenter.teach` takes: the mask, or what the marks in its place stand for."""
-    return outlined(segmenter, image, read_marks(mask)) if is_marks(mask) else mask
+    return outlined(segmenter, image, read_prompts(mask)) if is_marks(mask) else mask
 
 
-def outlined(segmenter: Segmenter, image: ImageLike, marks: Sequence[Mark]) -> NDArray[np.bool_]:
-    """`Segmenter.outline_marks` of one example of many: what is wrong with its marks names its image's file."""
+def outlined(segmenter: Segmenter, image: ImageLike, marks: Sequence[Prompt]) -> NDArray[np.bool_]:
+    """`Segmenter.mask_from_prompts` of one example of many: what is wrong with its marks names its image's file."""
     name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else "the image"
     try:
-        mask = segmenter.outline_marks(image, marks)
+        mask = segmenter.mask_from_prompts(image, marks)
     except (InvalidSupport, InvalidOption) as error:
         raise InvalidSupport(f"marks of {name}: {error}") from error
-    require_outlined(mask, name)
+    require_foreground(mask, name)
     return mask
 
 

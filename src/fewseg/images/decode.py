@@ -45,7 +45,7 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_Kind = Literal["picture", "mask"]
+_Kind = Literal["image", "mask"]
 
 
 def open_file(path: str | os.PathLike[str], kind: _Kind, error: type[FewsegError]) -> Image.Image:
@@ -54,9 +54,9 @@ def open_file(path: str | os.PathLike[str], kind: _Kind, error: type[FewsegError
     if not os.path.exists(name):
         raise error(f"{name}: no such file; check the path of the {kind}")
     if os.path.isdir(name):
-        raise error(f"{name} is a folder: give a {kind} file")
+        raise error(f"{name} is a folder: give one {kind} file")
     if not os.path.isfile(name):
-        raise error(f"{name} is a pipe or device, which may never end: give a {kind} file")
+        raise error(f"{name} is a pipe or device, which may never end: give one {kind} file")
     if os.path.getsize(name) == 0:
         raise error(f"{name} is empty: get the whole file again")
     try:
@@ -66,7 +66,7 @@ def open_file(path: str | os.PathLike[str], kind: _Kind, error: type[FewsegError
     except PermissionError:
         raise error(f"{name}: no permission to read it; change its permissions") from None
     except Exception as reason:  # Pillow's readers raise anything on damaged headers
-        raise error(f"{name} cannot be opened as a {kind} ({one_line(reason)}): save it again as PNG") from reason
+        raise error(f"{name} cannot be opened ({one_line(reason)}): save the {kind} again as PNG") from reason
     check_pixels(image.size, name, error)
     return image
 

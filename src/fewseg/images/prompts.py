@@ -1,4 +1,4 @@
-"""Boxes, points and scribbles: what stands for an object where nobody painted its mask.
+"""Prompts: boxes, points and scribbles that stand for an object where nobody painted its mask.
 
 Beside an image `name.jpg` in a support folder they are in `name.weak.json`, one of
 
@@ -32,14 +32,14 @@ Box: TypeAlias = tuple[float, float, float, float]
 """x0, y0, x1, y1."""
 
 ENDING: Final = ".weak.json"
-"""What stands behind an image's name in the name of its file of marks."""
+"""What stands behind an image's name in the name of its file of prompts."""
 
 _KINDS: Final = "box [x0, y0, x1, y1], points [[x, y, 1 inside or 0 outside], ...] or scribble [[x, y], ...]"
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What was drawn around or on one object; exactly one of the three."""
+class Prompt:
+    """A prompt for one object: a box around it, points or a scribble on it; exactly one of the three."""
 
     box: Box | None = None
     points: tuple[Point, ...] = ()
@@ -47,15 +47,15 @@ class Mark:
     """Lines inside the object."""
 
     @classmethod
-    def of(cls, *, box: Any = None, points: Any = None, scribble: Any = None) -> Mark:
+    def of(cls, *, box: Any = None, points: Any = None, scribble: Any = None) -> Prompt:
         """From what a person or a JSON file gives; raises `InvalidSupport` for anything that cannot be meant.
 
-        >>> Mark.of(box=[3, 4, 20, 30])
-        Mark(box=(3.0, 4.0, 20.0, 30.0), points=(), scribble=())
+        >>> Prompt.of(box=[3, 4, 20, 30])
+        Prompt(box=(3.0, 4.0, 20.0, 30.0), points=(), scribble=())
         """
         given = [name for name, v in (("box", box), ("points", points), ("scribble", scribble)) if v is not None]
         if len(given) != 1:
-            raise InvalidSupport(f"{' and '.join(given) or 'nothing'} marked: give exactly one of {_KINDS}")
+            raise InvalidSupport(f"{' and '.join(given) or 'nothing'} given: give exactly one of {_KINDS}")
         if box is not None:
             x0, y0, x1, y1 = _numbers(box, 4, "box", "x0, y0, x1, y1")
             if not (x0 < x1 and y0 < y1):
@@ -75,9 +75,9 @@ class Mark:
         return cls(scribble=tuple(tuple((x, y) for x, y in line) for line in drawn))
 
     def as_json(self) -> dict[str, Any]:
-        """The object that `parse_marks` reads this mark from.
+        """The object that `parse_prompts` reads this prompt from.
 
-        >>> Mark.of(scribble=[[8, 6], [12, 9]]).as_json()
+        >>> Prompt.of(scribble=[[8, 6], [12, 9]]).as_json()
         {'scribble': (((8.0, 6.0), (12.0, 9.0)),)}
         """
         return {kind: drawn for kind, drawn in vars(self).items() if drawn}
@@ -126,41 +126,41 @@ def _numbers(value: Any, count: int, what: str, meaning: str) -> tuple[float, ..
     return numbers
 
 
-def read_marks(path: Path) -> tuple[Mark, ...]:
-    """The marks of a JSON file, as `parse_marks` reads them; raises `InvalidSupport` for anything else."""
+def read_prompts(path: Path) -> tuple[Prompt, ...]:
+    """The prompts of a JSON file, as `parse_prompts` reads them; raises `InvalidSupport` for anything else."""
     try:
-        return parse_marks(path.read_bytes(), str(path))
+        return parse_prompts(path.read_bytes(), str(path))
     except OSError as error:
         raise InvalidSupport(f"{path} cannot be read ({error}): check the file") from error
 
 
-def parse_marks(text: str | bytes, name: str) -> tuple[Mark, ...]:
-    """The marks of a JSON text: one object with `box`, `points` or `scribble`, or a list of them, one an object.
+def parse_prompts(text: str | bytes, name: str) -> tuple[Prompt, ...]:
+    """The prompts of a JSON text: one object with `box`, `points` or `scribble`, or a list of them, one an object.
 
     Raises `InvalidSupport`, which calls the text `name`, for anything else.
 
-    >>> parse_marks('{"points": [[3, 4, 1]]}', "marks")
-    (Mark(box=None, points=((3.0, 4.0, 1),), scribble=()),)
+    >>> parse_prompts('{"points": [[3, 4, 1]]}', "prompts")
+    (Prompt(box=None, points=((3.0, 4.0, 1),), scribble=()),)
     """
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidSupport(f"{name} cannot be read as JSON ({error}): write an object with {_KINDS}") from error
     entries = content if isinstance(content, list) else [content]
-    marks = []
+    prompts = []
     for entry in entries:
         if not isinstance(entry, dict) or not entry or not set(entry) <= {"box", "points", "scribble"}:
             raise InvalidSupport(f"{name} holds {entry!r:.60}: expected an object with {_KINDS}")
         try:
-            marks.append(Mark.of(**entry))
+            prompts.append(Prompt.of(**entry))
         except InvalidSupport as error:
             raise InvalidSupport(f"{name}: {error}") from None
-    if not marks:
-        raise InvalidSupport(f"{name} holds no marks: give an object with {_KINDS}")
-    return tuple(marks)
+    if not prompts:
+        raise InvalidSupport(f"{name} holds no prompts: give an object with {_KINDS}")
+    return tuple(prompts)
 
 
-def require_outlined(mask: NDArray[np.bool_], whose: str) -> None:
-    """Raise `InvalidSupport` where the marks of `whose` became an empty mask, which nothing can be learnt from."""
+def require_foreground(mask: NDArray[np.bool_], whose: str) -> None:
+    """Raise `InvalidSupport` where the prompts of `whose` became an empty mask, which nothing can be learnt from."""
     if not mask.any():
-        raise InvalidSupport(f"the marks of {whose} outline nothing: draw a larger box, or a point inside")
+        raise InvalidSupport(f"the prompts of {whose} outline nothing: draw a larger box, or a point inside")

@@ -78,7 +78,7 @@ def open_image(image: ImageLike, *, at_least: int | None = None) -> OpenedImage:
     """
     if isinstance(image, (str, os.PathLike)):
         name = os.fspath(image)
-        opened = decoding.open_file(image, "picture", InvalidImage)
+        opened = decoding.open_file(image, "image", InvalidImage)
     elif isinstance(image, Image.Image):
         name, opened = getattr(image, "filename", "") or "the image", image
         decoding.check_pixels(image.size, name, InvalidImage)
@@ -105,7 +105,7 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 def read_image_header(path: str | os.PathLike[str]) -> tuple[tuple[int, int], int]:
     """`read_image_size` and the EXIF orientation, without decoding the pixels; raises `InvalidImage`."""
-    with decoding.open_file(path, "picture", InvalidImage) as image:
+    with decoding.open_file(path, "image", InvalidImage) as image:
         orientation = decoding.orientation(image)
         return decoding.upright_size(image.size, orientation), orientation
 

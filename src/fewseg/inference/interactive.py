@@ -7,11 +7,11 @@ far apart as colours and features together say, both in medians between neighbou
 - `merged` merges neighbours, the nearest first, into a tree of ever larger regions; a click takes the region around it
   whose size is near the one asked for and which differs most from what it would be merged with.
 - `grown` and `in_box` solve the random walker with priors (Grady 2005, "Multilabel Random Walker Image Segmentation
-  Using Prior Models"): places inside are 1, those outside 0, and the prior of the others compares how alike they are to
-  what is inside and to what is not. For clicks and scribbles that is the places marked against the whole image and
-  the places marked as outside, and `size` shifts it; what does not hang together with a place inside is left out. For a
-  box it is, as in GrabCut (Rother et al. 2004), everything in it against everything around it, then what was found
-  against the rest.
+  Using Prior Models"): prompted places inside are 1, those outside 0, and the prior of the others compares their
+  similarity to the foreground and to the background. For clicks and scribbles the foreground is the places inside, the
+  background the whole image and the places outside, and `size` shifts the prior; what is not connected with a place
+  inside is left out. For a box, as in GrabCut (Rother et al. 2004), it is everything in it against everything around
+  it, then, repeatedly, the mask so far against the rest.
 
 Nothing is learnt here. docs/weak-annotation.md measures what such examples cost against full masks.
 """
@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from fewseg.core.errors import InvalidOption
 from fewseg.images import ImageLike, open_image
-from fewseg.images.prompts import Box, Mark, Place, Point
+from fewseg.images.prompts import Box, Place, Point, Prompt
 from fewseg.images.transforms import resize_by_centres
 from fewseg.inference.superpixels import Regions, Window, cut
 
@@ -38,15 +38,16 @@ Mode: TypeAlias = Literal["superpixel", "grow"]
 _Pixels: TypeAlias = tuple[int, int, int, int]
 
 _ROUNDS: Final = 5
-"""Times a box's object is looked for among what was found before."""
+"""Refinement steps for a box's object."""
 
 _MARGIN: Final = 0.5
-"""Shares of a box's sides that are looked at on each side of it."""
+"""Width of the context around a box on each side, as a share of the box's side."""
 
 _PULL, _PULL_BOX = 0.1, 0.3
-"""How strongly a region is drawn to its prior, against a neighbour at no distance."""
+"""Weight of a region's prior, against that of a neighbour at distance 0."""
 
-_USUAL: Final = 1.0
+_BACKGROUND: Final = 1.0
+"""Log odds for the background that the similarity to the whole image gets."""
 _SMALLEST, _SPAN = -2.5, 8.0
 """Log odds that a click starts from, and that `size` adds."""
 
@@ -74,13 +75,13 @@ def region_features(maps: Sequence[Tensor], inputs: Tensor) -> Tensor:
     return F.normalize(torch.cat(same, 1), dim=1).half().cpu()
 
 
-def outline(image: ImageLike, marks: Sequence[Mark], features: Tensor) -> NDArray[np.bool_]:
-    """The mask (H, W) at the image's size of what several marks stand for, each one object.
+def mask_of_prompts(image: ImageLike, prompts: Sequence[Prompt], features: Tensor) -> NDArray[np.bool_]:
+    """The mask (H, W), at the image's size, of the objects that `prompts` stand for, one each.
 
     `features` (c, h, w) are the whole image's, as `region_features` gives them. Raises
     `InvalidImage`, `InvalidSupport` for a place outside the image and `InvalidOption` for a box outside.
     """
-    picture = open_image(image, at_least=1)
+    size = open_image(image, at_least=1).size
     kept: dict[Window, Regions] = {}
 
     def regions_of(window: Window) -> Regions:
@@ -88,10 +89,10 @@ def outline(image: ImageLike, marks: Sequence[Mark], features: Tensor) -> NDArra
             kept[window] = cut(image, features, window)
         return kept[window]
 
-    mask = np.zeros((picture.size[1], picture.size[0]), bool)
-    for mark in marks:
-        mark.check_within(picture.size)
-        mask |= region(picture.size, regions_of, mark.points, box=mark.box, scribble=mark.scribble)
+    mask = np.zeros((size[1], size[0]), bool)
+    for prompt in prompts:
+        prompt.check_within(size)
+        mask |= region(size, regions_of, prompt.points, box=prompt.box, scribble=prompt.scribble)
     return mask
 
 
@@ -127,7 +128,7 @@ def region(
     width, height = size
     regions = regions_of((window[0] / width, window[1] / height, window[2] / width, window[3] / height))
     drawn = [place for line in lines for place in _along(line, size)]
-    within, without = _marked(regions, points, drawn, size, window)
+    within, without = _prompted(regions, points, drawn, size, window)
     if box is not None:
         chosen = in_box(regions, _shares(frame, window), within, without)
     elif not len(within):  # all of a scribble was taken back
@@ -187,14 +188,14 @@ def _shares(frame: _Pixels, window: _Pixels) -> Box:
     return left / width, top / height, right / width, bottom / height
 
 
-def _marked(
+def _prompted(
     regions: Regions,
     points: Sequence[Point],
     line: Sequence[Place],
     size: tuple[int, int],
     window: _Pixels,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The superpixels inside and outside: a point outside takes back what a line marked, a point inside stands."""
+    """The superpixels inside and outside: a point outside takes back what a line covers, a point inside stands."""
     left, top, right, bottom = window
 
     def places(marked: Sequence[Place]) -> NDArray[np.int64]:
@@ -231,9 +232,10 @@ def merged(regions: Regions, within: NDArray[np.int64], without: NDArray[np.int6
 
 def grown(regions: Regions, within: NDArray[np.int64], without: NDArray[np.int64], size: float) -> NDArray[np.bool_]:
     """Which superpixels (n,) a walker reaches from inside; see the module."""
-    like = regions.likeness(within)
-    unlike = np.logaddexp(regions.usual + _USUAL, regions.likeness(without)) if len(without) else regions.usual + _USUAL
-    prior = _sigmoid(like - unlike + (_SMALLEST + _SPAN * size))
+    background = regions.background_similarity + _BACKGROUND
+    if len(without):
+        background = np.logaddexp(background, regions.similarity(without))
+    prior = _sigmoid(regions.similarity(within) - background + (_SMALLEST + _SPAN * size))
     values = regions.walk(prior, np.full(regions.count, _PULL), within, without)
     return regions.connected(values >= 0.5, within)
 
@@ -261,7 +263,7 @@ def in_box(regions: Regions, box: Box, within: NDArray[np.int64], without: NDArr
         here, there = np.union1d(np.flatnonzero(current), within), np.flatnonzero(~current)
         if not len(there):
             break
-        odds = regions.likeness(here) - regions.likeness(there)
+        odds = regions.similarity(here) - regions.similarity(there)
         values = regions.walk(_sigmoid(odds + place), np.full(regions.count, _PULL_BOX), within, outside)
         new = (values >= 0.5) & inside
         if not new.any() or (new == current).all():

@@ -8,6 +8,7 @@ is ever made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -17,62 +18,89 @@ from torch import Tensor
 
 from fewseg.core.types import Prediction
 from fewseg.models.ops.resize import resize
-from fewseg.models.presence import UNSCALED, PresenceScale, presence_scores
+from fewseg.models.presence import DEFAULT_THRESHOLD, UNSCALED, PresenceScale, presence_scores
 
 MASK_THRESHOLD: Final = 0.5
 """Foreground is where the probability reaches this."""
 
-_STRIP: Final = 1 << 22
+STRIP: Final = 1 << 22
 """Values that are resized at a time."""
+
+
+@dataclass(frozen=True)
+class PresenceRule:
+    """When a label counts as present in an image."""
+
+    threshold: float = DEFAULT_THRESHOLD
+    """Score from which it does."""
+    scale: PresenceScale = UNSCALED
+    """From the probability of its most confident pixels to the score."""
+
+    def scores(self, coarse: Tensor) -> list[float]:
+        """The score, in [0, 1], of each label of `coarse` probabilities (labels, h, w)."""
+        return presence_scores(coarse, self.scale)
+
+
+class PredictionBuilder:
+    """A `Prediction` at full size that is filled row by row."""
+
+    def __init__(self, labels: Sequence[str], shape: tuple[int, int], probabilities: bool) -> None:
+        """For an image of `shape` (height, width); without `probabilities` that field of the result stays empty."""
+        self.masks = {label: np.empty(shape, np.bool_) for label in labels}
+        self.probabilities = {label: np.empty(shape, np.float32) for label in labels} if probabilities else {}
+        self.label_map = np.empty(shape, np.uint16)
+
+    def put(self, rows: slice, values: NDArray[np.float32]) -> None:
+        """The foreground probabilities (labels, rows, width) of some rows.
+
+        Masks are cut at `MASK_THRESHOLD`; in the label map a pixel belongs to the most probable label, the first of
+        equals, where that one's mask has it.
+        """
+        inside = []
+        for label, probable in zip(self.masks, values, strict=True):
+            inside.append(np.greater_equal(probable, MASK_THRESHOLD, out=self.masks[label][rows]))
+            if self.probabilities:
+                self.probabilities[label][rows] = probable
+        chosen = inside[0].astype(np.uint16)
+        best = values[0]
+        for place in range(1, len(values)):
+            better = values[place] > best
+            best = np.maximum(best, values[place])
+            np.copyto(chosen, np.uint16(place + 1), where=better & inside[place])
+        self.label_map[rows] = chosen
+
+    def prediction(self, scores: Sequence[float], rule: PresenceRule) -> Prediction:
+        """The result, once all rows are in."""
+        named = dict(zip(self.masks, scores, strict=True))
+        present = {label: score >= rule.threshold for label, score in named.items()}
+        return Prediction(self.masks, self.probabilities, self.label_map, named, present)
 
 
 def full_size_prediction(
     coarse: Tensor,
     labels: Sequence[str],
     size: tuple[int, int],
-    threshold: float,
+    rule: PresenceRule = PresenceRule(),
     *,
-    scale: PresenceScale = UNSCALED,
     probabilities: bool = True,
+    strip: int = STRIP,
 ) -> Prediction:
-    """What `labels`, with probabilities `coarse` (labels, h, w), mean for an image of `size` (width, height).
+    """The result for an image of `size` (width, height) whose `labels` have probabilities `coarse` (labels, h, w).
 
-    Probabilities are resized bilinearly, masks are cut at `MASK_THRESHOLD`, overlaps go to the most probable label
-    (the first of equals). Labels are present whose scores, on that `scale`, reach `threshold`. Without `probabilities`
-    that field stays empty, which takes less than half the memory.
+    Probabilities are resized bilinearly, `strip` values at a time. Without `probabilities` that field of the result
+    stays empty, which takes less than half the memory.
     """
     width, height = size
-    shape = (height, width)
-    masks = {label: np.empty(shape, np.bool_) for label in labels}
-    kept = {label: np.empty(shape, np.float32) for label in labels} if probabilities else {}
-    label_map = np.empty(shape, np.uint16)
-    for rows, strip in _strips(coarse, height, width):
-        values = strip.numpy()
-        for label, probable in zip(labels, values, strict=True):
-            np.greater_equal(probable, MASK_THRESHOLD, out=masks[label][rows])
-            if probabilities:
-                kept[label][rows] = probable
-        label_map[rows] = _first_best(values, [masks[label][rows] for label in labels])
-    scores = dict(zip(labels, presence_scores(coarse, scale), strict=True))
-    present = {label: score >= threshold for label, score in scores.items()}
-    return Prediction(masks, kept, label_map, scores, present)
+    result = PredictionBuilder(labels, (height, width), probabilities)
+    for rows, values in _strips(coarse, height, width, strip):
+        result.put(rows, values.numpy())
+    return result.prediction(rule.scores(coarse), rule)
 
 
-def _first_best(values: NDArray[np.float32], inside: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint16]:
-    """1 + the place of the largest of `values` (labels, h, w), the first of equals, where it is `inside`; else 0."""
-    chosen = inside[0].astype(np.uint16)
-    best = values[0]
-    for place in range(1, len(values)):
-        better = values[place] > best
-        best = np.maximum(best, values[place])
-        np.copyto(chosen, np.uint16(place + 1), where=better & inside[place])
-    return chosen
-
-
-def _strips(coarse: Tensor, height: int, width: int) -> Iterator[tuple[slice, Tensor]]:
+def _strips(coarse: Tensor, height: int, width: int, strip: int) -> Iterator[tuple[slice, Tensor]]:
     """Rows of `ops.resize.resize(coarse, (height, width))`, a strip at a time, each (labels, rows, width)."""
     coarse = coarse.float()
-    step = max(1, _STRIP // (width * len(coarse)))
+    step = max(1, strip // (width * len(coarse)))
     last = coarse.shape[1] - 1
     # Corners are aligned, as in `resize`: first and last row of the one lie on those of the other.
     places = torch.linspace(0, last, height, dtype=torch.float64) if height > 1 else torch.zeros(1, dtype=torch.float64)

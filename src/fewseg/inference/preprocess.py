@@ -1,4 +1,4 @@
-"""From an image to what a model takes."""
+"""From images and masks to what a model takes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fewseg.core.errors import InvalidOption
+from fewseg.core.errors import InvalidMask, InvalidOption
 from fewseg.images import ImageLike, OpenedImage, open_image
-from fewseg.images.transforms import square_image
+from fewseg.images.transforms import square_image, square_mask
 
 OVERSAMPLING: Final = 4
 """Huge images are decoded at a fraction of their size, but never below this many times the model's input."""
@@ -26,14 +28,14 @@ class PreparedImage:
     """(width, height) of the image, upright."""
 
 
-def input_sizes(side: int, scales: Sequence[float]) -> tuple[int, ...]:
-    """The input sizes that factors of `side` come to: multiples of 32, which every pyramid divides evenly.
+def input_sizes(side: int, tta_scales: Sequence[float]) -> tuple[int, ...]:
+    """The input sizes, in pixels, that factors of `side` come to: multiples of 32, which every pyramid divides evenly.
 
     Raises `InvalidOption` for no factor or an impossible one.
     """
-    if not scales or not all(0.1 <= s <= 8 for s in scales):
-        raise InvalidOption(f"scales {tuple(scales)}: give one or more factors from 0.1 to 8, e.g. 1 1.25")
-    sizes = [side if s == 1 else max(32, round(side * s / 32) * 32) for s in scales]
+    if not tta_scales or not all(0.1 <= s <= 8 for s in tta_scales):
+        raise InvalidOption(f"scales {tuple(tta_scales)}: give one or more factors from 0.1 to 8, e.g. 1 1.25")
+    sizes = [side if s == 1 else max(32, round(side * s / 32) * 32) for s in tta_scales]
     return tuple(dict.fromkeys(sizes))
 
 
@@ -45,3 +47,18 @@ def open_for(image: ImageLike, sizes: Sequence[int], *, at_least: int = 0) -> Op
 def prepare(image: OpenedImage, sizes: Sequence[int]) -> PreparedImage:
     """The image at each of the input sizes."""
     return PreparedImage(tuple(square_image(image.image, size) for size in sizes), image.size)
+
+
+def prepare_mask(mask: NDArray[np.uint8], sizes: Sequence[int], name: str = "the mask") -> tuple[Tensor, ...]:
+    """The mask (H, W) at each of the input sizes, (s, s) each.
+
+    Raises `InvalidMask`, which calls it `name`, where no foreground is left at one of them.
+    """
+    made = tuple(square_mask(mask, size) for size in sizes)
+    for size, small in zip(sizes, made, strict=True):
+        if not (small == 1).any():
+            raise InvalidMask(
+                f"the foreground in {name} vanishes at the model's input size of {size}: mark more of the object, or "
+                "crop image and mask around it"
+            )
+    return made

@@ -25,7 +25,7 @@ COUNT: Final = 600
 """Superpixels, about."""
 
 BAND: Final = 1.0
-"""Distance, in medians between neighbours, at which likeness falls to 1/e."""
+"""Distance, in medians between neighbours, at which similarity falls to 1/e."""
 
 _COMPACTNESS: Final = 0.1
 """How much nearness counts against colours, which scikit-image brings to a range of 1: boxes on photographs of base
@@ -47,7 +47,7 @@ class Regions:
 
     labels: Ints
     """(h, w): which superpixel each pixel of the reduced image belongs to."""
-    look: Floats
+    features: Floats
     """(n, c): distances between rows are the distances between superpixels, 1 between median neighbours."""
     centres: Floats
     """(n, 2) x, y in shares of the image."""
@@ -68,11 +68,11 @@ class Regions:
 
     @property
     def count(self) -> int:
-        return len(self.look)
+        return len(self.features)
 
     @property
     def nbytes(self) -> int:
-        return sum(v.nbytes for v in vars(self).values() if isinstance(v, np.ndarray)) + 8 * len(self.look) ** 2
+        return sum(v.nbytes for v in vars(self).values() if isinstance(v, np.ndarray)) + 8 * len(self.features) ** 2
 
     def members(self, node: int) -> Ints:
         """The superpixels of a region of the tree."""
@@ -91,16 +91,16 @@ class Regions:
 
     def distances(self, to: Ints) -> Floats:
         """(n, k): of every superpixel to those named."""
-        squares = (self.look**2).sum(1)
-        return np.sqrt(np.maximum(squares[:, None] + squares[to] - 2 * self.look @ self.look[to].T, 0))
+        squares = (self.features**2).sum(1)
+        return np.sqrt(np.maximum(squares[:, None] + squares[to] - 2 * self.features @ self.features[to].T, 0))
 
     @cached_property
-    def usual(self) -> Floats:
-        """(n,): `likeness` to the whole image."""
-        return self.likeness(np.arange(self.count))
+    def background_similarity(self) -> Floats:
+        """(n,): `similarity` to the whole image."""
+        return self.similarity(np.arange(self.count))
 
-    def likeness(self, to: Ints) -> Floats:
-        """(n,): logarithm of the mean likeness to those named (at least one), by area; to others than itself."""
+    def similarity(self, to: Ints) -> Floats:
+        """(n,): logarithm of the mean similarity, weighted by area, to those named (at least one), itself left out."""
         exponents = np.log(self.shares[to]) - self.distances(to) / BAND
         weights = np.full(self.count, self.shares[to].sum())
         if len(to) > 1:
@@ -117,7 +117,7 @@ class Regions:
     @cached_property
     def _laplacian(self) -> Floats:
         a, b = self.pairs.T
-        weights = np.exp(-((self.look[a] - self.look[b]) ** 2).sum(1)) * np.minimum(self.borders, 2) + 1e-5
+        weights = np.exp(-((self.features[a] - self.features[b]) ** 2).sum(1)) * np.minimum(self.borders, 2) + 1e-5
         matrix = np.zeros((self.count, self.count))
         matrix[a, b] = matrix[b, a] = -weights
         np.fill_diagonal(matrix, -matrix.sum(1))
@@ -167,14 +167,14 @@ def cut(image: ImageLike, features: Tensor, window: Window = WHOLE) -> Regions:
     except ImportError:
         raise InvalidOption("boxes, clicks and scribbles need scikit-image: pip install 'fewseg[weak]'") from None
     share = max(window[2] - window[0], window[3] - window[1])
-    picture = open_image(image, at_least=round(2 * SIDE / share)).image
+    opened = open_image(image, at_least=round(2 * SIDE / share)).image
     if window != WHOLE:
-        sides = np.array([*picture.size, *picture.size])
+        sides = np.array([*opened.size, *opened.size])
         left, top, right, bottom = (int(v) for v in np.round(np.array(window) * sides))
-        picture = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-    picture = fitted(picture, SIDE, enlarge=window != WHOLE)
-    lab = rgb2lab(np.asarray(picture)).astype(np.float32)
-    if min(picture.size) < 2:
+        opened = opened.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    opened = fitted(opened, SIDE, enlarge=window != WHOLE)
+    lab = rgb2lab(np.asarray(opened)).astype(np.float32)
+    if min(opened.size) < 2:
         labels = np.arange(lab.shape[0] * lab.shape[1], dtype=np.int64).reshape(lab.shape[:2])
     else:
         labels = slic(
@@ -185,9 +185,9 @@ def cut(image: ImageLike, features: Tensor, window: Window = WHOLE) -> Regions:
     centres = _centres(labels, sizes)
     colours = np.stack([np.bincount(labels.ravel(), lab[..., c].ravel()) / sizes for c in range(3)], 1)
     pairs, borders = _neighbours(labels)
-    look = _look(colours, _sampled(features, _in_image(centres, window)), pairs)
-    parents, heights, areas, order, runs = _tree(look, pairs, borders, sizes)
-    return Regions(labels, look, centres, pairs, borders, parents, heights, areas / labels.size, order, runs)
+    combined = _side_by_side(colours, _sampled(features, _in_image(centres, window)), pairs)
+    parents, heights, areas, order, runs = _tree(combined, pairs, borders, sizes)
+    return Regions(labels, combined, centres, pairs, borders, parents, heights, areas / labels.size, order, runs)
 
 
 def _centres(labels: Ints, sizes: Floats) -> Floats:
@@ -225,7 +225,7 @@ def _neighbours(labels: Ints) -> tuple[Ints, Floats]:
     return np.stack([keys // count, keys % count], 1), lengths / np.median(lengths)
 
 
-def _look(colours: Floats, features: Floats, pairs: Ints) -> Floats:
+def _side_by_side(colours: Floats, features: Floats, pairs: Ints) -> Floats:
     """Colours and features side by side, each in the median distance between neighbours."""
     parts = []
     for values in (colours, features):
@@ -234,14 +234,14 @@ def _look(colours: Floats, features: Floats, pairs: Ints) -> Floats:
     return np.concatenate(parts, 1) / np.sqrt(2)
 
 
-def _tree(look: Floats, pairs: Ints, borders: Floats, sizes: Floats) -> tuple[Ints, Floats, Floats, Ints, Ints]:
+def _tree(features: Floats, pairs: Ints, borders: Floats, sizes: Floats) -> tuple[Ints, Floats, Floats, Ints, Ints]:
     """Merge neighbours, the nearest first: parents, heights, areas, an order of the superpixels, and runs in it."""
-    count = len(look)
+    count = len(features)
     total = 2 * count - 1
     parents, heights, areas = np.full(total, -1, np.int64), np.zeros(total), np.zeros(total)
     areas[:count] = sizes
-    means = np.zeros((total, look.shape[1]))
-    means[:count] = look
+    means = np.zeros((total, features.shape[1]))
+    means[:count] = features
     near: list[set[int]] = [set() for _ in range(total)]
     for a, b in pairs.tolist():
         near[a].add(b)

@@ -1,26 +1,14 @@
-"""Encoded examples of a label, and the file that keeps those of all labels."""
+"""Encoded examples of a label."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 
-from fewseg.core.errors import InvalidCheckpoint, InvalidSupport, did_you_mean, one_line
-from fewseg.core.files import write_bytes
+from fewseg.core.errors import InvalidSupport, did_you_mean
 from fewseg.core.types import SupportSet
-from fewseg.models.checkpoints import load_method, load_official
-from fewseg.models.methods import FewShotMethod
-
-_KEY: Final = "fewseg.inference.segmenter"
-_VERSION: Final = 1
 
 
 @dataclass(frozen=True)
@@ -58,93 +46,10 @@ def unknown_label(label: str, known: Sequence[str]) -> InvalidSupport:
     return InvalidSupport(f"no label {label!r}; {did_you_mean(label, known) or every}")
 
 
-def save(path: str | os.PathLike[str], supports: Mapping[str, LabelSupport], about: Mapping[str, Any]) -> None:
-    """Write the labels, and JSON values about them, to a safetensors file, atomically; raises `OutputError`."""
-    tensors = {
-        f"{i}.{j}.{name}": tensor.clone(memory_format=torch.contiguous_format).cpu()  # labels may share examples
-        for i, support in enumerate(supports.values())
-        for j, encoded in enumerate(support.sets)
-        for name, tensor in encoded.tensors.items()
-    }
-    labels = [
-        {
-            "label": label,
-            "digests": support.digests,
-            "image_sizes": [s.image_size for s in support.sets],
-            "encoders": [s.encoder for s in support.sets],
-        }
-        for label, support in supports.items()
-    ]
-    metadata = {_KEY: json.dumps({"version": _VERSION, **about, "labels": labels})}
-    write_bytes(path, serialise(tensors, metadata))
-
-
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, LabelSupport], dict[str, Any]]:
-    """What `save` wrote; raises `InvalidCheckpoint` for any other file."""
-    name = os.fspath(path)
-    if not Path(name).is_file():
-        raise InvalidCheckpoint(f"{name}: no such file; give one that Segmenter.save wrote")
-    try:
-        with safe_open(name, "pt") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        if about and about["version"] != _VERSION:
-            raise InvalidCheckpoint(f"{name} was saved by another version of fewseg: teach again, or update")
-        return _grouped(about, tensors), _checked(about)
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
-        raise InvalidCheckpoint(
-            f"{name} is not a saved segmenter, or damaged ({one_line(error)}): give one that Segmenter.save wrote"
-        ) from error
-
-
-def _grouped(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, LabelSupport]:
-    """Tensors by label and input size; raises whatever JSON of another shape makes it raise."""
-    grouped: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        label, size, tensor_name = key.split(".", 2)
-        grouped.setdefault((int(label), int(size)), {})[tensor_name] = tensor
-    supports = {}
-    for i, entry in enumerate(about["labels"]):
-        sets = tuple(
-            SupportSet(about["method"], (int(side[0]), int(side[1])), grouped[i, j], encoder)
-            for j, (side, encoder) in enumerate(zip(entry["image_sizes"], entry["encoders"], strict=True))
-        )
-        digests = tuple(entry["digests"])
-        if not sets or len(sets) != len(about["labels"][0]["encoders"]) or any(s.shots != len(digests) for s in sets):
-            raise ValueError(f"the examples of {entry['label']!r} are incomplete")
-        supports[str(entry["label"])] = LabelSupport(sets, digests)
-    return supports
-
-
-def _checked(about: dict[str, Any]) -> dict[str, Any]:
-    """The values that `load` hands on, if they are what they should be; raises `LookupError` or `TypeError`."""
-    kinds: dict[str, type | tuple[type, ...]]
-    kinds = {"method": str, "fingerprint": str, "flips": bool, "scales": list, "presence_threshold": (int, float)}
-    about.setdefault("presence_scale", [1.0, 0.0])  # files from before there were any
-    wrong = [key for key, kind in kinds.items() if not isinstance(about[key], kind)]
-    source = about["model"]
-    if source is not None and not isinstance(source["name"], str):
-        wrong.append("model")
-    scale = about["presence_scale"]
-    if not isinstance(scale, list) or len(scale) != 2 or not all(isinstance(v, (int, float)) for v in scale):
-        wrong.append("presence_scale")
-    if wrong:
-        raise TypeError(f"unexpected value of {wrong[0]}")
-    return about
-
-
-def lasting_name(model: str | os.PathLike[str]) -> str:
-    """The model's name, or for a path the absolute one, which still holds when the working directory has changed."""
-    return str(Path(model).resolve()) if Path(model).exists() else os.fspath(model)
-
-
-def find_model(source: Mapping[str, str] | None, path: str) -> FewShotMethod:
-    """The model that the file at `path` says it was taught with; raises `InvalidCheckpoint`."""
-    if source is None:
-        raise InvalidCheckpoint(f"{path} does not say which model it belongs to: pass it, load(path, method=...)")
-    try:
-        if "official" in source:
-            return load_official(source["name"], source.get("method", "dcama"), source["official"])
-        return load_method(source["name"])
-    except InvalidCheckpoint as error:
-        raise InvalidCheckpoint(f"the model of {path} is not there any more: {error}; or pass method=...") from error
+def check_label(label: str) -> None:
+    """Raise `InvalidSupport` for anything that cannot be the name of a label."""
+    if not isinstance(label, str) or not label.strip():
+        what = "is empty" if isinstance(label, str) else f"is of type {type(label).__name__}"
+        raise InvalidSupport(f"label {label!r} {what}: give the class a name")
+    if not label.isprintable():  # line breaks and the like would break lists, file names and pages of labels
+        raise InvalidSupport(f"label {label!r} has characters that cannot be shown: leave them out")

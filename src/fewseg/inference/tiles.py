@@ -26,10 +26,9 @@ from fewseg.core.types import Prediction
 from fewseg.images import open_image, read_mask
 from fewseg.images.decode import ImageLike
 from fewseg.images.masks import MaskValue
-from fewseg.inference.postprocess import MASK_THRESHOLD
+from fewseg.inference.postprocess import PredictionBuilder
 from fewseg.inference.segmenter import Segmenter
 from fewseg.models.ops.resize import resize
-from fewseg.models.presence import presence_scores
 
 Tile: TypeAlias = "int | Literal['auto']"
 
@@ -87,30 +86,31 @@ def segment_tiled(
     options = TileOptions(tile, overlap)
     if batch_size < 0:
         raise InvalidOption(f"batch size {batch_size}: choose at least 1, or 0")
-    size = batch_size or (1 if segmenter.method.device.type == "cpu" else 8)
+    batch_size = batch_size or segmenter.default_batch_size
     side = options.side_for(segmenter)
-    picture = open_image(image).image
-    if max(picture.size) <= side:
-        return segmenter.segment(picture, probabilities=probabilities)
-    segmenter = segmenter.view(segmenter.supports)  # other threads may teach meanwhile
-    pixels = np.asarray(picture)
+    whole = open_image(image).image
+    if max(whole.size) <= side:
+        return segmenter.segment(whole, probabilities=probabilities)
+    segmenter = segmenter.with_supports(segmenter.supports)  # other threads may teach meanwhile
+    pixels = np.asarray(whole)
     height, width = pixels.shape[:2]
     rows, columns = _spans(height, side, overlap), _spans(width, side, overlap)
-    result = _Result(segmenter.labels, (height, width), probabilities)
+    result, rule = PredictionBuilder(segmenter.labels, (height, width), probabilities), segmenter.presence_rule
     # Sums of weighted probabilities from the first row that is not finished, for the height of one row of tiles.
     band = torch.zeros(len(segmenter.labels), rows[0].length, width)
     scores = [0.0] * len(segmenter.labels)
     for place, row in enumerate(rows):
-        for column, coarse in _row_of_tiles(segmenter, pixels, row, columns, size):
-            here = presence_scores(coarse, segmenter.presence_scale)
-            scores = [max(old, new) for old, new in zip(scores, here, strict=True)]
-            found = resize(coarse[None], (row.length, column.length))[0]
-            found *= row.weights[:, None] * column.weights
-            band[:, :, column.start : column.end] += found
+        for column, coarse in _row_of_tiles(segmenter, pixels, row, columns, batch_size):
+            scores = [max(pair) for pair in zip(scores, rule.scores(coarse), strict=True)]
+            probable = resize(coarse[None], (row.length, column.length))[0]
+            probable *= row.weights[:, None] * column.weights
+            band[:, :, column.start : column.end] += probable
         finished = rows[place + 1].start - row.start if place + 1 < len(rows) else row.length
-        result.put(row.start, band[:, :finished])
+        result.put(slice(row.start, row.start + finished), band[:, :finished].numpy())
         band = torch.cat([band[:, finished:], torch.zeros(len(band), finished, width)], 1)
-    return result.prediction(scores, segmenter.presence_threshold)
+    for values in result.probabilities.values():  # shares add up to 1, to rounding
+        np.clip(values, 0, 1, out=values)
+    return result.prediction(scores, rule)
 
 
 @dataclass(frozen=True)
@@ -156,33 +156,8 @@ def _row_of_tiles(
     """The tiles of a row with their coarse probabilities (labels, s, s)."""
     for first in range(0, len(columns), batch_size):
         batch = columns[first : first + batch_size]
-        prepared = [segmenter.prepare(pixels[row.start : row.end, c.start : c.end]) for c in batch]
-        yield from zip(batch, segmenter.coarse_probabilities(prepared), strict=True)
-
-
-class _Result:
-    """A prediction that grows from top to bottom."""
-
-    def __init__(self, labels: Sequence[str], shape: tuple[int, int], probabilities: bool) -> None:
-        self.masks = {label: np.empty(shape, np.bool_) for label in labels}
-        self.kept = {label: np.empty(shape, np.float32) for label in labels} if probabilities else {}
-        self.label_map = np.empty(shape, np.uint16)
-
-    def put(self, top: int, found: Tensor) -> None:
-        """Rows from `top` on, of probabilities (labels, rows, width)."""
-        rows = slice(top, top + found.shape[1])
-        best, first = found.max(0)
-        self.label_map[rows] = torch.where(best >= MASK_THRESHOLD, first + 1, 0).numpy().astype(np.uint16)
-        for label, values in zip(self.masks, found.numpy(), strict=True):
-            np.greater_equal(values, MASK_THRESHOLD, out=self.masks[label][rows])
-            if self.kept:
-                np.clip(values, 0, 1, out=self.kept[label][rows])
-
-    def prediction(self, scores: Sequence[float], threshold: float) -> Prediction:
-        """All of it."""
-        named = dict(zip(self.masks, scores, strict=True))
-        present = {label: score >= threshold for label, score in named.items()}
-        return Prediction(self.masks, self.kept, self.label_map, named, present)
+        prepared = [segmenter.preprocess(pixels[row.start : row.end, c.start : c.end]) for c in batch]
+        yield from zip(batch, segmenter.predict(segmenter.encode(prepared)), strict=True)
 
 
 def teach_tiled(
@@ -200,9 +175,9 @@ def teach_tiled(
     Gives the number of shots. Raises as `Segmenter.teach` does.
     """
     side = TileOptions(tile).side_for(segmenter)
-    picture = open_image(image)
-    foreground = read_mask(mask, value=value, size=picture.size, orientation=picture.orientation)
-    pixels = np.asarray(picture.image)
+    opened = open_image(image)
+    foreground = read_mask(mask, value=value, size=opened.size, orientation=opened.orientation)
+    pixels = np.asarray(opened.image)
     boxes = crops(foreground == 1, side)
     parts = [(slice(top, top + height), slice(left, left + width)) for left, top, width, height in boxes]
     segmenter.teach(label, [pixels[p] for p in parts], [foreground[p] for p in parts], value=1)

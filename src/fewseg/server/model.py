@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from fewseg.core.errors import InvalidCheckpoint
 from fewseg.images import ImageLike
 from fewseg.images.masks import MaskValue
-from fewseg.images.prompts import Mark
-from fewseg.inference import supports as taught
+from fewseg.images.prompts import Prompt
+from fewseg.inference.persistence import read_supports
 from fewseg.inference.segmenter import Segmenter
-from fewseg.inference.supports import LabelSupport
+from fewseg.inference.supports import LabelSupport, check_label
 
 Supports = Mapping[str, LabelSupport]
 """What was taught: labels to their encoded examples. A value: it is replaced, never changed."""
@@ -31,7 +31,7 @@ class ServedModel:
 
     def segmenter(self, supports: Supports | None = None) -> Segmenter:
         """A segmenter of its own, over the same weights, that knows `supports`."""
-        return self._base.view(supports)
+        return self._base.with_supports(supports)
 
     @property
     def name(self) -> str:
@@ -51,14 +51,13 @@ class ServedModel:
         return int(self._base.method.config.image_size)
 
     def encode(self, label: str, image: ImageLike, mask: ImageLike, value: MaskValue | None = None) -> LabelSupport:
-        """One example; raises as `Segmenter.teach` does."""
-        view = self.segmenter()
-        view.teach(label, image, mask, value=value)
-        return view.supports[label]
+        """One example of a label; raises as `Segmenter.teach` does."""
+        check_label(label)
+        return self._base.encode_example(image, mask, value)
 
-    def outline(self, image: ImageLike, marks: Sequence[Mark]) -> NDArray[np.bool_]:
-        """The mask (H, W) of all that several marks stand for; raises as `Segmenter.outline_marks` does."""
-        return self._base.outline_marks(image, marks)
+    def mask_from_prompts(self, image: ImageLike, prompts: Sequence[Prompt]) -> NDArray[np.bool_]:
+        """The mask (H, W) of all objects that prompts stand for; raises as `Segmenter.mask_from_prompts` does."""
+        return self._base.mask_from_prompts(image, prompts)
 
     def save(self, supports: Supports, path: str | os.PathLike[str]) -> None:
         """Write what `Segmenter.load` reads."""
@@ -71,11 +70,11 @@ class ServedModel:
         `InvalidCheckpoint` for anything else than a whole file of this model's.
         """
         try:
-            supports, about = taught.load(path)
+            supports, about = read_supports(path)
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(str(error).replace(os.fspath(path), "the file")) from None
         base = self._base
-        if about["fingerprint"] != base.model_fingerprint or tuple(about["scales"]) != base.scales:
+        if about["fingerprint"] != base.model_fingerprint or tuple(about["scales"]) != base.tta_scales:
             theirs = f"{about['method']}, fingerprint {about['fingerprint'][:32]}"
             ours = f"{base.method.name}, fingerprint {base.model_fingerprint}"
             raise InvalidCheckpoint(

@@ -133,7 +133,7 @@ class Benchmark:
     def image(self, name: str) -> Image.Image:
         """The image as stored, RGB."""
         path = self.picture_path(name)
-        with decoding.open_file(path, "picture", InvalidImage) as image:
+        with decoding.open_file(path, "image", InvalidImage) as image:
             return decoding.decode(image, os.fspath(path), InvalidImage).convert("RGB")
 
     def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:

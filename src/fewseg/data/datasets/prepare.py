@@ -153,7 +153,7 @@ def check_image(path: Path, *, whole: bool) -> tuple[int, int]:
     Without `whole` a file that ends as its format ends counts as sound; with it, or where that mark is missing, all
     pixels are decoded.
     """
-    with decoding.open_file(path, "picture", InvalidImage) as image:
+    with decoding.open_file(path, "image", InvalidImage) as image:
         if whole or not _ends_well(path):
             decoding.decode(image, os.fspath(path), InvalidImage)
         return image.size

@@ -20,8 +20,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fewseg.core.errors import FewsegError, InvalidMask
-from fewseg.images.transforms import square_mask
+from fewseg.core.errors import FewsegError
+from fewseg.inference.preprocess import prepare_mask
 from fewseg.inference.segmenter import Segmenter
 from fewseg.server.api_errors import ApiError
 from fewseg.server.engine.cache import ResultCache
@@ -119,12 +119,7 @@ class Engine:
 
     def check_example(self, mask: NDArray[np.bool_]) -> None:
         """Raise `InvalidMask` for a mask (H, W) that becomes empty at the model's input size."""
-        for size in self.model.segmenter.input_sizes:
-            if not (square_mask(mask.view(np.uint8), size) == 1).any():
-                raise InvalidMask(
-                    f"what is marked is too small for the model, which sees the image at {size}x{size}: mark more, or "
-                    "crop the image around it"
-                )
+        prepare_mask(mask.view(np.uint8), self.model.segmenter.input_sizes)
 
     def predict_again(self, image: str, label: int) -> None:
         """Drop a result whose file is lost, and predict it again."""

@@ -34,7 +34,7 @@ def jpeg(entry: ImageEntry, side: int) -> bytes:
 
 
 def _decoded(image: ImageEntry, side: int) -> Image.Image:
-    opened = decoding.open_file(image.path, "picture", InvalidImage)
+    opened = decoding.open_file(image.path, "image", InvalidImage)
     turn = decoding.orientation(opened)
     # A JPEG decodes at 1/2, 1/4 or 1/8 of its size in as much less time.
     if opened.format == "JPEG" and opened.draft(None, (2 * side, 2 * side)) is not None:

@@ -156,9 +156,7 @@ class ProjectView:
         coarse = self._coarse(image, label)
         if coarse is None:
             raise NotFound(f"no mask of {named.name} in {image.shown_name} yet: paint an example, or wait for it")
-        made = full_size_prediction(
-            probabilities(coarse)[None], ["it"], size or image.size, self.engine.threshold, probabilities=False
-        )
+        made = full_size_prediction(probabilities(coarse)[None], ["it"], size or image.size, probabilities=False)
         return made.masks["it"]
 
     def _coarse(self, image: ImageEntry, label: int) -> NDArray[np.uint8] | None:

@@ -52,7 +52,7 @@ _PROMPT: Final = {
     ]
 }
 PROMPTS: Final[dict[str, Any]] = {"oneOf": [_PROMPT, _non_empty(_PROMPT)]}
-"""The JSON schema of the text that `fewseg.images.prompts.parse_marks` reads."""
+"""The JSON schema of the text that `fewseg.images.prompts.parse_prompts` reads."""
 
 PromptsText = Annotated[
     str,

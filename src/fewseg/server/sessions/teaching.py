@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from fewseg.core.errors import InvalidOption
 from fewseg.images.masks import MaskValue
-from fewseg.images.prompts import Mark, parse_marks, require_outlined
+from fewseg.images.prompts import Prompt, parse_prompts, require_foreground
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.api_errors import ApiError, error_responses
 from fewseg.server.limits import Limits
@@ -101,13 +101,13 @@ def _check_counts(label: str, images: int, masks: int, prompts: int) -> None:
         raise ApiError(422, f"{images} images and {received}: send one {remedy} for each image")
 
 
-def _parsed(texts: Sequence[str], limits: Limits) -> list[tuple[Mark, ...]]:
+def _parsed(texts: Sequence[str], limits: Limits) -> list[tuple[Prompt, ...]]:
     """The prompts of each image; raises `InvalidSupport`, and `ApiError` 413 for too many."""
     length, longest = sum(map(len, texts)), _CHARACTERS * (limits.marks + limits.places)
     if length > longest:  # before parsing, which takes a second per megabyte
         raise ApiError(413, f"marks of {length} characters, at most {longest} are read: send fewer in a request")
     several = len(texts) > 1
-    parsed = [parse_marks(text, f"marks {i}" if several else "marks") for i, text in enumerate(texts, 1)]
+    parsed = [parse_prompts(text, f"marks {i}" if several else "marks") for i, text in enumerate(texts, 1)]
     prompts = [prompt for objects in parsed for prompt in objects]
     points = sum(prompt.places for prompt in prompts)
     if len(prompts) > limits.marks:
@@ -134,8 +134,8 @@ def _encode_prompted(
     shots, outlines = [], []
     for file, prompts in zip(images, _parsed(texts, services.limits), strict=True):
         with services.open_image(file.file) as image:
-            mask = services.model.outline(image, prompts)
-            require_outlined(mask, repr(label))
+            mask = services.model.mask_from_prompts(image, prompts)
+            require_foreground(mask, repr(label))
             shots.append(services.model.encode(label, image, mask))
         outlines.append(run_lengths(mask))
     return shots, outlines
@@ -144,5 +144,5 @@ def _encode_prompted(
 def _outline(services: Services, file: UploadFile, text: str, format: Literal["json", "png"]) -> Rle | Response:
     (prompts,) = _parsed([text], services.limits)
     with services.open_image(file.file) as image:
-        mask = services.model.outline(image, prompts)
+        mask = services.model.mask_from_prompts(image, prompts)
     return Response(mask_png(mask), media_type="image/png") if format == "png" else run_lengths(mask)

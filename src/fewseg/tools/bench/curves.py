@@ -136,8 +136,8 @@ def _label_work(
     same = way == LABEL_WAYS[2]
     for number in range(labels):
         segmenter.teach(f"label {number}", _picture(size, 0 if same else number), _mask(size, number))
-    prepared = segmenter.prepare(_picture(size, labels))
-    return lambda: segmenter.coarse_probabilities([prepared])
+    prepared = segmenter.preprocess(_picture(size, labels))
+    return lambda: segmenter.predict(segmenter.encode([prepared]))
 
 
 def _picture(size: int, seed: int) -> Image.Image:

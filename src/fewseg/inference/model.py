@@ -1,0 +1,166 @@
+"""A few-shot method made ready to segment: device and precision, input sizes, and the steps that need no labels."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fewseg.core.devices import choose_device, choose_dtype
+from fewseg.core.errors import InvalidOption
+from fewseg.images import ImageLike, read_mask
+from fewseg.images.masks import MaskValue
+from fewseg.images.prompts import Prompt
+from fewseg.inference.interactive import mask_of_prompts, region_features
+from fewseg.inference.persistence import lasting_name
+from fewseg.inference.postprocess import PresenceRule
+from fewseg.inference.predict import EncodedImages, encode_images
+from fewseg.inference.preprocess import PreparedImage, input_sizes, open_for, prepare, prepare_mask
+from fewseg.inference.supports import LabelSupport
+from fewseg.models.backbones.capture import maps_seen
+from fewseg.models.checkpoints import fingerprint, load_method, load_official
+from fewseg.models.methods import FewShotMethod
+from fewseg.models.presence import DEFAULT_THRESHOLD, PresenceScale
+
+
+class InferenceModel:
+    """The part of a `Segmenter` that knows no labels."""
+
+    def __init__(
+        self,
+        method: FewShotMethod,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        tta_flip: bool = False,
+        tta_scales: Sequence[float] = (1.0,),
+        presence_threshold: float | None = None,
+        compile: bool = False,
+    ) -> None:
+        """Wrap a method, which moves to the chosen device in evaluation mode.
+
+        Where the precision is another than the method's, a rounded copy of it is wrapped and the one given keeps its
+        weights, so that it can serve again: with another precision, or for `load`.
+
+        Args:
+            method: a trained few-shot method.
+            device: `auto` (CUDA, else Apple's GPU, else CPU) or a torch device.
+            precision: `auto` (bfloat16 on CUDA devices that have it, on CPUs with a matrix unit for it if the method
+                was measured to lose nothing by it; else float32), `float32`, `bfloat16`, `float16`.
+            tta_flip: average with the prediction for the mirrored image.
+            tta_scales: input sizes to average over, as factors of `method.config.image_size`, rounded to multiples of
+                32. Supports are encoded at every size, so this cannot change later.
+            presence_threshold: score from which a label counts as present; the model's own if not given, else 0.5.
+            compile: have `torch.compile` translate backbone and decoder when they first run: minutes, for a few percent
+                on CPUs (docs/performance.md). The same results, to rounding.
+
+        Raises:
+            InvalidOption: an unknown device or precision, or an impossible scale or threshold.
+        """
+        if not isinstance(method, FewShotMethod):
+            raise InvalidOption(
+                f"a {type(method).__name__} is no method: give one of create_method, or call Segmenter.from_pretrained"
+            )
+        device = choose_device(device)
+        dtype = choose_dtype(precision, device, method.bfloat16_on)
+        if isinstance(tta_scales, (int, float, str)):
+            raise InvalidOption(f"scales {tta_scales!r}: give a list of factors, e.g. ({tta_scales},)")
+        self.tta_flip, self.tta_scales = tta_flip, tuple(float(s) for s in tta_scales)
+        self.input_sizes = input_sizes(method.config.image_size, self.tta_scales)
+        if presence_threshold is None:
+            presence_threshold = float(method.extra.get("presence_threshold", DEFAULT_THRESHOLD))
+        if not isinstance(presence_threshold, (int, float, np.floating)) or not 0 <= presence_threshold <= 1:
+            raise InvalidOption(f"presence threshold {presence_threshold}: choose a number from 0 to 1")
+        self.presence_threshold = presence_threshold
+        self.presence_scale = PresenceScale.of(method.extra)
+        self.model_fingerprint = fingerprint(method)  # of the weights as they come, before rounding
+        self.source: dict[str, str] | None = None
+        """Where the model came from, for `load`; None for a method that was passed in."""
+        if compile or any(v.is_floating_point() and v.dtype != dtype for v in method.state_dict().values()):
+            method = copy.deepcopy(method)
+        self.method = method.to(device, dtype).eval()
+        if compile:
+            self.method.compile_parts()
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str] = "default", **options: Any) -> Self:
+        """A segmenter over the embedded model (`default`), a file, a folder or a hub id; options as in `Segmenter`.
+
+        Raises `InvalidCheckpoint` where it cannot be had or read, `InvalidOption` for impossible options.
+        """
+        segmenter = cls(load_method(name_or_path), **options)
+        segmenter.source = {"name": lasting_name(name_or_path)}
+        return segmenter
+
+    @classmethod
+    def from_official(cls, path: str | os.PathLike[str], backbone: str, method: str = "dcama", **options: Any) -> Self:
+        """A segmenter over the authors' released file; `method`, `backbone` and errors as in `load_official`."""
+        segmenter = cls(load_official(path, method, backbone), **options)
+        segmenter.source = {"name": lasting_name(path), "official": backbone, "method": method}
+        return segmenter
+
+    def preprocess(self, image: ImageLike) -> PreparedImage:
+        """Read an image and resize it to the model's inputs: the part of `segment` that worker threads can do."""
+        return prepare(open_for(image, self.input_sizes), self.input_sizes)
+
+    def encode(self, images: Sequence[PreparedImage]) -> EncodedImages:
+        """The query features of a batch of images (at least one), which serve any supports."""
+        return encode_images(self.method, images, self.tta_flip)
+
+    @torch.no_grad()
+    def encode_example(self, image: ImageLike, mask: ImageLike, value: MaskValue | None = None) -> LabelSupport:
+        """One example as `teach` keeps it, for `with_supports`; arguments and errors as there."""
+        opened = open_for(image, self.input_sizes)
+        foreground = read_mask(mask, value=value, size=opened.size, orientation=opened.orientation)
+        truths = prepare_mask(foreground, self.input_sizes, f"the mask of {opened.name}")
+        digest = hashlib.sha256()
+        sets = []
+        for pixels, truth in zip(prepare(opened, self.input_sizes).inputs, truths, strict=True):
+            digest.update(pixels.numpy().tobytes() + truth.numpy().tobytes())
+            sets.append(self.method.encode_support(pixels[None, None], truth[None, None]))
+        return LabelSupport(tuple(sets), (digest.hexdigest()[:16],))
+
+    def mask_from_prompt(
+        self,
+        image: ImageLike,
+        *,
+        box: Sequence[float] | None = None,
+        points: Sequence[Sequence[float]] | None = None,
+        scribble: Sequence[Any] | None = None,
+    ) -> NDArray[np.bool_]:
+        """The mask (H, W) of the object that one prompt stands for: what `teach` learns from.
+
+        Args:
+            image: anything `fewseg.images.read_image` reads.
+            box: x0, y0, x1, y1 around the object, in pixels of the upright image.
+            points: each x, y, and 1 where it is inside or 0 where it is outside.
+            scribble: a line inside, as places x, y; or several lines.
+
+        Raises:
+            InvalidImage, InvalidSupport, InvalidOption: it cannot be read, or such a prompt cannot be meant.
+        """
+        return self.mask_from_prompts(image, [Prompt.of(box=box, points=points, scribble=scribble)])
+
+    @torch.no_grad()
+    def mask_from_prompts(self, image: ImageLike, prompts: Sequence[Prompt]) -> NDArray[np.bool_]:
+        """The mask (H, W) of all objects that prompts stand for, one each; raises as `mask_from_prompt`."""
+        inputs = self.preprocess(image).inputs[0][None]
+        with maps_seen(self.method.backbone) as maps:
+            self.method.encode_query(inputs.to(self.method.device))
+        return mask_of_prompts(image, prompts, region_features(maps, inputs)[0])
+
+    @property
+    def presence_rule(self) -> PresenceRule:
+        """When a label counts as present."""
+        return PresenceRule(self.presence_threshold, self.presence_scale)
+
+    @property
+    def default_batch_size(self) -> int:
+        """Images that best go through the model together: 1 on a CPU, 8 on a GPU."""
+        return 1 if self.method.device.type == "cpu" else 8
