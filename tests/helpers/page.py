@@ -174,7 +174,7 @@ class Page:
             return
         self.until(f"{CARD} !== undefined", f"{name} is listed", name)
         self.js(f"location.hash = {CARD}.hash", name)
-        self.until("document.querySelector('#picture-name').textContent === arguments[0]", f"{name} opens", name)
+        self.until("document.querySelector('#image-name').textContent === arguments[0]", f"{name} opens", name)
 
     def brush(self, image_pixels: float) -> None:
         """Choose the brush's width, in pixels of the open image."""

@@ -61,7 +61,7 @@ def take(page: Page, out: Path) -> None:
     page.keys("g")
     cx, cy, _ = COINS[3]
     page.drag([(SIZE[0] / 2 + (cx - 466) / scale, SIZE[1] / 2 + (cy - 280) / scale)], SIZE)
-    page.until("!document.querySelector('#offer .primary').hidden", "a region is offered")
+    page.until("!document.querySelector('#proposal .primary').hidden", "a region is offered")
     keep(page, out / "region")
     page.keys("\ue007")
     page.saved()

@@ -87,7 +87,7 @@ def paint_with_the_server_gone(page: Page, server: PageServer) -> None:
     server.stop()
     page.until("!document.querySelector('#banner').hidden", "the banner says that the server is gone")
     cover(page, "red-1.png")
-    page.until("document.querySelector('#saved').dataset.state === 'kept'", "the browser keeps it")
+    page.until("document.querySelector('#saved').dataset.state === 'offline'", "the browser keeps it")
 
 
 def test_nothing_is_lost_with_the_server_gone_and_the_page_killed(server: PageServer, tmp_path: Path) -> None:
@@ -181,11 +181,11 @@ def test_a_filter_is_walked_through_to_its_end(opened: Page, server: PageServer)
     page.until("document.querySelectorAll('#grid .card').length === 3", "the filter is on")
     page.go("green.png")
     page.until("document.querySelector('.is-example')", "the image is an example")
-    page.click("[data-focus=lead]")
+    page.click("[data-focus=next-step]")
     wait_until(lambda: server.image("green.png")["supports"] == [], "the image passes the filter no more")
     for place, name in enumerate(names, 1):
-        page.until("document.querySelector('#picture-name').textContent === arguments[0]", f"{name} is next", name)
-        assert page.find("#picture-place").text == f"{place} / 3"
+        page.until("document.querySelector('#image-name').textContent === arguments[0]", f"{name} is next", name)
+        assert page.find("#image-position").text == f"{place} / 3"
         page.keys("j")
 
 

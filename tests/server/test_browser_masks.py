@@ -39,12 +39,12 @@ def test_strokes_are_undone_exactly_and_regions_are_looked_at_first(opened: Page
     x, y = middle("red-1.png")
     page.keys("g")
     page.drag([(x, y)], SIZE)
-    page.until("!document.querySelector('#offer .primary').hidden", "a region is offered")
+    page.until("!document.querySelector('#proposal .primary').hidden", "a region is offered")
     page.keys("\ue00c")  # Escape
-    page.until("document.querySelector('#offer').hidden", "the offer is gone")
+    page.until("document.querySelector('#proposal').hidden", "the offer is gone")
     assert np.array_equal(server.mask("red-1.png"), both)
     page.drag([(x, y)], SIZE)
-    page.until("!document.querySelector('#offer .primary').hidden", "a region is offered")
+    page.until("!document.querySelector('#proposal .primary').hidden", "a region is offered")
     page.keys("\ue007")  # Enter
     page.saved()
     assert server.mask("red-1.png")[y, x]
@@ -210,7 +210,7 @@ def test_undo_leaves_no_example_that_nobody_made(opened: Page, server: PageServe
     page.until("document.querySelector('.is-example')", "the image is an example")
     wait_until(stroke, "there is a stroke")
     page.saved()
-    page.click("[data-focus=lead]")
+    page.click("[data-focus=next-step]")
     page.until("document.querySelector('#undo-stroke').disabled", "its steps are gone")
     page.chord("\ue009", "z")
     page.saved()

@@ -70,8 +70,8 @@ def test_the_embedded_model_end_to_end(tmp_path: Path) -> None:
         assert region.shape == (64, 96)
         image = page.images()["1.png"]
         assert 0 < image["confidence"] <= 1
-        doubt = np.asarray(Image.open(io.BytesIO(page.ask("GET", f"/pictures/{image['id']}/uncertainty"))))
-        assert doubt.shape == (64, 96)
+        uncertainty = np.asarray(Image.open(io.BytesIO(page.ask("GET", f"/pictures/{image['id']}/uncertainty"))))
+        assert uncertainty.shape == (64, 96)
 
 
 def test_a_restart_shows_everything_at_once_and_undo_goes_on(tmp_path: Path) -> None:
@@ -253,19 +253,19 @@ def test_masks_of_any_png_kind(tmp_path: Path) -> None:
 def test_what_is_not_there(tmp_path: Path) -> None:
     masks = write_images(tmp_path, "r")
     with serving(tmp_path, start=False) as page:
-        label, picture = page.add_label("disc"), page.id("0.png")
+        label, image = page.add_label("disc"), page.id("0.png")
         for method, path in [
             ("GET", "/pictures/nope/image"),
             ("GET", f"/pictures/nope/masks/{label}"),
-            ("GET", f"/pictures/{picture}/masks/{label}"),
-            ("GET", f"/pictures/{picture}/masks/99"),
-            ("GET", f"/pictures/{picture}/uncertainty"),
-            ("DELETE", f"/pictures/{picture}/annotations/{label}"),
+            ("GET", f"/pictures/{image}/masks/{label}"),
+            ("GET", f"/pictures/{image}/masks/99"),
+            ("GET", f"/pictures/{image}/uncertainty"),
+            ("DELETE", f"/pictures/{image}/annotations/{label}"),
             ("DELETE", "/labels/99"),
             ("PATCH", "/labels/99"),
         ]:
             page.ask(method, path, 404, **({"json": {}} if method == "PATCH" else {}))
-        page.ask("PUT", f"/pictures/{picture}/annotations/99", 404, content=png(masks["0.png"]))
+        page.ask("PUT", f"/pictures/{image}/annotations/99", 404, content=png(masks["0.png"]))
         page.ask("PUT", f"/pictures/nope/annotations/{label}", 404, content=png(masks["0.png"]))
 
 
@@ -309,9 +309,9 @@ def test_images_are_upright_and_may_be_kept(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turned to the right
     image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
     with serving(tmp_path, start=False) as page:
-        picture = page.images()["turned.jpg"]
-        assert (picture["width"], picture["height"]) == (200, 100)
-        path = f"/api/v1/pictures/{picture['id']}/image"
+        image = page.images()["turned.jpg"]
+        assert (image["width"], image["height"]) == (200, 100)
+        path = f"/api/v1/pictures/{image['id']}/image"
         for side, size in ((1600, (200, 100)), (50, (50, 25)), (64, (64, 32))):
             answer = page.client.get(path, params={"side": side})
             shown = Image.open(io.BytesIO(answer.content))
@@ -321,7 +321,7 @@ def test_images_are_upright_and_may_be_kept(tmp_path: Path) -> None:
             assert again.status_code == 304
         assert len(list((tmp_path / ".fewseg/cache").glob("*/*.jpg"))) == 1  # the one for a gallery
         for side in (0, 15, 100_000):
-            page.ask("GET", f"/pictures/{picture['id']}/image", 422, params={"side": side})
+            page.ask("GET", f"/pictures/{image['id']}/image", 422, params={"side": side})
 
 
 def test_a_second_server_is_refused(tmp_path: Path) -> None:

@@ -33,13 +33,13 @@ uvicorn = pytest.importorskip("uvicorn")
 
 
 class Watched(ColourMethod):
-    """Notes what it is asked for; waits at a queue before every answer, fails where told."""
+    """Notes what it is asked for; waits at a gate before every answer, fails where told."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.supports_encoded, self.segmented = 0, 0
-        self.queue = threading.Event()
-        self.queue.set()
+        self.gate = threading.Event()
+        self.gate.set()
         self.fail: Exception | None = None
         self.reached = threading.Semaphore(0)
 
@@ -49,7 +49,7 @@ class Watched(ColourMethod):
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> torch.Tensor:
         self.reached.release()
-        self.queue.wait(10)
+        self.gate.wait(10)
         if self.fail is not None and query.batch > 1:
             raise self.fail
         self.segmented += query.batch
@@ -93,7 +93,7 @@ def test_what_is_on_screen_comes_first(tmp_path: Path) -> None:
     method, segmenter = watched()
     with serving(tmp_path, segmenter) as page:
         label = page.add_label("disc")
-        method.queue.clear()
+        method.gate.clear()
         page.paint("0.png", label, masks["0.png"])
         assert method.reached.acquire(timeout=10)
         visible = [page.id("6.png"), page.id("4.png"), "gone"]
@@ -101,7 +101,7 @@ def test_what_is_on_screen_comes_first(tmp_path: Path) -> None:
         assert page.engine is not None
         order: list[str] = []
         page.engine.predictor.cache.put = _noting(page, order)  # type: ignore[method-assign]
-        method.queue.set()
+        method.gate.set()
         page.wait()
         assert order[1:3] == ["6.png", "4.png"]
         assert len(order) == 7
@@ -124,13 +124,13 @@ def test_a_change_overtakes_what_is_under_way(tmp_path: Path) -> None:
     method, segmenter = watched()
     with serving(tmp_path, segmenter) as page:
         labels = [page.add_label(f"disc {i}") for i in range(3)]
-        method.queue.clear()
+        method.gate.clear()
         for label in labels:
             page.paint("0.png", label, masks["0.png"])
         assert method.reached.acquire(timeout=10)
         assert [p["state"] for p in page.images().values()].count("working") == 1
         page.paint("1.png", labels[2], masks["1.png"])
-        method.queue.set()
+        method.gate.set()
         project = page.wait()
         # Without stopping in between the first image alone would have had three results of the older examples.
         assert method.segmented <= 5 * 3 + 1
@@ -290,13 +290,13 @@ def test_the_rest_of_a_batch_is_read_though_one_cannot_be(tmp_path: Path) -> Non
     write_images(tmp_path, "rr")
     with serving(tmp_path, start=False) as page:
         assert page.engine is not None
-        encoder, pictures = page.engine.encoder, list(page.engine.project.images.values())
-        encoder.read_ahead(pictures)
+        encoder, images = page.engine.encoder, list(page.engine.project.images.values())
+        encoder.read_ahead(images)
         (tmp_path / "0.png").unlink()
         encoder.read_ahead([])
         with pytest.raises(InvalidImage):
-            encoder.features(pictures)
-        assert len(encoder.features(pictures[1:])) == 1
+            encoder.features(images)
+        assert len(encoder.features(images[1:])) == 1
 
 
 # ------------------------------------------------------------------------------------------ events
@@ -365,10 +365,10 @@ def test_a_slow_page_gets_one_event_for_many(monkeypatch: pytest.MonkeyPatch) ->
 
     async def main() -> None:
         events = Events()
-        told: list[tuple[str, str | None]] = []
+        described: list[tuple[str, str | None]] = []
 
         def describe(kind: str, identifier: str | None) -> Any:
-            told.append((kind, identifier))
+            described.append((kind, identifier))
             return None if identifier == "gone" else {"kind": kind}
 
         stream = events.listen(describe)
@@ -384,9 +384,9 @@ def test_a_slow_page_gets_one_event_for_many(monkeypatch: pytest.MonkeyPatch) ->
             events.progress()
         for _ in range(2):  # what was taken before: the second image, the progress
             await anext(stream)
-        assert told[1:] == [("picture", "1"), ("picture", "2"), ("picture", "gone"), ("progress", None)]
+        assert described[1:] == [("picture", "1"), ("picture", "2"), ("picture", "gone"), ("progress", None)]
         assert "event: project" in await anext(stream)
-        assert told[5:] == [("project", None)]
+        assert described[5:] == [("project", None)]
         events.progress()
         assert "event: progress" in await anext(stream)
         events.close()

@@ -1,4 +1,4 @@
-"""Sockets to listen at, and the address to print for the people who open the page."""
+"""Listening sockets, and the addresses of the server for its users."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     except OSError as error:
         raise InvalidOption(f"host {host!r}: {error.strerror or error}; give an address of this machine") from error
     with listener:
-        if os.name == "posix":  # elsewhere it would let two servers share the port
+        if os.name == "posix":  # on other systems it lets two servers share the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(where)
@@ -35,7 +35,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def address_of(host: str, port: int) -> str:
-    """Where a browser on this machine finds the server."""
+    """The server's address for a browser on this machine."""
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
         if address.is_unspecified:
@@ -55,7 +55,7 @@ def seen_by_others(host: str) -> str:
         return host
     family, far = (socket.AF_INET, "192.0.2.1") if address.version == 4 else (socket.AF_INET6, "2001:db8::1")
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((far, 9))  # sends nothing: it only chooses the way there
+        probe.connect((far, 9))  # sends nothing: it only selects the network interface
         return str(probe.getsockname()[0])
     return socket.gethostname()
 

@@ -23,7 +23,7 @@ class Services:
 
     def open_image(self, file: IO[bytes]) -> Image.Image:
         """An uploaded image, header read, pixels not decoded yet; raises `ApiError` 413 or 422."""
-        return open_upload(file, "picture", self.limits)
+        return open_upload(file, "image", self.limits)
 
     def open_mask(self, file: IO[bytes]) -> Image.Image:
         """An uploaded mask, likewise."""

@@ -34,7 +34,7 @@ def open_upload(file: IO[bytes], kind: str, limits: Limits) -> Image.Image:
         raise ApiError(413, f"the {kind} has over {limits.megapixels} megapixels: make it smaller") from None
     except Exception as reason:  # Pillow's readers raise anything on damaged headers
         known = ", ".join(FORMATS)
-        raise ApiError(422, f"the {kind} is not a readable image ({_brief(reason)}): send {known}") from None
+        raise ApiError(422, f"the {kind}'s file is not a readable image ({_brief(reason)}): send {known}") from None
     if image.width * image.height > limits.pixels:
         size = f"{image.width}x{image.height}"
         raise ApiError(413, f"the {kind} is {size}, over {limits.megapixels} megapixels: make it smaller")

@@ -102,8 +102,8 @@ def _chosen(view: ProjectView, which: str) -> _Chosen:
     wanted = [p for p in plan.images.values() if which == "all" or p.id in by_hand or p.id in state.checked]
     ready = tuple(p for p in wanted if view.image(p, plan)["state"] == "done")
     if not ready:
-        why = "nobody has marked or confirmed an image" if which == "checked" else "no image has masks yet"
-        raise InvalidProject(f"nothing to export: {why}; paint an example, wait for the masks, and export then")
+        why = "no image has a hand-made or confirmed mask" if which == "checked" else "no image has masks yet"
+        raise InvalidProject(f"nothing to export: {why}; paint an example, and export when the masks are there")
     return _Chosen(ready, len(wanted) - len(ready))
 
 

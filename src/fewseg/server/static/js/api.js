@@ -1,9 +1,9 @@
-/** The server's interface: one function per request. Errors are one line that a person can act on. */
+/** The server's API: one function per request. Errors are one line with a remedy. */
 
 const ROOT = new URL("../api/v1/", import.meta.url);
-const PATIENCE = 60_000; // milliseconds that a request may take before the server counts as lost
+const TIMEOUT = 60_000; // milliseconds that a request may take
 
-/** What went wrong with a request; `offline` when no answer came at all. */
+/** A failed request. */
 export class ApiError extends Error {
   /** @param {string} message @param {number} status 0 without an answer */
   constructor(message, status) {
@@ -16,7 +16,7 @@ export class ApiError extends Error {
     return this.status === 0 || this.status === 429 || this.status >= 500;
   }
 
-  /** Whether the server wants its token. */
+  /** Whether the server requires its token. */
   get denied() {
     return this.status === 401 || this.status === 403;
   }
@@ -29,10 +29,10 @@ export function address(path, query = {}) {
   return url.href;
 }
 
-/** @param {Response} response @returns {Promise<string>} the line that the server gave, or one that says as much */
+/** @param {Response} response @returns {Promise<string>} the server's error line, or a replacement */
 async function reason(response) {
   if (response.status === 401 || response.status === 403) {
-    return "The server wants its token: open the address that fewseg serve printed.";
+    return "The server requires its token: open the address that fewseg serve printed.";
   }
   try {
     const { error } = await response.json();
@@ -50,9 +50,9 @@ async function reason(response) {
  * @returns {Promise<Response>}
  */
 async function request(method, path, { json, blob, query, signal, keepalive } = {}) {
-  const patience = AbortSignal.timeout(PATIENCE);
+  const timeout = AbortSignal.timeout(TIMEOUT);
   /** @type {RequestInit} */
-  const init = { method, signal: signal ? AbortSignal.any([signal, patience]) : patience, keepalive };
+  const init = { method, signal: signal ? AbortSignal.any([signal, timeout]) : timeout, keepalive };
   if (json !== undefined) {
     init.body = JSON.stringify(json);
     init.headers = { "Content-Type": "application/json" };
@@ -78,7 +78,7 @@ async function answer(method, path, options) {
 }
 
 /** @param {string} id */
-const picture = (id) => `pictures/${encodeURIComponent(id)}`;
+const imagePath = (id) => `pictures/${encodeURIComponent(id)}`;
 
 export const api = {
   /** @returns {Promise<import("./types.js").Info>} */
@@ -90,30 +90,30 @@ export const api = {
   /** @param {number} id */
   deleteLabel: (id) => answer("DELETE", `labels/${id}`),
   /** @param {string} id @param {number} side longest side, pixels */
-  imageAddress: (id, side) => address(`${picture(id)}/image`, { side }),
+  imageAddress: (id, side) => address(`${imagePath(id)}/image`, { side }),
   /** @param {string} id @param {number} label @param {number} revision @param {number} side longest side, pixels */
-  maskAddress: (id, label, revision, side) => address(`${picture(id)}/masks/${label}`, { r: revision, side }),
+  maskAddress: (id, label, revision, side) => address(`${imagePath(id)}/masks/${label}`, { r: revision, side }),
   /** @param {string} id @param {number} revision */
-  uncertaintyAddress: (id, revision) => address(`${picture(id)}/uncertainty`, { r: revision }),
+  uncertaintyAddress: (id, revision) => address(`${imagePath(id)}/uncertainty`, { r: revision }),
   /** @param {string} id @param {number} label @param {Blob} mask @param {boolean} [keepalive] outlives the page; up to 64 KiB */
-  annotate: (id, label, mask, keepalive) => answer("PUT", `${picture(id)}/annotations/${label}`, { blob: mask, keepalive }),
+  annotate: (id, label, mask, keepalive) => answer("PUT", `${imagePath(id)}/annotations/${label}`, { blob: mask, keepalive }),
   /** @param {string} id @param {number} label */
-  promote: (id, label) => answer("PUT", `${picture(id)}/annotations/${label}`, { query: { from: "prediction" } }),
+  promote: (id, label) => answer("PUT", `${imagePath(id)}/annotations/${label}`, { query: { from: "prediction" } }),
   /** @param {string} id @param {number} label */
-  withdraw: (id, label) => answer("DELETE", `${picture(id)}/annotations/${label}`),
-  /** @param {string} id @param {boolean} checked whether somebody found the masks right @returns {Promise<import("./types.js").Picture>} */
-  check: (id, checked) => answer("PUT", `${picture(id)}/checked`, { json: { checked } }),
-  /** Lets the server get ready for `assist`. @param {string} id */
-  prepare: (id) => answer("POST", `${picture(id)}/prepare`),
-  /** @param {string} id @param {Object} ask @param {AbortSignal} signal @returns {Promise<Blob>} */
-  assist: async (id, ask, signal) => (await request("POST", `${picture(id)}/assist`, { json: ask, signal })).blob(),
+  removeAnnotation: (id, label) => answer("DELETE", `${imagePath(id)}/annotations/${label}`),
+  /** @param {string} id @param {boolean} checked whether a person has confirmed the masks @returns {Promise<import("./types.js").ImageEntry>} */
+  check: (id, checked) => answer("PUT", `${imagePath(id)}/checked`, { json: { checked } }),
+  /** Lets the server prepare `assist`. @param {string} id */
+  prepare: (id) => answer("POST", `${imagePath(id)}/prepare`),
+  /** @param {string} id @param {Object} body @param {AbortSignal} signal @returns {Promise<Blob>} */
+  assist: async (id, body, signal) => (await request("POST", `${imagePath(id)}/assist`, { json: body, signal })).blob(),
   /** @param {string[]} ids */
   visible: (ids) => answer("POST", "visible", { json: { ids } }),
   /** @returns {Promise<import("./types.js").Project>} */
   undo: () => answer("POST", "undo"),
   /** @returns {Promise<import("./types.js").Project>} */
   redo: () => answer("POST", "redo"),
-  /** Looks for new pictures, and tries again what failed. @returns {Promise<import("./types.js").Project>} */
+  /** Scans the folder for new images, and retries failed ones. @returns {Promise<import("./types.js").Project>} */
   rescan: () => answer("POST", "rescan"),
   /** @param {number} n @returns {Promise<import("./types.js").Suggestion[]>} */
   suggestions: (n) => answer("GET", "suggestions", { query: { n } }),

@@ -1,75 +1,75 @@
-/** The region that the server proposes: asked for, looked at, then added, taken away or discarded. */
+/** Regions proposed by the server: requested, previewed, then added, subtracted or discarded. */
 
 import { api } from "./api.js";
 import { settled } from "./dom.js";
-import { complain, notice } from "./notices.js";
-import { paintedMask } from "./masks.js";
+import { showError, notice } from "./notices.js";
+import { decodedMask } from "./masks.js";
 
 export class Assist {
-  /** @type {Object|null} what was asked last */
-  #question = null;
+  /** @type {Object|null} the last request's body */
+  #body = null;
   /** @type {AbortController|null} */
   #running = null;
 
-  /** @param {import("./desk.js").Desk} desk */
-  constructor(desk) {
-    this.desk = desk;
-    /** Asks again, when the wanted size of regions has changed. */
-    this.resize = settled(() => this.#question && this.#send(), 150);
+  /** @param {import("./canvas-controller.js").CanvasController} controller */
+  constructor(controller) {
+    this.controller = controller;
+    /** Repeats the request after the size of regions has changed. */
+    this.resize = settled(() => this.#body && this.#send(), 150);
   }
 
-  get asking() {
+  get pending() {
     return this.#running !== null;
   }
 
-  /** Lets the server look at the picture, so that the first press is answered quickly. */
+  /** Lets the server prepare the image, so that the first click is answered quickly. */
   prepare() {
-    if (this.desk.picture) api.prepare(this.desk.picture.id).catch(() => {}); // a matter of speed only
+    if (this.controller.image) api.prepare(this.controller.image.id).catch(() => {}); // it only saves time
   }
 
-  /** @param {{points?: number[][], box?: number[], scribble?: number[][], mode: string}} question coordinates in picture pixels */
-  ask(question) {
-    this.#question = { points: [], box: null, scribble: null, ...question };
+  /** @param {{points?: number[][], box?: number[], scribble?: number[][], mode: string}} prompts coordinates in image pixels */
+  request(prompts) {
+    this.#body = { points: [], box: null, scribble: null, ...prompts };
     this.#send();
   }
 
-  /** @param {boolean} erase takes the region out of the mask instead of adding it */
+  /** @param {boolean} erase subtracts the region from the mask instead of adding it */
   accept(erase) {
-    const { region } = this.desk;
-    if (!region) return;
-    const layer = this.desk.beginEdit();
-    if (!layer) return; // the region stays on offer
-    layer.blend(region.bitmap, erase);
-    this.desk.endEdit();
+    const { proposal } = this.controller;
+    if (!proposal) return;
+    const layer = this.controller.beginEdit();
+    if (!layer) return; // the proposal stays
+    layer.blend(proposal.bitmap, erase);
+    this.controller.endEdit();
     this.discard();
   }
 
   discard() {
     this.#running?.abort();
     this.#running = null;
-    this.#question = null;
-    this.desk.setRegion(null);
+    this.#body = null;
+    this.controller.setProposal(null);
   }
 
   async #send() {
-    const { picture, layer } = this.desk;
-    if (!picture || !layer) return;
+    const { image, layer } = this.controller;
+    if (!image || !layer) return;
     this.#running?.abort();
     const running = new AbortController();
     this.#running = running;
-    this.desk.say("region");
+    this.controller.emit("proposal");
     try {
-      const ask = { ...this.#question, label: layer.label, size: this.desk.store.view.region };
-      const blob = await api.assist(picture.id, ask, running.signal);
-      const bitmap = await paintedMask({ blob }, layer.canvas.width, layer.canvas.height, layer.colour);
+      const body = { ...this.#body, label: layer.label, size: this.controller.store.view.region };
+      const blob = await api.assist(image.id, body, running.signal);
+      const bitmap = await decodedMask({ blob }, layer.canvas.width, layer.canvas.height, layer.colour);
       if (running.signal.aborted) return;
       this.#running = null;
-      this.desk.setRegion({ bitmap });
+      this.controller.setProposal({ bitmap });
     } catch (error) {
       if (running.signal.aborted) return;
       this.#running = null;
-      this.desk.setRegion(null);
-      error instanceof Error && error.message ? complain(error) : notice("No region was found there.", "error");
+      this.controller.setProposal(null);
+      error instanceof Error && error.message ? showError(error) : notice("No region was found there.", "error");
     }
   }
 }

@@ -1,4 +1,4 @@
-/** What follows the pointer or the keyboard over the picture: the brush's circle and the cross. Stage pixels. */
+/** Draws the brush's circle and the keyboard's cross over the image, in stage pixels. */
 
 /** @typedef {import("./types.js").Point} Point */
 

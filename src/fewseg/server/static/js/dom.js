@@ -20,7 +20,7 @@ export function h(tag, props = {}, ...children) {
   return element;
 }
 
-/** @param {string} selector @param {ParentNode} [root] @returns {any} what must be there */
+/** @param {string} selector @param {ParentNode} [root] @returns {any} the element, which must exist */
 export function find(selector, root = document) {
   const element = root.querySelector(selector);
   if (!element) throw new Error(`the page has no ${selector}`);
@@ -50,7 +50,7 @@ export function perFrame(action) {
   };
 }
 
-/** @param {EventTarget|null} target @returns {boolean} whether keys belong to what is being typed there */
+/** @param {EventTarget|null} target @returns {boolean} whether keys are text input there */
 export function isTyping(target) {
   if (!(target instanceof HTMLElement)) return false;
   if (target instanceof HTMLInputElement) return !["range", "checkbox", "radio", "color", "button"].includes(target.type);

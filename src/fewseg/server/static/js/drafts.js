@@ -1,17 +1,19 @@
 /**
- * Strokes that the server has not confirmed, kept in the browser (IndexedDB) so that a closed or killed page loses none.
+ * Masks that the server has not confirmed, in the browser's database (IndexedDB), so that a closed or killed page loses
+ * no stroke.
  *
  * @typedef {Object} Draft
- * @property {string} key project, picture and label
+ * @property {string} key project, image and label
  * @property {string} project
  * @property {string} picture id
- * @property {string} name the picture's, and its size: ids alone may mean another picture after a restart
+ * @property {string} name the image's name, and its size: after a restart its id alone may belong to another image
  * @property {number} width
  * @property {number} height
  * @property {number} label id
  * @property {number} version grows with every stroke
  * @property {number} count pixels that are on
  * @property {Blob} mask grey PNG, at the size it was painted in
+ * @property {boolean} [fullSize] whether that is the image's size; drafts of earlier versions do not say
  */
 
 const NAME = "fewseg";
@@ -27,28 +29,28 @@ function done(request) {
 
 export class Drafts {
   /** @type {Promise<IDBDatabase>|null} */
-  #base = null;
+  #database = null;
 
   /** @param {IDBTransactionMode} mode @returns {Promise<IDBObjectStore>} */
   async #table(mode) {
-    if (!this.#base) {
+    if (!this.#database) {
       const opening = indexedDB.open(NAME, 1);
       opening.addEventListener("upgradeneeded", () => opening.result.createObjectStore(TABLE, { keyPath: "key" }));
-      this.#base = done(opening);
+      this.#database = done(opening);
     }
-    return (await this.#base).transaction(TABLE, mode).objectStore(TABLE);
+    return (await this.#database).transaction(TABLE, mode).objectStore(TABLE);
   }
 
-  /** @param {Draft} draft replaces what was kept under its key */
+  /** @param {Draft} draft replaces the draft of the same key */
   async put(draft) {
     await done((await this.#table("readwrite")).put(draft));
   }
 
-  /** @param {string} key @param {number} version goes only if no later stroke was kept meanwhile */
+  /** @param {string} key @param {number} version removed only if no later version was stored meanwhile */
   async remove(key, version) {
     const table = await this.#table("readwrite");
-    const kept = await done(table.get(key));
-    if (kept && kept.version <= version) await done(table.delete(key));
+    const stored = await done(table.get(key));
+    if (stored && stored.version <= version) await done(table.delete(key));
   }
 
   /** @param {string} project @returns {Promise<Draft[]>} */

@@ -1,14 +1,14 @@
-/** One picture: the desk, and around it the bar, the tools, the panel and the strip of all pictures. */
+/** The editor of one image: the canvas, and around it the bar, the tools, the panel and the strip of all images. */
 
-import { Desk } from "./desk.js";
+import { CanvasController } from "./canvas-controller.js";
 import { find } from "./dom.js";
 import { labelDialog } from "./labels.js";
-import { complain } from "./notices.js";
+import { showError } from "./notices.js";
 import { showPanel } from "./panel.js";
-import { PictureList } from "./picture-list.js";
+import { ImageList } from "./image-list.js";
 import { showToolbar } from "./toolbar.js";
 
-/** @typedef {import("./types.js").Picture} Picture */
+/** @typedef {import("./types.js").ImageEntry} ImageEntry */
 
 export class Editor {
   /** @param {import("./store.js").Store} store @param {import("./saver.js").Saver} saver */
@@ -16,15 +16,15 @@ export class Editor {
     this.store = store;
     this.saver = saver;
     this.view = find("#editor");
-    this.desk = new Desk(store, saver, find("#stage"), find("#scene"), find("#over"));
-    this.strip = new PictureList(store, find("#strip"), { first: () => this.desk.picture?.id ?? null });
-    showToolbar(this.desk);
-    showPanel(this.desk);
+    this.controller = new CanvasController(store, saver, find("#stage"), find("#scene"), find("#overlay"));
+    this.strip = new ImageList(store, find("#strip"), { first: () => this.controller.image?.id ?? null });
+    showToolbar(this.controller);
+    showPanel(this.controller);
     this.#bar();
     this.#zoom();
-    this.desk.addEventListener("needs-label", () => labelDialog(store, null));
-    store.on("pictures", () => !this.view.hidden && this.#reopen());
-    store.on("picture", (id) => id === this.desk.picture?.id && this.#describe());
+    this.controller.addEventListener("needs-label", () => labelDialog(store, null));
+    store.on("images", () => !this.view.hidden && this.#reopen());
+    store.on("image", (id) => id === this.controller.image?.id && this.#describe());
   }
 
   get open() {
@@ -33,25 +33,25 @@ export class Editor {
 
   /** @param {string|null} id null closes it */
   show(id) {
-    const picture = id === null ? null : this.store.pictures.get(id);
-    const walking = this.open;
-    this.view.hidden = !picture;
-    if (!picture) {
-      if (this.desk.picture) this.saver.flush();
-      this.desk.close();
+    const image = id === null ? null : this.store.images.get(id);
+    const wasOpen = this.open;
+    this.view.hidden = !image;
+    if (!image) {
+      if (this.controller.image) this.saver.flush();
+      this.controller.close();
       return;
     }
-    if (!picture.width) {
+    if (!image.width) {
       this.view.hidden = true;
-      complain(picture.error ?? `${picture.name} is not a readable picture.`);
+      showError(image.error ?? `${image.name} is not a readable image.`);
       return;
     }
-    if (this.desk.picture?.id === picture.id) return;
-    if (this.desk.picture) this.saver.flush();
-    // One walks through the list that was left for the editor, whatever passes the filter meanwhile.
-    if (!walking || !this.#ids().includes(picture.id)) this.strip.show(this.#order(picture.id));
-    this.desk.open(picture);
-    this.strip.mark(picture.id, true);
+    if (this.controller.image?.id === image.id) return;
+    if (this.controller.image) this.saver.flush();
+    // Next and previous follow the list that was shown when the editor opened, whatever passes the filter now.
+    if (!wasOpen || !this.#ids().includes(image.id)) this.strip.show(this.#order(image.id));
+    this.controller.open(image);
+    this.strip.mark(image.id, true);
     this.#describe();
   }
 
@@ -61,13 +61,13 @@ export class Editor {
     if (id) location.replace(`#/picture/${encodeURIComponent(id)}`);
   }
 
-  /** Pictures in the gallery's order; all of them where the one to open does not pass the filter. @param {string} open its id */
+  /** Images in the gallery's order; all of them where the one to open does not pass the filter. @param {string} open its id */
   #order(open) {
     const shown = this.store.shown();
-    return shown.some(({ id }) => id === open) ? shown : [...this.store.pictures.values()];
+    return shown.some(({ id }) => id === open) ? shown : [...this.store.images.values()];
   }
 
-  /** @returns {string[]} what one walks through */
+  /** @returns {string[]} the images that next and previous go through */
   #ids() {
     return [...this.strip.host.children].map((element) => /** @type {HTMLElement} */ (element).dataset.id ?? "");
   }
@@ -75,58 +75,58 @@ export class Editor {
   /** @param {1|-1} step @returns {string|undefined} */
   #beside(step) {
     const ids = this.#ids();
-    const at = ids.indexOf(this.desk.picture?.id ?? "");
+    const at = ids.indexOf(this.controller.image?.id ?? "");
     const ahead = step > 0 ? ids.slice(at + 1) : ids.slice(0, Math.max(at, 0)).reverse();
-    return at < 0 ? undefined : ahead.find((id) => this.store.pictures.get(id)?.width);
+    return at < 0 ? undefined : ahead.find((id) => this.store.images.get(id)?.width);
   }
 
   #reopen() {
-    const id = this.desk.picture?.id;
-    if (id && !this.store.pictures.has(id)) location.hash = "#/";
-    else if (id) this.strip.show(this.#still(id));
+    const id = this.controller.image?.id;
+    if (id && !this.store.images.has(id)) location.hash = "#/";
+    else if (id) this.strip.show(this.#updatedList(id));
     this.#describe();
   }
 
-  /** The list to walk through, after pictures came or went. @param {string} open id of the open picture @returns {Picture[]} */
-  #still(open) {
-    const { pictures, view } = this.store;
+  /** The list for next and previous after images were added or removed. @param {string} open id of the open image @returns {ImageEntry[]} */
+  #updatedList(open) {
+    const { images, view } = this.store;
     if (view.filter === "all") return this.#order(open);
-    return this.#ids().flatMap((id) => pictures.get(id) ?? []);
+    return this.#ids().flatMap((id) => images.get(id) ?? []);
   }
 
   #describe() {
-    const { picture } = this.desk;
-    if (!picture) return;
+    const { image } = this.controller;
+    if (!image) return;
     const ids = this.#ids();
-    const at = ids.indexOf(picture.id);
-    find("#picture-name").textContent = picture.name;
-    find("#picture-place").textContent = `${at + 1} / ${ids.length}`;
+    const at = ids.indexOf(image.id);
+    find("#image-name").textContent = image.name;
+    find("#image-position").textContent = `${at + 1} / ${ids.length}`;
     find("#previous").disabled = at <= 0;
-    find("#following").disabled = at < 0 || at >= ids.length - 1;
-    this.desk.stage.setAttribute("aria-label", `${picture.name}: paint here. Arrow keys move the cross, Enter presses.`);
+    find("#next").disabled = at < 0 || at >= ids.length - 1;
+    this.controller.stage.setAttribute("aria-label", `${image.name}: paint here. Arrow keys move the cursor, Enter clicks.`);
   }
 
   #bar() {
     const undo = find("#undo-stroke");
     const redo = find("#redo-stroke");
-    undo.addEventListener("click", () => this.desk.step("undo"));
-    redo.addEventListener("click", () => this.desk.step("redo"));
+    undo.addEventListener("click", () => this.controller.step("undo"));
+    redo.addEventListener("click", () => this.controller.step("redo"));
     find("#previous").addEventListener("click", () => this.go(-1));
-    find("#following").addEventListener("click", () => this.go(1));
+    find("#next").addEventListener("click", () => this.go(1));
     const draw = () => {
-      undo.disabled = !this.desk.history.canUndo;
-      redo.disabled = !this.desk.history.canRedo;
+      undo.disabled = !this.controller.history.canUndo;
+      redo.disabled = !this.controller.history.canRedo;
     };
-    this.desk.addEventListener("history", draw);
+    this.controller.addEventListener("history", draw);
     draw();
   }
 
   #zoom() {
     const percent = find("#zoom-percent");
-    const by = (/** @type {number} */ factor) => () => (this.desk.view.zoom(factor), this.desk.viewChanged());
+    const by = (/** @type {number} */ factor) => () => (this.controller.view.zoom(factor), this.controller.viewChanged());
     find("#zoom-in").addEventListener("click", by(1.4));
     find("#zoom-out").addEventListener("click", by(1 / 1.4));
-    find("#zoom-fit").addEventListener("click", () => (this.desk.view.fit(), this.desk.viewChanged()));
-    this.desk.addEventListener("view", () => (percent.textContent = `${Math.round(100 * this.desk.view.scale)} %`));
+    find("#zoom-fit").addEventListener("click", () => (this.controller.view.fit(), this.controller.viewChanged()));
+    this.controller.addEventListener("view", () => (percent.textContent = `${Math.round(100 * this.controller.view.scale)} %`));
   }
 }

@@ -1,15 +1,15 @@
-/** Listens to the server's events, and finds it again when it was lost. */
+/** Listens to the server's events, and reconnects after the connection was lost. */
 
 import { api, ApiError } from "./api.js";
 
-const FIRST_WAIT = 500;
-const LONGEST_WAIT = 8000; // milliseconds between attempts
+const MIN_DELAY = 500;
+const MAX_DELAY = 8000; // milliseconds between attempts
 
 /** @typedef {import("./store.js").Store} Store */
 
-/** Keeps the store in step with the server for as long as the page lives. */
+/** Keeps the store up to date with the server. */
 export class Connection {
-  #wait = FIRST_WAIT;
+  #delay = MIN_DELAY;
   /** @type {EventSource|null} */
   #source = null;
   /** @type {ReturnType<typeof setTimeout>|undefined} */
@@ -17,46 +17,46 @@ export class Connection {
 
   /**
    * @param {Store} store
-   * @param {(error: ApiError) => void} refused called when the server answers, but not this page
-   * @param {() => void} moved called when another folder is served than the page was opened with
+   * @param {(error: ApiError) => void} refused called when the server refuses this page's requests
+   * @param {() => void} folderChanged called when the server serves another folder than before
    */
-  constructor(store, refused, moved) {
+  constructor(store, refused, folderChanged) {
     this.store = store;
     this.refused = refused;
-    this.moved = moved;
+    this.folderChanged = folderChanged;
     addEventListener("online", () => this.open());
   }
 
-  /** The stream begins with the whole project; all changes come through it too, so that they come in their order. */
+  /** Opens the stream, which begins with the whole project; all changes come through it, and so in order. */
   open() {
     clearTimeout(this.#timer);
     this.#source?.close();
     const source = new EventSource(api.eventsAddress());
     this.#source = source;
     source.addEventListener("error", () => this.#lost(source));
-    // What the stream says waits, in its order, until it is known that it speaks of this page's folder.
-    const known = new Promise((resolve) => source.addEventListener("open", () => resolve(this.#found(source))));
-    const hear = (/** @type {string} */ name, /** @type {(data: any) => void} */ action) =>
+    // Events wait, in order, until the server is known to serve this page's folder.
+    const known = new Promise((resolve) => source.addEventListener("open", () => resolve(this.#isSameFolder(source))));
+    const on = (/** @type {string} */ name, /** @type {(data: any) => void} */ action) =>
       source.addEventListener(name, async (event) => {
         if ((await known) && source === this.#source) action(JSON.parse(event.data));
       });
-    hear("project", (project) => {
+    on("project", (project) => {
       this.store.setProject(project);
       this.store.setConnection("open");
     });
-    hear("picture", (picture) => this.store.setPicture(picture));
-    hear("progress", (progress) => this.store.setProgress(progress));
+    on("picture", (image) => this.store.setImage(image));
+    on("progress", (progress) => this.store.setProgress(progress));
   }
 
-  /** @param {EventSource} source @returns {Promise<boolean>} whether the server that answered serves this page's folder */
-  async #found(source) {
+  /** @param {EventSource} source @returns {Promise<boolean>} whether the server serves this page's folder */
+  async #isSameFolder(source) {
     try {
       const info = await api.info();
       if (source !== this.#source) return false;
       const same = !this.store.info || info.project === this.store.info.project;
-      if (!same) this.moved();
+      if (!same) this.folderChanged();
       else this.store.info = info;
-      this.#wait = FIRST_WAIT;
+      this.#delay = MIN_DELAY;
       return same;
     } catch {
       this.#lost(source);
@@ -64,8 +64,8 @@ export class Connection {
     }
   }
 
-  /** A stream that fails does not say why: another request does. */
-  async #ask() {
+  /** Finds the reason of a failed stream by another request, as the stream gives none. */
+  async #findReason() {
     const error = await api.info().then(() => null, (/** @type {unknown} */ reason) => reason);
     if (error instanceof ApiError && !error.temporary) this.refused(error);
   }
@@ -75,9 +75,9 @@ export class Connection {
     if (source !== this.#source) return;
     source.close();
     this.store.setConnection("lost");
-    this.#ask();
+    this.#findReason();
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.open(), this.#wait);
-    this.#wait = Math.min(2 * this.#wait, LONGEST_WAIT);
+    this.#timer = setTimeout(() => this.open(), this.#delay);
+    this.#delay = Math.min(2 * this.#delay, MAX_DELAY);
   }
 }

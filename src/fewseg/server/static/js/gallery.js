@@ -1,26 +1,26 @@
-/** The folder at a glance: filters, order, thumbnails. */
+/** The gallery: filters, order, thumbnails. */
 
 import { find, h, settled } from "./dom.js";
 import { labelChips } from "./labels.js";
-import { PictureList } from "./picture-list.js";
+import { ImageList } from "./image-list.js";
 import { FILTERS } from "./store.js";
 
-/** @type {[import("./types.js").Filter, string, string][]} filter, its name, what is said when nothing passes */
+/** @type {[import("./types.js").Filter, string, string][]} filter, its name, the text for an empty result */
 const CHOICES = [
-  ["all", "All", "No pictures in this folder: put some there and start fewseg serve again."],
-  ["labelled", "Examples", "No picture is an example yet: open one and paint."],
-  ["unsure", "Unsure", "No unsure masks. A good moment to export."],
-  ["absent", "Absent", "No picture is judged to show none of the labels."],
-  ["failed", "Failed", "Nothing failed."],
+  ["all", "All", "No images in this folder: put some there and start fewseg serve again."],
+  ["labelled", "Examples", "No image is an example yet: open one and paint."],
+  ["uncertain", "Uncertain", "No uncertain masks. A good moment to export."],
+  ["absent", "Absent", "No image is predicted to show none of the labels."],
+  ["failed", "Failed", "No image failed."],
 ];
 
-/** @param {import("./store.js").Store} store @returns {{list: PictureList, show: (on: boolean) => void}} */
+/** @param {import("./store.js").Store} store @returns {{list: ImageList, show: (on: boolean) => void}} */
 export function gallery(store) {
   const view = find("#gallery");
   const filters = find("#filters");
-  const empty = find("#nothing");
+  const empty = find("#empty");
   const order = find("#order");
-  const list = new PictureList(store, find("#grid"));
+  const list = new ImageList(store, find("#grid"));
   labelChips(store, find("#labels"));
 
   for (const [id, name] of CHOICES) {
@@ -33,7 +33,7 @@ export function gallery(store) {
   const count = () => {
     for (const button of filters.children) {
       const { filter } = button.dataset;
-      const n = [...store.pictures.values()].filter(FILTERS[filter]).length;
+      const n = [...store.images.values()].filter(FILTERS[filter]).length;
       button.setAttribute("aria-pressed", String(store.view.filter === filter));
       button.lastElementChild.textContent = String(n);
       button.classList.toggle("none", n === 0);
@@ -47,11 +47,11 @@ export function gallery(store) {
     empty.hidden = shown.length > 0 || store.connection !== "open";
     empty.textContent = CHOICES.find(([id]) => id === store.view.filter)?.[2] ?? "";
   };
-  // Pictures change in bursts while the server works; the order follows when they settle, so that nothing jumps about.
+  // Images change in bursts while the server works: the order is updated when they settle.
   const drawSoon = settled(draw, 300);
-  store.on("pictures connection", draw);
+  store.on("images connection", draw);
   store.on("view", (change) => ("filter" in change || "order" in change) && draw());
-  store.on("picture", () => {
+  store.on("image", () => {
     count();
     if (store.view.filter !== "all" || store.view.order !== "folder") drawSoon();
   });
@@ -60,7 +60,7 @@ export function gallery(store) {
     list,
     show: (on) => {
       view.hidden = !on;
-      if (on) list.tell();
+      if (on) list.reportVisible();
     },
   };
 }

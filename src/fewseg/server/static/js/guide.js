@@ -1,4 +1,4 @@
-/** First use: three steps, each ticked when it is done; gone once masks are there. */
+/** First use: three steps, each ticked when it is done; hidden after the first example. */
 
 import { find, h } from "./dom.js";
 import { icon } from "./icons.js";
@@ -21,17 +21,17 @@ export function showGuide(store) {
   const draw = () => {
     const named = store.labels.length > 0;
     const taught = store.labels.some((label) => label.shots > 0);
-    host.hidden = store.connection === "connecting" || taught || store.pictures.size === 0;
+    host.hidden = store.connection === "connecting" || taught || store.images.size === 0;
     const label = store.label(store.active)?.name ?? "it";
     const steps = [
       step(1, "Name it", named ? `Label “${label}” is ready.` : "What are you looking for?", named, named ? null : form),
-      step(2, "Paint it once", named ? `Open a picture below that shows ${label}, and paint over it.` : "Open a picture and paint over the thing: brush, box or a single press.", false),
-      step(3, "Check the rest", "Its masks appear on all pictures. Correct one where it is wrong, and all improve. Then export.", false),
+      step(2, "Paint it once", named ? `Open an image below that shows ${label}, and paint over it.` : "Open an image and paint over the object: brush, box or a single click.", false),
+      step(3, "Check the rest", "Its masks appear on all images. Correct a wrong one, and all improve. Then export.", false),
     ];
     steps[named ? 1 : 0].classList.add("now");
-    host.replaceChildren(h("h2", {}, "Teach with one picture"), h("ol", { class: "steps" }, ...steps));
+    host.replaceChildren(h("h2", {}, "Teach with one image"), h("ol", { class: "steps" }, ...steps));
   };
-  store.on("labels pictures connection active", draw);
+  store.on("labels images connection active", draw);
   draw();
 }
 

@@ -1,8 +1,8 @@
-/** What was painted since the picture was opened, step by step, within a bound of memory. */
+/** The steps painted since the image was opened, limited in memory. */
 
 /** @typedef {import("./layer.js").Change} Change */
 
-const PIXELS = 60e6; // of all kept pieces; four bytes each
+const PIXELS = 60e6; // of all stored pieces; four bytes each
 
 export class History {
   /** @type {Change[]} */
@@ -25,10 +25,10 @@ export class History {
     let kept = 0;
     const from = this.#done.findLastIndex(({ before }) => (kept += 2 * before.width * before.height) > PIXELS);
     if (from < 0 || from === this.#done.length - 1) return;
-    for (const { layer } of this.#done.splice(0, from + 1)) layer.example = true; // its first step can no longer be taken back
+    for (const { layer } of this.#done.splice(0, from + 1)) layer.example = true; // its first step can no longer be undone
   }
 
-  /** @returns {Change|undefined} what was taken back */
+  /** @returns {Change|undefined} the undone change */
   undo() {
     const change = this.#done.pop();
     if (!change) return undefined;
@@ -37,7 +37,7 @@ export class History {
     return change;
   }
 
-  /** @returns {Change|undefined} what was done again */
+  /** @returns {Change|undefined} the redone change */
   redo() {
     const change = this.#undone.pop();
     if (!change) return undefined;
@@ -46,12 +46,12 @@ export class History {
     return change;
   }
 
-  /** @param {import("./layer.js").MaskLayer} layer @returns {number} how many of its steps can be taken back */
+  /** @param {import("./layer.js").MaskLayer} layer @returns {number} number of its steps that can be undone */
   steps(layer) {
     return this.#done.filter((change) => change.layer === layer).length;
   }
 
-  /** Forgets the steps of one mask, which was replaced. @param {import("./layer.js").MaskLayer} layer */
+  /** Drops the steps of a mask that was replaced. @param {import("./layer.js").MaskLayer} layer */
   drop(layer) {
     this.#done = this.#done.filter((change) => change.layer !== layer);
     this.#undone = this.#undone.filter((change) => change.layer !== layer);

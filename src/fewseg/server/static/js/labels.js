@@ -1,4 +1,4 @@
-/** Labels: the row of chips that chooses what is painted, and the dialog that adds, renames, recolours and deletes. */
+/** Labels: the row of chips that selects the label to paint, and the dialog that adds, changes and deletes labels. */
 
 import { api } from "./api.js";
 import { confirmed, openDialog } from "./dialogs.js";
@@ -9,7 +9,7 @@ import { attempt } from "./notices.js";
 /** @typedef {import("./types.js").Label} Label */
 /** @typedef {import("./store.js").Store} Store */
 
-/** Colours that stay apart on photographs and for most eyes; the server may offer its own. */
+/** Colours that are easy to tell apart on photographs, for most people with colour blindness too. */
 export const COLOURS = ["#e69f00", "#0091d5", "#00a878", "#d81b60", "#7e57c2", "#f4d35e", "#ef6c33", "#5dade2", "#8bc34a", "#c2185b"];
 
 /** @param {Store} store @returns {string} the first colour that no label has */
@@ -50,8 +50,8 @@ export function labelDialog(store, label, added) {
   const remove = async () => {
     dialog.close();
     const text = label?.shots
-      ? `Its ${label.shots} example${label.shots === 1 ? "" : "s"} and every mask of it go too. Undo brings them back.`
-      : "No picture is an example of it.";
+      ? `Its ${label.shots} example${label.shots === 1 ? "" : "s"} and all its masks are deleted too. Undo restores them.`
+      : "No image is an example of it.";
     if (label && (await confirmed(`Delete “${label.name}”?`, text, "Delete label"))) await attempt(() => api.deleteLabel(label.id));
   };
   const dialog = openDialog(label ? "Change label" : "New label", [

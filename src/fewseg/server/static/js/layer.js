@@ -1,4 +1,4 @@
-/** One label's mask of the open picture: a canvas in the label's colour whose alpha is the mask. */
+/** One label's mask of the open image: a canvas in the label's colour whose alpha is the mask. */
 
 import { canvas } from "./masks.js";
 
@@ -7,26 +7,26 @@ import { canvas } from "./masks.js";
 
 export class MaskLayer {
   visible = true;
-  /** The label was judged absent: its mask is not shown, and painting begins with an empty one. */
+  /** Whether the label is predicted absent: its mask is hidden, and painting starts with an empty one. */
   absent = false;
-  /** A person asked to see it all the same. */
-  shownAnyway = false;
-  /** The revision of a mask that was sent from here, until the store has heard of it; 0 when there is none. */
-  awaited = 0;
-  /** The revision that is on its way, 0 when none is. */
+  /** Whether the user has switched on the mask of an absent label. */
+  forceVisible = false;
+  /** The revision of a saved mask whose event has not arrived yet; 0 when there is none. */
+  awaitedRevision = 0;
+  /** The revision being loaded, 0 when there is none. */
   loading = 0;
-  /** The revision that was loaded or saved last; -1: nothing yet, -2: a draft or begun afresh, 0: known to be empty. */
+  /** The revision loaded or saved last; -1: none yet, -2: a draft or started empty, 0: no mask. */
   revision = -1;
-  /** Whether the canvas has ever shown the mask that there is. */
+  /** Whether the canvas has shown the current mask. */
   ready = false;
-  /** Whether the picture was an example of the label before the history's first step. */
+  /** Whether the image was an example of the label before the history's first step. */
   example = true;
-  /** @type {{left: number, top: number, right: number, bottom: number}|null} what the edit in progress touched */
+  /** @type {{left: number, top: number, right: number, bottom: number}|null} bounds of the edit in progress */
   #touched = null;
   /** @type {HTMLCanvasElement|null} the mask before the edit in progress */
   #before = null;
 
-  /** @param {number} label @param {string} colour @param {number} width @param {number} height @param {number} scale layer pixels a picture pixel */
+  /** @param {number} label @param {string} colour @param {number} width @param {number} height @param {number} scale layer pixels an image pixel */
   constructor(label, colour, width, height, scale) {
     this.label = label;
     this.colour = colour;
@@ -39,7 +39,7 @@ export class MaskLayer {
     return this.#before !== null;
   }
 
-  /** @param {CanvasImageSource|null} mask replaces everything */
+  /** @param {CanvasImageSource|null} mask replaces the whole mask */
   replace(mask) {
     this.ready = true;
     this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
@@ -61,7 +61,7 @@ export class MaskLayer {
     this.#touched = null;
   }
 
-  /** @param {Point[]} points picture pixels @param {number} width picture pixels @param {boolean} erase */
+  /** @param {Point[]} points image pixels @param {number} width image pixels @param {boolean} erase */
   stroke(points, width, erase) {
     this.#draw(erase, (context) => {
       context.lineWidth = width * this.scale;
@@ -75,7 +75,7 @@ export class MaskLayer {
     this.#touch(points, width / 2);
   }
 
-  /** @param {Point[]} corners picture pixels @param {boolean} erase */
+  /** @param {Point[]} corners image pixels @param {boolean} erase */
   fill(corners, erase) {
     this.#draw(erase, (context) => {
       context.fillStyle = this.colour;
@@ -112,7 +112,7 @@ export class MaskLayer {
     return { layer: this, x, y, before: piece(before), after: piece(this.canvas) };
   }
 
-  /** Takes the edit in progress back. */
+  /** Reverts the edit in progress. */
   cancel() {
     if (this.#before) this.replace(this.#before);
     this.#before = null;
@@ -123,7 +123,7 @@ export class MaskLayer {
     const piece = change[which];
     this.context.clearRect(change.x, change.y, piece.width, piece.height);
     this.context.drawImage(piece, change.x, change.y);
-    this.recolour(this.colour); // the piece may be older than the colour
+    this.recolour(this.colour); // the colour may have changed since
   }
 
   /** @param {boolean} erase @param {(context: CanvasRenderingContext2D) => void} action */
@@ -133,7 +133,7 @@ export class MaskLayer {
     this.context.globalCompositeOperation = "source-over";
   }
 
-  /** @param {Point[]} points picture pixels @param {number} reach picture pixels around them */
+  /** @param {Point[]} points image pixels @param {number} reach image pixels around them */
   #touch(points, reach) {
     const edge = reach * this.scale + 2;
     for (const point of points) {

@@ -1,66 +1,66 @@
-/** Loads what the desk shows: the picture's pixels, sharper as one zooms in, and a mask for every label. */
+/** Loads the open image, at a higher resolution on zooming in, and a mask for every label. */
 
 import { api } from "./api.js";
 import { MaskLayer } from "./layer.js";
-import { fitted, paintedMask } from "./masks.js";
+import { fitted, decodedMask } from "./masks.js";
 
-/** @typedef {import("./types.js").Picture} Picture */
+/** @typedef {import("./types.js").ImageEntry} ImageEntry */
 
-const FIRST_SIDE = 1600; // pixels of the picture that opens
-const SHARP_SIDE = 6000; // and of the one that is fetched when one zooms in
-const MASK_SIDE = 2560; // pixels of the canvases that are painted on; larger pictures' masks are enlarged when sent
-const AWAITED = 4000; // milliseconds that the event of an own save may take
-const AGAIN = 2000; // milliseconds before a mask that did not come is asked for again
-const UNSURE_COLOUR = "#e64980";
+const FIRST_SIDE = 1600; // longest side of the image when it opens, pixels
+const SHARP_SIDE = 6000; // and after zooming in
+const MASK_SIDE = 2560; // longest side of the painted canvases; masks of larger images are enlarged for the upload
+const EVENT_TIMEOUT = 4000; // milliseconds that the event of an own save may take
+const RETRY_DELAY = 2000; // milliseconds before a failed mask is requested again
+const UNCERTAINTY_COLOUR = "#e64980";
 
 export class Loader {
   /** @type {Map<number, MaskLayer>} by label */
   layers = new Map();
   /** @type {HTMLImageElement|null} */
-  image = null;
+  pixels = null;
   /** @type {ImageBitmap|null} */
   uncertainty = null;
   #uncertaintyOf = "";
   #side = 0;
-  /** @type {Picture|null} */
-  #picture = null;
+  /** @type {ImageEntry|null} */
+  #image = null;
 
-  /** @param {import("./desk.js").Desk} desk */
-  constructor(desk) {
-    this.desk = desk;
-    const { store, saver } = desk;
+  /** @param {import("./canvas-controller.js").CanvasController} controller */
+  constructor(controller) {
+    this.controller = controller;
+    const { store, saver } = controller;
     store.on("labels", () => this.sync());
-    store.on("picture", (id) => id === this.#picture?.id && this.sync());
-    store.on("pictures", () => this.sync());
+    store.on("image", (id) => id === this.#image?.id && this.sync());
+    store.on("images", () => this.sync());
     store.on("view", (change) => "uncertainty" in change && this.#loadUncertainty());
     saver.addEventListener("saved", (event) => this.#saved(/** @type {CustomEvent} */ (event).detail));
   }
 
-  /** @param {Picture} picture */
-  open(picture) {
-    this.#picture = picture;
-    this.#fetchImage(Math.min(FIRST_SIDE, Math.max(picture.width, picture.height)));
+  /** @param {ImageEntry} image */
+  open(image) {
+    this.#image = image;
+    this.#fetchImage(Math.min(FIRST_SIDE, Math.max(image.width, image.height)));
     this.sync();
   }
 
   close() {
-    this.#picture = null;
+    this.#image = null;
     this.layers.clear();
-    this.image = this.uncertainty = null;
+    this.pixels = this.uncertainty = null;
     this.#uncertaintyOf = "";
     this.#side = 0;
   }
 
-  /** Fetches the picture larger where the screen shows more than what is there. */
+  /** Fetches the image at a higher resolution where the screen shows more pixels than it has. */
   sharpen() {
-    if (!this.#picture || !this.image) return;
-    const whole = Math.max(this.#picture.width, this.#picture.height);
-    const wanted = whole * this.desk.view.scale * (this.desk.scene.density ?? 1);
+    if (!this.#image || !this.pixels) return;
+    const whole = Math.max(this.#image.width, this.#image.height);
+    const wanted = whole * this.controller.view.scale * (this.controller.scene.density ?? 1);
     if (wanted > this.#side * 1.3 && this.#side < Math.min(whole, SHARP_SIDE)) this.#fetchImage(Math.min(whole, SHARP_SIDE));
   }
 
-  /** The layer is about to be painted on: what was judged absent begins empty. @param {MaskLayer} layer */
-  claim(layer) {
+  /** Shows a layer that is about to be painted on; the mask of an absent label starts empty. @param {MaskLayer} layer */
+  prepareForPainting(layer) {
     layer.visible = true;
     if (!layer.absent) return;
     layer.absent = false;
@@ -68,86 +68,86 @@ export class Loader {
     layer.replace(null);
   }
 
-  /** Whether a mask is still to come: what is painted before it would take its place. @param {MaskLayer} layer */
-  awaits(layer) {
-    const picture = /** @type {Picture} */ (this.#picture);
-    return !layer.ready && !layer.absent && (Boolean(picture.masks[layer.label]) || this.desk.saver.pending(picture, layer.label));
+  /** Whether the mask is still loading: painting now would replace it. @param {MaskLayer} layer */
+  isPending(layer) {
+    const image = /** @type {ImageEntry} */ (this.#image);
+    return !layer.ready && !layer.absent && (Boolean(image.masks[layer.label]) || this.controller.saver.pending(image, layer.label));
   }
 
-  /** Brings the layers in step with what the store says of the picture. */
+  /** Updates the layers from the store. */
   sync() {
-    const { store, saver } = this.desk;
-    const picture = this.#picture && store.pictures.get(this.#picture.id);
-    if (!picture) return;
-    this.#picture = this.desk.picture = picture;
+    const { store, saver } = this.controller;
+    const image = this.#image && store.images.get(this.#image.id);
+    if (!image) return;
+    this.#image = this.controller.image = image;
     for (const layer of [...this.layers.values()]) if (!store.label(layer.label)) this.#remove(layer);
     for (const label of store.labels) {
-      const layer = this.#layer(picture, label);
+      const layer = this.#layer(image, label);
       if (layer.colour !== label.colour) layer.recolour(label.colour);
-      if (saver.pending(picture, label.id)) {
-        if (layer.revision === -1) this.#loadDraft(picture, layer);
-      } else if (!layer.editing) this.#refresh(picture, layer);
+      if (saver.pending(image, label.id)) {
+        if (layer.revision === -1) this.#loadDraft(image, layer);
+      } else if (!layer.editing) this.#refresh(image, layer);
     }
     this.#loadUncertainty();
-    this.desk.say("layers");
-    this.desk.redraw();
+    this.controller.emit("layers");
+    this.controller.redraw();
   }
 
-  /** Its label is gone. @param {MaskLayer} layer */
+  /** Removes the layer of a deleted label. @param {MaskLayer} layer */
   #remove(layer) {
     this.layers.delete(layer.label);
-    if (this.desk.painted === layer) this.desk.cancelEdit();
-    this.desk.forget(layer);
+    if (this.controller.painted === layer) this.controller.cancelEdit();
+    this.controller.dropHistory(layer);
   }
 
-  /** @param {Picture} picture @param {import("./types.js").Label} label */
-  #layer(picture, label) {
+  /** @param {ImageEntry} image @param {import("./types.js").Label} label */
+  #layer(image, label) {
     let layer = this.layers.get(label.id);
     if (!layer) {
-      const { width, height } = fitted(picture.width, picture.height, MASK_SIDE);
-      layer = new MaskLayer(label.id, label.colour, width, height, width / picture.width);
+      const { width, height } = fitted(image.width, image.height, MASK_SIDE);
+      layer = new MaskLayer(label.id, label.colour, width, height, width / image.width);
       this.layers.set(label.id, layer);
     }
     return layer;
   }
 
-  /** @param {Picture} picture @param {MaskLayer} layer */
-  #refresh(picture, layer) {
-    const revision = picture.masks[layer.label] ?? 0;
-    const painted = picture.supports.includes(layer.label);
-    if (!layer.shownAnyway) layer.absent = !painted && picture.present[layer.label] === false;
-    if (layer.awaited === revision) layer.awaited = 0;
-    if (layer.revision === revision || layer.awaited) return;
-    if (revision) this.#loadMask(picture, layer, revision);
+  /** @param {ImageEntry} image @param {MaskLayer} layer */
+  #refresh(image, layer) {
+    const revision = image.masks[layer.label] ?? 0;
+    const example = image.supports.includes(layer.label);
+    if (!layer.forceVisible) layer.absent = !example && image.present[layer.label] === false;
+    if (layer.awaitedRevision === revision) layer.awaitedRevision = 0;
+    if (layer.revision === revision || layer.awaitedRevision) return;
+    if (revision) this.#loadMask(image, layer, revision);
     else {
-      if (layer.revision > 0) this.desk.forget(layer); // it was removed: its steps would bring back pieces of it
+      if (layer.revision > 0) this.controller.dropHistory(layer); // the mask was removed: its steps would restore pieces of it
       layer.revision = 0;
       layer.replace(null);
     }
   }
 
-  /** @param {Picture} picture @param {MaskLayer} layer @param {number} revision */
-  async #loadMask(picture, layer, revision) {
+  /** @param {ImageEntry} image @param {MaskLayer} layer @param {number} revision */
+  async #loadMask(image, layer, revision) {
     if (layer.loading === revision) return;
     layer.loading = revision;
     const { width, height } = layer.canvas;
-    const url = api.maskAddress(picture.id, layer.label, revision, Math.max(width, height));
-    const bitmap = await paintedMask({ url }, width, height, layer.colour).catch(() => null);
+    const url = api.maskAddress(image.id, layer.label, revision, Math.max(width, height));
+    const bitmap = await decodedMask({ url }, width, height, layer.colour).catch(() => null);
     if (layer.loading !== revision) return;
     layer.loading = 0;
-    if (!bitmap) setTimeout(() => this.sync(), AGAIN);
-    const kept = !bitmap || this.layers.get(layer.label) !== layer || layer.editing || this.desk.saver.pending(picture, layer.label);
-    if (kept) return; // it is asked for again, or what was painted meanwhile wins
+    if (!bitmap) setTimeout(() => this.sync(), RETRY_DELAY);
+    const ignored = !bitmap || this.layers.get(layer.label) !== layer || layer.editing || this.controller.saver.pending(image, layer.label);
+    if (ignored) return; // it is requested again, or was painted on meanwhile
     layer.revision = revision;
     layer.replace(bitmap);
-    this.desk.forget(layer);
-    this.desk.redraw();
+    this.controller.dropHistory(layer);
+    this.controller.redraw();
   }
 
-  /** @param {Picture} picture @param {MaskLayer} layer */
-  async #loadDraft(picture, layer) {
+  /** @param {ImageEntry} image @param {MaskLayer} layer */
+  async #loadDraft(image, layer) {
     layer.revision = -2;
-    const { canvas, draft } = this.desk.saver.unsent(picture, layer.label);
+    const { canvas, draft } = this.controller.saver.unsaved(image, layer.label);
     if (canvas) {
       layer.replace(canvas);
       layer.recolour(layer.colour);
@@ -155,64 +155,63 @@ export class Loader {
     }
     if (!draft) return;
     const { width, height } = layer.canvas;
-    const bitmap = await paintedMask({ blob: draft.mask }, width, height, layer.colour).catch(() => null);
+    const bitmap = await decodedMask({ blob: draft.mask }, width, height, layer.colour).catch(() => null);
     if (layer.revision !== -2 || layer.editing) return;
     layer.replace(bitmap);
-    this.desk.redraw();
+    this.controller.redraw();
   }
 
-  /** @param {{job: import("./saver.js").Job, picture: Picture|null}} detail */
-  #saved({ job, picture }) {
+  /** @param {{job: import("./saver.js").Job, image: ImageEntry|null}} detail */
+  #saved({ job, image }) {
     const layer = this.layers.get(job.label);
-    if (!layer || job.picture.id !== this.#picture?.id) return;
+    if (!layer || job.image.id !== this.#image?.id) return;
     if (job.draft?.count && layer.ready) {
-      this.#await(layer, picture?.masks[job.label] ?? 0);
-    } else if (!this.desk.saver.pending(job.picture, job.label)) {
-      // An empty mask was not kept, and a draft may be gone before it was shown: show what the server shows.
+      this.#awaitEvent(layer, image?.masks[job.label] ?? 0);
+    } else if (!this.controller.saver.pending(job.image, job.label)) {
+      // An empty mask is not saved, and a draft may be deleted before it was shown: load the server's mask.
       layer.revision = -1;
-      layer.awaited = 0;
+      layer.awaitedRevision = 0;
       layer.ready = false;
-      if (picture) this.desk.store.setPicture(picture);
+      if (image) this.controller.store.setImage(image);
       this.sync();
     }
   }
 
-  /** The server has what is on the canvas: events of before are not to bring older masks back. @param {MaskLayer} layer @param {number} revision */
-  #await(layer, revision) {
-    layer.revision = layer.awaited = revision;
+  /** The server has the canvas's mask: ignores events with older masks until the one of this save. @param {MaskLayer} layer @param {number} revision */
+  #awaitEvent(layer, revision) {
+    layer.revision = layer.awaitedRevision = revision;
     setTimeout(() => {
-      if (layer.awaited !== revision) return;
-      layer.awaited = 0;
+      if (layer.awaitedRevision !== revision) return;
+      layer.awaitedRevision = 0;
       this.sync();
-    }, AWAITED);
+    }, EVENT_TIMEOUT);
   }
 
   /** @param {number} side longest side, pixels */
   async #fetchImage(side) {
-    const picture = /** @type {Picture} */ (this.#picture);
+    const image = /** @type {ImageEntry} */ (this.#image);
     this.#side = side;
-    const image = new Image();
-    image.src = api.imageAddress(picture.id, side);
-    await image.decode().catch(() => {});
-    if (this.#picture?.id !== picture.id || this.#side !== side || !image.naturalWidth) return;
-    this.image = image;
+    const pixels = new Image();
+    pixels.src = api.imageAddress(image.id, side);
+    await pixels.decode().catch(() => {});
+    if (this.#image?.id !== image.id || this.#side !== side || !pixels.naturalWidth) return;
+    this.pixels = pixels;
     this.sharpen();
-    this.desk.redraw();
-    this.desk.say("image");
+    this.controller.redraw();
   }
 
   async #loadUncertainty() {
-    const picture = this.#picture;
-    if (!picture || !this.desk.store.view.uncertainty) return;
-    const revision = Math.max(0, ...Object.values(picture.masks));
-    const of = `${picture.id} ${revision}`;
+    const image = this.#image;
+    if (!image || !this.controller.store.view.uncertainty) return;
+    const revision = Math.max(0, ...Object.values(image.masks));
+    const of = `${image.id} ${revision}`;
     if (of === this.#uncertaintyOf) return;
     this.#uncertaintyOf = of;
-    const { width, height } = fitted(picture.width, picture.height, FIRST_SIDE);
-    const source = { url: api.uncertaintyAddress(picture.id, revision) };
-    const bitmap = await paintedMask(source, width, height, UNSURE_COLOUR).catch(() => null);
+    const { width, height } = fitted(image.width, image.height, FIRST_SIDE);
+    const source = { url: api.uncertaintyAddress(image.id, revision) };
+    const bitmap = await decodedMask(source, width, height, UNCERTAINTY_COLOUR).catch(() => null);
     if (of !== this.#uncertaintyOf) return;
     this.uncertainty = bitmap;
-    this.desk.redraw();
+    this.controller.redraw();
   }
 }

@@ -1,14 +1,14 @@
-/** Puts the page together. */
+/** Starts the page. */
 
 import { api } from "./api.js";
 import { find, h } from "./dom.js";
 import { Drafts } from "./drafts.js";
 import { Editor } from "./editor.js";
 import { Connection } from "./events.js";
-import { exportDialog } from "./exporting.js";
+import { exportDialog } from "./export-dialog.js";
 import { gallery } from "./gallery.js";
 import { showGuide } from "./guide.js";
-import { helpDialog } from "./help.js";
+import { helpDialog } from "./help-dialog.js";
 import { icon } from "./icons.js";
 import { attempt, banner, notice } from "./notices.js";
 import { showProgress, showSaved } from "./progress.js";
@@ -23,32 +23,32 @@ chooseTheme();
 
 const store = new Store();
 const saver = new Saver(store, new Drafts());
-const pictures = gallery(store);
+const imageGallery = gallery(store);
 const editor = new Editor(store, saver);
 showGuide(store);
 showProgress(store);
 showSaved(saver, store);
 showSuggestions(store);
 
-/** Shows what the address says: all pictures, or one. */
+/** Shows the gallery or an image, by the address. */
 function route() {
   const id = /^#\/picture\/([\w-]+)$/.exec(location.hash)?.[1] ?? null;
-  const before = editor.desk.picture?.id ?? null;
+  const before = editor.controller.image?.id ?? null;
   editor.show(id);
-  if (!editor.open && location.hash.length > 2) history.replaceState(null, "", "#/"); // no such picture, or none to show
+  if (!editor.open && location.hash.length > 2) history.replaceState(null, "", "#/"); // no such image, or an unreadable one
   document.body.classList.toggle("editing", editor.open);
-  pictures.show(!editor.open);
-  document.title = editor.open ? `${editor.desk.picture?.name} – fewseg` : `${store.info?.folder ?? "Pictures"} – fewseg`;
-  if (before && !editor.open) pictures.list.mark(before, true);
+  imageGallery.show(!editor.open);
+  document.title = editor.open ? `${editor.controller.image?.name} – fewseg` : `${store.info?.folder ?? "Images"} – fewseg`;
+  if (before && !editor.open) imageGallery.list.mark(before, true);
 }
 
-/** Takes the project's last change back, or makes it again. @param {"undo"|"redo"} which */
+/** Undoes or redoes the project's last change. @param {"undo"|"redo"} which */
 async function stepProject(which) {
   if (which === "undo" ? !store.canUndo : !store.canRedo) return;
   await saver.flush();
   const what = store.undoText;
   if ((await attempt(() => api[which]())) === undefined) return;
-  if (which === "undo") notice(`Taken back: ${what}.`, "info", { text: "Redo", action: () => stepProject("redo") });
+  if (which === "undo") notice(`Undone: ${what}.`, "info", { text: "Redo", action: () => stepProject("redo") });
 }
 
 listenToKeys(store, editor, stepProject);
@@ -59,30 +59,30 @@ const undo = find("#undo");
 undo.addEventListener("click", () => stepProject("undo"));
 store.on("project", () => {
   undo.disabled = !store.canUndo;
-  find("#troubles").replaceChildren(...store.notices.map((text) => h("p", {}, icon("warning"), text)));
+  find("#warnings").replaceChildren(...store.notices.map((text) => h("p", {}, icon("warning"), text)));
   undo.title = store.undoText ? `Undo: ${store.undoText}` : "Nothing to undo";
 });
 
 let started = false;
 store.on("connection", async () => {
   const lost = store.connection === "lost";
-  if (lost) banner("The connection to fewseg is lost. Your strokes are kept in this browser; trying again …");
+  if (lost) banner("The connection to fewseg is lost. Your strokes are saved in this browser; reconnecting …");
   if (store.connection !== "open") return;
   banner(null);
   if (started) return;
   started = true;
   document.body.classList.remove("starting");
   find("#folder").textContent = store.info?.folder ?? "";
-  await saver.resume().catch(() => notice("This browser keeps no drafts (a private window?): strokes are safe once “Saved” is shown."));
+  await saver.resume().catch(() => notice("This browser stores no drafts (a private window?): strokes are safe once “Saved” is shown."));
   route();
 });
 
-/** Another folder is served now: its page starts afresh, and the strokes of this one wait in the browser for their folder. */
-async function moved() {
-  editor.desk.endEdit();
-  await saver.keep().catch(() => {});
+/** Reloads the page for another folder; unsaved strokes stay in the browser until their folder is served again. */
+async function folderChanged() {
+  editor.controller.endEdit();
+  await saver.saveDrafts().catch(() => {});
   history.replaceState(null, "", "#/");
   location.reload();
 }
 
-new Connection(store, (error) => banner(error.message), moved).open();
+new Connection(store, (error) => banner(error.message), folderChanged).open();

@@ -1,46 +1,46 @@
-/** Masks as bitmaps and as files, made by a worker so that painting never waits for them. */
+/** Decodes and encodes masks in a worker, so that painting never waits. */
 
 const worker = new Worker(new URL("mask-worker.js", import.meta.url), { type: "module" });
 /** @type {Map<number, {resolve: (answer: any) => void, reject: (error: Error) => void}>} */
-const waiting = new Map();
-let asked = 0;
+const pending = new Map();
+let lastId = 0;
 
 worker.addEventListener("message", ({ data }) => {
-  const { resolve, reject } = waiting.get(data.id) ?? {};
-  waiting.delete(data.id);
+  const { resolve, reject } = pending.get(data.id) ?? {};
+  pending.delete(data.id);
   if (data.error) reject?.(new Error(data.error));
   else resolve?.(data);
 });
 
-/** @param {Object} question @param {Transferable[]} [moved] @returns {Promise<any>} */
-function ask(question, moved = []) {
-  const id = ++asked;
+/** @param {Object} message @param {Transferable[]} [transferred] @returns {Promise<any>} the worker's response */
+function request(message, transferred = []) {
+  const id = ++lastId;
   return new Promise((resolve, reject) => {
-    waiting.set(id, { resolve, reject });
-    worker.postMessage({ id, ...question }, moved);
+    pending.set(id, { resolve, reject });
+    worker.postMessage({ id, ...message }, transferred);
   });
 }
 
 /**
- * A mask as a bitmap in one colour whose alpha says where it is.
+ * A mask as a bitmap of one colour whose alpha is the mask.
  * @param {{blob: Blob}|{url: string}} source a grey PNG
  * @param {number} width @param {number} height of the bitmap
  * @param {string} colour "#rrggbb"
  * @returns {Promise<ImageBitmap>}
  */
-export async function paintedMask(source, width, height, colour) {
-  return (await ask({ task: "paint", ...source, width, height, colour })).bitmap;
+export async function decodedMask(source, width, height, colour) {
+  return (await request({ task: "decode", ...source, width, height, colour })).bitmap;
 }
 
 /**
  * A canvas' alpha, or a smaller grey PNG, as a grey PNG of 0 and 255.
  * @param {HTMLCanvasElement|Blob} source @param {number} width @param {number} height of the file
- * @returns {Promise<{blob: Blob, count: number}>} count: pixels that are on
+ * @returns {Promise<{blob: Blob, count: number}>} count: foreground pixels
  */
-export async function writtenMask(source, width, height) {
-  if (source instanceof Blob) return ask({ task: "write", blob: source, width, height });
+export async function encodedMask(source, width, height) {
+  if (source instanceof Blob) return request({ task: "encode", blob: source, width, height });
   const bitmap = await createImageBitmap(source);
-  return ask({ task: "write", bitmap, width, height }, [bitmap]);
+  return request({ task: "encode", bitmap, width, height }, [bitmap]);
 }
 
 /** @param {number} width @param {number} height @param {number} most @returns {{width: number, height: number}} longest side at most `most` */

@@ -1,4 +1,4 @@
-/** One-line messages: passing ones at the bottom, lasting ones in a banner at the top. */
+/** One-line messages: temporary ones at the bottom, permanent ones in a banner at the top. */
 
 import { find, h } from "./dom.js";
 import { icon } from "./icons.js";
@@ -29,11 +29,11 @@ export function notice(text, kind = "info", offer) {
 }
 
 /** @param {unknown} error shown as a notice */
-export function complain(error) {
+export function showError(error) {
   notice(error instanceof Error ? error.message : String(error), "error");
 }
 
-/** @param {string|null} text null takes the banner away */
+/** @param {string|null} text null hides the banner */
 export function banner(text) {
   const host = find("#banner");
   if (host.textContent === (text ?? "")) return;
@@ -41,12 +41,12 @@ export function banner(text) {
   host.replaceChildren(...(text === null ? [] : [icon("warning"), h("span", {}, text)]));
 }
 
-/** Runs what may fail and says so when it does. @template T @param {() => Promise<T>} action @returns {Promise<T|undefined>} */
+/** Runs an action, and shows its error where it fails. @template T @param {() => Promise<T>} action @returns {Promise<T|undefined>} */
 export async function attempt(action) {
   try {
     return await action();
   } catch (error) {
-    complain(error);
+    showError(error);
     return undefined;
   }
 }

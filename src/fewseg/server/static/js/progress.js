@@ -1,4 +1,4 @@
-/** Progress in the header: pictures done, time left; and whether what was painted is safe. */
+/** The header's progress: images done, time left; and whether all strokes are saved. */
 
 import { find } from "./dom.js";
 
@@ -29,20 +29,20 @@ export function showProgress(store) {
   draw();
 }
 
-const SAFE = {
+const TEXTS = {
   saved: "Saved",
   saving: "Saving …",
   unsaved: "Unsaved",
-  kept: "Kept in this browser",
+  offline: "Saved in this browser",
   refused: "Not saved",
 };
 
-const WHY = {
-  saved: "The server has everything.",
-  saving: "On its way to the server.",
-  unsaved: "Kept in this browser; sent when your hand rests.",
-  kept: "The server is away. Strokes are kept in this browser and sent when it is back.",
-  refused: "The server refused a mask: the message said why. It is kept in this browser until you paint again.",
+const TITLES = {
+  saved: "All strokes are on the server.",
+  saving: "Uploading to the server.",
+  unsaved: "Saved in this browser; uploaded when you pause.",
+  offline: "The server does not answer. Strokes are saved in this browser and uploaded when it is back.",
+  refused: "The server refused a mask; see the message. It stays in this browser until you paint again.",
 };
 
 /** @param {import("./saver.js").Saver} saver @param {import("./store.js").Store} store */
@@ -51,8 +51,8 @@ export function showSaved(saver, store) {
   const draw = () => {
     const { state } = saver;
     host.dataset.state = state;
-    host.title = WHY[state];
-    find(".text", host).textContent = SAFE[state];
+    host.title = TITLES[state];
+    find(".text", host).textContent = TEXTS[state];
   };
   saver.addEventListener("state", draw);
   store.on("connection", draw);

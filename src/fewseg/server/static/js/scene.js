@@ -1,21 +1,21 @@
-/** Draws the open picture: its pixels, how unsure it is, the masks, the region on offer. */
+/** Draws the open image: its pixels, the uncertainty map, the masks, the proposed region. */
 
-import { drawMask } from "./outline.js";
+import { drawMask } from "./draw-mask.js";
 
-const HATCH = 8; // CSS pixels between the stripes of a region on offer
+const HATCH = 8; // CSS pixels between the stripes of a proposed region
 
 /**
  * @typedef {Object} Shown
- * @property {CanvasImageSource|null} image
- * @property {{width: number, height: number}} picture
+ * @property {CanvasImageSource|null} pixels
+ * @property {{width: number, height: number}} image
  * @property {import("./view.js").View} view
  * @property {import("./layer.js").MaskLayer[]} layers in drawing order, the active one last
  * @property {number|null} active
  * @property {CanvasImageSource|null} uncertainty
- * @property {{bitmap: ImageBitmap}|null} region
+ * @property {{bitmap: ImageBitmap}|null} proposal
  * @property {number} opacity
  * @property {boolean} masks
- * @property {boolean} moving while it moves, edges are left out: frames matter more
+ * @property {boolean} moving whether the image moves: edges are left out then, for the frame rate
  */
 
 export class Scene {
@@ -39,11 +39,11 @@ export class Scene {
   draw(shown) {
     const { context } = this;
     const density = this.density ?? 1;
-    const { view, picture } = shown;
-    const place = { x: view.x * density, y: view.y * density, width: picture.width * view.scale * density, height: picture.height * view.scale * density };
+    const { view, image } = shown;
+    const place = { x: view.x * density, y: view.y * density, width: image.width * view.scale * density, height: image.height * view.scale * density };
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     context.imageSmoothingEnabled = view.scale * density < 3;
-    if (shown.image) context.drawImage(shown.image, place.x, place.y, place.width, place.height);
+    if (shown.pixels) context.drawImage(shown.pixels, place.x, place.y, place.width, place.height);
     if (shown.uncertainty) {
       context.globalAlpha = 0.85;
       context.drawImage(shown.uncertainty, place.x, place.y, place.width, place.height);
@@ -57,11 +57,11 @@ export class Scene {
         drawMask(context, layer.canvas, place, { fill: shown.opacity * (active ? 1 : 0.8), edge });
       }
     }
-    if (shown.region) this.#offer(shown.region.bitmap, place, density);
+    if (shown.proposal) this.#drawProposal(shown.proposal.bitmap, place, density);
   }
 
-  /** @param {ImageBitmap} bitmap @param {import("./outline.js").Place} place @param {number} density */
-  #offer(bitmap, place, density) {
+  /** @param {ImageBitmap} bitmap @param {import("./draw-mask.js").Place} place @param {number} density */
+  #drawProposal(bitmap, place, density) {
     const striped = document.createElement("canvas");
     striped.width = this.canvas.width;
     striped.height = this.canvas.height;

@@ -1,19 +1,19 @@
-/** Keys. What is being typed into a field, and dialogs, keep theirs. */
+/** Keyboard shortcuts, except in text fields and dialogs. */
 
 import { isTyping } from "./dom.js";
-import { helpDialog } from "./help.js";
+import { helpDialog } from "./help-dialog.js";
 import { labelDialog } from "./labels.js";
 import { check, promote } from "./panel.js";
-import { pressStage } from "./pen.js";
+import { handleStageKey } from "./keyboard-painting.js";
 
 /** @param {import("./store.js").Store} store @param {import("./editor.js").Editor} editor @param {(which: "undo"|"redo") => void} stepProject */
 export function listenToKeys(store, editor, stepProject) {
-  const { desk } = editor;
-  const zoom = (/** @type {number} */ factor) => (desk.view.zoom(factor), desk.viewChanged());
+  const { controller } = editor;
+  const zoom = (/** @type {number} */ factor) => (controller.view.zoom(factor), controller.viewChanged());
   const grow = (/** @type {number} */ step) => {
-    if (desk.tool.assists) {
+    if (controller.tool.assists) {
       store.setView({ region: Math.min(1, Math.max(0, store.view.region + 0.1 * step)) });
-      desk.assist.resize();
+      controller.assist.resize();
     } else store.setView({ brush: Math.min(240, Math.max(3, Math.round(store.view.brush * 1.2 ** step + step))) });
   };
 
@@ -24,23 +24,23 @@ export function listenToKeys(store, editor, stepProject) {
     "+": () => zoom(1.25),
     "=": () => zoom(1.25),
     "-": () => zoom(0.8),
-    0: () => (desk.view.fit(), desk.viewChanged()),
+    0: () => (controller.view.fit(), controller.viewChanged()),
     m: () => store.setView({ masks: !store.view.masks }),
     u: () => store.setView({ uncertainty: !store.view.uncertainty }),
-    a: () => promote(desk),
-    c: () => check(desk),
+    a: () => promote(controller),
+    c: () => check(controller),
     n: () => labelDialog(store, null),
-    x: () => desk.assist.accept(true),
+    x: () => controller.assist.accept(true),
     j: () => editor.go(1),
     k: () => editor.go(-1),
     PageDown: () => editor.go(1),
     PageUp: () => editor.go(-1),
     ArrowRight: () => editor.go(1),
     ArrowLeft: () => editor.go(-1),
-    Enter: () => desk.assist.accept(false),
-    Escape: () => (desk.region || desk.assist.asking ? desk.assist.discard() : (location.hash = "#/")),
+    Enter: () => controller.assist.accept(false),
+    Escape: () => (controller.proposal || controller.assist.pending ? controller.assist.discard() : (location.hash = "#/")),
   };
-  for (const tool of desk.tools) keys[tool.key] = () => desk.setTool(tool.id);
+  for (const tool of controller.tools) keys[tool.key] = () => controller.setTool(tool.id);
 
   addEventListener("keydown", (event) => {
     if (isTyping(event.target) || document.querySelector("dialog[open]")) return;
@@ -53,16 +53,16 @@ export function listenToKeys(store, editor, stepProject) {
       labelDialog(store, null);
     }
   });
-  addEventListener("keyup", (event) => event.key === " " && hold(desk, false));
-  addEventListener("blur", () => hold(desk, false));
+  addEventListener("keyup", (event) => event.key === " " && hold(controller, false));
+  addEventListener("blur", () => hold(controller, false));
 }
 
-/** @param {import("./desk.js").Desk} desk @param {boolean} held the space bar */
-function hold(desk, held) {
-  if (desk.spaceHeld === held) return;
-  desk.spaceHeld = held;
-  desk.stage.classList.toggle("grab", held);
-  desk.redrawOver();
+/** @param {import("./canvas-controller.js").CanvasController} controller @param {boolean} held the space bar */
+function hold(controller, held) {
+  if (controller.spaceHeld === held) return;
+  controller.spaceHeld = held;
+  controller.stage.classList.toggle("grab", held);
+  controller.redrawOverlay();
 }
 
 /** Undo and redo. @param {KeyboardEvent} event @param {import("./store.js").Store} store @param {import("./editor.js").Editor} editor @param {(which: "undo"|"redo") => void} stepProject */
@@ -71,25 +71,25 @@ function command(event, store, editor, stepProject) {
   const key = event.key.toLowerCase();
   if (key !== "z" && key !== "y") return false;
   const redo = key === "y" || event.shiftKey;
-  if (editor.open) editor.desk.step(redo ? "redo" : "undo");
+  if (editor.open) editor.controller.step(redo ? "redo" : "undo");
   else stepProject(redo ? "redo" : "undo");
   return true;
 }
 
 /** @param {KeyboardEvent} event @param {import("./store.js").Store} store @param {import("./editor.js").Editor} editor @param {Record<string, () => void>} keys */
 function inEditor(event, store, editor, keys) {
-  const { desk } = editor;
+  const { controller } = editor;
   const { target, key } = event;
-  const onStage = target === desk.stage;
+  const onStage = target === controller.stage;
   const onControl = target instanceof HTMLElement && target.closest("button, a, input, select") !== null;
-  if (onStage && pressStage(desk, event)) return true;
-  if (onControl && ["Enter", " "].includes(key)) return false; // presses the control
+  if (onStage && handleStageKey(controller, event)) return true;
+  if (onControl && ["Enter", " "].includes(key)) return false; // activates the control
   if (onControl && key.startsWith("Arrow") && /** @type {HTMLElement} */ (target).closest("input, .card")) return false;
-  if (key === " ") return hold(desk, true), true;
-  if (desk.tool.press?.(key)) return true;
+  if (key === " ") return hold(controller, true), true;
+  if (controller.tool.press?.(key)) return true;
   const label = /^[1-9]$/.test(key) && store.labels[Number(key) - 1];
   if (label) {
-    if (!desk.painted) store.setActive(label.id); // a stroke belongs to the label that it began with
+    if (!controller.painted) store.setActive(label.id); // a stroke keeps the label it was started with
     return true;
   }
   const action = keys[key.length === 1 ? key.toLowerCase() : key];

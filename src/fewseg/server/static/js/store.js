@@ -1,12 +1,12 @@
-/** What the page knows. Modules read it, change it through its methods, and listen to what changed. */
+/** The page's state. Modules read it, change it through its methods, and listen to its events. */
 
-/** @typedef {import("./types.js").Picture} Picture */
+/** @typedef {import("./types.js").ImageEntry} ImageEntry */
 
-export const UNSURE = 0.6; // confidence below which a mask deserves a look
-const KEPT = "fewseg.view";
+export const UNCERTAIN_BELOW = 0.6; // confidence below which a mask counts as uncertain
+const STORAGE_KEY = "fewseg.view";
 
 /**
- * Events: `labels` (labels changed), `pictures` (other pictures than before), `picture` (detail: the id), `progress`,
+ * Events: `labels`, `images` (images were added or removed), `image` (one changed; detail: its id), `progress`,
  * `project` (revision or undo), `active` (the label to paint with), `view` (filter, order, display), `connection`.
  */
 export class Store extends EventTarget {
@@ -15,8 +15,8 @@ export class Store extends EventTarget {
   revision = 0;
   /** @type {import("./types.js").Label[]} */
   labels = [];
-  /** @type {Map<string, Picture>} in the folder's order */
-  pictures = new Map();
+  /** @type {Map<string, ImageEntry>} in the folder's order */
+  images = new Map();
   /** @type {import("./types.js").Progress} */
   progress = { done: 0, total: 0, seconds_left: null };
   canUndo = false;
@@ -29,10 +29,10 @@ export class Store extends EventTarget {
   active = null;
   /** @type {"connecting"|"open"|"lost"} */
   connection = "connecting";
-  view = { filter: "all", order: "folder", opacity: 0.5, masks: true, uncertainty: false, brush: 36, region: 0.5, .../** @type {any} */ (kept()) };
+  view = { filter: "all", order: "folder", opacity: 0.5, masks: true, uncertainty: false, brush: 36, region: 0.5, .../** @type {any} */ (savedView()) };
 
   /** @param {string} type @param {any} [detail] */
-  say(type, detail) {
+  emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
@@ -41,7 +41,7 @@ export class Store extends EventTarget {
     for (const type of types.split(" ")) this.addEventListener(type, (event) => action(/** @type {CustomEvent} */ (event).detail), { signal });
   }
 
-  /** @param {import("./types.js").Project} project what the server knows, all of it */
+  /** @param {import("./types.js").Project} project the whole project, from the server */
   setProject(project) {
     this.revision = project.revision;
     this.canUndo = project.can_undo;
@@ -49,26 +49,26 @@ export class Store extends EventTarget {
     this.notices = project.notices ?? [];
     this.undoText = project.undo_text;
     this.#setLabels(project.labels);
-    this.#setPictures(project.pictures);
+    this.#setImages(project.pictures);
     this.setProgress(project.progress);
-    this.say("project");
+    this.emit("project");
   }
 
-  /** @param {Picture} picture */
-  setPicture(picture) {
-    const before = this.pictures.get(picture.id);
-    if (before && JSON.stringify(before) === JSON.stringify(picture)) return;
-    this.pictures.set(picture.id, picture);
-    this.say(before ? "picture" : "pictures", picture.id);
+  /** @param {ImageEntry} image */
+  setImage(image) {
+    const before = this.images.get(image.id);
+    if (before && JSON.stringify(before) === JSON.stringify(image)) return;
+    this.images.set(image.id, image);
+    this.emit(before ? "image" : "images", image.id);
   }
 
   /** @param {import("./types.js").Progress} progress */
   setProgress(progress) {
     this.progress = progress;
-    this.say("progress");
+    this.emit("progress");
   }
 
-  /** A label that was just made; the next event of the project brings it too. @param {import("./types.js").Label} label */
+  /** Adds a label that was just created, before the project's next event. @param {import("./types.js").Label} label */
   addLabel(label) {
     if (!this.label(label.id)) this.#setLabels([...this.labels, label]);
     this.setActive(label.id);
@@ -78,25 +78,25 @@ export class Store extends EventTarget {
   setActive(id) {
     if (id === this.active) return;
     this.active = id;
-    this.say("active");
+    this.emit("active");
   }
 
   /** @param {Record<string, any>} change */
   setView(change) {
     Object.assign(this.view, change);
     try {
-      localStorage.setItem(KEPT, JSON.stringify(this.view));
+      localStorage.setItem(STORAGE_KEY, JSON.stringify(this.view));
     } catch {
-      // private windows may refuse; the view then lasts as long as the page
+      // private windows may refuse; the view then lasts until the page is closed
     }
-    this.say("view", change);
+    this.emit("view", change);
   }
 
   /** @param {"connecting"|"open"|"lost"} state */
   setConnection(state) {
     if (state === this.connection) return;
     this.connection = state;
-    this.say("connection");
+    this.emit("connection");
   }
 
   /** @param {number|null|undefined} id */
@@ -104,10 +104,10 @@ export class Store extends EventTarget {
     return this.labels.find((label) => label.id === id) ?? null;
   }
 
-  /** Pictures that pass the filter, in the chosen order. @returns {Picture[]} */
+  /** Images that pass the filter, in the chosen order. @returns {ImageEntry[]} */
   shown() {
-    const chosen = [...this.pictures.values()].filter(FILTERS[this.view.filter] ?? FILTERS.all);
-    if (this.view.order === "unsure") chosen.sort((a, b) => doubt(b) - doubt(a));
+    const chosen = [...this.images.values()].filter(FILTERS[this.view.filter] ?? FILTERS.all);
+    if (this.view.order === "uncertainty") chosen.sort((a, b) => priority(b) - priority(a));
     return chosen;
   }
 
@@ -116,39 +116,40 @@ export class Store extends EventTarget {
     if (JSON.stringify(labels) === JSON.stringify(this.labels)) return;
     this.labels = labels;
     if (!this.label(this.active)) this.setActive(labels[0]?.id ?? null);
-    this.say("labels");
+    this.emit("labels");
   }
 
-  /** @param {Picture[]} pictures */
-  #setPictures(pictures) {
-    const before = this.pictures;
-    this.pictures = new Map(pictures.map((picture) => [picture.id, picture]));
-    const same = before.size === pictures.length && pictures.every((picture) => before.has(picture.id));
-    if (!same) this.say("pictures");
-    else for (const picture of pictures) if (JSON.stringify(before.get(picture.id)) !== JSON.stringify(picture)) this.say("picture", picture.id);
+  /** @param {ImageEntry[]} images */
+  #setImages(images) {
+    const before = this.images;
+    this.images = new Map(images.map((image) => [image.id, image]));
+    const same = before.size === images.length && images.every((image) => before.has(image.id));
+    if (!same) this.emit("images");
+    else for (const image of images) if (JSON.stringify(before.get(image.id)) !== JSON.stringify(image)) this.emit("image", image.id);
   }
 }
 
-/** @param {Picture} picture @returns {number} how much it deserves a look: failed first, then unsure, examples last */
-function doubt(picture) {
-  if (picture.state === "failed") return 3;
-  if (picture.supports.length || picture.checked) return -1;
-  return picture.confidence === null ? 0 : 1 + (1 - picture.confidence);
+/** @param {ImageEntry} image @returns {number} rank by uncertainty: failed first, then the most uncertain, examples last */
+function priority(image) {
+  if (image.state === "failed") return 3;
+  if (image.supports.length || image.checked) return -1;
+  return image.confidence === null ? 0 : 1 + (1 - image.confidence);
 }
 
-/** @type {Record<string, (picture: Picture) => boolean>} */
+/** @type {Record<string, (image: ImageEntry) => boolean>} */
 export const FILTERS = {
   all: () => true,
-  labelled: (picture) => picture.supports.length > 0,
-  unsure: (picture) => picture.state === "done" && !picture.supports.length && !picture.checked && picture.confidence !== null && picture.confidence < UNSURE,
-  absent: (picture) => picture.state === "done" && !picture.supports.length && Object.values(picture.present).length > 0 && !Object.values(picture.present).some(Boolean),
-  failed: (picture) => picture.state === "failed",
+  labelled: (image) => image.supports.length > 0,
+  uncertain: (image) => image.state === "done" && !image.supports.length && !image.checked && image.confidence !== null && image.confidence < UNCERTAIN_BELOW,
+  absent: (image) => image.state === "done" && !image.supports.length && Object.values(image.present).length > 0 && !Object.values(image.present).some(Boolean),
+  failed: (image) => image.state === "failed",
 };
 
-/** @returns {Object} the view of last time */
-function kept() {
+/** @returns {Object} the view of the last visit */
+function savedView() {
   try {
-    return { ...JSON.parse(localStorage.getItem(KEPT) ?? "{}"), filter: "all" };
+    const saved = JSON.parse(localStorage.getItem(STORAGE_KEY) ?? "{}");
+    return { ...saved, filter: "all", order: saved.order === "uncertainty" ? saved.order : "folder" };
   } catch {
     return {};
   }

@@ -1,9 +1,9 @@
-/** Light, dark, or as the system has it; kept in the browser. */
+/** Light, dark or the system's colours; the choice is stored in the browser. */
 
 import { find } from "./dom.js";
 import { icon } from "./icons.js";
 
-const KEPT = "fewseg.theme";
+const STORAGE_KEY = "fewseg.theme";
 /** @type {Record<"auto"|"light"|"dark", "auto"|"light"|"dark">} */
 const NEXT = { auto: "light", light: "dark", dark: "auto" };
 const ICONS = { auto: "contrast", light: "sun", dark: "moon" };
@@ -20,17 +20,17 @@ export function chooseTheme() {
     button.setAttribute("aria-label", `Colours: ${NAMES[theme]}`);
     button.title = `Colours: ${NAMES[theme]}`;
     try {
-      localStorage.setItem(KEPT, theme);
+      localStorage.setItem(STORAGE_KEY, theme);
     } catch {
-      // private windows may refuse; the choice then lasts as long as the page
+      // private windows may refuse; the choice then lasts until the page is closed
     }
   };
   button.addEventListener("click", () => set(NEXT[current]));
-  let kept = null;
+  let stored = null;
   try {
-    kept = localStorage.getItem(KEPT);
+    stored = localStorage.getItem(STORAGE_KEY);
   } catch {
     // as above
   }
-  set(kept === "light" || kept === "dark" ? kept : "auto");
+  set(stored === "light" || stored === "dark" ? stored : "auto");
 }

@@ -1,31 +1,31 @@
-/** Box: drag a rectangle around a thing; the server proposes the thing's mask. */
+/** Box: drag a rectangle around an object; the server proposes the object's mask. */
 
 import { trace } from "./trace.js";
 
 /** @typedef {import("../types.js").Point} Point */
 
-const LEAST = 4; // stage pixels; shorter drags are slips
+const MIN_SIDE = 4; // stage pixels; smaller boxes are ignored
 
 export class BoxTool {
   id = "box";
   name = "Box";
   key = "r";
-  hint = "Drag a box around the thing, look at the proposed region, then add it.";
+  hint = "Drag a box around the object, check the proposed region, then add it.";
   assists = true;
   /** @type {Point|null} */
   #from = null;
   /** @type {Point|null} */
   #to = null;
 
-  /** @param {import("../desk.js").Desk} desk */
-  constructor(desk) {
-    this.desk = desk;
+  /** @param {import("../canvas-controller.js").CanvasController} controller */
+  constructor(controller) {
+    this.controller = controller;
   }
 
-  /** @param {Point} point picture pixels */
+  /** @param {Point} point image pixels */
   down(point) {
-    if (!this.desk.canPaint()) return false;
-    this.desk.assist.discard();
+    if (!this.controller.canPaint()) return false;
+    this.controller.assist.discard();
     this.#from = this.#to = point;
     return true;
   }
@@ -33,21 +33,21 @@ export class BoxTool {
   /** @param {Point[]} points */
   move(points) {
     this.#to = points[points.length - 1];
-    this.desk.redrawOver();
+    this.controller.redrawOverlay();
   }
 
   up() {
     const [a, b] = [this.#from, this.#to];
     this.#from = this.#to = null;
-    this.desk.redrawOver();
-    if (!a || !b || Math.min(Math.abs(a.x - b.x), Math.abs(a.y - b.y)) * this.desk.view.scale < LEAST) return;
+    this.controller.redrawOverlay();
+    if (!a || !b || Math.min(Math.abs(a.x - b.x), Math.abs(a.y - b.y)) * this.controller.view.scale < MIN_SIDE) return;
     const box = [Math.min(a.x, b.x), Math.min(a.y, b.y), Math.max(a.x, b.x), Math.max(a.y, b.y)];
-    this.desk.assist.ask({ box: this.desk.inside(box), mode: "superpixel" });
+    this.controller.assist.request({ box: this.controller.inside(box), mode: "superpixel" });
   }
 
   cancel() {
     this.#from = this.#to = null;
-    this.desk.redrawOver();
+    this.controller.redrawOverlay();
   }
 
   leave() {

@@ -6,9 +6,9 @@ export class BrushTool {
   /** @type {Point|null} */
   #last = null;
 
-  /** @param {import("../desk.js").Desk} desk @param {boolean} erase */
-  constructor(desk, erase) {
-    this.desk = desk;
+  /** @param {import("../canvas-controller.js").CanvasController} controller @param {boolean} erase */
+  constructor(controller, erase) {
+    this.controller = controller;
     this.erase = erase;
     this.id = erase ? "eraser" : "brush";
     this.name = erase ? "Eraser" : "Brush";
@@ -17,31 +17,31 @@ export class BrushTool {
     this.round = true;
   }
 
-  /** @param {Point} point picture pixels @param {{shiftKey?: boolean, button?: number}} event */
+  /** @param {Point} point image pixels @param {{shiftKey?: boolean, button?: number}} event */
   down(point, event) {
-    const layer = this.desk.beginEdit();
+    const layer = this.controller.beginEdit();
     if (!layer) return false;
     this.erasing = this.erase || event.button === 2;
     const straight = event.shiftKey && this.#last;
-    layer.stroke(straight ? [/** @type {Point} */ (this.#last), point] : [point], this.desk.brushWidth, this.erasing);
+    layer.stroke(straight ? [/** @type {Point} */ (this.#last), point] : [point], this.controller.brushWidth, this.erasing);
     this.#last = point;
-    this.desk.redraw();
+    this.controller.redraw();
     return true;
   }
 
   /** @param {Point[]} points */
   move(points) {
-    this.desk.painted?.stroke([this.#last ?? points[0], ...points], this.desk.brushWidth, this.erasing ?? this.erase);
+    this.controller.painted?.stroke([this.#last ?? points[0], ...points], this.controller.brushWidth, this.erasing ?? this.erase);
     this.#last = points[points.length - 1];
-    this.desk.redraw();
+    this.controller.redraw();
   }
 
   up() {
-    this.desk.endEdit();
+    this.controller.endEdit();
   }
 
   cancel() {
-    this.desk.cancelEdit();
+    this.controller.cancelEdit();
   }
 
   leave() {

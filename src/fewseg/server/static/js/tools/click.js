@@ -1,4 +1,4 @@
-/** Click assistance: press on a thing, see the region that the server proposes, press more to refine it, then add it. */
+/** Click: click on an object, see the region that the server proposes, refine it by more clicks, then add it. */
 
 /** @typedef {import("../types.js").Point} Point */
 
@@ -7,23 +7,23 @@ export class ClickTool {
   /** @type {[number, number, 0|1][]} */
   #points = [];
 
-  /** @param {import("../desk.js").Desk} desk @param {"superpixel"|"grow"} mode */
-  constructor(desk, mode) {
-    this.desk = desk;
+  /** @param {import("../canvas-controller.js").CanvasController} controller @param {"superpixel"|"grow"} mode */
+  constructor(controller, mode) {
+    this.controller = controller;
     this.mode = mode;
     this.id = mode;
     this.name = mode === "grow" ? "Grow" : "Click";
     this.key = mode === "grow" ? "g" : "w";
     this.hint = mode === "grow"
-      ? "Press on a thing: the region grows from there as far as it looks alike. Alt-press keeps a place out."
-      : "Press on a thing to pick the patch under it; press more patches to join them. Alt-press keeps a place out.";
+      ? "Click on an object: the region grows over similar pixels. Alt-click excludes a place."
+      : "Click on an object to select the patch there; further clicks add patches. Alt-click excludes a place.";
   }
 
-  /** @param {Point} point picture pixels @param {{altKey?: boolean, button?: number}} event */
+  /** @param {Point} point image pixels @param {{altKey?: boolean, button?: number}} event */
   down(point, event) {
-    if (!this.desk.canPaint()) return false;
-    if (!this.desk.region) this.#points = [];
-    const [x, y] = this.desk.inside([point.x, point.y]);
+    if (!this.controller.canPaint()) return false;
+    if (!this.controller.proposal) this.#points = [];
+    const [x, y] = this.controller.inside([point.x, point.y]);
     this.#points.push([x, y, event.altKey || event.button === 2 ? 0 : 1]);
     return true;
   }
@@ -31,7 +31,7 @@ export class ClickTool {
   move() {}
 
   up() {
-    this.desk.assist.ask({ points: this.#points, mode: this.mode });
+    this.controller.assist.request({ points: this.#points, mode: this.mode });
   }
 
   cancel() {
@@ -44,12 +44,12 @@ export class ClickTool {
 
   /** @param {CanvasRenderingContext2D} context @param {import("../view.js").View} view */
   draw(context, view) {
-    if (!this.desk.region && !this.desk.assist.asking) return;
-    for (const [px, py, wanted] of this.#points) {
+    if (!this.controller.proposal && !this.controller.assist.pending) return;
+    for (const [px, py, inside] of this.#points) {
       const { x, y } = view.toStage({ x: px, y: py });
       context.beginPath();
       context.arc(x, y, 5, 0, 2 * Math.PI);
-      context.fillStyle = wanted ? "#fff" : "#e03131";
+      context.fillStyle = inside ? "#fff" : "#e03131";
       context.fill();
       context.lineWidth = 1.5;
       context.strokeStyle = "#111";

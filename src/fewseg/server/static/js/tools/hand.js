@@ -1,10 +1,10 @@
-/** Hand: drags the picture. */
+/** Move: drags the image. */
 
 export class HandTool {
   id = "hand";
   name = "Move";
   key = "h";
-  hint = "Drag to move the picture. Space does the same with any tool; the wheel or two fingers zoom.";
+  hint = "Drag to move the image; Space and drag with any tool. The wheel or two fingers zoom.";
   pans = true;
 
   down() {

@@ -14,28 +14,28 @@ import { ScribbleTool } from "./scribble.js";
  * @property {string} key
  * @property {string} hint one line
  * @property {boolean} [round] shows the brush's circle
- * @property {boolean} [assists] asks the server
+ * @property {boolean} [assists] requests proposals from the server
  * @property {boolean} [pans] drags the view
  * @property {(point: import("../types.js").Point, event: any) => boolean} down
  * @property {(points: import("../types.js").Point[], event?: any) => void} move
  * @property {() => void} up
  * @property {() => void} cancel
- * @property {() => void} leave another tool or picture is chosen
+ * @property {() => void} leave another tool or image is selected
  * @property {(point: import("../types.js").Point) => void} [hover]
  * @property {(key: string) => boolean} [press]
- * @property {(context: CanvasRenderingContext2D, view: import("../view.js").View) => void} draw over the picture, in stage pixels
+ * @property {(context: CanvasRenderingContext2D, view: import("../view.js").View) => void} draw over the image, in stage pixels
  */
 
-/** @param {import("../desk.js").Desk} desk @returns {Tool[]} */
-export function makeTools(desk) {
+/** @param {import("../canvas-controller.js").CanvasController} controller @returns {Tool[]} */
+export function makeTools(controller) {
   return [
-    new BrushTool(desk, false),
-    new BrushTool(desk, true),
-    new PolygonTool(desk),
-    new ClickTool(desk, "superpixel"),
-    new ClickTool(desk, "grow"),
-    new BoxTool(desk),
-    new ScribbleTool(desk),
+    new BrushTool(controller, false),
+    new BrushTool(controller, true),
+    new PolygonTool(controller),
+    new ClickTool(controller, "superpixel"),
+    new ClickTool(controller, "grow"),
+    new BoxTool(controller),
+    new ScribbleTool(controller),
     new HandTool(),
   ];
 }

@@ -4,36 +4,36 @@ import { trace } from "./trace.js";
 
 /** @typedef {import("../types.js").Point} Point */
 
-const CLOSE = 12; // stage pixels to the first corner that close the polygon
+const CLOSING_DISTANCE = 12; // stage pixels: a corner this near to the first closes the polygon
 
 export class PolygonTool {
   id = "polygon";
   name = "Polygon";
   key = "p";
-  hint = "Press at every corner; the first corner, a double press or Enter closes it, Backspace takes one back.";
+  hint = "Click every corner; the first corner, a double click or Enter closes the polygon, Backspace removes a corner.";
   /** @type {Point[]} */
   corners = [];
   /** @type {Point|null} */
   #hover = null;
 
-  /** @param {import("../desk.js").Desk} desk */
-  constructor(desk) {
-    this.desk = desk;
+  /** @param {import("../canvas-controller.js").CanvasController} controller */
+  constructor(controller) {
+    this.controller = controller;
   }
 
-  /** @param {Point} point picture pixels */
+  /** @param {Point} point image pixels */
   down(point) {
-    if (!this.desk.canPaint()) return false;
+    if (!this.controller.canPaint()) return false;
     this.corners.push(point);
     this.#hover = point;
-    if (!this.#closes(point)) this.desk.redrawOver();
+    if (!this.#closes(point)) this.controller.redrawOverlay();
     return true;
   }
 
   /** @param {Point[]} points the corner under the finger follows it */
   move(points) {
     this.corners[this.corners.length - 1] = points[points.length - 1];
-    this.desk.redrawOver();
+    this.controller.redrawOverlay();
   }
 
   up() {
@@ -42,12 +42,12 @@ export class PolygonTool {
       this.corners.pop();
       this.finish();
     }
-    this.desk.say("region");
+    this.controller.emit("proposal");
   }
 
   cancel() {
     this.corners.pop();
-    this.desk.redrawOver();
+    this.controller.redrawOverlay();
   }
 
   leave() {
@@ -57,30 +57,30 @@ export class PolygonTool {
   /** @param {Point} point */
   hover(point) {
     this.#hover = point;
-    if (this.corners.length) this.desk.redrawOver();
+    if (this.corners.length) this.controller.redrawOverlay();
   }
 
-  /** @param {string} key @returns {boolean} whether it was meant for this tool */
+  /** @param {string} key @returns {boolean} whether this tool handles it */
   press(key) {
     if (!this.corners.length) return false;
     if (key === "Enter") this.finish();
     else if (key === "Backspace") this.corners.pop();
     else if (key === "Escape") this.corners = [];
     else return false;
-    this.desk.redrawOver();
-    this.desk.say("region");
+    this.controller.redrawOverlay();
+    this.controller.emit("proposal");
     return true;
   }
 
   finish() {
     if (this.corners.length >= 3) {
-      const layer = this.desk.beginEdit();
+      const layer = this.controller.beginEdit();
       if (!layer) return; // the corners stay
-      layer.fill(this.corners, this.desk.erasing);
-      this.desk.endEdit();
+      layer.fill(this.corners, this.controller.erasing);
+      this.controller.endEdit();
     }
     this.corners = [];
-    this.desk.redrawOver();
+    this.controller.redrawOverlay();
   }
 
   /** @param {CanvasRenderingContext2D} context @param {import("../view.js").View} view */
@@ -100,12 +100,12 @@ export class PolygonTool {
     }
   }
 
-  /** @param {Point} point @returns {boolean} whether it lies on the first corner, or twice at the same place */
+  /** @param {Point} point @returns {boolean} whether it lies on the first or on the last corner */
   #closes(point) {
     const others = this.corners.slice(0, -1);
     if (others.length < 3) return false;
     const near = (/** @type {Point} */ other, /** @type {number} */ reach) =>
-      Math.hypot(other.x - point.x, other.y - point.y) * this.desk.view.scale < reach;
-    return near(others[0], CLOSE) || near(others[others.length - 1], 4);
+      Math.hypot(other.x - point.x, other.y - point.y) * this.controller.view.scale < reach;
+    return near(others[0], CLOSING_DISTANCE) || near(others[others.length - 1], 4);
   }
 }

@@ -1,4 +1,4 @@
-/** A line that is seen on every picture: white on black. */
+/** A line that is visible on every image: white on black. */
 
 /**
  * @param {CanvasRenderingContext2D} context

@@ -6,27 +6,27 @@ import { h } from "./dom.js";
 import { icon } from "./icons.js";
 import { attempt, notice } from "./notices.js";
 
-/** @type {[string, string, string, boolean][]} id, name, what it is, chosen at first */
+/** @type {[string, string, string, boolean][]} id, name, description, whether selected at first */
 export const FORMATS = [
-  ["png", "PNG masks", "A black and white picture per label, and one with the label's number in every pixel", true],
-  ["coco", "COCO JSON", "Polygons in one file, the common tongue of tools", true],
+  ["png", "PNG masks", "A black and white image per label, and one with the label's number in every pixel", true],
+  ["coco", "COCO JSON", "Polygons in one file, read by most tools", true],
   ["coco-rle", "COCO JSON, RLE", "The same, exact to the pixel", false],
-  ["yolo", "YOLO", "A text file of polygons per picture", false],
-  ["labelme", "labelme", "A JSON file per picture", false],
-  ["geojson", "GeoJSON", "A file of polygons per picture, in pixels", false],
-  ["overlays", "Overlays", "Pictures with their masks painted on, to look at", false],
-  ["sheet", "Contact sheet", "All pictures with their masks on one sheet", false],
+  ["yolo", "YOLO", "A text file of polygons per image", false],
+  ["labelme", "labelme", "A JSON file per image", false],
+  ["geojson", "GeoJSON", "A file of polygons per image, in pixels", false],
+  ["overlays", "Overlays", "Images with their masks drawn on them", false],
+  ["sheet", "Contact sheet", "All images with their masks on one sheet", false],
 ];
 
 /** @param {import("./store.js").Store} store @param {import("./saver.js").Saver} saver */
 export function exportDialog(store, saver) {
-  const checked = [...store.pictures.values()].filter((picture) => picture.supports.length || picture.checked).length;
+  const checked = [...store.images.values()].filter((image) => image.supports.length || image.checked).length;
   const boxes = FORMATS.map(([id, name, what, on]) =>
     h("label", { class: "option" }, h("input", { type: "checkbox", name: "format", value: id, checked: on }), h("span", {}, h("b", {}, name), h("small", {}, what))),
   );
   const which = [
-    ["all", `All ${store.pictures.size} pictures`, "Found masks and examples"],
-    ["checked", `Only the ${checked} checked`, "What you painted, accepted or marked as checked"],
+    ["all", `All ${store.images.size} images`, "Predicted masks and examples"],
+    ["checked", `Only the ${checked} checked`, "Painted, accepted or marked as checked"],
   ].map(([value, name, what]) =>
     h("label", { class: "option" }, h("input", { type: "radio", name: "which", value, checked: value === "all" }), h("span", {}, h("b", {}, name), h("small", {}, what))),
   );
@@ -47,7 +47,7 @@ export function exportDialog(store, saver) {
     button.disabled = false;
     if (!done) return;
     dialog.close();
-    const left = done.left_out ? ` ${done.left_out} left out: their masks are not there yet.` : "";
+    const left = done.left_out ? ` ${done.left_out} left out: their masks are not ready yet.` : "";
     notice(`Wrote ${done.files} file${done.files === 1 ? "" : "s"} into ${done.folder}.${left}`);
   };
   const download = async () => {
@@ -61,7 +61,7 @@ export function exportDialog(store, saver) {
     { class: "form", onsubmit: write, onchange: () => ready() },
     h("fieldset", {}, h("legend", {}, "Which"), h("div", { class: "options" }, ...which)),
     h("fieldset", {}, h("legend", {}, "Formats"), h("div", { class: "options" }, ...boxes)),
-    store.progress.done < store.progress.total && h("p", { class: "hint" }, icon("clock"), "Masks are still being found: those that are missing will not be exported."),
+    store.progress.done < store.progress.total && h("p", { class: "hint" }, icon("clock"), "Masks are still being predicted: missing ones will not be exported."),
     h("footer", {}, h("button", { type: "button", onclick: download }, "Download .zip"), h("button", { type: "submit", class: "primary" }, icon("export"), "Write into the folder")),
   );
   const dialog = openDialog("Export", [form], { wide: true });

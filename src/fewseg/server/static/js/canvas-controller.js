@@ -1,4 +1,4 @@
-/** The desk: one open picture, its masks, and the tool in hand. It knows nothing of the panels around it. */
+/** The canvas controller: the open image, its masks and the current tool. It does not depend on the panels around it. */
 
 import { Assist } from "./assist.js";
 import { cross, ring } from "./cursors.js";
@@ -11,22 +11,22 @@ import { Scene } from "./scene.js";
 import { makeTools } from "./tools/index.js";
 import { View } from "./view.js";
 
-/** @typedef {import("./types.js").Picture} Picture */
+/** @typedef {import("./types.js").ImageEntry} ImageEntry */
 /** @typedef {import("./types.js").Point} Point */
 /** @typedef {import("./layer.js").MaskLayer} MaskLayer */
 
-/** Events: `tool`, `history`, `region` (asked, offered or gone), `view`, `layers`, `needs-label`. */
-export class Desk extends EventTarget {
-  /** @type {Picture|null} */
-  picture = null;
-  /** @type {{bitmap: ImageBitmap}|null} the region on offer */
-  region = null;
-  /** @type {MaskLayer|null} what the stroke in progress goes to, whatever label is chosen meanwhile */
+/** Events: `tool`, `history`, `proposal` (requested, shown or gone), `view`, `layers`, `needs-label`. */
+export class CanvasController extends EventTarget {
+  /** @type {ImageEntry|null} */
+  image = null;
+  /** @type {{bitmap: ImageBitmap}|null} the proposed region */
+  proposal = null;
+  /** @type {MaskLayer|null} the layer of the stroke in progress, whatever label is chosen meanwhile */
   painted = null;
-  /** @type {Point|null} the keyboard's place in the picture */
-  pen = null;
-  penDown = false;
-  /** Polygons take away instead of adding. */
+  /** @type {Point|null} the keyboard's cursor, in image pixels */
+  cursor = null;
+  cursorDown = false;
+  /** Whether polygons are subtracted instead of added. */
   erasing = false;
   spaceHeld = false;
   view = new View();
@@ -48,8 +48,8 @@ export class Desk extends EventTarget {
     this.tools = makeTools(this);
     this.tool = this.tools[0];
     this.redraw = perFrame(() => this.#draw());
-    this.redrawOver = perFrame(() => this.#drawOver());
-    this.#follow();
+    this.redrawOverlay = perFrame(() => this.#drawOverlay());
+    this.#bindPointers();
     new ResizeObserver(() => this.resize()).observe(stage);
     store.on("active view", () => this.redraw());
   }
@@ -59,27 +59,27 @@ export class Desk extends EventTarget {
     return this.loader.layers.get(this.store.active ?? -1) ?? null;
   }
 
-  /** The brush's width in picture pixels: constant on the stage, so that zooming in paints finer. */
+  /** The brush's width in image pixels: constant on the stage, so that zooming in paints finer. */
   get brushWidth() {
     return this.store.view.brush / this.view.scale;
   }
 
   /** @param {string} type */
-  say(type) {
+  emit(type) {
     this.dispatchEvent(new CustomEvent(type));
   }
 
-  /** @param {Picture} picture */
-  open(picture) {
+  /** @param {ImageEntry} image */
+  open(image) {
     this.close();
-    this.picture = picture;
+    this.image = image;
     this.view.scale = NaN;
     this.resize();
     this.view.fit();
-    this.loader.open(picture);
+    this.loader.open(image);
     if (this.tool.assists) this.assist.prepare();
     this.redraw();
-    this.redrawOver();
+    this.redrawOverlay();
   }
 
   close() {
@@ -88,51 +88,51 @@ export class Desk extends EventTarget {
     this.assist.discard();
     this.history.clear();
     this.loader.close();
-    this.picture = this.pen = null;
-    this.penDown = false;
-    this.say("history");
+    this.image = this.cursor = null;
+    this.cursorDown = false;
+    this.emit("history");
   }
 
   /** @param {string} id */
   setTool(id) {
     const tool = this.tools.find((candidate) => candidate.id === id);
     if (!tool || tool === this.tool) return;
-    this.liftPen();
+    this.releaseCursor();
     if (this.painted) return; // the pointer is still down
     this.tool.leave();
     this.assist.discard();
     this.tool = tool;
     if (tool.assists) this.assist.prepare();
-    this.say("tool");
-    this.redrawOver();
+    this.emit("tool");
+    this.redrawOverlay();
   }
 
-  /** @param {{bitmap: ImageBitmap}|null} region */
-  setRegion(region) {
-    this.region?.bitmap.close();
-    this.region = region;
-    this.say("region");
+  /** @param {{bitmap: ImageBitmap}|null} proposal */
+  setProposal(proposal) {
+    this.proposal?.bitmap.close();
+    this.proposal = proposal;
+    this.emit("proposal");
     this.redraw();
-    this.redrawOver();
+    this.redrawOverlay();
   }
 
   /** @returns {boolean} whether there is a label to paint; asks for one where there is none */
   canPaint() {
-    if (this.layer && this.picture) return true;
-    this.say("needs-label");
+    if (this.layer && this.image) return true;
+    this.emit("needs-label");
     return false;
   }
 
-  /** @returns {MaskLayer|null} the mask to draw on, its state remembered */
+  /** @returns {MaskLayer|null} the mask to draw on, its state saved for the history */
   beginEdit() {
     if (!this.canPaint()) return null;
     this.endEdit();
     const layer = /** @type {MaskLayer} */ (this.layer);
-    if (this.loader.awaits(layer)) {
-      notice("The mask is still loading: paint when it is there.");
+    if (this.loader.isPending(layer)) {
+      notice("The mask is still loading: paint when it is shown.");
       return null;
     }
-    this.loader.claim(layer);
+    this.loader.prepareForPainting(layer);
     layer.begin();
     this.painted = layer;
     this.saver.painting = true;
@@ -144,7 +144,7 @@ export class Desk extends EventTarget {
     const change = this.painted?.end();
     this.painted = null;
     if (change) {
-      if (!this.history.steps(change.layer)) this.#noteStart(change.layer);
+      if (!this.history.steps(change.layer)) this.#noteFirstStep(change.layer);
       this.history.add(change);
       this.#changed(change.layer);
     }
@@ -156,24 +156,24 @@ export class Desk extends EventTarget {
     const layer = this.painted;
     this.painted = null;
     layer?.cancel();
-    if (layer) this.loader.sync(); // what came meanwhile had to wait
+    if (layer) this.loader.sync(); // updates were deferred meanwhile
     this.redraw();
   }
 
-  /** The keyboard's stroke ends where the cross is. */
-  liftPen() {
-    if (this.penDown) this.tool.up();
-    this.penDown = false;
+  /** Ends the keyboard's stroke at the cursor. */
+  releaseCursor() {
+    if (this.cursorDown) this.tool.up();
+    this.cursorDown = false;
   }
 
-  /** A mask was replaced or is gone: its steps cannot be taken back. @param {MaskLayer} layer */
-  forget(layer) {
+  /** A mask was replaced or removed: its steps can no longer be undone. @param {MaskLayer} layer */
+  dropHistory(layer) {
     this.history.drop(layer);
-    layer.example = true; // until the next first step
-    this.say("history");
+    layer.example = true; // until its next first step
+    this.emit("history");
   }
 
-  /** @param {"undo"|"redo"} which @returns {boolean} whether there was anything */
+  /** @param {"undo"|"redo"} which @returns {boolean} whether there was a step */
   step(which) {
     if (this.painted) return false;
     const change = this.history[which]();
@@ -181,70 +181,70 @@ export class Desk extends EventTarget {
     const { layer } = change;
     const steps = this.history.steps(layer);
     this.store.setActive(layer.label);
-    if (which === "redo" && steps === 1) this.#noteStart(layer);
-    if (which === "undo" && steps === 0 && !layer.example) this.#unmake(layer);
+    if (which === "redo" && steps === 1) this.#noteFirstStep(layer);
+    if (which === "undo" && steps === 0 && !layer.example) this.#revert(layer);
     else this.#changed(layer);
     this.redraw();
     return true;
   }
 
-  /** @param {number[]} numbers x and y in turn @returns {number[]} whole picture pixels, inside the picture */
+  /** @param {number[]} numbers x and y in turn @returns {number[]} whole image pixels, inside the image */
   inside(numbers) {
-    const { width, height } = /** @type {Picture} */ (this.picture);
+    const { width, height } = /** @type {ImageEntry} */ (this.image);
     return numbers.map((value, index) => Math.round(Math.min(Math.max(value, 0), (index % 2 ? height : width) - 1)));
   }
 
   resize() {
     const { clientWidth: width, clientHeight: height } = this.stage;
-    if (!this.picture || !width || !height) return;
+    if (!this.image || !width || !height) return;
     const density = Math.min(devicePixelRatio || 1, 2);
-    this.view.setSizes(this.picture, { width, height });
+    this.view.setSizes(this.image, { width, height });
     this.scene.resize({ width, height }, density);
     this.above.width = Math.round(width * density);
     this.above.height = Math.round(height * density);
     this.viewChanged();
   }
 
-  /** The picture was moved or zoomed. */
+  /** The image was moved or zoomed. */
   viewChanged() {
     this.loader.sharpen();
     this.redraw();
-    this.redrawOver();
-    this.say("view");
+    this.redrawOverlay();
+    this.emit("view");
   }
 
   /** @param {MaskLayer} layer */
   #changed(layer) {
-    this.saver.touch(/** @type {Picture} */ (this.picture), layer.label, layer.canvas);
-    this.say("history");
+    this.saver.maskChanged(/** @type {ImageEntry} */ (this.image), layer.label, layer.canvas);
+    this.emit("history");
   }
 
-  /** The first step of a history is made. @param {MaskLayer} layer */
-  #noteStart(layer) {
-    const picture = /** @type {Picture} */ (this.picture);
-    // While something is on its way the store does not know yet: what was noted before holds.
-    if (layer.awaited || this.saver.pending(picture, layer.label)) return;
-    layer.example = picture.supports.includes(layer.label);
+  /** Remembers, at a layer's first step, whether the image is an example. @param {MaskLayer} layer */
+  #noteFirstStep(layer) {
+    const image = /** @type {ImageEntry} */ (this.image);
+    // While a save is pending the store is not up to date: the earlier value holds.
+    if (layer.awaitedRevision || this.saver.pending(image, layer.label)) return;
+    layer.example = image.supports.includes(layer.label);
   }
 
-  /** Nothing painted is left: the picture is no example of the mask that was found. @param {MaskLayer} layer */
-  #unmake(layer) {
-    const picture = /** @type {Picture} */ (this.picture);
-    this.saver.revert(picture, layer.label, layer.awaited > 0 || picture.supports.includes(layer.label));
+  /** Every step is undone: shows the mask from before painting, and withdraws the example. @param {MaskLayer} layer */
+  #revert(layer) {
+    const image = /** @type {ImageEntry} */ (this.image);
+    this.saver.revert(image, layer.label, layer.awaitedRevision > 0 || image.supports.includes(layer.label));
     this.loader.sync();
-    this.say("history");
+    this.emit("history");
   }
 
-  #follow() {
+  #bindPointers() {
     followPointers(this.stage, {
-      down: (at, event) => this.tool.down(this.view.toPicture(at), event),
-      move: (points, event) => this.tool.move(points.map((point) => this.view.toPicture(point)), event),
+      down: (at, event) => this.tool.down(this.view.toImage(at), event),
+      move: (points, event) => this.tool.move(points.map((point) => this.view.toImage(point)), event),
       up: () => this.tool.up(),
       cancel: () => this.tool.cancel(),
       hover: (at) => {
         this.#hover = at;
-        if (at) this.tool.hover?.(this.view.toPicture(at));
-        this.redrawOver();
+        if (at) this.tool.hover?.(this.view.toImage(at));
+        this.redrawOverlay();
       },
       pan: (dx, dy) => this.#move(() => this.view.pan(dx, dy)),
       zoom: (factor, at) => this.#move(() => this.view.zoom(factor, at)),
@@ -261,32 +261,32 @@ export class Desk extends EventTarget {
     this.#moving = true;
     action();
     this.redraw();
-    this.redrawOver();
-    this.say("view");
+    this.redrawOverlay();
+    this.emit("view");
   }
 
   #draw() {
-    const { picture, store, loader } = this;
-    if (!picture) return;
+    const { image, store, loader } = this;
+    if (!image) return;
     const order = [...loader.layers.values()].filter((layer) => !layer.absent);
     order.sort((a, b) => Number(a.label === store.active) - Number(b.label === store.active));
     this.scene.draw({
-      image: loader.image, picture, view: this.view, layers: order, active: store.active,
-      uncertainty: store.view.uncertainty ? loader.uncertainty : null, region: this.region,
+      pixels: loader.pixels, image, view: this.view, layers: order, active: store.active,
+      uncertainty: store.view.uncertainty ? loader.uncertainty : null, proposal: this.proposal,
       opacity: store.view.opacity, masks: store.view.masks, moving: this.#moving || this.saver.painting,
     });
   }
 
-  #drawOver() {
+  #drawOverlay() {
     const context = /** @type {CanvasRenderingContext2D} */ (this.above.getContext("2d"));
     const density = this.scene.density ?? 1;
     context.setTransform(density, 0, 0, density, 0, 0);
     context.clearRect(0, 0, this.above.width, this.above.height);
-    if (!this.picture) return;
+    if (!this.image) return;
     this.tool.draw(context, this.view);
-    const at = this.pen ? this.view.toStage(this.pen) : this.#hover;
+    const at = this.cursor ? this.view.toStage(this.cursor) : this.#hover;
     if (!at || this.spaceHeld) return;
     if (this.tool.round) ring(context, at, this.store.view.brush / 2);
-    if (this.pen) cross(context, at, this.penDown);
+    if (this.cursor) cross(context, at, this.cursorDown);
   }
 }

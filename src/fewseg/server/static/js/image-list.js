@@ -1,46 +1,46 @@
-/** Thumbnails in a row or a grid: only what is near the screen is loaded, and the server hears what is seen. */
+/** Thumbnails in a row or a grid: loaded near the screen only; the visible ones are reported to the server. */
 
 import { api } from "./api.js";
 import { Card } from "./card.js";
 import { settled } from "./dom.js";
 
-/** @typedef {import("./types.js").Picture} Picture */
+/** @typedef {import("./types.js").ImageEntry} ImageEntry */
 
-export class PictureList {
-  /** @type {Map<string, Card>} every card ever made, by picture */
+export class ImageList {
+  /** @type {Map<string, Card>} every card ever made, by image */
   #cards = new Map();
   /** @type {Set<string>} on screen */
   #seen = new Set();
-  #told = "";
+  #reported = "";
 
-  /** @param {import("./store.js").Store} store @param {HTMLElement} host @param {{first?: () => string|null}} [options] first: the picture to segment before all */
+  /** @param {import("./store.js").Store} store @param {HTMLElement} host @param {{first?: () => string|null}} [options] first: the image to segment first */
   constructor(store, host, { first } = {}) {
     this.store = store;
     this.host = host;
     this.first = first ?? (() => null);
     this.near = new IntersectionObserver((entries) => entries.forEach((entry) => this.#card(entry.target)?.mount(entry.isIntersecting)), { rootMargin: "400px" });
-    this.onScreen = new IntersectionObserver((entries) => this.#look(entries));
-    this.tell = settled(() => this.#tell(), 200);
-    store.on("picture", (id) => this.#cards.get(id)?.update());
+    this.onScreen = new IntersectionObserver((entries) => this.#visibilityChanged(entries));
+    this.reportVisible = settled(() => this.#report(), 200);
+    store.on("image", (id) => this.#cards.get(id)?.update());
     store.on("labels", () => this.#cards.forEach((card) => card.update()));
-    store.on("connection", () => (this.#told = ""));
-    host.addEventListener("keydown", (event) => this.#steer(event));
-    host.addEventListener("focusin", (event) => this.#rove(/** @type {HTMLElement} */ (event.target)));
+    store.on("connection", () => (this.#reported = ""));
+    host.addEventListener("keydown", (event) => this.#navigate(event));
+    host.addEventListener("focusin", (event) => this.#setTabStop(/** @type {HTMLElement} */ (event.target)));
   }
 
-  /** @param {Picture[]} pictures */
-  show(pictures) {
-    const elements = pictures.map((picture) => this.#cardOf(picture).element);
+  /** @param {ImageEntry[]} images */
+  show(images) {
+    const elements = images.map((image) => this.#cardOf(image).element);
     const current = this.host.children;
     if (elements.length === current.length && elements.every((element, index) => element === current[index])) return;
-    for (const element of current) this.#forget(/** @type {HTMLElement} */ (element));
+    for (const element of current) this.#release(/** @type {HTMLElement} */ (element));
     this.host.replaceChildren(...elements);
     for (const element of elements) {
       this.near.observe(element);
       this.onScreen.observe(element);
     }
-    if (!elements.some((element) => element.tabIndex === 0 && element.hasAttribute("tabindex"))) this.#rove(elements[0]);
-    this.tell();
+    if (!elements.some((element) => element.tabIndex === 0 && element.hasAttribute("tabindex"))) this.#setTabStop(elements[0]);
+    this.reportVisible();
   }
 
   /** @param {string|null} id @param {boolean} [follow] scrolls to it */
@@ -52,14 +52,14 @@ export class PictureList {
     }
     const element = this.#cards.get(id ?? "")?.element;
     if (follow) element?.scrollIntoView({ block: "nearest", inline: "center" });
-    if (element) this.#rove(element);
-    this.tell();
+    if (element) this.#setTabStop(element);
+    this.reportVisible();
   }
 
-  /** @param {Picture} picture @returns {Card} */
-  #cardOf(picture) {
-    let card = this.#cards.get(picture.id);
-    if (!card) this.#cards.set(picture.id, (card = new Card(this.store, picture)));
+  /** @param {ImageEntry} image @returns {Card} */
+  #cardOf(image) {
+    let card = this.#cards.get(image.id);
+    if (!card) this.#cards.set(image.id, (card = new Card(this.store, image)));
     return card;
   }
 
@@ -69,7 +69,7 @@ export class PictureList {
   }
 
   /** @param {HTMLElement} element */
-  #forget(element) {
+  #release(element) {
     this.near.unobserve(element);
     this.onScreen.unobserve(element);
     this.#seen.delete(element.dataset.id ?? "");
@@ -77,36 +77,36 @@ export class PictureList {
   }
 
   /** @param {IntersectionObserverEntry[]} entries */
-  #look(entries) {
+  #visibilityChanged(entries) {
     for (const { target, isIntersecting } of entries) {
       const id = /** @type {HTMLElement} */ (target).dataset.id ?? "";
       if (isIntersecting) this.#seen.add(id);
       else this.#seen.delete(id);
     }
-    this.tell();
+    this.reportVisible();
   }
 
-  /** Tells the server what is on screen, in reading order. */
-  #tell() {
+  /** Reports the images on screen to the server, in reading order. */
+  #report() {
     if (!this.host.offsetParent && !this.host.getClientRects().length) return;
     const first = this.first();
     const order = [...this.host.children].map((element) => /** @type {HTMLElement} */ (element).dataset.id ?? "").filter((id) => this.#seen.has(id) && id !== first);
     const ids = first ? [first, ...order] : order;
-    const said = ids.join("\n");
-    if (!ids.length || said === this.#told || this.store.connection !== "open") return;
-    this.#told = said;
-    api.visible(ids).catch(() => (this.#told = "")); // an order of work only: what is missed comes later
+    const key = ids.join("\n");
+    if (!ids.length || key === this.#reported || this.store.connection !== "open") return;
+    this.#reported = key;
+    api.visible(ids).catch(() => (this.#reported = "")); // it only sets an order of work
   }
 
   /** One card is reached by Tab, the others from it by the arrow keys. @param {HTMLElement|undefined} element */
-  #rove(element) {
+  #setTabStop(element) {
     if (!element?.classList.contains("card")) return;
     for (const card of this.#cards.values()) card.element.tabIndex = -1;
     element.tabIndex = 0;
   }
 
   /** @param {KeyboardEvent} event */
-  #steer(event) {
+  #navigate(event) {
     const cards = /** @type {HTMLElement[]} */ ([...this.host.children]);
     const at = cards.indexOf(/** @type {HTMLElement} */ (document.activeElement));
     if (at < 0 || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -114,8 +114,8 @@ export class PictureList {
     const moves = {
       ArrowRight: () => cards[at + 1],
       ArrowLeft: () => cards[at - 1],
-      ArrowDown: () => beyond(cards, at, 1),
-      ArrowUp: () => beyond(cards, at, -1),
+      ArrowDown: () => inNextRow(cards, at, 1),
+      ArrowUp: () => inNextRow(cards, at, -1),
       Home: () => cards[0],
       End: () => cards[cards.length - 1],
     };
@@ -128,7 +128,7 @@ export class PictureList {
 }
 
 /** The card in the next row that lies nearest. @param {HTMLElement[]} cards @param {number} at @param {1|-1} step */
-function beyond(cards, at, step) {
+function inNextRow(cards, at, step) {
   const from = cards[at].getBoundingClientRect();
   const middle = from.left + from.width / 2;
   let best;

@@ -1,10 +1,10 @@
-/** Draws masks: a light fill and a crisp edge of constant width, however far one has zoomed in. */
+/** Draws masks: a light fill and a crisp edge of constant width at every zoom. */
 
 import { canvas } from "./masks.js";
 
 const AROUND = [[-1, 0], [1, 0], [0, -1], [0, 1], [-0.7, -0.7], [0.7, -0.7], [-0.7, 0.7], [0.7, 0.7]];
 
-/** @type {HTMLCanvasElement|null} reused: an edge is drawn at once, then copied */
+/** @type {HTMLCanvasElement|null} reused for every edge */
 let scratch = null;
 
 /**
