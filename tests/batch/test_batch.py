@@ -16,8 +16,8 @@ from fewseg.batch import BatchOptions, BatchReport, find_images, segment_files
 from fewseg.batch import output_folder as batch_outputs
 from fewseg.batch import steps as work
 from fewseg.core.errors import FewsegError, InvalidImage, InvalidMask, InvalidOption, InvalidSupport, OutputError
-from fewseg.formats import write_results
-from fewseg.formats.read_folder import read_support, require_apart, teach_all
+from fewseg.formats import read_supports, write_results
+from fewseg.formats.mask_folders import read_mask_folders, require_apart
 from fewseg.images import read_image_size
 from fewseg.inference.segmenter import Segmenter
 from helpers.colour_method import ColourMethod, blob, iou, write_support
@@ -64,10 +64,10 @@ def test_read_and_teach_a_support_folder(tmp_path: Path) -> None:
     Image.fromarray(mask).save(folder / "red" / "face_mask.png")
     (folder / "red" / "notes.txt").touch()
     (folder / ".hidden").mkdir()
-    examples = read_support(folder)
+    examples = read_mask_folders(folder)
     assert {label: len(pairs) for label, pairs in examples.items()} == {"blue": 2, "red": 5}
     made = Segmenter(ColourMethod(), device="cpu")
-    teach_all(made, examples)
+    read_supports(folder).teach(made)
     assert (made.labels, made.shots("red")) == (("blue", "red"), 5)
     assert iou(made.segment(image).masks["red"], mask) > 0.85
 
@@ -118,7 +118,7 @@ def broken(folder: Path, what: str) -> None:
 def test_bad_support_folders(tmp_path: Path, what: str, error: type[FewsegError], words: str) -> None:
     broken(tmp_path / "support", what)
     with pytest.raises(error, match=words) as caught:
-        teach_all(Segmenter(ColourMethod(), device="cpu"), read_support(tmp_path / "support"))
+        read_supports(tmp_path / "support").teach(Segmenter(ColourMethod(), device="cpu"))
     assert "\n" not in str(caught.value)
 
 
@@ -134,9 +134,9 @@ def test_support_that_is_empty_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(InvalidSupport, match="no label folders:"):
-        read_support(tmp_path / "empty")
+        read_mask_folders(tmp_path / "empty")
     with pytest.raises(InvalidSupport, match="is a file, not a folder"):
-        read_support(tmp_path / "file")
+        read_mask_folders(tmp_path / "file")
 
 
 # -------------------------------------------------------------------------------------------------- outputs

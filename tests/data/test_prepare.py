@@ -24,8 +24,7 @@ from fewseg.data.datasets.benchmark import read_index, read_values
 from fewseg.data.datasets.build_coco20i import paint
 from fewseg.data.datasets.coco20i import Coco20i, Coco20iPanet
 from fewseg.data.datasets.fss1000 import Fss1000
-from fewseg.data.datasets.pascal5i import Pascal5i
-from fewseg.data.datasets.prepare import palette
+from fewseg.data.datasets.pascal5i import Pascal5i, voc_colour
 from helpers.tiny_benchmarks import (
     HEIGHT,
     WIDTH,
@@ -493,7 +492,7 @@ def test_options_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_palette_is_vocs() -> None:
-    colours = np.reshape(palette(), (256, 3)).tolist()
+    colours = [list(voc_colour(value)) for value in range(256)]
     assert colours[:5] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
     assert colours[15] == [192, 128, 128]
     assert colours[255] == [224, 224, 192]

@@ -18,7 +18,7 @@ from fewseg import Segmenter
 from fewseg.cli import main
 from fewseg.core.errors import InvalidOption
 from fewseg.data.datasets.synthetic import SyntheticDataset
-from fewseg.export import ExportOptions, export_method, save_supports
+from fewseg.export import GraphOptions, export_method, save_supports
 from fewseg.export import run as run_module
 from fewseg.export.graphs import method_graphs
 from fewseg.models.checkpoints import fingerprint, load_method, save_method
@@ -63,14 +63,14 @@ def ort_run(folder: Path, name: str, tensors: dict[str, np.ndarray]) -> dict[str
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[FewShotMethod, Path]:
     method, folder = small("dcama"), tmp_path_factory.mktemp("exported")
-    export_method(method, folder, ExportOptions(licence="MIT", verify_shots=(2,)))
+    export_method(method, folder, GraphOptions(licence="MIT", verify_shots=(2,)))
     return method, folder
 
 
 @pytest.fixture(scope="module")
 def exported_pt2(tmp_path_factory: pytest.TempPathFactory) -> tuple[FewShotMethod, Path]:
     method, folder = small("dcama"), tmp_path_factory.mktemp("exported_pt2")
-    export_method(method, folder, ExportOptions(formats=("pt2",), verify_shots=(2,)))
+    export_method(method, folder, GraphOptions(formats=("pt2",), verify_shots=(2,)))
     return method, folder
 
 
@@ -136,7 +136,7 @@ def test_files_say_what_they_are(exported) -> None:
     "name", [pytest.param("sccan", marks=pytest.mark.slow), pytest.param("hsnet", marks=pytest.mark.slow), "prototype"]
 )
 def test_other_methods(name: str, tmp_path) -> None:
-    report = export_method(small(name), tmp_path, ExportOptions(query_only=True, verify_shots=(1, 3)))
+    report = export_method(small(name), tmp_path, GraphOptions(query_only=True, verify_shots=(1, 3)))
     expected = {"sccan": ["join", "query"]}.get(name, ["query"])
     assert [Path(file).stem for file in report.files] == expected
     assert report.largest < 1e-3
@@ -147,7 +147,7 @@ def test_what_the_default_model_is_made_of(tmp_path) -> None:
     method = small("dcama", **LIKE_THE_DEFAULT)
     method.decoder.leniency.copy_(torch.tensor([3.0, 0.5]))
     method.decoder.sureness.copy_(torch.tensor([[0.1, -0.2], [-0.3, 0.2]]))
-    report = export_method(method, tmp_path, ExportOptions(query_only=True, verify_shots=(1, 3)))
+    report = export_method(method, tmp_path, GraphOptions(query_only=True, verify_shots=(1, 3)))
     assert report.largest < 1e-3
 
 
@@ -163,7 +163,7 @@ def test_a_graph_that_computes_something_else_is_not_kept(tmp_path, monkeypatch:
 
     monkeypatch.setattr(run_module, "method_graphs", wrong)
     with pytest.raises(InvalidOption, match=r"differs from torch at 2 shots.*nothing was written"):
-        export_method(method, tmp_path, ExportOptions(verify_shots=(2,)))
+        export_method(method, tmp_path, GraphOptions(verify_shots=(2,)))
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("query.onnx", b"older")]
 
 
@@ -270,8 +270,8 @@ def test_what_was_taught_in_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_graphs_of_another_model_do_not_stay(tmp_path: Path) -> None:
     one, other = (create_method("prototype", backbone="tiny", image_size=64) for _ in range(2))
-    export_method(one, tmp_path, ExportOptions(formats=("pt2",)))
-    export_method(one, tmp_path, ExportOptions(formats=("onnx",)))
+    export_method(one, tmp_path, GraphOptions(formats=("pt2",)))
+    export_method(one, tmp_path, GraphOptions(formats=("onnx",)))
     assert (tmp_path / "support.pt2").exists()  # of the same model
-    export_method(other, tmp_path, ExportOptions(formats=("onnx",), query_only=True))
+    export_method(other, tmp_path, GraphOptions(formats=("onnx",), query_only=True))
     assert {path.name for path in tmp_path.iterdir()} == {"query.onnx", "model.json"}

@@ -22,7 +22,7 @@ from scipy import ndimage
 from fewseg.core.errors import InvalidImage, InvalidMask, InvalidOption, OutputError
 from fewseg.formats import FORMATS, ExportOptions, MaskRecord, export_masks
 from fewseg.formats.polygons import MAX_CHANGE, one_ring, regions, signed_area
-from fewseg.formats.write_coco import rle_of_mask, rle_of_regions
+from fewseg.formats.rle import rle_of_mask, rle_of_regions
 from helpers.colour_method import iou
 
 

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from fewseg.core.errors import FewsegError, InvalidOption, InvalidSupport
+from fewseg.data.datasets.pascal5i import voc_colour
 from fewseg.formats import ExportOptions, MaskRecord, Supports, export_masks, read_supports
-from fewseg.formats.read_voc import voc_colour
 from fewseg.images import decode as decoding
 from fewseg.inference.segmenter import Segmenter
 from helpers.colour_method import ColourMethod, blob, iou, write_support

@@ -28,7 +28,7 @@ def test_files_of_others_are_not_written_over(tmp_path: Path, kind: str, file: s
     mine = tmp_path / "out" / file
     mine.parent.mkdir(parents=True)
     mine.write_text('{"images": [], "annotations": []}')
-    with pytest.raises(OutputError, match="is not one of ours: choose another output folder"):
+    with pytest.raises(OutputError, match="was not written by fewseg: choose another output folder"):
         export_masks([record(tmp_path)], tmp_path / "out", ["png", kind])
     assert mine.read_text() == '{"images": [], "annotations": []}'
     assert not (tmp_path / "out" / "masks").exists(), "said before anything is written"
@@ -42,7 +42,7 @@ def test_the_command_says_so_before_it_segments(tmp_path: Path, capsys: pytest.C
     image_file(tmp_path / "p" / "a.jpg")
     words = ["--support", str(tmp_path / "nothing"), "--input", str(tmp_path / "p"), "--out", str(tmp_path)]
     assert cli.main(["segment", *words, "--formats", "coco"]) == 2
-    assert "coco.json is not one of ours" in capsys.readouterr().err
+    assert "coco.json was not written by fewseg" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["labelme", "geojson"])

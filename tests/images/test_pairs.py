@@ -9,7 +9,7 @@ from PIL import Image
 
 from fewseg.core.errors import InvalidDataset, InvalidSupport
 from fewseg.data.datasets.folder import FolderDataset
-from fewseg.formats.read_folder import read_support
+from fewseg.formats.mask_folders import read_mask_folders
 from fewseg.images.pairs import pairs_in
 from helpers.colour_method import blob
 
@@ -37,7 +37,7 @@ def put(root: Path, *names: str) -> Path:
 def test_both_find_the_mask(tmp_path: Path, image: str, mask: str) -> None:
     root = put(tmp_path / "data", image, mask)
     expected = root / "red" / image, root / "red" / mask
-    assert read_support(root) == {"red": [expected]}
+    assert read_mask_folders(root) == {"red": [expected]}
     dataset = FolderDataset(root)
     assert dataset.names(0) == ("red/p",)
     assert dataset.mask("red/p", 0).any()
@@ -46,7 +46,7 @@ def test_both_find_the_mask(tmp_path: Path, image: str, mask: str) -> None:
 def test_both_refuse_two_masks(tmp_path: Path) -> None:
     root = put(tmp_path / "data", "p.jpg", "p.png", "p.mask.png")
     with pytest.raises(InvalidSupport, match="several masks"):
-        read_support(root)
+        read_mask_folders(root)
     with pytest.raises(InvalidDataset, match="several masks"):
         FolderDataset(root)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fewseg.core.errors import FewsegError, InvalidOption, InvalidSupport
 from fewseg.formats import read_supports
-from fewseg.formats.read_folder import read_support, teach_all
+from fewseg.formats.mask_folders import read_mask_folders
 from fewseg.images.prompts import Prompt, read_prompts
 from fewseg.inference.interactive import region_features
 from fewseg.inference.segmenter import Segmenter
@@ -188,14 +188,15 @@ def test_support_folders_hold_marks(tmp_path: Path, picture: str) -> None:
     image.save(root / "disc" / "b.jpg")
     Image.fromarray(mask).save(root / "disc" / "b.png")
     direct, by_format = segmenter(), segmenter()
-    teach_all(direct, read_support(root))
+    direct.teach("disc", root / "disc" / picture, direct.mask_from_prompt(root / "disc" / picture, box=BOX))
+    direct.teach("disc", root / "disc" / "b.jpg", root / "disc" / "b.png")
     supports = read_supports(root)
     supports.teach(by_format)
     assert direct.shots("disc") == by_format.shots("disc") == 2
     assert direct.fingerprint == by_format.fingerprint
     assert supports.mask_files == [root / "disc" / "b.png"]
     assert len(read_supports(root, shots=1).examples) == 1
-    with pytest.raises(InvalidSupport, match="marks of 'disc', not a mask"):
+    with pytest.raises(InvalidSupport, match="prompts for 'disc', not a mask"):
         supports.examples[0].mask()
 
 
@@ -226,28 +227,27 @@ def test_a_list_marks_several_objects(tmp_path: Path, embedded: FewShotMethod) -
         ({"box": None}, "exactly one"),
         ({"box": [1, 2, 3]}, "a.weak.json: box"),
         ({"box": [1, 2, 10**400, 4]}, "4 finite numbers"),
-        ({"points": [[900, 2, 1]]}, r"support of 'disc': marks of .*a\.jpg: place 900, 2 lies outside"),
+        ({"points": [[900, 2, 1]]}, r"support of 'disc': prompts of .*a\.jpg: place 900, 2 lies outside"),
         ({"box": [80.2, 70.2, 80.4, 70.4]}, r"the prompts of .*a\.jpg outline nothing: draw a larger box"),
-        ({"box": [-40, -25, -1, -1]}, r"marks of .*a\.jpg: box -40, -25, -1, -1 in an image of"),
+        ({"box": [-40, -25, -1, -1]}, r"prompts of .*a\.jpg: box -40, -25, -1, -1 in an image of"),
     ],
 )
 def test_bad_files_of_marks(tmp_path: Path, content: object, words: str) -> None:
     root = weak_folder(tmp_path / "support", content)
-    for teach in (lambda: teach_all(segmenter(), read_support(root)), lambda: read_supports(root).teach(segmenter())):
-        with pytest.raises(InvalidSupport, match=words) as caught:
-            teach()
-        assert "\n" not in str(caught.value)
+    with pytest.raises(InvalidSupport, match=words) as caught:
+        read_supports(root).teach(segmenter())
+    assert "\n" not in str(caught.value)
 
 
 def test_marks_that_fit_no_image_or_a_painted_one(tmp_path: Path) -> None:
     root = weak_folder(tmp_path / "support", {"box": BOX})
     Image.fromarray(scene()[1]).save(root / "disc" / "a.png")
-    with pytest.raises(InvalidSupport, match="several masks or marks"):
-        read_support(root)
+    with pytest.raises(InvalidSupport, match="several masks"):
+        read_mask_folders(root)
     (root / "disc" / "a.png").unlink()
     (root / "disc" / "a.jpg").unlink()
     with pytest.raises(InvalidSupport, match=r"a\.weak\.json is a mask without its image"):
-        read_support(root)
+        read_mask_folders(root)
 
 
 def test_coco_boxes(tmp_path: Path, embedded: FewShotMethod) -> None:

@@ -140,19 +140,19 @@ def _cases(options: Options) -> dict[str, Case]:
 
 
 def _support(options: Options) -> tuple[str, list[tuple[Path, Path]]]:
-    from fewseg.formats.read_folder import is_marks, read_support, require_apart
+    from fewseg.formats.mask_folders import is_prompts, read_mask_folders, require_apart
 
     given = options.support
     if len(given) == 1 and not given[0].is_file():
         require_apart(given[0], options.out)
-        examples = read_support(given[0])
+        examples = read_mask_folders(given[0])
         label = options.label or next(iter(examples))
         if label not in examples:
             raise unknown("label of the support folder", label, examples)
         if len(examples) > 1 and not options.label:
             raise InvalidOption(f"{given[0]} has several labels: choose with --label, e.g. --label {label}")
-        if marked := [mask for _, mask in examples[label] if is_marks(mask)]:
-            raise InvalidSupport(f"{marked[0]} holds marks: explaining needs masks, save one as PNG beside the image")
+        if prompts := [mask for _, mask in examples[label] if is_prompts(mask)]:
+            raise InvalidSupport(f"{prompts[0]} holds marks: explaining needs masks, save one as PNG beside the image")
         return label, examples[label]
     if not given or len(given) % 2:
         raise InvalidSupport(f"{len(given)} support files: give pairs, PICTURE MASK PICTURE MASK ..., or one folder")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from fewseg.cli.options import FLAT, ImageSizeOptions, ReleaseOptions
 from fewseg.core.errors import InvalidOption
-from fewseg.export.options import ExportOptions
+from fewseg.export.options import GraphOptions
 
 if TYPE_CHECKING:
-    from fewseg.export.run import ExportReport
+    from fewseg.export.run import GraphReport
     from fewseg.inference.segmenter import Segmenter
     from fewseg.models.methods import FewShotMethod
 
@@ -34,7 +34,7 @@ class Options(ReleaseOptions, ImageSizeOptions):
     """Folder for the files."""
     image_size: int | None = None
     """Side of the model's square input in pixels, which the files fix; the model's own if not given."""
-    files: Annotated[ExportOptions, FLAT] = dataclasses.field(default_factory=ExportOptions)
+    files: Annotated[GraphOptions, FLAT] = dataclasses.field(default_factory=GraphOptions)
     support: Path | None = None
     """Examples to encode into supports.npz: a folder or file as `fewseg segment` takes them, or what Segmenter.save
     wrote."""
@@ -49,7 +49,7 @@ def run(options: Options) -> int:
     from fewseg.cli.common import load_model, progress_bar
     from fewseg.export.run import check_options, export_method
     from fewseg.export.supports import SUPPORTS, check_supports, save_supports
-    from fewseg.formats.read_folder import require_apart
+    from fewseg.formats.mask_folders import require_apart
 
     chosen = dataclasses.replace(options.files, licence=_licence(options))
     check_options(chosen)
@@ -91,7 +91,7 @@ def _taught(options: Options, method: FewShotMethod) -> Segmenter | None:
     return segmenter
 
 
-def _say(options: Options, report: ExportReport, taught: Segmenter | None) -> None:
+def _say(options: Options, report: GraphReport, taught: Segmenter | None) -> None:
     from fewseg.export.supports import SUPPORTS
     from fewseg.export.verify import FLIPPED, TOLERANCE
 

@@ -15,7 +15,7 @@ from fewseg.cli.common import progress_bar
 from fewseg.core.errors import InvalidOption
 from fewseg.core.progress import ProgressCallback
 from fewseg.formats import SupportExample, Supports, check_folder, check_formats, read_supports, write_results
-from fewseg.formats.read_folder import require_apart
+from fewseg.formats.mask_folders import require_apart
 from fewseg.images.video import is_video, open_clip, read_frame
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiles import TileOptions

@@ -1,7 +1,7 @@
-from .options import ExportOptions as ExportOptions
-from .run import ExportReport as ExportReport
+from .options import GraphOptions as GraphOptions
+from .run import GraphReport as GraphReport
 from .run import export_method as export_method
 from .supports import check_supports as check_supports
 from .supports import save_supports as save_supports
 
-__all__ = ["ExportOptions", "ExportReport", "check_supports", "export_method", "save_supports"]
+__all__ = ["GraphOptions", "GraphReport", "check_supports", "export_method", "save_supports"]

@@ -9,7 +9,7 @@ Format = Literal["onnx", "pt2"]
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class GraphOptions:
     """The files, and how they are checked."""
 
     formats: tuple[Format, ...] = ("onnx",)

@@ -18,7 +18,7 @@ from fewseg.core.errors import InvalidOption
 from fewseg.core.files import make_folder, replacing, write_text
 from fewseg.core.progress import ProgressCallback
 from fewseg.export.graphs import Graph, method_graphs
-from fewseg.export.options import ExportOptions as ExportOptions
+from fewseg.export.options import GraphOptions as GraphOptions
 from fewseg.export.options import Format
 from fewseg.export.verify import FLIPPED, TOLERANCE, Difference, Run, compare, open_graph
 from fewseg.export.write import check_formats, write_graph
@@ -32,7 +32,7 @@ DESCRIPTION: Final = "model.json"
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class GraphReport:
     """What was written, and how near it is to torch."""
 
     files: dict[str, int]
@@ -50,10 +50,10 @@ class ExportReport:
 def export_method(
     method: FewShotMethod,
     folder: str | os.PathLike[str],
-    options: ExportOptions = ExportOptions(),
+    options: GraphOptions = GraphOptions(),
     *,
     progress: ProgressCallback | None = None,
-) -> ExportReport:
+) -> GraphReport:
     """Write a method's graphs (see `fewseg.export.graphs`) and `model.json` to a folder.
 
     Every file is compared with torch, in float32 on the CPU, before it takes the place of an older one: foreground
@@ -100,7 +100,7 @@ def export_method(
     about["files"] = list(sizes)
     about["differences"] = [difference.to_json() for difference in differences]
     write_text(out / DESCRIPTION, json.dumps(about, indent=1) + "\n")
-    return ExportReport(sizes, tuple(differences), about)
+    return GraphReport(sizes, tuple(differences), about)
 
 
 def _of_another_model(description: Path, fingerprint: str) -> set[str]:
@@ -113,7 +113,7 @@ def _of_another_model(description: Path, fingerprint: str) -> set[str]:
     return {f"{graph}.{kind}" for graph in ("support", "join", "query") for kind in get_args(Format)}
 
 
-def check_options(options: ExportOptions) -> None:
+def check_options(options: GraphOptions) -> None:
     """Raise `InvalidOption` for options that mean nothing or need what is not installed."""
     check_formats(options.formats, options.opset)
     if not options.verify_shots or any(not 1 <= n <= 100 for n in options.verify_shots):
@@ -143,7 +143,7 @@ def _compared(
             yield difference
 
 
-def _about(method: FewShotMethod, graphs: list[Graph], options: ExportOptions) -> dict[str, Any]:
+def _about(method: FewShotMethod, graphs: list[Graph], options: GraphOptions) -> dict[str, Any]:
     """What a program needs to know to run the graphs; also in every file's own metadata."""
     return {
         "fewseg": version("fewseg"),

@@ -1,4 +1,4 @@
-"""From a folder that `fewseg segment` wrote to other formats, without segmenting again."""
+"""The results of `fewseg segment` in other formats, made from its folder without segmenting again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fewseg.core.errors import InvalidMask, OutputError
-from fewseg.core.progress import ProgressCallback
+from fewseg.core.progress import ProgressCallback, silent
 from fewseg.formats.records import ExportOptions, ExportReport, MaskRecord, check_formats
 from fewseg.formats.write import export_masks
 from fewseg.images import decode as decoding
@@ -23,16 +23,16 @@ def write_results(
     formats: Sequence[str],
     *,
     options: ExportOptions | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback = silent,
 ) -> ExportReport:
-    """Write what lies in an output folder of `fewseg segment` there in other formats too, from its masks.
+    """Write the masks of an output folder of `fewseg segment` into the same folder in other formats too.
 
-    The files are made anew from all images that results.json lists, those of earlier runs too, so they are complete
-    however often segmenting was interrupted. `png` is there already. One image is in memory at a time.
+    Covers all images that results.json lists, those of earlier runs too, so the files are complete however often
+    segmenting was interrupted. `png` is there already. One image is in memory at a time.
 
     Raises:
-        OutputError: not a folder of ours, or it cannot be written. InvalidMask: a mask in it is gone or damaged.
-        InvalidImage: an image that a format needs is gone. InvalidOption: an unknown format.
+        OutputError: the folder is not one of `fewseg segment`, or cannot be written. InvalidMask: a mask in it is gone
+            or damaged. InvalidImage: an image that a format needs is gone. InvalidOption: an unknown format.
     """
     root = Path(folder)
     wanted = [name for name in check_formats(tuple(formats)) if name != "png"]
@@ -55,8 +55,8 @@ def _results(path: Path) -> dict[str, Any]:
         raise OutputError(
             f"{path} is no list of results ({error}): give a folder that `fewseg segment` wrote"
         ) from error
-    found: dict[str, Any] = content
-    return found
+    results: dict[str, Any] = content
+    return results
 
 
 def _records(root: Path, images: Sequence[dict[str, Any]]) -> Iterator[MaskRecord]:
@@ -81,5 +81,5 @@ def _mask(path: Path) -> np.ndarray:
         with decoding.open_file(path, "mask", InvalidMask) as image:
             decoded: Image.Image = decoding.decode(image, str(path), InvalidMask)
             return np.asarray(decoded) > 0
-    except InvalidMask as error:  # its remedy is for files of others, and this one is ours
+    except InvalidMask as error:  # its remedy is for files that others made
         raise InvalidMask(f"{str(error).rpartition(': ')[0] or error}: segment again with --overwrite") from error

@@ -1,33 +1,34 @@
-"""Labelled examples on their way from files to a segmenter."""
+"""Labelled examples that were read from files: what a segmenter is taught with."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewseg.core.errors import FewsegError, InvalidMask, InvalidSupport, did_you_mean
-from fewseg.formats.read_folder import outlined
+from fewseg.core.errors import FewsegError, InvalidMask, InvalidOption, InvalidSupport, did_you_mean
 from fewseg.images import open_image, read_mask
 from fewseg.images.decode import ImageLike
 from fewseg.images.masks import MaskValue
-from fewseg.images.prompts import Prompt
+from fewseg.images.prompts import Prompt, require_foreground
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiles import Tile, teach_tiled
 
 log = logging.getLogger(__name__)
 
 GOOD_SHARE: Final = 0.02
-"""Where examples are chosen, those whose label covers this share of the image come first."""
+"""Examples whose label covers this share of the image are chosen before others."""
 
-_MANY: Final = 50
+_SLOW: Final = 50
+"""More examples of a label than this are worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +38,30 @@ class SupportExample:
     label: str
     image: Path | Image.Image
     load_mask: Callable[[], ImageLike] | None
-    """Gives what `fewseg.images.masks.read_mask` reads; None where there are marks only."""
+    """Gives what `fewseg.images.masks.read_mask` reads; None where there are prompts only."""
     value: MaskValue | None = None
     """Which value of the mask is the label."""
     mask_file: Path | None = None
-    """The mask, where it is an image of its own: no query, should it lie among them."""
+    """The mask, where it is an image file of its own: left out of the queries, should it lie among them."""
     share: float | None = None
-    """Of the image that the label covers, where the file tells it."""
+    """Share of the image that the label covers, where the annotation file says it."""
     load_prompts: Callable[[], tuple[Prompt, ...]] | None = None
     """Gives boxes, points and scribbles for objects without a mask."""
 
     def mask(self) -> NDArray[np.uint8]:
         """(H, W) of 0 background, 1 label, 255 ignored, for the upright image.
 
-        Raises `InvalidMask`, and `InvalidSupport` where there are marks only.
+        Raises `InvalidMask`, and `InvalidSupport` where there are prompts only.
         """
         if self.load_mask is None:
-            raise InvalidSupport(f"{self.image} has marks of {self.label!r}, not a mask: teach a segmenter with it")
+            raise InvalidSupport(f"{self.image} has prompts for {self.label!r}, not a mask: teach a segmenter with it")
         image = open_image(self.image)
         return read_mask(self.load_mask(), value=self.value, size=image.size, orientation=image.orientation)
 
     def covered(self) -> float:
-        """The share of the image that the label covers; reads the mask where nothing else tells.
+        """Share of the image that the label covers; reads the mask where the file does not say it.
 
-        1 where there are marks only: nobody knows yet. 0 where the mask cannot be used.
+        1 where there are prompts only, whose mask is not known yet. 0 where the mask cannot be used.
         """
         if self.share is not None:
             return self.share
@@ -68,43 +69,51 @@ class SupportExample:
             return 1.0
         try:
             return float((read_mask(self.load_mask(), value=self.value) == 1).mean())  # without opening the image
-        except InvalidMask:  # told with its file where it is taught
+        except InvalidMask:  # teaching reports it, with its file
             return 0.0
 
     def mask_for(self, segmenter: Segmenter) -> tuple[ImageLike, MaskValue | None]:
-        """The mask, and which of its values is the label, as `Segmenter.teach` takes them; marks are outlined."""
+        """Mask and the value of the label in it, as `Segmenter.teach` takes them; prompts become masks."""
         if self.load_prompts is None and self.load_mask is not None:
             return self.load_mask(), self.value
-        marks = self.load_prompts() if self.load_prompts is not None else ()
-        marked = outlined(segmenter, self.image, marks).astype(np.uint8)
+        prompted = self._mask_from_prompts(segmenter).astype(np.uint8)
         if self.load_mask is None:
-            return marked, 1
+            return prompted, 1
         mask = self.mask()
-        return np.where(mask == 1, mask, np.where(marked == 1, marked, mask)), 1
+        return np.where(mask == 1, mask, np.where(prompted == 1, prompted, mask)), 1
+
+    def _mask_from_prompts(self, segmenter: Segmenter) -> NDArray[np.bool_]:
+        name = os.fspath(self.image) if isinstance(self.image, Path) else "the image"
+        try:
+            mask = segmenter.mask_from_prompts(self.image, self.load_prompts() if self.load_prompts is not None else ())
+        except (InvalidSupport, InvalidOption) as error:
+            raise InvalidSupport(f"prompts of {name}: {error}") from error
+        require_foreground(mask, name)
+        return mask
 
 
 @dataclass(frozen=True)
 class Supports:
-    """All examples that a path holds."""
+    """All examples at a path, see `fewseg.formats.read_supports`."""
 
     kind: str
-    """What they were read from: mask folders, COCO, labelme or VOC."""
+    """Format that they were read from: mask folders, COCO, labelme or VOC."""
     examples: tuple[SupportExample, ...]
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """In order of their first example."""
+        """Labels in order of their first example."""
         return tuple(dict.fromkeys(example.label for example in self.examples))
 
     @property
     def mask_files(self) -> list[Path]:
-        """Masks that are files of their own."""
+        """Masks that are image files of their own."""
         return [example.mask_file for example in self.examples if example.mask_file is not None]
 
     def teach(self, segmenter: Segmenter, tile: Tile | None = None) -> None:
         """Teach every example, in order, at the scale of tiles if some are given; errors say which label and file."""
         for label, count in Counter(example.label for example in self.examples).items():
-            if count > _MANY:
+            if count > _SLOW:
                 log.warning("%d examples of %r: more than a few dozen are slow; choose some with shots", count, label)
         for example in self.examples:
             try:
@@ -114,19 +123,20 @@ class Supports:
                 else:
                     teach_tiled(segmenter, example.label, example.image, mask, tile=tile, value=value)
             except FewsegError as error:
-                # A mask out of a JSON file has no name of its own.
-                named = not isinstance(example.image, Path) or str(example.image) in str(error)
+                # The error of a mask out of a JSON file names no file.
+                files = [str(f) for f in (example.image, example.mask_file) if isinstance(f, Path)]
+                named = not isinstance(example.image, Path) or any(file in str(error) for file in files)
                 where = "" if named else f" in {example.image}"
                 raise type(error)(f"support of {example.label!r}{where}: {error}") from error
 
 
-def chosen(
+def choose_examples(
     examples: Iterable[SupportExample], known: Iterable[str], wanted: tuple[str, ...], shots: int
 ) -> tuple[SupportExample, ...]:
     """The examples of the wanted labels (all if empty), at most `shots` of each (all if 0), grouped by label.
 
-    Chosen are the first that cover at least `GOOD_SHARE` of their image, then those that cover most. Reading stops
-    when enough of every label were found. Raises `InvalidSupport` for a wanted label that is not there, and for none.
+    First come those that cover at least `GOOD_SHARE` of their image, in order, then those that cover most. Reading
+    stops when every label has enough. Raises `InvalidSupport` for a wanted label that is not there or has no example.
     """
     names = tuple(dict.fromkeys(known))
     for label in wanted:
@@ -159,3 +169,16 @@ def _until_full(
                 return
             continue
         yield example
+
+
+def find_image(name: str, path: Path, images: Path | None) -> Path:
+    """The image that a JSON file at `path` calls `name`; raises `InvalidSupport` saying where it was looked for."""
+    parts = PurePosixPath(name.replace("\\", "/"))
+    beside = path.parent
+    folders = [images] if images is not None else [beside, beside / "images", beside.parent, beside.parent / "images"]
+    # The whole path anywhere goes before the bare name anywhere: another image may be called the same.
+    for candidate in (*(folder / parts for folder in folders), *(folder / parts.name for folder in folders)):
+        if candidate.is_file():
+            return candidate
+    looked = str(images) if images is not None else f"{beside} and its images/, and one folder up"
+    raise InvalidSupport(f"image {name} of {path} is not in {looked}: give its folder with --images")

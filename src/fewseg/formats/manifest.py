@@ -1,4 +1,4 @@
-"""What lies in a folder of results already and is somebody's own: annotations are made to be corrected by hand."""
+"""Finds annotation files that were edited by hand, which an export must not overwrite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 COCO_MARK: Final = "Masks by fewseg"
 YOLO_MARK: Final = "# Images and masks by fewseg"
-"""What the files about all images have near their beginning."""
+"""Text near the beginning of the files about all images that fewseg wrote."""
 
 _WHOLE: Final = {
     "coco": ("coco.json", COCO_MARK),
@@ -24,11 +24,11 @@ _WHOLE: Final = {
     "yolo": ("yolo/data.yaml", YOLO_MARK),
 }
 _KEY: Final = "fewseg"
-"""Of files that can be corrected: a digest of what we drew. labelme keeps keys that it does not know."""
+"""Key of a digest of the shapes that were written. labelme keeps keys that it does not know."""
 
 
 def check_folder(out: Path, formats: Sequence[str]) -> None:
-    """Raise `OutputError` where one of the formats' files about all images is there and not ours."""
+    """Raise `OutputError` where one of the formats' files about all images is there and was not written by fewseg."""
     for name in formats:
         if name in _WHOLE:
             file, mark = _WHOLE[name]
@@ -44,15 +44,15 @@ def _require_ours(path: Path, mark: str) -> None:
         return
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error.strerror or error}; choose another folder") from error
-    raise OutputError(f"{path} is not one of ours: choose another output folder, or move it away")
+    raise OutputError(f"{path} was not written by fewseg: choose another output folder, or move it away")
 
 
 def write_correctable(
     path: Path, content: dict[str, Any], drawn: Callable[[dict[str, Any]], Any], *, indent: int | None = None
 ) -> int:
-    """Write JSON that people correct, unless somebody has; gives the number of files written.
+    """Write a JSON file of annotations unless it was corrected by hand; gives the number of files written.
 
-    `drawn` picks from such content what a correction changes. Raises `OutputError`.
+    `drawn` picks from its content what a correction changes. Raises `OutputError`.
     """
     if _is_corrected(path, drawn):
         log.warning("%s was changed by hand and stays: delete it to have it made anew", path)
@@ -62,7 +62,7 @@ def write_correctable(
 
 
 def _is_corrected(path: Path, drawn: Callable[[dict[str, Any]], Any]) -> bool:
-    """Whether a file is there whose drawing is not the one that we wrote."""
+    """Whether the file exists and its shapes are not those that were written."""
     try:
         content = json.loads(path.read_bytes())
         return bool(content[_KEY] != _digest(drawn(content)))

@@ -1,4 +1,4 @@
-"""From other tools' shapes to masks."""
+"""Masks of the shapes that other tools draw: polygons and circles."""
 
 from __future__ import annotations
 
@@ -61,47 +61,3 @@ def fill_circle(centre: Sequence[float], edge: Sequence[float], size: tuple[int,
     angles = np.linspace(0, 2 * np.pi, _CIRCLE_CORNERS, endpoint=False)
     corners = np.stack([cx + radius * np.cos(angles), cy + radius * np.sin(angles)], 1)
     return fill_polygons([corners], size, where)
-
-
-def fill_run_lengths(rle: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    """The mask (H, W) of COCO's run lengths, compressed (text) or not (numbers)."""
-    width, height = size
-    try:
-        said = [int(value) for value in rle["size"]]
-        counts = rle["counts"]
-    except (KeyError, TypeError, ValueError):
-        raise InvalidSupport(f"{where} has run lengths without size or counts: {rle!r:.60}") from None
-    if said != [height, width]:
-        raise InvalidSupport(
-            f"{where} has run lengths for {' x '.join(map(str, said[::-1]))} pixels, its image has {width} x {height}"
-        )
-    try:
-        # pycocotools would trust what it is given: damaged run lengths are pixels that nobody drew, or worse.
-        runs = np.asarray(_runs(counts) if isinstance(counts, str) else counts, np.int64)
-    except (TypeError, ValueError, OverflowError, IndexError):
-        raise InvalidSupport(f"{where} has damaged run lengths: {counts!r:.60}") from None
-    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != width * height:
-        raise InvalidSupport(f"{where} has run lengths that do not add up to {width}x{height} pixels")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-
-
-def _runs(text: str) -> list[int]:
-    """COCO's compressed run lengths: base 32, lowest digit first, `0x20` marks that more follow, `0x10` a negative
-    number; from the fourth on, what differs from the run before last."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text.encode("ascii"):
-        digit = character - 48
-        if not 0 <= digit < 64 or shift > 40:
-            raise ValueError(f"character {character}")
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ValueError("cut off")
-    return runs

@@ -1,4 +1,4 @@
-"""Labelled examples from whatever lies at a path."""
+"""Labelled examples read from a file or folder in any known format."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from fewseg.core.errors import InvalidOption, InvalidSupport
-from fewseg.formats.examples import SupportExample, Supports, chosen
-from fewseg.formats.read_coco import is_coco, read_coco
-from fewseg.formats.read_folder import is_marks, read_support
-from fewseg.formats.read_labelme import is_labelme, read_labelme
-from fewseg.formats.read_voc import is_voc, read_voc
+from fewseg.formats.coco import is_coco, read_coco
+from fewseg.formats.examples import SupportExample, Supports, choose_examples
+from fewseg.formats.labelme import is_labelme, read_labelme
+from fewseg.formats.mask_folders import is_prompts, read_mask_folders
+from fewseg.formats.voc import is_voc, read_voc
 from fewseg.images.prompts import read_prompts
 
-_LOOKED_FOR: Final = (
+_KNOWN: Final = (
     "mask folders (LABEL/name.jpg and LABEL/name.png), COCO JSON, labelme JSON, VOC (JPEGImages/, SegmentationClass/)"
 )
 
@@ -30,10 +30,10 @@ def read_supports(
 ) -> Supports:
     """The labelled examples at a path, whatever the format; images and masks are decoded when they are taught.
 
-    - a folder of label folders with images and masks: see `fewseg.formats.read_folder`;
-    - a COCO JSON file, or a folder with one (also in `annotations/`): see `fewseg.formats.read_coco`;
-    - a labelme JSON file, or a folder with some: see `fewseg.formats.read_labelme`;
-    - a VOC folder: see `fewseg.formats.read_voc`.
+    - a folder of label folders with images and masks: see `fewseg.formats.mask_folders`;
+    - a COCO JSON file, or a folder with one (also in `annotations/`): see `fewseg.formats.coco`;
+    - a labelme JSON file, or a folder with some: see `fewseg.formats.labelme`;
+    - a VOC folder: see `fewseg.formats.voc`.
 
     Args:
         path: file or folder.
@@ -58,7 +58,7 @@ def read_supports(
             return _from_folder(root, folder, wanted, shots)
     except OSError as error:
         raise InvalidSupport(f"cannot read {error.filename or root}: {error.strerror or error}") from error
-    raise InvalidSupport(f"support folder or file {root} does not exist: give {_LOOKED_FOR}")
+    raise InvalidSupport(f"support folder or file {root} does not exist: give {_KNOWN}")
 
 
 def _from_folder(root: Path, images: Path | None, labels: tuple[str, ...], shots: int) -> Supports:
@@ -78,15 +78,15 @@ def _from_folder(root: Path, images: Path | None, labels: tuple[str, ...], shots
 
 def _from_mask_folders(root: Path, labels: tuple[str, ...], shots: int) -> Supports:
     try:
-        pairs = read_support(root)
+        pairs = read_mask_folders(root)
     except InvalidSupport as error:
-        raise InvalidSupport(f"{error} (looked for: {_LOOKED_FOR})") from error
+        raise InvalidSupport(f"{error} (looked for: {_KNOWN})") from error
     found = [_in_folder(label, image, mask) for label, group in pairs.items() for image, mask in group]
-    return Supports("mask folders", chosen(found, pairs, labels, shots))
+    return Supports("mask folders", choose_examples(found, pairs, labels, shots))
 
 
 def _in_folder(label: str, image: Path, mask: Path) -> SupportExample:
-    if is_marks(mask):
+    if is_prompts(mask):
         return SupportExample(label, image, None, load_prompts=lambda: read_prompts(mask))
     return SupportExample(label, image, lambda: mask, mask_file=mask)
 
@@ -104,7 +104,7 @@ def _from_files(files: Sequence[Path], images: Path | None, labels: tuple[str, .
         return read_labelme(drawn, images, labels, shots)
     raise InvalidSupport(
         f"{files[0]} is neither COCO JSON (images, annotations, categories) nor labelme JSON (shapes, imagePath); "
-        f"give {_LOOKED_FOR}"
+        f"give {_KNOWN}"
     )
 
 
@@ -127,7 +127,7 @@ def _has_masks(root: Path) -> bool:
 
 def _parsed(file: Path) -> Any:
     if file.suffix.lower() != ".json":
-        raise InvalidSupport(f"support {file} is a file, not a folder, and no JSON either: give {_LOOKED_FOR}")
+        raise InvalidSupport(f"support {file} is a file, not a folder, and no JSON either: give {_KNOWN}")
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What is exported: masks of images, and the choices that all formats share."""
+"""Values of an export: the masks of an image, options and report."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class MaskRecord:
     masks: Mapping[str, NDArray[np.bool_]]
     """Label to mask (height, width), True where the label is."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """Label to how sure we are that it is there, in [0, 1]; labels without one (made by hand) count as 1."""
+    """Label to the score, in [0, 1], that it is present; labels without one (made by hand) count as 1."""
     present: Mapping[str, bool] = field(default_factory=dict)
-    """Label to whether it is in the image at all; labels without one are."""
+    """Label to whether it is in the image at all; labels that are not named are."""
     image: Path | None = None
     """The image itself: overlays, sheets and copies need it."""
     file_name: str = ""
-    """What data sets call the image, a relative path with `/`; the image's own name, or NAME.jpg, if empty."""
+    """Name of the image in data sets, a relative path with `/`; the image's own name, or NAME.jpg, if empty."""
 
     def __post_init__(self) -> None:
         if self.name in ("", "..") or Path(self.name).name != self.name or "\\" in self.name:
@@ -63,11 +63,11 @@ class MaskRecord:
 
     @property
     def known_as(self) -> str:
-        """`file_name`, or what stands for it."""
+        """`file_name`, or its default."""
         return self.file_name or (self.image.name if self.image is not None else f"{self.name}.jpg")
 
     def score(self, label: str) -> float:
-        """Of a label; 1 for one made by hand."""
+        """The label's score; 1 for a label made by hand."""
         return float(self.scores.get(label, 1.0))
 
 

@@ -1,21 +1,23 @@
-"""Writing masks in other tools' formats."""
+"""Masks written in the formats of other tools."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from fewseg.core.errors import InvalidOption
 from fewseg.core.files import make_folder
-from fewseg.core.progress import ProgressCallback
+from fewseg.core.progress import ProgressCallback, silent
+from fewseg.formats.coco import CocoWriter
+from fewseg.formats.geojson import GeoJsonWriter
+from fewseg.formats.image_files import OverlayWriter, PngWriter, SheetWriter
+from fewseg.formats.labelme import LabelmeWriter
 from fewseg.formats.manifest import check_folder
-from fewseg.formats.page import Labels, Page, Writer
 from fewseg.formats.records import ExportOptions, ExportReport, MaskRecord, check_formats
-from fewseg.formats.write_coco import CocoWriter
-from fewseg.formats.write_images import OverlayWriter, PngWriter, SheetWriter
-from fewseg.formats.write_polygons import GeoJsonWriter, LabelmeWriter, YoloWriter
+from fewseg.formats.writer import LabelNumbers, MaskedImage, Writer
+from fewseg.formats.yolo import YoloWriter
 
 
 def export_masks(
@@ -26,12 +28,12 @@ def export_masks(
     labels: Sequence[str] | None = None,
     options: ExportOptions | None = None,
     total: int = 0,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback = silent,
 ) -> ExportReport:
     """Write masks into the folder `out`, in every one of `formats` (see `FORMATS`), in one pass over the images.
 
-    Memory is bounded by one image's masks: give a generator. Every file is written atomically; those about all
-    images (coco.json, data.yaml) take their names when all images have been written.
+    Memory is bounded by one image's masks: give a generator. Every file is written atomically, those about all images
+    (coco.json, data.yaml) last. Files of single images that were corrected by hand stay, with a line in the log.
 
     Args:
         images: one record an image, see `MaskRecord`; only the labels with a mask in it.
@@ -45,36 +47,37 @@ def export_masks(
     Raises:
         InvalidOption: an unknown format, or two images of one name. InvalidMask: a mask that is not of its image's
             size. InvalidImage: an image that an overlay, a sheet or a copy needs is missing. OutputError: a file
-            cannot be written, or one about all images is there and somebody's own. Files of single images that
-            were corrected by hand stay, with a line in the log.
+            cannot be written, or one about all images is there and was not written by fewseg.
     """
-    chosen = check_formats(tuple(formats))
-    options = options or ExportOptions()
-    known = Labels(tuple(labels or ()))
-    check_folder(Path(out), chosen)
+    formats, numbers = check_formats(tuple(formats)), LabelNumbers(tuple(labels or ()))
+    check_folder(Path(out), formats)
     folder = make_folder(out)
-    names: set[str] = set()
-    files = annotations = absent = 0
+    files = annotations = absent = done = 0
     with ExitStack() as stack:
         writers = []
-        for name in chosen:
-            writers.append(_writer(name, folder, known))
+        for name in formats:
+            writers.append(_writer(name, folder, numbers))
             stack.callback(writers[-1].close)
-        for record in images:
-            if record.name.casefold() in names:
-                raise InvalidOption(f"two images are called {record.name!r}: give every image a name of its own")
-            names.add(record.name.casefold())
-            page = Page(record, known, options)
-            files += sum(writer.add(page) for writer in writers)
-            annotations += len(page.masks)
-            absent += page.absent
-            if progress is not None:
-                progress(len(names), total, record.name)
+        for done, record in enumerate(_of_different_names(images), 1):
+            image = MaskedImage(record, numbers, options or ExportOptions())
+            files += sum(writer.add(image) for writer in writers)
+            annotations += len(image.masks)
+            absent += image.absent
+            progress(done, total, record.name)
         files += sum(writer.finish() for writer in writers)
-    return ExportReport(len(names), files, annotations, absent)
+    return ExportReport(done, files, annotations, absent)
 
 
-def _writer(name: str, out: Path, labels: Labels) -> Writer:
+def _of_different_names(images: Iterable[MaskRecord]) -> Iterator[MaskRecord]:
+    names: set[str] = set()
+    for record in images:
+        if record.name.casefold() in names:
+            raise InvalidOption(f"two images are called {record.name!r}: give every image a name of its own")
+        names.add(record.name.casefold())
+        yield record
+
+
+def _writer(name: str, out: Path, labels: LabelNumbers) -> Writer:
     if name in ("coco", "coco-rle"):
         return CocoWriter(out, labels, run_lengths=name == "coco-rle")
     if name == "yolo":

@@ -8,10 +8,12 @@ Endings may be in capitals. Hidden files and files that are no images are left a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fewseg.core.errors import FewsegError
 from fewseg.images.decode import SUFFIXES
 
 MASK_ENDINGS: Final = (".mask", "_mask")
@@ -33,6 +35,18 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(
         p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
     )
+
+
+def class_folders(root: Path) -> list[Path]:
+    """The subfolders of a folder, sorted, one a class or label; hidden ones are left out."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def only_mask(image: Path, masks: Sequence[Path], error: type[FewsegError]) -> Path | None:
+    """The image's mask; None where there is none. Raises `error` where there are several."""
+    if len(masks) > 1:
+        raise error(f"{image} has several masks ({', '.join(path.name for path in masks)}): keep one")
+    return masks[0] if masks else None
 
 
 def pairs_in(folder: Path) -> FolderPairs:

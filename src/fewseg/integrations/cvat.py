@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from fewseg.core.errors import InvalidOption, InvalidSupport
 from fewseg.formats.polygons import one_ring, regions
-from fewseg.formats.read_folder import read_support, teach_all
+from fewseg.formats.read import read_supports
 from fewseg.inference.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def create(
     if taught is not None:
         return FewsegFunction(Segmenter.load(taught, device=device), split=split)
     segmenter = Segmenter.from_pretrained(checkpoint, device=device)
-    teach_all(segmenter, read_support(str(support)))
+    read_supports(str(support)).teach(segmenter)
     return FewsegFunction(segmenter, split=split)
 
 

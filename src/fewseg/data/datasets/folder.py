@@ -26,9 +26,9 @@ from fewseg.core.errors import InvalidDataset, InvalidMask, unknown
 from fewseg.core.types import IGNORE
 from fewseg.images import decode as decoding
 from fewseg.images import read_image, read_image_header, read_mask
-from fewseg.images.pairs import images_in, pairs_in
+from fewseg.images.pairs import class_folders, images_in, only_mask, pairs_in
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class FolderDataset:
         if self._indexed:
             self.classes, items = _read_classes(self.root / "classes.txt"), _index_items(self.root)
         else:
-            self.classes, items = _class_folders(self.root)
+            self.classes, items = _class_items(self.root)
         self._items = _by_name(items)
         if not self._items:
             raise InvalidDataset(
@@ -113,7 +113,7 @@ class FolderDataset:
 
     def _item(self, name: str) -> _Item:
         if name not in self._items:
-            hint = str(unknown("picture", name, self._items)).split("; ", 1)[-1]
+            hint = str(unknown("image", name, self._items)).split("; ", 1)[-1]
             raise InvalidDataset(f"no image {name!r} in {self.root}; {hint}")
         return self._items[name]
 
@@ -130,7 +130,7 @@ class FolderDataset:
             for class_id, area in entry.areas.items():
                 if area >= self.min_area:
                     found[class_id].append(name)
-        LOG.info("%s: %d images, %d classes", self.name, len(self._index), len(self.classes))
+        log.info("%s: %d images, %d classes", self.name, len(self._index), len(self.classes))
         return tuple(tuple(names) for names in found)
 
     def _read_indexed(self, item: _Item) -> _Entry:
@@ -198,26 +198,21 @@ def _index_items(root: Path) -> list[_Item]:
     return [_Item(image.stem, image, mask, None) for image, mask in _with_masks(images, pairs)]
 
 
-def _class_folders(root: Path) -> tuple[tuple[str, ...], list[_Item]]:
+def _class_items(root: Path) -> tuple[tuple[str, ...], list[_Item]]:
     classes: list[str] = []
     items: list[_Item] = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        pairs = _with_masks(folder, {p: _only(p, masks) for p, masks in pairs_in(folder).images.items()})
+    for folder in class_folders(root):
+        found = pairs_in(folder).images
+        pairs = _with_masks(folder, {path: only_mask(path, masks, InvalidDataset) for path, masks in found.items()})
         if pairs:
             items += [_Item(f"{folder.name}/{p.stem}", p, m, len(classes)) for p, m in pairs]
             classes.append(folder.name)
     return tuple(classes), items
 
 
-def _only(image: Path, masks: tuple[Path, ...]) -> Path | None:
-    if len(masks) > 1:
-        raise InvalidDataset(f"{image} has several masks ({', '.join(p.name for p in masks)}): keep one")
-    return masks[0] if masks else None
-
-
 def _with_masks(folder: Path, wanted: Mapping[Path, Path | None]) -> list[tuple[Path, Path]]:
     """The images that have a mask; the others are counted in the log."""
     found = [(image, mask) for image, mask in wanted.items() if mask is not None]
     if found and len(found) < len(wanted):
-        LOG.warning("%s: %d of %d images left out for want of a mask", folder, len(wanted) - len(found), len(wanted))
+        log.warning("%s: %d of %d images left out for want of a mask", folder, len(wanted) - len(found), len(wanted))
     return found

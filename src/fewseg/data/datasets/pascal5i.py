@@ -53,6 +53,12 @@ class Pascal5i(Benchmark):
         return voc_folder(self.root) or self.root / _VOC[0]
 
 
+def voc_colour(value: int) -> tuple[int, int, int]:
+    """VOC's colour of a mask value: its bits 0, 3, 6 are the highest of red, bits 1, 4, 7 of green, 2, 5 of blue."""
+    channels = [sum((value >> (3 * place + c) & 1) << (7 - place) for place in range(8)) for c in range(3)]
+    return channels[0], channels[1], channels[2]
+
+
 def voc_folder(root: Path) -> Path | None:
     """The folder with JPEGImages and ImageSets; None where there is none."""
     return next((root / place for place in _VOC if (root / place / "JPEGImages").is_dir()), None)

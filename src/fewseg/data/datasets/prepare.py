@@ -32,6 +32,7 @@ from fewseg.core.errors import FewsegError, InvalidDataset, InvalidImage, Invali
 from fewseg.core.files import make_folder, replacing
 from fewseg.core.progress import ProgressCallback
 from fewseg.core.types import IGNORE
+from fewseg.data.datasets.pascal5i import voc_colour
 from fewseg.images import decode as decoding
 
 LOG = logging.getLogger(__name__)
@@ -166,20 +167,10 @@ def _ends_well(path: Path) -> bool:
     return b"\xff\xd9" in tail or b"IEND" in tail
 
 
-def palette() -> list[int]:
-    """VOC's colours for 256 values: the bits of the value, three at a time, as the high bits of red, green, blue."""
-    colours = []
-    for value in range(256):
-        for channel in range(3):
-            bits = (value >> channel + 3 * i & 1 for i in range(3))
-            colours.append(sum(bit << 7 - i for i, bit in enumerate(bits)))
-    return colours
-
-
 def save_mask(path: Path, values: NDArray[np.uint8], source: bytes) -> None:
     """Write a palette PNG whose indexes are `values`, atomically, and in it a word for what it was made from."""
     image = Image.fromarray(values)
-    image.putpalette(palette())
+    image.putpalette([channel for value in range(256) for channel in voc_colour(value)])
     about = PngInfo()
     about.add_text(_SOURCE, _word(source))
     with replacing(path) as temporary:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewseg.core.types import Prediction
-from fewseg.formats.write_coco import rle_entry, rle_of_mask
+from fewseg.formats.rle import rle_entry, rle_of_mask
 from fewseg.server.api_errors import ApiError
 from fewseg.server.model import ServedModel, memory
 from fewseg.server.sessions.schemas import LabelInfo, LabelPredictionBody, PredictionBody, Rle, SessionInfo

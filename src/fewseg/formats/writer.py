@@ -1,13 +1,14 @@
-"""What the writers of all formats share."""
+"""Shared by the writers of all formats: numbers and colours of labels, an image's polygons and overlay, saving."""
 
 from __future__ import annotations
 
 import io
 import os
 import shutil
+from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,8 @@ OVERLAY_SIDE = 2048
 """Longest side of overlays."""
 
 
-class Labels:
-    """Numbers labels from 0, in the order given or of first appearance."""
+class LabelNumbers:
+    """Numbers of labels from 0, in the order given or of first appearance, and their colours."""
 
     def __init__(self, labels: tuple[str, ...] = ()) -> None:
         self.names: list[str] = list(dict.fromkeys(labels))
@@ -34,7 +35,7 @@ class Labels:
         self._colours: dict[str, Colour] = {}
 
     def number(self, label: str) -> int:
-        """Of a label, which is new or known."""
+        """The label's number; a new label gets the next one."""
         if label not in self._numbers:
             self._numbers[label] = len(self.names)
             self.names.append(label)
@@ -42,26 +43,26 @@ class Labels:
 
     @property
     def colours(self) -> dict[str, Colour]:
-        """Of every label that has a number."""
+        """Colour of every label that has a number."""
         if len(self._colours) != len(self.names):
             self._colours = label_colours(self.names)
         return self._colours
 
 
-class Page:
-    """One image on its way through all writers, which share what is computed for it."""
+class MaskedImage:
+    """One image with its masks on the way through all writers, which share what is computed for it."""
 
-    def __init__(self, record: MaskRecord, labels: Labels, options: ExportOptions) -> None:
+    def __init__(self, record: MaskRecord, labels: LabelNumbers, options: ExportOptions) -> None:
         self.record, self.labels, self.options = record, labels, options
         for label in record.masks:
             labels.number(label)
-        found = {label: np.asarray(mask, np.bool_) for label, mask in record.masks.items() if mask.any()}
+        filled = {label: np.asarray(mask, np.bool_) for label, mask in record.masks.items() if mask.any()}
         self.masks: dict[str, NDArray[np.bool_]] = {
-            label: mask for label, mask in found.items() if options.absent or record.present.get(label, True)
+            label: mask for label, mask in filled.items() if options.absent or record.present.get(label, True)
         }
-        """What annotations are made of: masks that are not empty, of labels that are there."""
-        self.absent = len(found) - len(self.masks)
-        """Masks of labels that probably are not."""
+        """Masks that become annotations: those that are not empty, of labels that are present."""
+        self.absent = len(filled) - len(self.masks)
+        """Number of masks of labels that are probably absent."""
         self._exact: dict[str, list[Polygon]] = {}
         self._simple: dict[str, list[Polygon]] = {}
 
@@ -90,7 +91,7 @@ class Page:
         """The image's file; raises `InvalidImage` where the record has none or it is gone."""
         image = self.record.image
         if image is None:
-            raise InvalidImage(f"{what} of {self.record.name} needs the image: give records with `picture`")
+            raise InvalidImage(f"{what} of {self.record.name} needs the image: give records with `image`")
         if not image.is_file():
             raise InvalidImage(f"{image} is gone, and {what} needs it: put the image back, or leave that out")
         return image
@@ -103,16 +104,18 @@ class Page:
             )
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """Writes one format."""
 
-    def add(self, page: Page) -> int:
+    @abstractmethod
+    def add(self, image: MaskedImage) -> int:
         """Write one image; gives the number of files that are complete with it."""
 
     def finish(self) -> int:
         """Write what is about all images; gives the number of files."""
+        return 0
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most hold nothing
         """Let go of everything; after a failure too."""
 
 

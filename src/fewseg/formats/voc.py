@@ -2,7 +2,7 @@
 
 Masks are palette images, whose indices are the classes, or RGB images in the classes' colours. 0 (black) is
 background and 255 (or the colour 224, 224, 192) ignored. Names and colours come from labelmap.txt (as CVAT writes it),
-names from class_names.txt (labelme) or classes.txt; without any they are VOC's own twenty.
+names from class_names.txt (labelme) or classes.txt; without any of these files they are VOC's own twenty.
 
 Ignored pixels stay ignored (255) in the masks read here. Methods count what is not foreground in a support as
 background, the ignored rim around VOC's objects too, as the papers do.
@@ -22,17 +22,12 @@ from PIL import Image
 
 from fewseg.core.errors import InvalidMask, InvalidSupport
 from fewseg.core.types import IGNORE
-from fewseg.formats.examples import SupportExample, Supports, chosen
+from fewseg.data.datasets.pascal5i import VOC_CLASSES, voc_colour
+from fewseg.formats.examples import SupportExample, Supports, choose_examples
 from fewseg.images import decode as decoding
 from fewseg.images.decode import ImageLike
 from fewseg.images.pairs import images_in
 
-# fmt: off
-_VOC: Final = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)
-# fmt: on
 _RIM: Final = (224, 224, 192)
 """VOC's colour of ignored pixels."""
 
@@ -62,7 +57,7 @@ def read_voc(folder: Path, labels: tuple[str, ...] = (), shots: int = 0) -> Supp
     classes = _classes(folder)
     found = _examples([(images[mask.stem], mask) for mask in masks], classes)
     every = [c.name for number, c in sorted(classes.items()) if number]
-    examples = chosen(found, every, labels, shots)
+    examples = choose_examples(found, every, labels, shots)
     if not examples:
         raise InvalidSupport(f"{folder / 'SegmentationClass'} has masks without any class: they hold 0 and 255 only")
     return Supports("VOC", examples)
@@ -127,7 +122,7 @@ def _classes(folder: Path) -> dict[int, _Class]:
     """Class number to name and colour, 0 being the background."""
     path = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
     if path is None:
-        return {i: _Class(name, voc_colour(i)) for i, name in enumerate(["background", *_VOC])}
+        return {i: _Class(name, voc_colour(i)) for i, name in enumerate(["background", *VOC_CLASSES])}
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -148,9 +143,3 @@ def _colour(row: list[str], number: int, path: Path) -> tuple[int, int, int]:
     except ValueError:
         raise InvalidSupport(f"{path} has the colour {row[1]!r}: expected red,green,blue") from None
     return red, green, blue
-
-
-def voc_colour(number: int) -> tuple[int, int, int]:
-    """VOC's colour of a class: bits 0, 3 and 6 of its number are the highest of red, 1, 4, 7 of green, 2, 5 of blue."""
-    channels = [sum((number >> (3 * place + c) & 1) << (7 - place) for place in range(8)) for c in range(3)]
-    return channels[0], channels[1], channels[2]

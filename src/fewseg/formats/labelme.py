@@ -1,8 +1,8 @@
-"""Examples from labelme's JSON files, one an image.
+"""labelme's JSON files, one an image: examples read from them, masks written as them.
 
-Shapes that cover an area count (polygon, rectangle, oriented rectangle, circle, mask); lines and points are left out
-with a warning. All shapes of a label make one mask; `__ignore__` marks pixels that are ignored. The image is the
-embedded `imageData`, or else the file `imagePath`, relative to the JSON.
+Reading: shapes that cover an area count (polygon, rectangle, oriented rectangle, circle, mask); lines and points are
+left out with a warning. All shapes of a label make one mask; `__ignore__` marks pixels that are ignored. The image is
+the embedded `imageData`, or else the file `imagePath`, relative to the JSON.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewseg.core.errors import InvalidImage, InvalidSupport
+from fewseg.core.files import make_folder
 from fewseg.core.types import IGNORE
-from fewseg.formats.examples import SupportExample, Supports, chosen
+from fewseg.formats.examples import SupportExample, Supports, choose_examples, find_image
+from fewseg.formats.manifest import write_correctable
+from fewseg.formats.polygons import one_ring
 from fewseg.formats.rasterise import check_size, fill_circle, fill_polygons
-from fewseg.formats.read_coco import find_image
+from fewseg.formats.writer import MaskedImage, Writer, copy_image
 from fewseg.images import decode as decoding
 from fewseg.images import read_image_size
 from fewseg.images.decode import ImageLike
@@ -33,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _IGNORED: Final = "__ignore__"
 _BACKGROUND: Final = "_background_"
+_VERSION: Final = "5.5.0"
+"""Version of labelme whose files are written."""
 _AREAS: Final = ("polygon", "rectangle", "oriented_rectangle", "rotation", "circle", "mask")
 
 
@@ -53,7 +59,7 @@ def read_labelme(
         )
     wanted = [label for label in known if not labels or label in labels]
     found = (example for label in wanted for example in _examples(label, shapes, images))
-    return Supports("labelme", chosen(found, known, labels, shots))
+    return Supports("labelme", choose_examples(found, known, labels, shots))
 
 
 def _examples(
@@ -61,7 +67,7 @@ def _examples(
 ) -> Iterator[SupportExample]:
     for path, content, groups in files:
         if label in groups:
-            image = _picture(path, content, images)
+            image = _image(path, content, images)
             load = partial(_mask, path, content, groups[label], groups.get(_IGNORED, []), image)
             yield SupportExample(label, image, load, value=1)
 
@@ -78,7 +84,7 @@ def _by_label(path: Path, content: Any) -> dict[str, list[Any]]:
     return groups
 
 
-def _picture(path: Path, content: Any, images: Path | None) -> Path | Image.Image:
+def _image(path: Path, content: Any, images: Path | None) -> Path | Image.Image:
     if not content.get("imageData"):
         return find_image(str(content["imagePath"]), path, images)
     try:
@@ -146,3 +152,63 @@ def _placed(data: Any, points: NDArray[np.float64], size: tuple[int, int], where
         )
     mask[top : top + part.shape[0], left : left + part.shape[1]] = part
     return mask
+
+
+class LabelmeWriter(Writer):
+    """`labelme/NAME.json`: a polygon for every region, holes cut into the outline; opens in labelme for correction."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = make_folder(out / "labelme")
+
+    def add(self, image: MaskedImage) -> int:
+        """The JSON file, and the image where all images are copied."""
+        record, files = image.record, 1
+        path = record.known_as
+        if record.image is not None:
+            path = _pointing_to(record.image, self._out)
+        if image.options.copy_images == "always":
+            source = image.needed_image("a copy for labelme")
+            path = f"{record.name}{source.suffix.lower()}"
+            copy_image(source, self._out / path)
+            files += 1
+        content: dict[str, Any] = {
+            "version": _VERSION,
+            "flags": {},
+            "shapes": [
+                self._shape(label, f"score {record.score(label):.3f}", one_ring(region).round(2).tolist())
+                for label in image.masks
+                for region in image.regions(label)
+            ],
+            "imagePath": path,
+            "imageData": None,
+            "imageHeight": record.size[1],
+            "imageWidth": record.size[0],
+        }
+        return files - 1 + write_correctable(self._out / f"{record.name}.json", content, _shapes, indent=2)
+
+    @staticmethod
+    def _shape(label: str, description: str, points: list[list[float]]) -> dict[str, Any]:
+        return {
+            "label": label,
+            "points": points,
+            "group_id": None,
+            "description": description,
+            "shape_type": "polygon",
+            "flags": {},
+            "mask": None,
+        }
+
+
+def _shapes(content: dict[str, Any]) -> Any:
+    """What a person changes in labelme, which fills in keys of its own."""
+    return [[shape.get(key) for key in ("label", "points", "shape_type")] for shape in content["shapes"]]
+
+
+def _pointing_to(image: Path, folder: Path) -> str:
+    """The path from the folder to the image, as labelme wants it; absolute where there is none (other drives)."""
+    try:
+        return Path(os.path.relpath(image.resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return image.resolve().as_posix()
+    except OSError as error:
+        raise InvalidImage(f"{image}: {error.strerror or error}; check the path of the image") from error

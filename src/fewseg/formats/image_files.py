@@ -1,4 +1,4 @@
-"""Results as images: masks, index maps, overlays, contact sheets."""
+"""Masks as image files: binary masks, index maps, overlays, contact sheets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fewseg.core.files import folder_name
-from fewseg.formats.page import Page, save_image
+from fewseg.formats.writer import MaskedImage, Writer, save_image
 from fewseg.images.draw import contact_sheet
 from fewseg.images.read import fitted
 
@@ -18,7 +18,7 @@ _COLUMNS: Final = 5
 _SHEET_SIDE: Final = 360
 
 
-class PngWriter:
+class PngWriter(Writer):
     """`masks/LABEL/NAME.png` and `labels/NAME.png`, as `fewseg segment` writes them.
 
     Where masks overlap, the index map has the label with the higher score.
@@ -29,70 +29,56 @@ class PngWriter:
         self._folders: dict[str, str] = {}
         self._taken: set[str] = set()
 
-    def add(self, page: Page) -> int:
+    def add(self, image: MaskedImage) -> int:
         """Two files and more: every label's mask, empty ones too, and the index map."""
-        record = page.record
-        numbers = [page.labels.number(label) + 1 for label in record.masks]
+        record = image.record
+        numbers = [image.labels.number(label) + 1 for label in record.masks]
         index = np.zeros(record.size[::-1], np.uint16 if max(numbers, default=0) > 255 else np.uint8)
         for label in sorted(record.masks, key=record.score):
-            index[record.masks[label]] = page.labels.number(label) + 1
+            index[record.masks[label]] = image.labels.number(label) + 1
         for label, mask in record.masks.items():
             if label not in self._folders:
                 self._folders[label] = folder_name(label, self._taken)
-            image = Image.fromarray(np.asarray(mask, np.bool_).view(np.uint8) * np.uint8(255))
-            save_image(self._out / "masks" / self._folders[label] / f"{record.name}.png", image, "PNG")
-        image = Image.fromarray(index)
+            binary = Image.fromarray(np.asarray(mask, np.bool_).view(np.uint8) * np.uint8(255))
+            save_image(self._out / "masks" / self._folders[label] / f"{record.name}.png", binary, "PNG")
+        index_map = Image.fromarray(index)
         if index.dtype == np.uint8:
-            colours = [page.labels.colours[name] for name in page.labels.names[:255]]
-            image.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
-        save_image(self._out / "labels" / f"{record.name}.png", image, "PNG")
+            colours = [image.labels.colours[name] for name in image.labels.names[:255]]
+            index_map.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
+        save_image(self._out / "labels" / f"{record.name}.png", index_map, "PNG")
         return 1 + len(record.masks)
 
-    def finish(self) -> int:
-        """Nothing is left to write."""
-        return 0
 
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class OverlayWriter:
+class OverlayWriter(Writer):
     """`overlays/NAME.jpg`: the masks on the image."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
 
-    def add(self, page: Page) -> int:
+    def add(self, image: MaskedImage) -> int:
         """One file."""
-        save_image(self._out / "overlays" / f"{page.record.name}.jpg", page.overlay, "JPEG", quality=90)
+        save_image(self._out / "overlays" / f"{image.record.name}.jpg", image.overlay, "JPEG", quality=90)
         return 1
 
-    def finish(self) -> int:
-        """Nothing is left to write."""
-        return 0
 
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class SheetWriter:
+class SheetWriter(Writer):
     """`sheet.jpg`, `sheet-2.jpg` ...: overlays in rows with their names, thirty a sheet."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
         self._sheets = 0
-        self._pictures: list[Image.Image] = []
+        self._images: list[Image.Image] = []
         self._titles: list[str] = []
 
-    def add(self, page: Page) -> int:
+    def add(self, image: MaskedImage) -> int:
         """A file when a sheet is full."""
-        self._pictures.append(fitted(page.overlay, _SHEET_SIDE))
-        self._titles.append(page.record.name)
-        return self._write() if len(self._pictures) == _ON_A_SHEET else 0
+        self._images.append(fitted(image.overlay, _SHEET_SIDE))
+        self._titles.append(image.record.name)
+        return self._write() if len(self._images) == _ON_A_SHEET else 0
 
     def finish(self) -> int:
         """The last sheet; sheets that an earlier export left beyond it are removed."""
-        files = self._write() if self._pictures else 0
+        files = self._write() if self._images else 0
         number = self._sheets + 1
         while (stale := self._path(number)).is_file():
             stale.unlink()
@@ -101,11 +87,11 @@ class SheetWriter:
 
     def close(self) -> None:
         """Let go of the images."""
-        self._pictures, self._titles = [], []
+        self._images, self._titles = [], []
 
     def _write(self) -> int:
         self._sheets += 1
-        sheet = contact_sheet(self._pictures, self._titles, columns=_COLUMNS, side=_SHEET_SIDE)
+        sheet = contact_sheet(self._images, self._titles, columns=_COLUMNS, side=_SHEET_SIDE)
         save_image(self._path(self._sheets), sheet, "JPEG", quality=88)
         self.close()
         return 1

@@ -1,0 +1,83 @@
+"""COCO's run lengths: encoding masks, and decoding what other tools wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from shapely import Polygon
+
+from fewseg.core.errors import InvalidSupport
+from fewseg.formats.polygons import one_ring
+
+
+def rle_entry(rle: dict[str, Any]) -> tuple[dict[str, Any], float, list[float]]:
+    """Compressed run lengths as JSON has them, their area, and their box (x, y, width, height)."""
+    box = [float(value) for value in coco_mask.toBbox(rle)]
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(v) for v in rle["size"]], "counts": text}, float(coco_mask.area(rle)), box
+
+
+def rle_of_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's compressed run lengths of a mask (H, W)."""
+    rle: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
+    return rle
+
+
+def rle_of_regions(group: list[Polygon], size: tuple[int, int]) -> dict[str, Any]:
+    """COCO's compressed run lengths of regions in an image of `size` (width, height); exact for exact regions."""
+    width, height = size
+    rle: dict[str, Any] = coco_mask.merge(
+        coco_mask.frPyObjects([one_ring(region).ravel().tolist() for region in group], height, width)
+    )
+    return rle
+
+
+def mask_of_rle(rle: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """The mask (H, W) of run lengths, compressed (text) or not (numbers), for an image of `size` (width, height).
+
+    Raises `InvalidSupport`, which begins with `where`, for damaged run lengths.
+    """
+    width, height = size
+    try:
+        said = [int(value) for value in rle["size"]]
+        counts = rle["counts"]
+    except (KeyError, TypeError, ValueError):
+        raise InvalidSupport(f"{where} has run lengths without size or counts: {rle!r:.60}") from None
+    if said != [height, width]:
+        raise InvalidSupport(
+            f"{where} has run lengths for {' x '.join(map(str, said[::-1]))} pixels, its image has {width} x {height}"
+        )
+    try:
+        # pycocotools would trust what it is given: damaged run lengths are pixels that nobody drew, or worse.
+        runs = np.asarray(_runs(counts) if isinstance(counts, str) else counts, np.int64)
+    except (TypeError, ValueError, OverflowError, IndexError):
+        raise InvalidSupport(f"{where} has damaged run lengths: {counts!r:.60}") from None
+    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != width * height:
+        raise InvalidSupport(f"{where} has run lengths that do not add up to {width}x{height} pixels")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def _runs(text: str) -> list[int]:
+    """COCO's compressed run lengths: base 32, lowest digit first, `0x20` marks that more follow, `0x10` a negative
+    number; from the fourth on, what differs from the run before last."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text.encode("ascii"):
+        digit = character - 48
+        if not 0 <= digit < 64 or shift > 40:
+            raise ValueError(f"character {character}")
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("cut off")
+    return runs
