@@ -18,8 +18,8 @@ from fewseg.core.errors import InvalidOption
 from fewseg.core.files import make_folder, replacing, write_text
 from fewseg.core.progress import ProgressCallback
 from fewseg.export.graphs import Graph, method_graphs
-from fewseg.export.options import GraphOptions as GraphOptions
 from fewseg.export.options import Format
+from fewseg.export.options import GraphOptions as GraphOptions
 from fewseg.export.verify import FLIPPED, TOLERANCE, Difference, Run, compare, open_graph
 from fewseg.export.write import check_formats, write_graph
 from fewseg.images.transforms import IMAGENET_MEAN, IMAGENET_STD
