@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.exceptions import CoercionError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from fewseg.cli.help import Panels, reflowed, shown_default
@@ -30,10 +30,22 @@ def parse(kind: type[Any], words: Sequence[str], program: str, sources: Sequence
     """
     arguments = ArgumentCollection()
 
-    def check(_app: App, _commands: tuple[str, ...], given: ArgumentCollection) -> None:
-        arguments.extend(given)
-        _refuse_fractions(given)
+    def check(_app: App, _commands: tuple[str, ...], found: ArgumentCollection) -> None:
+        arguments.extend(found)
+        _refuse_fractions(found)
 
+    try:
+        return _app(kind, program, [*sources, check])(list(words), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise _complaint(error, arguments, program) from None
+
+
+def options_of(kind: type[Any]) -> list[Argument]:
+    """The options that the dataclass `kind` becomes, each with names, default and help."""
+    return [one for one in _app(kind, "fewseg", ()).assemble_argument_collection(parse_docstring=True) if one.show]
+
+
+def _app(kind: type[Any], program: str, sources: Sequence[Source]) -> App:
     def command(options: Any) -> Any:
         return options
 
@@ -42,23 +54,19 @@ def parse(kind: type[Any], words: Sequence[str], program: str, sources: Sequence
     command.__annotations__["options"] = Annotated[kind, Parameter(name="*")]
     if all(_has_default(field) for field in dataclasses.fields(kind)):
         command.__defaults__ = (kind(),)
-    app = App(
+    return App(
         name=program,
         help=reflowed(inspect.getdoc(kind) or ""),
         help_format="plaintext",
         help_formatter=Panels(kind),
         version_flags=(),
-        config=[*sources, check],
+        config=sources,
         default_command=command,
         default_parameter=Parameter(
             consume_multiple=True, allow_repeating=True, negative_iterable=(), show_default=shown_default
         ),
         result_action="return_value",
     )
-    try:
-        return app(list(words), exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        raise _complaint(error, arguments, program) from None
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
