@@ -32,7 +32,7 @@ def section(command: str) -> str:
         raise ValueError(f"{PAGE} names a command {command} that there is not")
     kind = importlib.import_module(f"fewseg.cli.{command}").Options
     titles = panel_titles(kind)
-    rows = {name: row for name, row in table(kind)}
+    rows = dict(table(kind))
     parts = [inspect.getdoc(kind) or ""]
     for title in dict.fromkeys(titles.values()):
         head = [] if title == OWN else [f"**{title}**", ""]
