@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,7 @@ def take(page: Page, out: Path) -> None:
     page.go("coins-07.jpg")
     page.keys("b", "u")
     page.until("document.querySelector('#promote')", "promotion is offered")
+    time.sleep(1)  # for the uncertainty map, of which the document does not tell
     keep(page, out / "phone")
 
 

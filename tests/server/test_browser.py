@@ -186,6 +186,7 @@ def test_a_filter_is_walked_through_to_its_end(opened: Page, server: PageServer)
     for place, name in enumerate(names, 1):
         page.until("document.querySelector('#image-name').textContent === arguments[0]", f"{name} is next", name)
         assert page.find("#image-position").text == f"{place} / 3"
+        assert page.find("#zoom-percent").text.removesuffix(" %").isdigit()
         page.keys("j")
 
 

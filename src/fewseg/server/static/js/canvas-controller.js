@@ -78,8 +78,7 @@ export class CanvasController extends EventTarget {
     this.view.fit();
     this.loader.open(image);
     if (this.tool.assists) this.assist.prepare();
-    this.redraw();
-    this.redrawOverlay();
+    this.viewChanged();
   }
 
   close() {
