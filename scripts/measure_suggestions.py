@@ -132,7 +132,7 @@ def open_case(model: EngineModel, dataset: Dataset, class_id: int, others: Seque
     segmenter = model.segmenter
     features = [model.features([segmenter.preprocess(p)])[0] for p in images]
     held, pool = tuple(range(n_held)), tuple(range(n_held, len(chosen)))
-    shots = {i: model.shot(images[i], masks[i] == 1) for i in pool if i < n_held + n_pool}  # type: ignore[arg-type]
+    shots = {i: model.encode_example(images[i], masks[i] == 1) for i in pool if i < n_held + n_pool}  # type: ignore[arg-type]
     return Case(model, features, masks, shots, pool, held)
 
 

@@ -408,7 +408,7 @@ def test_unreadable_images_do_not_stop_the_rest(tmp_path: Path) -> None:
     assert (report.done, report.skipped, len(report.errors)) == (1, 3, 1)
 
 
-def test_unexpected_errors_of_a_image_do_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_errors_of_an_image_do_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = images(tmp_path / "photos", "a.png", "b.png", "c.png")
 
     def size_of(path: Path) -> tuple[int, int]:
@@ -424,7 +424,7 @@ def test_unexpected_errors_of_a_image_do_not_stop_the_rest(tmp_path: Path, monke
     assert [Path(p["picture"]).name for p in results(tmp_path / "out")["pictures"]] == ["a.png", "c.png"]
 
 
-def test_a_image_that_went_bad_is_not_listed_as_found(tmp_path: Path) -> None:
+def test_an_image_that_went_bad_is_not_listed_as_found(tmp_path: Path) -> None:
     photos = images(tmp_path / "photos", "a.png", "b.png")
     run(segmenter(), photos, tmp_path / "out")
     (photos / "b.png").write_bytes(b"no image")

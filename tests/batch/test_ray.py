@@ -141,7 +141,7 @@ def rows(made: RayWorker, given: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(row) for row in made(given)["row"]]
 
 
-def test_a_image_that_kills_is_found_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_kills_is_found_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, state = worker(tmp_path, segmenter(), monkeypatch)
     given = part(photos(tmp_path / "photos", 4))
     whole, tried = made.engine.run, []

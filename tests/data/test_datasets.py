@@ -90,7 +90,7 @@ def test_plain_class_list(index_masks: Path) -> None:
     assert FolderDataset(index_masks).classes == ("dog", "traffic light")
 
 
-def test_mask_of_a_image_that_is_stored_turned(tmp_path: Path) -> None:
+def test_mask_of_an_image_that_is_stored_turned(tmp_path: Path) -> None:
     path = tmp_path / "cat" / "x.jpg"
     path.parent.mkdir()
     exif = Image.Exif()

@@ -100,7 +100,7 @@ def colour_segmenter(**options: Any) -> Segmenter:
 def make_app(engine: Engine) -> FastAPI:
     app = FastAPI()
     api_errors.install(app)
-    app.include_router(router(engine.project, engine), prefix=API)
+    app.include_router(router(engine), prefix=API)
     return app
 
 

@@ -64,7 +64,7 @@ def test_an_even_image_only_smooths() -> None:
     torch.testing.assert_close(found[..., 2:-2, 2:-2], twice)
 
 
-def test_columns_of_a_image_do_not_mix() -> None:
+def test_columns_of_an_image_do_not_mix() -> None:
     torch.manual_seed(0)
     images, values = torch.randn(2, 3, 21, 17), torch.randn(2, 3, 21, 17)
     together = follow_guide(values, make_guide(images, (10, 8), 2, 0.01), 2)

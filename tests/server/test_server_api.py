@@ -234,12 +234,12 @@ def test_idle_sessions_expire_and_used_ones_stay() -> None:
 
 
 def test_memory_of_examples_is_bounded_over_all_sessions() -> None:
-    from fewseg.server.model import ServedModel, memory
+    from fewseg.server.model import ServedModel, supports_bytes
 
     model = ServedModel(Segmenter(ColourMethod(), device="cpu"))
     example = model.encode("red", *blob("red"))
     limits = Limits()
-    object.__setattr__(limits, "taught_mb", 2.5 * memory({"red": example}) / (1 << 20))
+    object.__setattr__(limits, "taught_mb", 2.5 * supports_bytes({"red": example}) / (1 << 20))
     sessions = SessionStore(limits)
     first, second = sessions.create(), sessions.create()
     sessions.teach(first.id, "red", [example])

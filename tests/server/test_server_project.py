@@ -137,7 +137,7 @@ def test_undo_takes_back_every_kind_of_change(tmp_path: Path) -> None:
             assert told(page) == expected
 
 
-def test_promote_a_prediction_and_confirm_a_image_without(tmp_path: Path) -> None:
+def test_promote_a_prediction_and_confirm_an_image_without(tmp_path: Path) -> None:
     masks = write_images(tmp_path, "rrb")
     with serving(tmp_path) as page:
         label = page.add_label("disc")
@@ -175,7 +175,7 @@ def test_export_as_a_download(tmp_path: Path) -> None:
         assert list((tmp_path / ".fewseg").glob("fewseg-*")) == []
 
 
-def test_export_of_a_image_far_down_in_folders_of_long_names(tmp_path: Path) -> None:
+def test_export_of_an_image_far_down_in_folders_of_long_names(tmp_path: Path) -> None:
     below = tmp_path / ("写真" * 10) / ("二〇二四年" * 8)
     below.mkdir(parents=True)
     image, mask = blob("red")
@@ -225,7 +225,7 @@ def test_masks_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         (b"", "no PNG"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "no PNG"),
         (png(np.ones((64, 96)))[:-30], "no PNG"),
-        (png(corner), "too small"),
+        (png(corner), "vanishes at the model's input size"),
     ]
     with serving(tmp_path, colour_segmenter(image_size=32), start=False) as page:
         label = page.add_label("disc")

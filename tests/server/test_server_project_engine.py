@@ -137,7 +137,7 @@ def test_a_change_overtakes_what_is_under_way(tmp_path: Path) -> None:
         assert project["progress"]["done"] == 6
 
 
-def test_a_image_that_fails_stops_no_other(tmp_path: Path) -> None:
+def test_an_image_that_fails_stops_no_other(tmp_path: Path) -> None:
     masks = write_images(tmp_path, "rrrr")
     whole = (tmp_path / "2.png").read_bytes()
     (tmp_path / "2.png").write_bytes(whole[:200])
@@ -162,7 +162,7 @@ def test_a_image_that_fails_stops_no_other(tmp_path: Path) -> None:
         assert iou(page.mask("2.png", label), masks["2.png"]) > 0.9
 
 
-def test_a_image_deleted_while_serving(tmp_path: Path) -> None:
+def test_an_image_deleted_while_serving(tmp_path: Path) -> None:
     masks = write_images(tmp_path, "rrr")
     with serving(tmp_path) as page:
         label = page.add_label("disc")
@@ -229,8 +229,8 @@ def test_results_are_those_of_the_segmenter(tmp_path: Path, options: dict[str, A
         theirs.teach("it", tmp_path / name, masks[name])
     expected = theirs.predict(theirs.encode([theirs.preprocess(tmp_path / n) for n in masks]))[:, 0].numpy()
     model = EngineModel(mine)
-    support = LabelSupport.concatenate([model.shot(tmp_path / n, masks[n]) for n in ("0.png", "1.png")])
-    features = model.features([model.prepare(tmp_path / n) for n in masks])
+    support = LabelSupport.concatenate([model.encode_example(tmp_path / n, masks[n]) for n in ("0.png", "1.png")])
+    features = model.features([model.preprocess(tmp_path / n) for n in masks])
     together = model.coarse(features, support)
     alone = np.concatenate([model.coarse([f], support) for f in features])
     assert np.abs(together.astype(int) - alone).max() <= 1

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -62,16 +62,6 @@ def create_app(
     services, sessions = Services(ServedModel(segmenter), RequestQueue(limits), limits), SessionStore(limits)
     closing: list[Callable[[], None]] = [services.queue.close]
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        cleaning = asyncio.create_task(_drop_idle(sessions))
-        try:
-            yield
-        finally:
-            cleaning.cancel()
-            for close in closing:
-                close()
-
     app = FastAPI(
         title="fewseg",
         version=__version__,
@@ -79,7 +69,7 @@ def create_app(
         openapi_url=f"{API}/openapi.json",
         docs_url=None,  # these pages load scripts from other sites
         redoc_url=None,
-        lifespan=lifespan,
+        lifespan=_lifespan(sessions, closing),
     )
     app.state.sessions, app.state.end_streams = sessions, lambda: None
     api_errors.install(app)
@@ -104,15 +94,32 @@ def _add_project(app: FastAPI, folder: Path, segmenter: Segmenter, closing: list
     engine.start()
     closing[:0] = [engine.close, project.close]
     app.state.end_streams = engine.events.close
-    app.include_router(router(project, engine), prefix=API)
+    app.include_router(router(engine), prefix=API)
     static = resources.files("fewseg.server") / "static"
     app.mount("/", StaticFiles(directory=str(static), html=True), name="page")
 
 
-async def _drop_idle(sessions: SessionStore) -> None:
-    while True:
-        await asyncio.sleep(30)
-        sessions.drop_idle()
+def _lifespan(
+    sessions: SessionStore, closing: Sequence[Callable[[], None]]
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Drops idle sessions while the app runs, and calls the functions of `closing` when it stops."""
+
+    async def drop_idle() -> None:
+        while True:
+            await asyncio.sleep(30)
+            sessions.drop_idle()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        cleaning = asyncio.create_task(drop_idle())
+        try:
+            yield
+        finally:
+            cleaning.cancel()
+            for close in closing:
+                close()
+
+    return lifespan
 
 
 def _add_info(app: FastAPI, services: Services, folder: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""One model in memory, shared by all that is taught to it."""
+"""One model in memory, shared by all sessions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from fewseg.inference.persistence import read_supports
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.supports import LabelSupport, check_label
 
-Supports = Mapping[str, LabelSupport]
-"""What was taught: labels to their encoded examples. A value: it is replaced, never changed."""
+SupportsByLabel = Mapping[str, LabelSupport]
+"""Label to encoded examples; an immutable value."""
 
 
 class ServedModel:
@@ -29,25 +29,25 @@ class ServedModel:
     def __init__(self, base: Segmenter) -> None:
         self._base = base
 
-    def segmenter(self, supports: Supports | None = None) -> Segmenter:
-        """A segmenter of its own, over the same weights, that knows `supports`."""
+    def segmenter(self, supports: SupportsByLabel | None = None) -> Segmenter:
+        """A segmenter with the labels of `supports`, sharing the weights."""
         return self._base.with_supports(supports)
 
     @property
     def name(self) -> str:
-        """What it is called, without the folders of a path."""
+        """Name of the model; without the folders where it is a file."""
         source = self._base.source
         name = Path(source["name"]).name if source else self._base.method.name
         return f"{name} ({self._base.method.encoder})"
 
     @property
     def version(self) -> str:
-        """Changes with the weights."""
+        """Identifier that changes with the weights."""
         return f"{self._base.method.name}-{self._base.model_fingerprint}"
 
     @property
     def image_size(self) -> int:
-        """Side of the square that images are resized to."""
+        """Side of the square that images are resized to, in pixels."""
         return int(self._base.method.config.image_size)
 
     def encode(self, label: str, image: ImageLike, mask: ImageLike, value: MaskValue | None = None) -> LabelSupport:
@@ -59,15 +59,15 @@ class ServedModel:
         """The mask (H, W) of all objects that prompts stand for; raises as `Segmenter.mask_from_prompts` does."""
         return self._base.mask_from_prompts(image, prompts)
 
-    def save(self, supports: Supports, path: str | os.PathLike[str]) -> None:
-        """Write what `Segmenter.load` reads."""
+    def save(self, supports: SupportsByLabel, path: str | os.PathLike[str]) -> None:
+        """Write a file for `Segmenter.load`."""
         self.segmenter(supports).save(path)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, LabelSupport]:
-        """What was taught to this very model, from a file of unknown origin.
+        """The supports in an untrusted file that was saved with this model.
 
-        Nothing that the file names is opened, and every tensor is checked against what this model makes. Raises
-        `InvalidCheckpoint` for anything else than a whole file of this model's.
+        No path in the file is opened, and every tensor is checked against an example of this model. Raises
+        `InvalidCheckpoint` for files that are damaged or of another model.
         """
         try:
             supports, about = read_supports(path)
@@ -100,11 +100,11 @@ class ServedModel:
 
     @cached_property
     def _pattern(self) -> LabelSupport:
-        """Any example: its shapes are those of all."""
+        """An arbitrary encoded example, for the shapes of its tensors."""
         side = max(self._base.input_sizes)
         return self.encode("pattern", torch.full((3, side, side), 0.5), torch.ones(side, side))
 
 
-def memory(supports: Supports) -> int:
-    """Bytes that encoded examples take."""
+def supports_bytes(supports: SupportsByLabel) -> int:
+    """Memory of encoded examples, in bytes."""
     return sum(t.nbytes for s in supports.values() for encoded in s.sets for t in encoded.tensors.values())

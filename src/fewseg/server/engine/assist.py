@@ -48,11 +48,11 @@ class Assistant:
         """The superpixels of an image, or of a window of it; raises `InvalidImage`."""
         key = f"{image.identity} {window}"
         with self._lock:
-            kept = self._regions.get(key)
-            if kept is None:
-                kept = cut(image.path, self._engine.features(image).regions, window)
-                self._regions.put(key, kept, kept.nbytes)
-            return kept
+            regions = self._regions.get(key)
+            if regions is None:
+                regions = cut(image.path, self._engine.features(image).regions, window)
+                self._regions.put(key, regions, regions.nbytes)
+            return regions
 
     def region(
         self,

@@ -45,7 +45,7 @@ _HALF_STEP: Final = 0.5 / 255
 
 @dataclass(frozen=True)
 class ResultSummary:
-    """Score and uncertainty of one result: what is kept of every result without its map."""
+    """Score and uncertainty of one result: all of a result but its map."""
 
     key: str
     score: float
@@ -107,9 +107,9 @@ class ResultCache:
 
     def coarse(self, key: str) -> NDArray[np.uint8] | None:
         """The probability map (s, s) of a result; None, and the result is dropped, where it is missing or damaged."""
-        kept = self._maps.get(key)
-        if kept is not None:
-            return kept
+        cached = self._maps.get(key)
+        if cached is not None:
+            return cached
         try:
             with Image.open(self._path(f"{key}.png"), formats=("PNG",)) as image:
                 if image.mode != "L":

@@ -156,8 +156,8 @@ class Engine:
 
     def features(self, image: ImageEntry) -> ImageFeatures:
         """The features of an image; raises `InvalidImage`."""
-        kept = self.encoder.kept(image)
-        return kept if kept is not None else self.call(lambda: self.encoder.features([image])[0])
+        cached = self.encoder.cached(image)
+        return cached if cached is not None else self.call(lambda: self.encoder.features([image])[0])
 
     def _changed(self) -> None:
         with self._wake:

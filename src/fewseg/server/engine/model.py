@@ -1,7 +1,7 @@
-"""The model as the engine uses it: examples and images are encoded apart and kept, then put together.
+"""The engine's model: examples and images are encoded separately, cached, and then combined.
 
-A correction changes one example: only that is encoded again, and images whose features are still in memory need
-neither be read nor go through the backbone.
+A correction changes one example: only that is encoded again, and images whose features are in memory are neither read
+again nor passed through the backbone.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from fewseg.inference.supports import LabelSupport
 from fewseg.models.backbones.capture import maps_seen
 
 TOKENS: Final = 4
-"""Tokens along each side of an image, for suggestions."""
+"""Tokens along each side of an image, for the suggestions."""
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """All that is computed of an image alone."""
+    """Everything that is computed from an image alone."""
 
     encoded: EncodedImages
-    """Its query features, batch 1."""
+    """The query features of the image, batch 1."""
     regions: Tensor
-    """(c, h, w) float16 on the CPU: what tells neighbouring regions apart; colours where the model has no maps."""
+    """(c, h, w) float16 on the CPU: features for the superpixels; colours where the model has no maps."""
     tokens: Tensor
-    """(`TOKENS` squared, c) float16 on the CPU: what the image shows, in few numbers."""
+    """(`TOKENS` squared, c) float16 on the CPU: a descriptor of the image's content."""
 
     @property
     def nbytes(self) -> int:
@@ -47,20 +47,20 @@ class ImageFeatures:
 
 
 class EngineModel:
-    """Belongs to one thread, except `prepare`."""
+    """Encodes images and examples, and predicts masks; used by one thread, except `preprocess`."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         self.segmenter = segmenter
         parts = [segmenter.model_fingerprint, str(segmenter.method.dtype), segmenter.input_sizes, segmenter.tta_flip]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-        """Of all that decides the result beside the examples."""
+        """Hash of everything that results depend on except images and examples."""
         self.batch = segmenter.default_batch_size
 
-    def prepare(self, path: Path) -> PreparedImage:
+    def preprocess(self, path: Path) -> PreparedImage:
         """Read an image; raises `InvalidImage`."""
         return self.segmenter.preprocess(path)
 
-    def shot(self, path: Path, mask: NDArray[np.bool_]) -> LabelSupport:
+    def encode_example(self, path: Path, mask: NDArray[np.bool_]) -> LabelSupport:
         """One encoded example; raises `InvalidImage` and `InvalidMask`."""
         return self.segmenter.encode_example(path, mask)
 
@@ -74,10 +74,7 @@ class EngineModel:
         return [ImageFeatures(*parts) for parts in zip(encoded.split(), regions, tokens, strict=True)]
 
     def coarse(self, features: Sequence[ImageFeatures], support: LabelSupport) -> NDArray[np.uint8]:
-        """Foreground probabilities (images, s, s) in 256 steps.
-
-        v stands for v / 255, and 128 and above is what reaches one half.
-        """
+        """Foreground probabilities (images, s, s), uint8: v is the probability v / 255, at least 1/2 from 128 on."""
         encoded = EncodedImages.concatenate([f.encoded for f in features])
         steps = (self.segmenter.predict(encoded, {"label": support})[:, 0] * 256).floor().clamp(0, 255)
         values: NDArray[np.uint8] = steps.to(torch.uint8).numpy()
@@ -85,11 +82,11 @@ class EngineModel:
 
 
 def probabilities(coarse: NDArray[np.uint8]) -> Tensor:
-    """The probabilities that `EngineModel.coarse` gave in steps."""
+    """The probabilities, float32, of a map from `EngineModel.coarse`."""
     return torch.from_numpy(coarse).float() / 255
 
 
 def _tokens(maps: Sequence[Tensor], inputs: Tensor) -> Tensor:
-    """The coarsest map (or the colours), averaged over `TOKENS` x `TOKENS` parts, (B, `TOKENS` squared, c)."""
+    """The coarsest map (or the colours), averaged over `TOKENS` x `TOKENS` cells: (B, `TOKENS` squared, c)."""
     coarsest = maps[-1] if maps and maps[-1].ndim == 4 else inputs
     return F.adaptive_avg_pool2d(coarsest.float(), TOKENS).flatten(2).transpose(1, 2).half().cpu()

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from fewseg.core.errors import FewsegError, one_line
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.engine.cache import ResultCache, ResultSummary
-from fewseg.server.engine.encoder import Encoder, Unusable
+from fewseg.server.engine.encoder import Encoder, UnusableExample
 from fewseg.server.engine.model import ImageFeatures
 from fewseg.server.engine.plan import Plan
 from fewseg.server.project.images import ImageEntry
@@ -43,7 +43,7 @@ class Predictor:
                 return False
             try:
                 support = self.encoder.support(label, fingerprint, plan.shots[label])
-            except Unusable as error:
+            except UnusableExample as error:
                 shot, cause = error.shot, error.__cause__
                 log.warning("%s: the example cannot be used: %s", shot.image.path, cause)
                 self.unusable[shot.key] = _message(cause, shot.image)

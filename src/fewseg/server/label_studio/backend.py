@@ -28,7 +28,7 @@ from fewseg.server.label_studio.config import MaskTag, mask_tags
 from fewseg.server.label_studio.regions import masks_of, results_of
 from fewseg.server.label_studio.schemas import Event, Learnt, Predict, Predictions, Setup, TaskPrediction, Version
 from fewseg.server.label_studio.task_images import ImageSources
-from fewseg.server.model import memory
+from fewseg.server.model import supports_bytes
 from fewseg.server.services import Services
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class LabelStudio:
                 413, f"a project has at most {self.limits.shots} examples: delete annotations, or raise --limits.shots"
             )
         others = [e for p in self._projects.values() if p is not project for e in p.examples.values()]
-        if sum(memory(e) for e in [*others, *changed.values()]) > self.limits.taught_bytes:
+        if sum(supports_bytes(e) for e in [*others, *changed.values()]) > self.limits.taught_bytes:
             raise ApiError(413, f"all examples would take over {self.limits.taught_mb} MB: delete annotations")
 
     def _path(self, name: str) -> Path:

@@ -24,7 +24,6 @@ from fewseg.formats import FORMATS, ExportReport, MaskRecord, export_masks
 from fewseg.server.page.schemas import ExportBody, ExportRequest
 from fewseg.server.page.view import ProjectView
 from fewseg.server.project.images import EXPORT_MARK, ImageEntry
-from fewseg.server.project.project import Project
 from fewseg.server.project.state import InvalidProject
 
 log = logging.getLogger(__name__)
@@ -43,14 +42,14 @@ class _Chosen:
     left_out: int
 
 
-def add_routes(routes: APIRouter, project: Project, view: ProjectView) -> None:
+def add_routes(routes: APIRouter, view: ProjectView) -> None:
     """`POST /export` and `GET /export.zip`."""
 
     @routes.post("/export", response_model=ExportBody)
     def export(body: ExportRequest) -> JSONResponse:
         """Write the masks into a new folder beside the images."""
         with _ONE:
-            made, chosen, out = _into_folder(project, view, body.formats, body.which)
+            made, chosen, out = _into_folder(view, body.formats, body.which)
         return JSONResponse(
             {"folder": out.name, "files": made.files, "pictures": made.images, "left_out": chosen.left_out}
         )
@@ -62,31 +61,29 @@ def add_routes(routes: APIRouter, project: Project, view: ProjectView) -> None:
     ) -> FileResponse:
         """The masks as a download."""
         names = [name.strip() for name in formats.split(",") if name.strip()]
-        with _ONE, tempfile.TemporaryDirectory(prefix="fewseg-", dir=project.store.root) as scratch:
+        with _ONE, tempfile.TemporaryDirectory(prefix="fewseg-", dir=view.project.store.root) as scratch:
             out = Path(scratch, FOLDER)
             _write(view, _chosen(view, which), out, names)
-            handle, archive = tempfile.mkstemp(".zip", "export-", project.store.root)
+            handle, archive = tempfile.mkstemp(".zip", "export-", view.project.store.root)
             os.close(handle)
             try:
                 _pack(out, Path(archive))
             except BaseException:
                 _remove(archive)
                 raise
-        name = f"{_plain(project.name)}-masks.zip"
+        name = f"{_plain(view.project.name)}-masks.zip"
         return FileResponse(
             archive, media_type="application/zip", filename=name, background=BackgroundTask(_remove, archive)
         )
 
 
-def _into_folder(
-    project: Project, view: ProjectView, formats: Sequence[str], which: str
-) -> tuple[ExportReport, _Chosen, Path]:
+def _into_folder(view: ProjectView, formats: Sequence[str], which: str) -> tuple[ExportReport, _Chosen, Path]:
     chosen = _chosen(view, which)
     # Written beside its final place, and moved there when it is complete.
-    with tempfile.TemporaryDirectory(prefix="fewseg-", dir=project.store.root) as scratch:
+    with tempfile.TemporaryDirectory(prefix="fewseg-", dir=view.project.store.root) as scratch:
         made = Path(scratch, FOLDER)
         report = _write(view, chosen, made, formats)
-        out = _free(project.folder / FOLDER)
+        out = _free(view.project.folder / FOLDER)
         try:
             os.replace(made, out)
         except OSError as error:

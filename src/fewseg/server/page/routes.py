@@ -32,7 +32,6 @@ from fewseg.server.page.schemas import (
     VisibleImages,
 )
 from fewseg.server.page.view import ProjectView
-from fewseg.server.project.project import Project
 from fewseg.server.project.state import InvalidProject, NotFound
 
 _KEPT_SIDE: Final = 640
@@ -62,20 +61,18 @@ class _Route(APIRoute):
         return handler
 
 
-def router(project: Project, engine: Engine) -> APIRouter:
+def router(engine: Engine) -> APIRouter:
     """The routes, to be included below `/api/v1`; the caller starts and closes the engine."""
     routes = APIRouter(tags=["project"], route_class=_Route, responses=error_responses(404, 409, 500))
-    view, assistant = ProjectView(engine), Assistant(engine)
-    _add_project(routes, project, engine, view)
-    _add_labels(routes, project, view)
-    _add_images(routes, engine, view)
-    _add_annotations(routes, project, engine, view)
-    _add_assistance(routes, project, engine, view, assistant)
-    project_exports.add_routes(routes, project, view)
+    view = ProjectView(engine)
+    for add in (_add_project, _add_labels, _add_images, _add_annotations, _add_assistance, project_exports.add_routes):
+        add(routes, view)
     return routes
 
 
-def _add_project(routes: APIRouter, project: Project, engine: Engine, view: ProjectView) -> None:
+def _add_project(routes: APIRouter, view: ProjectView) -> None:
+    project, engine = view.project, view.engine
+
     @routes.get("/project", response_model=ProjectBody)
     def get_project() -> JSONResponse:
         """The whole project: labels, images, progress."""
@@ -112,7 +109,9 @@ def _add_project(routes: APIRouter, project: Project, engine: Engine, view: Proj
         return StreamingResponse(engine.events.listen(view.describe), media_type="text/event-stream", headers=headers)
 
 
-def _add_labels(routes: APIRouter, project: Project, view: ProjectView) -> None:
+def _add_labels(routes: APIRouter, view: ProjectView) -> None:
+    project = view.project
+
     @routes.post("/labels", response_model=LabelBody, status_code=201)
     def add_label(body: NewLabel) -> JSONResponse:
         """Add a label."""
@@ -129,8 +128,8 @@ def _add_labels(routes: APIRouter, project: Project, view: ProjectView) -> None:
         project.remove_label(label)
 
 
-def _add_images(routes: APIRouter, engine: Engine, view: ProjectView) -> None:
-    project = engine.project
+def _add_images(routes: APIRouter, view: ProjectView) -> None:
+    project, engine = view.project, view.engine
 
     @routes.get("/pictures/{picture}/image", response_class=Response, responses=_JPEG)
     def get_image(request: Request, image: ImageId, side: Side = 1600) -> Response:
@@ -174,7 +173,8 @@ def _add_images(routes: APIRouter, engine: Engine, view: ProjectView) -> None:
         return JSONResponse(view.describe("picture", image))
 
 
-def _add_annotations(routes: APIRouter, project: Project, engine: Engine, view: ProjectView) -> None:
+def _add_annotations(routes: APIRouter, view: ProjectView) -> None:
+    project, engine = view.project, view.engine
     path = "/pictures/{picture}/annotations/{label}"
 
     @routes.put(
@@ -196,7 +196,7 @@ def _add_annotations(routes: APIRouter, project: Project, engine: Engine, view: 
                 if source is None:
                     mask = received_mask(body, project.image(image).size)
                 else:
-                    mask = _predicted(project, view, image, label)
+                    mask = _predicted(view, image, label)
                 if mask.any():
                     engine.check_example(mask)
                 project.annotate(image, label, mask)
@@ -211,18 +211,18 @@ def _add_annotations(routes: APIRouter, project: Project, engine: Engine, view: 
         return JSONResponse(view.describe("picture", image))
 
 
-def _predicted(project: Project, view: ProjectView, image: str, label: int) -> NDArray[np.bool_]:
+def _predicted(view: ProjectView, image: str, label: int) -> NDArray[np.bool_]:
     """The predicted mask (H, W); raises `InvalidMask` for an empty one."""
     mask = view.predicted(image, label)
     if not mask.any():
-        name = project.label(label).name
+        name = view.project.label(label).name
         raise InvalidMask(f"nothing was found of {name} here: paint it, or confirm that it is not there")
     return mask
 
 
-def _add_assistance(
-    routes: APIRouter, project: Project, engine: Engine, view: ProjectView, assistant: Assistant
-) -> None:
+def _add_assistance(routes: APIRouter, view: ProjectView) -> None:
+    project, engine, assistant = view.project, view.engine, Assistant(view.engine)
+
     @routes.post("/pictures/{picture}/assist", response_class=Response, responses=_PNG)
     def assist(image: ImageId, body: AssistRequest) -> Response:
         """The mask of the region that points, a box or a scribble describe; nothing is saved."""

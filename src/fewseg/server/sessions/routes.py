@@ -13,7 +13,7 @@ from fastapi.responses import Response
 
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.api_errors import ApiError, error_responses
-from fewseg.server.model import Supports
+from fewseg.server.model import SupportsByLabel
 from fewseg.server.services import Services
 from fewseg.server.sessions.schemas import LabelInfo, Name, NewSession, PredictionBody, SessionId, SessionInfo
 from fewseg.server.sessions.sessions import SessionStore
@@ -145,7 +145,9 @@ def _add_segmenting(routes: APIRouter, services: Services, sessions: SessionStor
         return await services.queue.run(_segment, services, supports, image[0], answer)
 
 
-def _segment(services: Services, supports: Supports, upload: UploadFile, format: Format) -> PredictionBody | Response:
+def _segment(
+    services: Services, supports: SupportsByLabel, upload: UploadFile, format: Format
+) -> PredictionBody | Response:
     start = time.perf_counter()
     with services.open_image(upload.file) as image:
         if image.width * image.height * len(supports) > _MASKS * services.limits.pixels:
@@ -161,7 +163,7 @@ def _segment(services: Services, supports: Supports, upload: UploadFile, format:
     return Response(index_png(prediction.label_map, prediction.labels), media_type="image/png", headers=headers)
 
 
-def _negotiated(accept: str, supports: Supports) -> Format:
+def _negotiated(accept: str, supports: SupportsByLabel) -> Format:
     """The format that `Accept` asks for; a PNG of several labels is an index image."""
     kind = negotiated(accept)
     return "index" if kind == "png" and len(supports) > 1 else kind

@@ -14,7 +14,7 @@ from fewseg.core.errors import did_you_mean
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import MEGABYTE, Limits
-from fewseg.server.model import Supports, memory
+from fewseg.server.model import SupportsByLabel, supports_bytes
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SessionState:
     name: str
     created: float
     """Seconds since 1970."""
-    supports: Supports = field(default_factory=lambda: MappingProxyType({}))
+    supports: SupportsByLabel = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def shots(self) -> int:
@@ -35,7 +35,7 @@ class SessionState:
         """Ids of a label's examples, in order of teaching; the same example of the same label gets the same id."""
         return tuple(shot_id(label, digest) for digest in self.supports[label].digests)
 
-    def chosen(self, labels: list[str] | None) -> Supports:
+    def chosen(self, labels: list[str] | None) -> SupportsByLabel:
         """The supports of `labels`, or of all; raises `ApiError` 404 for an unknown label, 409 for an empty session."""
         if not self.supports:
             raise ApiError(409, f"session {self.id} was taught nothing yet: send examples to /sessions/{self.id}/shots")
@@ -162,8 +162,8 @@ class SessionStore:
             raise ApiError(413, f"a session has at most {limits.labels} labels: forget one, or use another session")
         if session.shots > limits.shots:
             raise ApiError(413, f"a session has at most {limits.shots} examples: forget some, or use another session")
-        others = sum(memory(s.supports) for s in self._sessions.values() if s.id != session.id)
-        total = others + memory(session.supports)
+        others = sum(supports_bytes(s.supports) for s in self._sessions.values() if s.id != session.id)
+        total = others + supports_bytes(session.supports)
         if total > limits.taught_bytes:
             would = f"all examples would take {total // MEGABYTE} MB, the server keeps {limits.taught_mb}"
             raise ApiError(413, f"{would}: forget examples, or delete sessions")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fewseg.core.types import Prediction
 from fewseg.formats.rle import rle_entry, rle_of_mask
 from fewseg.server.api_errors import ApiError
-from fewseg.server.model import ServedModel, memory
+from fewseg.server.model import ServedModel, supports_bytes
 from fewseg.server.sessions.schemas import LabelInfo, LabelPredictionBody, PredictionBody, Rle, SessionInfo
 from fewseg.server.sessions.sessions import SessionState, SessionStore
 
@@ -22,7 +22,7 @@ def describe(sessions: SessionStore, session: SessionState) -> SessionInfo:
         name=session.name,
         created=session.created,
         expires_in=sessions.seconds_left(session.id),
-        bytes=memory(session.supports),
+        bytes=supports_bytes(session.supports),
         labels=[describe_label(session, label) for label in session.supports],
     )
 

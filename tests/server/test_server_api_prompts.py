@@ -175,7 +175,7 @@ def test_an_empty_outline_is_not_taught(http: TestClient) -> None:
     refused(send(http, path, [{"box": box}], image), 422, "the prompts of 'red' outline nothing: draw a larger box")
 
 
-def test_a_image_comes_with_a_mask_or_with_marks(http: TestClient) -> None:
+def test_an_image_comes_with_a_mask_or_with_marks(http: TestClient) -> None:
     path, marks = started(http), [WAYS["box"]]
     both = http.post(f"{path}/shots", data={"label": "red", "marks": json.dumps(marks)}, files=pair(*blob("red")))
     refused(both, 422, "send one or the other for each image")
