@@ -1,4 +1,4 @@
-"""SessionStore over HTTP: what is taught, found, forgotten, exported and refused."""
+"""Sessions over HTTP: what is taught, found, forgotten, exported and refused."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Limits:
     uploads: int = 32
     """Requests with a body that are received at the same time."""
     sessions: int = 32
-    """SessionStore of the API that are kept."""
+    """Sessions of the API at the same time."""
     idle_minutes: float = 60.0
     """Minutes without a request after which a session is deleted."""
     labels: int = 50

@@ -21,7 +21,7 @@ from fewseg.core.errors import InvalidImage, InvalidMask, InvalidOption
 from fewseg.images.draw import label_colours
 from fewseg.server.project import state as project_state
 from fewseg.server.project.images import ImageEntry, file_digest, scan
-from fewseg.server.project.state import Annotation, Change, InvalidProject, KnownImage, Label, NotFound, State
+from fewseg.server.project.state import Annotation, Change, KnownImage, Label, NotFound, State
 from fewseg.server.project.store import ProjectStore
 
 log = logging.getLogger(__name__)
@@ -276,6 +276,3 @@ class Project:
     def _notify(self) -> None:
         for changed in self._listeners:
             changed()
-
-
-__all__ = ["InvalidProject", "NotFound", "Project"]
