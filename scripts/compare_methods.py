@@ -65,7 +65,14 @@ ROWS = (
     Row(
         "DCAMA, cosine, balanced (ours)",
         "dcama",
-        ("attention=cosine", "heads=1", "identity_start=True", "position_weight=0.0", "dropout=0.0", "balance=True"),
+        (
+            "attention=cosine",
+            "heads=1",
+            "identity_start=True",
+            "position_weight=0.0",
+            "dropout=0.0",
+            "class_balanced=True",
+        ),
     ),
     Row("SCCAN, some queries without the class", "sccan", recipe=(("lr", 2e-4), ("batch", 4), ("absent", 0.25))),
     Row(

@@ -39,7 +39,7 @@ from fewseg.images import read_image
 from fewseg.images.draw import contact_sheet
 from fewseg.images.transforms import square_image
 from fewseg.models.backbones import create_backbone
-from fewseg.models.methods.dcama.boundary import along_edges, guide_among, guide_tensors
+from fewseg.models.methods.dcama_light.boundary import guide_from, guide_tensors, refine_boundary
 from fewseg.models.ops.resize import map_size, resize, shrink
 from same_photographs import Photographs  # the scripts beside this one
 from split import NOVEL_CALTECH, sources
@@ -137,9 +137,9 @@ def _centre(looks: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def mask_of(thing: Found, image: Image.Image) -> NDArray[np.uint8]:
     """Its mask at the photograph's size, 0 and 255, along the photograph's edges."""
-    guide = guide_among(guide_tensors(square_image(image, SIZE)[None], (FINE, FINE), (WORK, WORK)))
+    guide = guide_from(guide_tensors(square_image(image, SIZE)[None], (FINE, FINE), (WORK, WORK)))
     assert guide is not None
-    logit = along_edges(thing.probable.logit(eps=1e-3)[None, None], guide, 1)
+    logit = refine_boundary(thing.probable.logit(eps=1e-3)[None, None], guide, 1)
     inside = resize(logit, (image.height, image.width))[0, 0] >= 0
     return (inside.numpy() * 255).astype(np.uint8)
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fewseg.core.types import EpisodeTensors
 from fewseg.data.episodes.draw import draw_test_episodes
 from fewseg.data.episodes.sources import OpenSource, open_source
-from fewseg.data.episodes.tensors import EpisodeTensors, collate, episode_tensors
+from fewseg.data.episodes.tensors import collate, episode_tensors
 from fewseg.models.checkpoints import load_method
 from fewseg.models.methods import FewShotMethod
 from split import MIN_AREA, sources  # the script beside this one

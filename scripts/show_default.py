@@ -4,7 +4,7 @@
 
 Every novel class of both collections (see `split`) is asked for in images that hold it and in as many that do not,
 with one and with five shots. OUT/reliability.png shows the pixels' probabilities and the ROC curve of `present`, with
-the fitted sureness and without, and how often scores are right; the numbers are printed. OUT/training.png shows loss
+the fitted temperature and without, and how often scores are right; the numbers are printed. OUT/training.png shows loss
 and validation of RUN, a folder of scripts/train_default.py; without --run it is left out.
 """
 
@@ -30,10 +30,9 @@ from fewseg.data.episodes.draw import draw_test_episodes
 from fewseg.data.episodes.sources import open_source
 from fewseg.data.episodes.tensors import collate, episode_tensors
 from fewseg.models.checkpoints import load_method
-from fewseg.models.methods.dcama.light_decoder import LightDecoder
-from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.dcama_light import DCAMALight
 from fewseg.models.presence import PresenceScale, balanced_accuracy, presence_scores, roc_area
-from fewseg.training.calibration.presence import queries_with_and_without
+from fewseg.training.calibration.episodes import with_negatives
 from fewseg.training.data import ValidationSet
 from fewseg.training.log import read_metrics
 from split import MIN_AREA, sources  # the script beside this one
@@ -85,26 +84,25 @@ def test_sets(data: Path, per_class: int, seed: int) -> list[ValidationSet]:
 
 
 @torch.no_grad()
-def measure(method: DCAMA, sets: list[ValidationSet], seed: int) -> dict[str, Tally]:
+def measure(method: DCAMALight, sets: list[ValidationSet], seed: int) -> dict[str, Tally]:
     """Both ways of being sure, on the same queries."""
-    assert isinstance(method.decoder, LightDecoder)
-    fitted = method.decoder.sureness.clone()
+    fitted = method.calibration.temperature.clone()
     ways = {"without the factors": torch.zeros_like(fitted), "as shipped": fitted}
     tallies = {name: Tally(np.zeros((BINS, 3)), []) for name in ways}
-    for part, *pair in queries_with_and_without(sets, seed):
+    for part, *pair in with_negatives(sets, seed):
         scores: dict[str, list[float]] = {name: [] for name in ways}
         for episode in pair:
             tensors = collate([episode_tensors(part.dataset, episode, method.config.image_size)])
             query, support = method.encode_query(tensors.query), method.encode_support(tensors.images, tensors.masks)
             counts, truth = (tensors.query_mask != IGNORE)[0], (tensors.query_mask == 1)[0]
-            for name, sureness in ways.items():
-                method.decoder.sureness.copy_(sureness)
+            for name, temperature in ways.items():
+                method.calibration.temperature.copy_(temperature)
                 foreground = method.segment(query, support).softmax(1)[:, 1]
                 scores[name].append(presence_scores(foreground)[0])
                 _count(tallies[name].pixels, foreground[0][counts].numpy(), truth[counts].numpy())
         for name, (here, away) in scores.items():
             tallies[name].scores.append((here, away))
-    method.decoder.sureness.copy_(fitted)
+    method.calibration.temperature.copy_(fitted)
     return tallies
 
 
@@ -196,7 +194,7 @@ def main() -> None:
     if args.run is not None:
         draw_training(args.run, make_folder(args.out) / "training.png")
     method = load_method(args.model)
-    assert isinstance(method, DCAMA)
+    assert isinstance(method, DCAMALight)
     tallies = measure(method, test_sets(args.data, args.per_class, args.seed), args.seed)
     here, away = tallies["as shipped"].scaled(PresenceScale.of(method.extra))
     bins = score_bins(here, away)

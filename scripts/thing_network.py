@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from fewseg.data.datasets.base import Dataset
 from fewseg.images.transforms import square_image, square_mask
 from fewseg.models.backbones import FeaturePyramid
-from fewseg.models.methods.dcama.light_decoder import DILATIONS, Residual
+from fewseg.models.methods.dcama_light.decoder import DILATIONS, Residual
 from fewseg.models.ops.resize import map_size, resize
 from fewseg.training.losses import choose_loss
 

@@ -27,11 +27,9 @@ import torch
 from fewseg.core.progress import ProgressCallback
 from fewseg.models.checkpoints import load_method, save_method
 from fewseg.models.methods import FewShotMethod, create_method
-from fewseg.models.methods.dcama.light_decoder import LightDecoder
-from fewseg.models.methods.dcama.method import DCAMA
-from fewseg.training.calibration.logit_offset import fit_leniency
+from fewseg.models.methods.dcama_light import DCAMALight
+from fewseg.training.calibration.episodes import calibrate_method
 from fewseg.training.calibration.presence import calibrate_presence
-from fewseg.training.calibration.temperature import fit_sureness
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import ValidationSet, open_data
 from fewseg.training.loop import LAST
@@ -41,20 +39,6 @@ from found_things import everything_found, make_classes  # the scripts beside th
 from split import training
 
 LOG = logging.getLogger("train_default")
-HEAD = (
-    "attention=cosine",
-    "heads=1",
-    "identity_start=True",
-    "position_weight=0.0",
-    "dropout=0.0",
-    "balance=True",
-    "decoder=light",
-    "attention_scales=16,32",
-    "skip_scales=4,8",
-    "looks=3",
-    "follow_edges=True",
-)
-"""How the default departs from the paper's DCAMA; docs/default-model.md gives the reasons."""
 SIZE = 384
 """Input side that the model is used at; it is trained at 256."""
 TEACHER = "mobilenetv2_100"
@@ -69,7 +53,7 @@ VALIDATION = (14, 4)
 def recipe(data: Path, backbone: str, weights: Path, things: Path | None, **changes: object) -> TrainConfig:
     """The head's training; `things` are the classes that `found_things.py` makes, None for the labelled ones alone."""
     settings: dict[str, object] = {
-        "options": HEAD,
+        "method": "dcama_light",
         "shots": (1, 1, 5),
         "lr": 1e-3,
         "epochs": 20,
@@ -91,12 +75,12 @@ def carry_over(head: Path, backbone_weights: Path) -> FewShotMethod:
     """The trained head over the distilled backbone, whose maps imitate those it was trained on channel by channel."""
     trained = load_method(head)
     choices = {**vars(trained.config), "image_size": SIZE}
-    own = create_method("dcama", backbone="tiny", backbone_weights=backbone_weights, **choices)
+    own = create_method(trained.name, backbone="tiny", backbone_weights=backbone_weights, **choices)
     state = {k: v for k, v in trained.state_dict().items() if not k.startswith("backbone.")}
     missing, unexpected = own.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
     assert all(name.startswith("backbone.") for name in missing), missing
-    own.forget_fits()  # they were fitted to the teacher, and at the size of training
+    own.reset_calibration()  # they were fitted to the teacher, and at the size of training
     own.extra = {k: v for k, v in trained.extra.items() if not k.startswith("presence")}
     return own
 
@@ -159,21 +143,15 @@ def finish(
     method: FewShotMethod, fitted: FewShotMethod, validation: Sequence[ValidationSet], path: Path, seed: int
 ) -> None:
     """Save `method` with what is fitted after training, to `fitted`: that one has not learnt the validation classes."""
-    fit_leniency(fitted, validation, size=SIZE)
-    fit_sureness(fitted, validation, size=SIZE, seed=seed)
-    presence = calibrate_presence(fitted, validation, size=SIZE, seed=seed)
-    for given, found in zip(after_training(method), after_training(fitted), strict=True):
-        given.copy_(found)
+    assert isinstance(method, DCAMALight)
+    assert isinstance(fitted, DCAMALight)
+    calibrate_method(fitted, validation, seed=seed)
+    presence = calibrate_presence(fitted, validation, seed=seed)
+    method.calibration.logit_offset.copy_(fitted.calibration.logit_offset)
+    method.calibration.temperature.copy_(fitted.calibration.temperature)
     method.extra |= presence
     save_method(method, path, dtype=torch.float16)
     LOG.info("%s: %s", path, method.extra)
-
-
-def after_training(method: FewShotMethod) -> tuple[torch.Tensor, torch.Tensor]:
-    """What of its decoder is fitted on validation classes: how lenient and how sure it is."""
-    assert isinstance(method, DCAMA)
-    assert isinstance(method.decoder, LightDecoder)
-    return method.decoder.leniency, method.decoder.sureness
 
 
 if __name__ == "__main__":

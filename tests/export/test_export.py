@@ -28,22 +28,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = {"stem": 4, "thin": 4, "widths": (4, 4, 8, 8), "depths": (1,) * 4, "strides": (2,) * 4, "expansions": (2,) * 4}
 OPTIONS = {
-    "dcama": {"heads": 2, "balance": True, "attention": "cosine", "attention_scales": (16, 32)},
+    "dcama": {"heads": 2, "class_balanced": True, "attention": "cosine", "attention_scales": (16, 32)},
+    "dcama_light": {},
     "sccan": {"width": 16, "blocks": 1, "heads": 2, "window": 4},
     "hsnet": {"scales": (32,)},
     "prototype": {},
-}
-LIKE_THE_DEFAULT = {
-    "attention": "cosine",
-    "heads": 1,
-    "identity_start": True,
-    "position_weight": 0.0,
-    "balance": True,
-    "decoder": "light",
-    "attention_scales": (16, 32),
-    "skip_scales": (4, 8),
-    "looks": 3,
-    "follow_edges": True,
 }
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_query.py"
 
@@ -144,7 +133,7 @@ def test_other_methods(name: str, tmp_path) -> None:
 
 
 def test_what_the_default_model_is_made_of(tmp_path) -> None:
-    method = small("dcama", **LIKE_THE_DEFAULT)
+    method = small("dcama_light")
     method.decoder.leniency.copy_(torch.tensor([3.0, 0.5]))
     method.decoder.sureness.copy_(torch.tensor([[0.1, -0.2], [-0.3, 0.2]]))
     report = export_method(method, tmp_path, GraphOptions(query_only=True, verify_shots=(1, 3)))

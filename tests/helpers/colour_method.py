@@ -42,7 +42,7 @@ class ColourMethod(FewShotMethod):
         tensors = {}
         for name, weight in (("foreground", inside), ("background", 1 - inside)):
             tensors[name] = (images * weight).sum((-1, -2)) / weight.sum((-1, -2)).clamp(min=1)
-        return SupportSet(self.name, (int(images.shape[-2]), int(images.shape[-1])), tensors, self.encoder)
+        return SupportSet(self.name, (int(images.shape[-2]), int(images.shape[-1])), tensors, self.support_key)
 
     def encode_query(self, images: Tensor) -> QueryFeatures:
         self.queries_encoded += 1

@@ -72,7 +72,7 @@ def run(name: str, folder: Path, processes: Processes, **changes: object) -> Non
     out = folder / name
     if name == "resumed":
         fit(make(), data, replace(config, epochs=1), out, processes=processes)
-        processes.wait()
+        processes.barrier()
     fit(make(), data, config, out, state=read_state(out), processes=processes)
 
 

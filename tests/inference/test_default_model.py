@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from fewseg.models.checkpoints.native import EMBEDDED, load_method
-from fewseg.models.methods.dcama.light_decoder import LightDecoder
-from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.dcama_light import DCAMALight
 
 PAGE = Path(__file__).parents[2] / "docs" / "default-model.md"
 
@@ -22,11 +21,10 @@ def test_size_and_checksum() -> None:
 
 def test_it_loads_and_brings_what_is_fitted_after_training() -> None:
     method = load_method("default")
-    assert (method.name, method.backbone.name, method.config.image_size) == ("dcama", "tiny", 384)
+    assert (method.name, method.backbone.name, method.config.image_size) == ("dcama_light", "tiny", 384)
     assert 0 < method.extra["presence_threshold"] < 1
     assert {"presence_slope", "presence_offset"} <= method.extra.keys()
-    assert isinstance(method, DCAMA)
-    assert isinstance(method.decoder, LightDecoder)
-    assert all(part.any() for part in (method.decoder.usual, method.decoder.sureness, method.decoder.leniency))
+    assert isinstance(method, DCAMALight)
+    assert all(fitted.any() for fitted in method.calibration.buffers())
     assert all(p.isfinite().all() for p in method.parameters())
     assert method.dtype == torch.float32

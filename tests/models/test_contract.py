@@ -41,21 +41,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "prototype",
         {"scales": (8, 16), "learned": True, "width": 24, "background_prototypes": 3, "foreground_prototypes": 2},
     ),
-    "dcama, ours": ("dcama", {"attention": "cosine", "heads": 1, "identity_start": True, "balance": True}),
-    "dcama, light": (
-        "dcama",
-        {
-            "attention": "cosine",
-            "heads": 1,
-            "identity_start": True,
-            "balance": True,
-            "decoder": "light",
-            "attention_scales": (16, 32),
-            "skip_scales": (4, 8, 16),
-            "looks": 2,
-            "follow_edges": True,
-        },
-    ),
+    "dcama, ours": ("dcama", {"attention": "cosine", "heads": 1, "identity_start": True, "class_balanced": True}),
+    "dcama_light": ("dcama_light", {"skip_scales": (4, 8, 16), "dropout": 0.5, "position_weight": 1.0}),
     "sccan": ("sccan", {"width": 32, "heads": 4, "blocks": 3}),
 }
 """Options that keep a method small, and further variants of it; any other method runs with its defaults."""

@@ -42,8 +42,8 @@ def episode(shots: int = 2) -> tuple[Tensor, Tensor, Tensor]:
         {"heads": 1},
         {"support_pixel_budget": 7},
         {"attention": "cosine", "identity_start": True, "position_weight": 0.0},
-        {"attention": "cosine", "heads": 1, "balance": True},
-        {"balance": True, "skip_scales": ()},
+        {"attention": "cosine", "heads": 1, "class_balanced": True},
+        {"class_balanced": True, "skip_scales": ()},
     ],
     ids=str,
 )
@@ -87,7 +87,7 @@ def test_one_scale_backbones() -> None:
 def test_votes_are_means_of_mask_values() -> None:
     method = model()
     query, images, masks = episode()
-    votes = method.votes(method.encode_query(query), method.encode_support(images, torch.ones_like(masks)))
+    votes = method.aggregated_masks(method.encode_query(query), method.encode_support(images, torch.ones_like(masks)))
     for vote in votes:
         torch.testing.assert_close(vote, torch.ones_like(vote), atol=1e-5, rtol=0)
 
@@ -95,11 +95,11 @@ def test_votes_are_means_of_mask_values() -> None:
 @torch.inference_mode()
 def test_balanced_votes_weigh_both_sides_alike() -> None:
     """The same as a softmax in which every token counts as one over the number of its side's tokens."""
-    method = model(heads=1, balance=True, position_weight=0.0)
+    method = model(heads=1, class_balanced=True, position_weight=0.0)
     query, images, masks = episode()
     masks[..., :40, :48] = 1  # a corner, so that even the coarsest maps hold both sides
     features, support = method.encode_query(query), method.encode_support(images, masks)
-    for (index, _), vote in zip(method.attended, method.votes(features, support), strict=True):
+    for (index, _), vote in zip(method.attended, method.aggregated_masks(features, support), strict=True):
         q, k = features.tensors[f"query.{index}"].flatten(1, 2), support.tensors[f"key.{index}"].flatten(1, 2)
         value = support.tensors[f"value.{index}"].flatten(1, 2)  # resized, so not only 0 and 1
         inside, outside = value / value.sum(), (1 - value) / (1 - value).sum()
@@ -111,10 +111,10 @@ def test_balanced_votes_weigh_both_sides_alike() -> None:
 
 @torch.inference_mode()
 def test_balanced_votes_of_empty_and_full_masks() -> None:
-    method = model(heads=1, balance=True)
+    method = model(heads=1, class_balanced=True)
     query, images, masks = episode()
     for filled in (torch.zeros_like(masks), torch.ones_like(masks)):
-        for vote in method.votes(method.encode_query(query), method.encode_support(images, filled)):
+        for vote in method.aggregated_masks(method.encode_query(query), method.encode_support(images, filled)):
             assert ((vote >= 0) & (vote <= 1)).all()
             assert ((vote > 0.5) == bool(filled.any())).all()
 

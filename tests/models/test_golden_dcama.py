@@ -24,7 +24,7 @@ def test_released_model(name: str, backbone: str) -> None:
     with torch.inference_mode():
         maps = model.backbone(query)
         support, features = model.encode_support(images, masks), model.encode_query(query)
-        votes = model.votes(features, support)
+        votes = model.aggregated_masks(features, support)
         logits = model.segment(features, support)
         direct = model(query, images, masks)
     np.testing.assert_allclose([m.mean() for m in maps], expected["feature_mean"], atol=2e-5)

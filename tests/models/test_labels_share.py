@@ -36,13 +36,13 @@ def labels(method: DCAMA, batch: int = 1) -> list[SupportSet]:
 
 CONFIGS: list[dict[str, object]] = [
     {},
-    {"attention": "cosine", "balance": True},
+    {"attention": "cosine", "class_balanced": True},
     {"use_background": False},
     {"support_pixel_budget": 5},
     {"skip_support": False},
     {"skip_scales": ()},
     {"skip_scales": (4, 16)},
-    {"skip_scales": (16,), "balance": True},
+    {"skip_scales": (16,), "class_balanced": True},
 ]
 
 

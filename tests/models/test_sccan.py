@@ -112,9 +112,9 @@ def test_other_backbones_and_shapes(backbone: str) -> None:
     assert method(*episode(1, (64, 97))).shape == (1, 2, 64, 97)
 
 
-def test_attention_parts_are_the_transformer() -> None:
+def test_adamw_parameters_are_the_transformer() -> None:
     method = model()
-    named = {name for name, _ in method.named_parameters() if name.startswith(method.attention_parts)}
+    named = {name for name, _ in method.named_parameters() if name.startswith(method.adamw_parameters)}
     assert named == {f"transformer.{name}" for name, _ in method.transformer.named_parameters()}
 
 

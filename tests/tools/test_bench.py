@@ -66,7 +66,9 @@ def test_operations_of_attention_and_convolution_by_hand() -> None:
     assert counted(lambda: torch.conv2d(x, weight, padding=1)) == expected
 
 
-@pytest.mark.parametrize("options", [{}, {"balance": True, "skip_support": False, "heads": 1}, {"skip_scales": (8,)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"class_balanced": True, "skip_support": False, "heads": 1}, {"skip_scales": (8,)}]
+)
 def test_closed_form_is_what_torch_counts(options: dict[str, object]) -> None:
     """The paper's computation as it runs; and what is done once is no more than that."""
     method = create_method("dcama", backbone="resnet18", image_size=64, **options)
@@ -187,7 +189,7 @@ def test_summary() -> None:
     ("name", "backbone", "options"),
     [
         ("dcama", "tiny", {}),
-        ("dcama", "tiny", {"attention": "cosine", "balance": True, "heads": 1, "position_weight": 0.0}),
+        ("dcama", "tiny", {"attention": "cosine", "class_balanced": True, "heads": 1, "position_weight": 0.0}),
         ("dcama", "resnet18", {"skip_scales": (8,), "skip_support": False}),
         ("hsnet", "resnet18", {}),
         ("sccan", "resnet18", {"blocks": 2, "feature_size": 16}),

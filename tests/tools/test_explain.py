@@ -54,8 +54,7 @@ def explained(data: SyntheticDataset) -> Explained:
 
 
 def test_the_probability_is_that_of_the_method(data: SyntheticDataset) -> None:
-    light = {"attention": "cosine", "heads": 1, "balance": True, "decoder": "light", "follow_edges": True}
-    method = make(**light).eval()
+    method = make("dcama_light").eval()
     one = explain_case(method, Case.from_episode(data, Episode("05-0000", ("05-0001",), 5)))
     pixels = square_image(one.case.query, SIZE)[None]
     with torch.inference_mode():
@@ -67,10 +66,10 @@ def test_the_probability_is_that_of_the_method(data: SyntheticDataset) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"attention": "cosine"}, {"use_background": False}])
 def test_attention_sums_to_the_vote_of_its_point(data: SyntheticDataset, options: dict[str, object]) -> None:
-    """Rows sum to 1, and the mask values they weigh sum to what `DCAMA.votes` gives at that point, in every block."""
+    """Rows sum to 1, and the mask values they weigh sum to what `aggregated_masks` gives at that point, in every block."""
     case = Case.from_episode(data, Episode("05-0000", ("05-0001", "05-0002"), 5))
     one = explain_case(make(**options), case)
-    votes = one.method.votes(one.query, one.support)
+    votes = one.method.aggregated_masks(one.query, one.support)
     blocks = point_attention(one, POINTS)
     assert len(blocks) == len(votes) > 3
     for block, vote in zip(blocks, votes, strict=True):
@@ -144,7 +143,7 @@ def test_otsu_of_equal_values_leaves_nothing_above() -> None:
 
 def test_scale_masks_sum_the_layers(explained: Explained) -> None:
     method = explained.method
-    votes = method.votes(explained.query, explained.support)
+    votes = method.aggregated_masks(explained.query, explained.support)
     masks = scale_masks(method, explained.query, explained.support)
     assert list(masks) == [8, 16, 32]
     for scale, mask in masks.items():

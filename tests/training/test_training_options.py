@@ -17,10 +17,10 @@ from PIL import Image
 from fewseg.cli import main
 from fewseg.core.distributed import Processes
 from fewseg.core.errors import InvalidDataset, InvalidOption
-from fewseg.core.types import IGNORE, Episode
+from fewseg.core.types import IGNORE, Episode, EpisodeTensors
 from fewseg.data.datasets.synthetic import SyntheticDataset
 from fewseg.data.episodes.sources import OpenSource, open_source
-from fewseg.data.episodes.tensors import EpisodeTensors, TrainingEpisodes, TrainingSource
+from fewseg.data.episodes.tensors import TrainingEpisodes, TrainingSource
 from fewseg.data.episodes.views import VIEWS
 from fewseg.models.checkpoints.native import load_method
 from fewseg.training.batches import encode, gather

@@ -109,7 +109,7 @@ def test_attention_has_an_optimiser_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     config = replace(CONFIG, optimiser="sgd+adamw", lr=0.005, attention_lr=6e-5)
     with pytest.raises(InvalidOption, match="no attention blocks"):
         make_optimiser(toy(), config)
-    monkeypatch.setattr(Toy, "attention_parts", ("mix.",))
+    monkeypatch.setattr(Toy, "adamw_parameters", ("mix.",))
     model = toy()
     both = make_optimiser(model, config)
     assert [type(part) for part in both.parts] == [optim.SGD, optim.AdamW]

@@ -107,7 +107,7 @@ def run(options: Options) -> int:
     }
     with join_processes(options.device) as processes:
         device = torch.device(processes.device)
-        method.to(device, choose_dtype(options.precision, device, method.bfloat16_on))
+        method.to(device, choose_dtype(options.precision, device, method.bfloat16_devices))
         about |= {"device": method.device.type, "dtype": str(method.dtype).removeprefix("torch.")}
         evaluation = Evaluation(
             method, protocol, options.out, about, options.fusion, options.batch_size, options.workers, processes

@@ -1,4 +1,4 @@
-"""Several processes at one task, as `torchrun` starts them; a process started plainly is alone."""
+"""torch.distributed: the processes that `torchrun` started, or a single one."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from fewseg.core.errors import InvalidOption
 
 _T = TypeVar("_T")
 
-_PATIENCE: Final = timedelta(hours=6)
-"""How long processes wait for one another: one of them may have much to compute or write alone."""
+_TIMEOUT: Final = timedelta(hours=6)
+"""Longest time that processes wait for one another: one of them may have much to compute or write alone."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of the processes this one is, and what they do together; every call is free where it is alone."""
+    """Rank of this process, number of processes, and their collective operations, free with one process."""
 
     rank: int = 0
     count: int = 1
     device: torch.device | str = "cpu"
-    """Where this process computes, and where what travels between processes has to lie."""
+    """Where this process computes, and where tensors that are exchanged have to lie."""
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes files and talks."""
+        """Whether this is the process that writes files and reports progress."""
         return self.rank == 0
 
-    def share(self, items: Sequence[_T]) -> Sequence[_T]:
-        """This process's part of items that are divided among all, every `count`-th."""
+    def shard(self, items: Sequence[_T]) -> Sequence[_T]:
+        """This process's shard of the items: every `count`-th."""
         return items[self.rank :: self.count]
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over all processes, the same to the last bit in each of them; on the device of `values`."""
         if self.count == 1:
             return values
@@ -47,16 +47,16 @@ class Processes:
         distributed.all_reduce(moved)
         return moved.to(values.device)
 
-    def follow_main(self, values: Sequence[Tensor]) -> None:
-        """Overwrite tensors with the main process's."""
+    def broadcast(self, values: Sequence[Tensor]) -> None:
+        """Overwrite tensors with those of the main process."""
         for value in values if self.count > 1 else ():
             moved = value.detach().to(self.device).contiguous()
             distributed.broadcast(moved, 0)
             value.detach().copy_(moved)
 
-    def wait(self) -> None:
-        """Until every process has come here: what the others wrote before can be read after."""
-        self.total(torch.zeros(1))
+    def barrier(self) -> None:
+        """Wait for every process: files that others wrote before can be read after."""
+        self.all_reduce(torch.zeros(1))
 
 
 SINGLE_PROCESS: Final = Processes()
@@ -80,7 +80,7 @@ def join_processes(device: str = "auto") -> Iterator[Processes]:
     chosen = _own_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield Processes(rank, count, chosen)
     finally:

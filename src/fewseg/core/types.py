@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,28 @@ class Episode:
     support: tuple[str, ...]
     class_id: int
     """Index into the dataset's `classes`."""
+
+
+@dataclass(frozen=True)
+class EpisodeTensors:
+    """One episode, or with a leading batch dimension several."""
+
+    query: Tensor
+    """(3, s, s), ImageNet-normalised."""
+    query_mask: Tensor
+    """(s, s), int64: 0, 1, 255 for pixels that do not count."""
+    images: Tensor
+    """(n, 3, s, s): the support images."""
+    masks: Tensor
+    """(n, s, s), float32: 1 foreground, 0 anything else, ignored pixels included."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodeTensors:
+        """A copy on `device`."""
+        return EpisodeTensors(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+
+    def pin_memory(self) -> EpisodeTensors:
+        """In page-locked memory; what a DataLoader calls."""
+        return EpisodeTensors(*(getattr(self, f.name).pin_memory() for f in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -130,14 +130,14 @@ def evaluate(
     kept = None if journal is None else open_journal(journal, method, dataset, episodes, settings, processes)
     rows, missing = _finished(len(episodes), settings.batch, kept, processes)
     own, done = np.zeros_like(rows), len(episodes) - sum(map(len, missing))
-    for numbers, counts in _counted(method, dataset, episodes, settings, processes.share(missing), workers):
+    for numbers, counts in _counted(method, dataset, episodes, settings, processes.shard(missing), workers):
         own[list(numbers)] = counts
         if kept is not None:
             kept.write(numbers, counts)
         done = min(done + len(numbers) * processes.count, len(episodes))
         progress(done, len(episodes), "")
     # Every row is counted by one process and 0 in the others: the sum is exact.
-    return _result(dataset, episodes, settings, rows + processes.total(torch.from_numpy(own)).numpy())
+    return _result(dataset, episodes, settings, rows + processes.all_reduce(torch.from_numpy(own)).numpy())
 
 
 def open_journal(
@@ -166,10 +166,10 @@ def _finished(
     rows, holders = np.zeros((episodes, COUNTS)), np.zeros((processes.count, episodes))
     for number, row in (journal.read() if journal is not None else {}).items():
         rows[number], holders[processes.rank, number] = row, 1
-    holders = processes.total(torch.from_numpy(holders)).numpy()
+    holders = processes.all_reduce(torch.from_numpy(holders)).numpy()
     # Processes that share a folder read the same files: each row is taken from the first that has it.
     rows[holders.argmax(0) != processes.rank] = 0
-    rows = processes.total(torch.from_numpy(rows)).numpy()
+    rows = processes.all_reduce(torch.from_numpy(rows)).numpy()
     batches = [range(start, min(start + batch, episodes)) for start in range(0, episodes, batch)]
     missing = [numbers for numbers in batches if not holders[:, list(numbers)].any(0).all()]
     for numbers in missing:

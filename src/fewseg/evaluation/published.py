@@ -28,7 +28,7 @@ class Published:
 
 def paper_backbone(method: FewShotMethod) -> str:
     """The name of a method's backbone in the tables, where its paper means a variant of its own."""
-    names = {own: name for name, own in method.own_backbones.items()}
+    names = {own: name for name, own in method.backbone_aliases.items()}
     return names.get(method.backbone.name, method.backbone.name)
 
 

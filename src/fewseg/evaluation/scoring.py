@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewseg.core.choices import Scoring as Scoring
-from fewseg.core.types import Episode
+from fewseg.core.types import Episode, EpisodeTensors
 from fewseg.data.datasets.base import Dataset
-from fewseg.data.episodes.tensors import EpisodeTensors, collate, episode_tensors
+from fewseg.data.episodes.tensors import collate, episode_tensors
 from fewseg.evaluation.fusion import Fusion, fused_support, segment_fused
 from fewseg.evaluation.metrics.iou import intersection_and_union
 from fewseg.evaluation.metrics.regions import region_overlaps, rom_rum

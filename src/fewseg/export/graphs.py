@@ -117,7 +117,7 @@ def support_set(method: FewShotMethod, tensors: dict[str, Tensor]) -> SupportSet
     side = method.config.image_size
     shots = {name: tensor for name, tensor in tensors.items() if not name.startswith(JOINED)}
     joined = {name.removeprefix(JOINED): tensor for name, tensor in tensors.items() if name.startswith(JOINED)}
-    return SupportSet(method.name, (side, side), shots, method.encoder, joined)
+    return SupportSet(method.name, (side, side), shots, method.support_key, joined)
 
 
 def joined_tensors(method: FewShotMethod, support: SupportSet) -> dict[str, Tensor]:
@@ -139,7 +139,7 @@ def method_graphs(method: FewShotMethod, *, query_only: bool = False) -> Iterato
         yield Graph("support", _SupportSide(method), pictures, open_shots, tuple(support.tensors))
     shots = {name: tensor.contiguous() for name, tensor in support.tensors.items()}
     watched = _Watched(shots)
-    bare = SupportSet(method.name, support.image_size, watched, method.encoder)
+    bare = SupportSet(method.name, support.image_size, watched, method.support_key)
     query = random_query(method, _EXAMPLE_BATCH, seed=0)
     method.segment(query, bare)
     joined = {JOINED + name: tensor.contiguous() for name, tensor in bare.shared.items()}

@@ -149,7 +149,7 @@ def _about(method: FewShotMethod, graphs: list[Graph], options: GraphOptions) ->
         "fewseg": version("fewseg"),
         "method": method.name,
         "backbone": method.backbone.name,
-        "encoder": method.encoder,
+        "encoder": method.support_key,
         "fingerprint": fingerprint(method),
         "licence": options.licence or str(method.extra.get("licence", "not stated")),
         "image_size": method.config.image_size,

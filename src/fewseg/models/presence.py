@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewseg.models.ops.surest import surest_mean
+from fewseg.models.ops.top_k import top_fraction_mean
 
 SCORE_SHARE: Final = 0.01
-"""Share of the pixels whose mean probability is a label's score."""
+"""Fraction of the pixels, the most probable ones, whose mean probability is a label's score."""
 
 DEFAULT_THRESHOLD: Final = 0.5
 """Presence threshold of models that bring none of their own (`method.extra["presence_threshold"]`)."""
 
 _NEAREST: Final = 1e-6
-"""To 0 and 1 that probabilities count as: float32 tells hardly more apart."""
+"""Probabilities are clamped to this distance from 0 and 1, about what float32 tells apart."""
 
 
 class PresenceScale(NamedTuple):
-    """From the probability of a label's surest pixels to the probability that the label is in the image at all.
+    """Platt scaling from the top 1 % pixel probability to the probability that the label is present.
 
     Logistic regression on the log-odds (Platt, "Probabilistic outputs for support vector machines", 1999), fitted
     on as many images with the label as without. The default leaves everything as it is.
@@ -32,17 +32,17 @@ class PresenceScale(NamedTuple):
     slope: float = 1.0
     offset: float = 0.0
 
-    def __call__(self, sure: float) -> float:
-        """The score, in [0, 1], that the surest pixels' mean probability comes to."""
+    def __call__(self, probability: float) -> float:
+        """The score, in [0, 1], of a mean probability of the top 1 % of the pixels."""
         if self == UNSCALED:
-            return sure
-        near = min(max(sure, _NEAREST), 1 - _NEAREST)
+            return probability
+        near = min(max(probability, _NEAREST), 1 - _NEAREST)
         grown = math.exp(-abs(odds := self.slope * math.log(near / (1 - near)) + self.offset))  # never above 1
         return (1.0 if odds >= 0 else grown) / (1 + grown)
 
     @classmethod
     def of(cls, extra: Mapping[str, Any]) -> Self:
-        """The one among a checkpoint's `presence_` values; the default where it has none."""
+        """The scale among a checkpoint's `presence_` values; the default where it has none."""
         return cls(float(extra.get("presence_slope", 1.0)), float(extra.get("presence_offset", 0.0)))
 
 
@@ -50,27 +50,26 @@ UNSCALED: Final = PresenceScale()
 
 
 def presence_scores(coarse: Tensor, scale: PresenceScale = UNSCALED) -> list[float]:
-    """How sure the model is that each label is in the image at all, in [0, 1].
+    """Presence scores, in [0, 1], of every label in an image.
 
-    What `scale` makes of the mean foreground probability of the most confident 1 % of the pixels at the model's size:
-    one lone pixel does not make an object present, and a small object is not diluted by the background. `coarse` is
-    (labels, h, w).
+    The mean foreground probability of the top 1 % of the pixels of `coarse` (labels, h, w) at the model's size, put
+    through `scale`: a single pixel does not make an object present, and background does not dilute a small object.
     """
-    return [scale(float(v)) for v in surest_mean(coarse.flatten(1), SCORE_SHARE)]
+    return [scale(float(v)) for v in top_fraction_mean(coarse.flatten(1), SCORE_SHARE)]
 
 
-def fit_scale(here: NDArray[np.float64], away: NDArray[np.float64]) -> PresenceScale:
-    """The scale with which scores are as often right as they say.
+def fit_scale(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> PresenceScale:
+    """The presence scale that calibrates scores.
 
-    `here` and `away` are unscaled scores of queries that hold the class and of queries that do not.
+    `positives` and `negatives` are unscaled scores of queries that show the class and of queries that do not.
     """
     from scipy.optimize import minimize  # a tenth of a second that only trainings need
     from scipy.special import expit, logit
 
-    odds = logit(np.concatenate([here, away]).clip(_NEAREST, 1 - _NEAREST))
-    # Platt's targets: nothing is surer than so many queries can tell, or scores that separate would be 0 and 1.
-    sure = [(len(here) + 1) / (len(here) + 2), 1 / (len(away) + 2)]
-    wanted = np.repeat(sure, [len(here), len(away)])
+    odds = logit(np.concatenate([positives, negatives]).clip(_NEAREST, 1 - _NEAREST))
+    # Platt's targets, smoothed by the number of queries: separable scores would otherwise become 0 and 1.
+    targets = [(len(positives) + 1) / (len(positives) + 2), 1 / (len(negatives) + 2)]
+    wanted = np.repeat(targets, [len(positives), len(negatives)])
 
     def wrong(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         found = values[0] * odds + values[1]
@@ -82,11 +81,11 @@ def fit_scale(here: NDArray[np.float64], away: NDArray[np.float64]) -> PresenceS
     return PresenceScale(float(fitted[0]), float(fitted[1]))
 
 
-def balanced_accuracy(here: NDArray[np.float64], away: NDArray[np.float64], threshold: float) -> float:
-    """Mean of the shares that are told right: of queries that hold the class, and of queries that do not."""
-    return float(((here >= threshold).mean() + (away < threshold).mean()) / 2)
+def balanced_accuracy(positives: NDArray[np.float64], negatives: NDArray[np.float64], threshold: float) -> float:
+    """Mean of the recalls on queries that show the class and on queries that do not."""
+    return float(((positives >= threshold).mean() + (negatives < threshold).mean()) / 2)
 
 
-def roc_area(here: NDArray[np.float64], away: NDArray[np.float64]) -> float:
-    """How probable it is that a query that holds the class scores higher than one that does not; ties count half."""
-    return float((here[:, None] > away).mean() + 0.5 * (here[:, None] == away).mean())
+def roc_area(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> float:
+    """Area under the ROC curve: probability that a positive scores higher than a negative; ties count half."""
+    return float((positives[:, None] > negatives).mean() + 0.5 * (positives[:, None] == negatives).mean())

@@ -38,7 +38,7 @@ class ServedModel:
         """Name of the model; without the folders where it is a file."""
         source = self._base.source
         name = Path(source["name"]).name if source else self._base.method.name
-        return f"{name} ({self._base.method.encoder})"
+        return f"{name} ({self._base.method.support_key})"
 
     @property
     def version(self) -> str:

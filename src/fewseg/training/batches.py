@@ -10,8 +10,7 @@ from torch import Tensor
 
 from fewseg.core.distributed import Processes
 from fewseg.core.errors import InvalidOption
-from fewseg.core.types import QueryFeatures, SupportSet
-from fewseg.data.episodes.tensors import EpisodeTensors
+from fewseg.core.types import EpisodeTensors, QueryFeatures, SupportSet
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.ops.layout import convolution_order
 from fewseg.models.ops.resize import map_size

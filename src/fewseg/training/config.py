@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, get_args
 
 from fewseg.core.errors import InvalidOption, unknown
+from fewseg.models.methods.saved_names import upgraded_words
 
 Loss = Literal["ce", "dice", "ce+dice", "gce+dice"]
 Optimiser = Literal["sgd", "adam", "adamw", "sgd+adamw"]
@@ -239,6 +240,8 @@ class TrainConfig:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The config that `to_json` wrote."""
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        if "options" in fields:
+            fields["method"], fields["options"] = upgraded_words(fields.get("method", "dcama"), fields["options"])
         return cls(**fields)
 
     def check_resumes(self, before: dict[str, Any], where: str) -> None:

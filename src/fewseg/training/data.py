@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, Sampler
 
 from fewseg.core.distributed import SINGLE_PROCESS, Processes
 from fewseg.core.errors import FewsegError, InvalidDataset
-from fewseg.core.types import Episode
+from fewseg.core.types import Episode, EpisodeTensors
 from fewseg.data.datasets.base import Dataset
 from fewseg.data.datasets.cached import CachedDataset
 from fewseg.data.episodes.draw import MIN_IMAGES, draw_test_episodes
 from fewseg.data.episodes.sources import OpenSource, open_source
-from fewseg.data.episodes.tensors import EpisodeTensors, TrainingEpisodes, TrainingSource
+from fewseg.data.episodes.tensors import TrainingEpisodes, TrainingSource
 from fewseg.data.episodes.views import VIEWS
 from fewseg.training.batches import EpisodeImages, gather, part_size, share_of_items
 from fewseg.training.config import TrainConfig

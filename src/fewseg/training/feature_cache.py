@@ -90,7 +90,7 @@ class MapCache:
     ) -> None:
         """Compute what is not there, this process's share of it where the others can read it."""
         keys = list(self._known)
-        mine = processes.share(keys) if self._store.shared else keys
+        mine = processes.shard(keys) if self._store.shared else keys
         computed = 0
         for start in range(0, len(mine), _PICTURES):
             missing = [key for key in mine[start : start + _PICTURES] if key not in self._store]
@@ -99,7 +99,7 @@ class MapCache:
                 self._compute(backbone, missing, amp)
             if progress is not None:
                 progress(min(start + _PICTURES, len(mine)), len(mine), "")
-        processes.wait()
+        processes.barrier()
         each = sum(block.nbytes for key in mine[:1] for block in self._store.get(key).maps)
         LOG.info("maps of %d views of images: %.1f GB, %d computed now", len(keys), each * len(keys) / 1e9, computed)
 

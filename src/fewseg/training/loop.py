@@ -21,9 +21,8 @@ from fewseg.models.checkpoints.native import BEST, load_method, save_method
 from fewseg.models.methods import FewShotMethod
 from fewseg.training.average import WeightAverage
 from fewseg.training.batches import Batch, part_size, share_of_items
-from fewseg.training.calibration.logit_offset import fit_leniency
+from fewseg.training.calibration.episodes import calibrate_method
 from fewseg.training.calibration.presence import calibrate_presence
-from fewseg.training.calibration.temperature import fit_sureness
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import TrainingData, training_batches, training_episodes
 from fewseg.training.feature_cache import MapCache, map_batches
@@ -187,20 +186,16 @@ class Run:
             self._calibrate()
 
     def _calibrate(self) -> None:
-        """How lenient and sure to be, and what scores mean, go into the checkpoint to use, once training ends."""
+        """Calibrate the checkpoint to use, once training ends: the method's own fits and the presence scale."""
         if not self.data.validation:
             return
-        self.processes.wait()  # until the checkpoint is written
+        self.processes.barrier()  # until the checkpoint is written
         path = self._to_use
         method = load_method(path).to(self.method.device)
-        size, config, processes = method.config.image_size, self.config, self.processes
-        if not config.absent:  # who learnt to find nothing where nothing is must not be talked out of it
-            fit_leniency(method, self.data.validation, size=size)
-        fit_sureness(method, self.data.validation, size=size, seed=config.seed)
-        processes.follow_main([*method.buffers()])  # rounding may lead each to a fit of its own
-        values = calibrate_presence(
-            method, self.data.validation, size=size, seed=config.seed, amp=config.amp, processes=processes
-        )
+        config, sets, processes = self.config, self.data.validation, self.processes
+        calibrate_method(method, sets, seed=config.seed, negative_episodes=config.absent > 0)
+        processes.broadcast([*method.buffers()])  # rounding may lead each to a fit of its own
+        values = calibrate_presence(method, sets, seed=config.seed, amp=config.amp, processes=processes)
         if processes.main:
             LOG.info("presence: %s", values)
             save_method(method, path, extra={**method.extra, **values})

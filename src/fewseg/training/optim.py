@@ -49,7 +49,7 @@ def make_optimiser(method: FewShotMethod, config: TrainConfig) -> Optimisers:
     own: list[nn.Parameter] = []
     attention: list[nn.Parameter] = []
     backbone: list[nn.Parameter] = []
-    apart = method.attention_parts if config.optimiser == "sgd+adamw" else ()
+    apart = method.adamw_parameters if config.optimiser == "sgd+adamw" else ()
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             attended = bool(apart) and name.startswith(apart)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from fewseg.core.errors import InvalidCheckpoint
 from fewseg.core.files import replacing
+from fewseg.models.methods import FewShotMethod
+from fewseg.models.methods.saved_names import upgraded_state
 from fewseg.training.optim import Optimisers
 
 FILE_NAME = "state.pt"
@@ -35,11 +36,11 @@ class Progress:
 
 def save_state(
     folder: Path,
-    method: nn.Module,
+    method: FewShotMethod,
     optimiser: Optimisers,
     progress: Progress,
     config: dict[str, Any],
-    average: nn.Module | None = None,
+    average: FewShotMethod | None = None,
 ) -> None:
     """Write the state; raises `OutputError`, an older one then stays.
 
@@ -82,14 +83,14 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
 
 def restore(
-    state: dict[str, Any], method: nn.Module, optimiser: Optimisers, average: nn.Module | None = None
+    state: dict[str, Any], method: FewShotMethod, optimiser: Optimisers, average: FewShotMethod | None = None
 ) -> Progress:
     """Put a state into a freshly made method, optimiser and average."""
     try:
-        method.load_state_dict(state["method"])
+        method.load_state_dict(upgraded_state(method.name, state["method"]))
         optimiser.load_state_dict(state["optimiser"])
         if average is not None:
-            average.load_state_dict(state["average"])
+            average.load_state_dict(upgraded_state(method.name, state["average"]))
         return Progress(**state["progress"])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         first = str(error).splitlines()[0]

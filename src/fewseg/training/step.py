@@ -62,7 +62,7 @@ class Gradient:
 
     def _whole(self, parts: Sequence[Batch]) -> Whole:
         pixels = sum(int((part.query_mask != IGNORE).sum()) for part in parts)
-        total = int(self.processes.total(torch.tensor(pixels)))
+        total = int(self.processes.all_reduce(torch.tensor(pixels)))
         return Whole(total, self.processes.count * sum(len(part.query_mask) for part in parts))
 
     def _loss(self, part: Batch, whole: Whole) -> Tensor:
@@ -86,7 +86,7 @@ def _add_up(parameters: Sequence[Tensor], loss: Tensor, processes: Processes) ->
     """
     used = torch.tensor([float(p.grad is not None) for p in parameters], device=loss.device)
     own = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-    message = processes.total(torch.cat([loss.reshape(1), used, *own]))
+    message = processes.all_reduce(torch.cat([loss.reshape(1), used, *own]))
     head, rest = message[: 1 + len(parameters)], message[1 + len(parameters) :]
     for parameter, users, values in zip(
         parameters, head[1:].tolist(), rest.split([p.numel() for p in parameters]), strict=True

@@ -19,7 +19,7 @@ from fewseg.models.methods import FewShotMethod, create_method
 from fewseg.models.methods.options import method_options
 from fewseg.training.average import WeightAverage
 from fewseg.training.batches import part_size
-from fewseg.training.calibration.common_feature import fit_usual
+from fewseg.training.calibration.episodes import class_examples
 from fewseg.training.config import TrainConfig
 from fewseg.training.config_file import CONFIG, as_yaml
 from fewseg.training.data import TrainingData, open_data
@@ -74,7 +74,7 @@ def make_method(config: TrainConfig) -> FewShotMethod:
     """The method that a run starts from."""
     if config.init_from:
         method = load_method(config.init_from)
-        method.forget_fits()
+        method.reset_calibration()
         method.extra = {key: value for key, value in method.extra.items() if not key.startswith("presence_")}
         return method
     return create_method(
@@ -115,13 +115,13 @@ def fit(
     if config.train_backbone:
         method.backbone.freeze(False)
     optimiser = make_optimiser(method, config)
-    if state is None and not config.init_from and processes.main:  # weights that have learnt rely on theirs
-        _measure_usual(method, data, config, progress)
+    if state is None and not config.init_from and processes.main:  # trained weights rely on what was fitted for them
+        _prepare(method, data, config, progress)
     average = WeightAverage(method, config.average) if config.average else None
     done = Progress()
     if state is not None:
         done = restore(state, method, optimiser, average.method if average else None)
-    processes.follow_main([*method.parameters(), *method.buffers()])
+    processes.broadcast([*method.parameters(), *method.buffers()])
     resumed_from = done.step
     with ExitStack() as stack:
         stack.enter_context(_seeded(config.seed))
@@ -129,7 +129,7 @@ def fit(
         if processes.main:
             write_text(make_folder(out) / CONFIG, as_yaml(config))
             log = stack.enter_context(MetricsLog(make_folder(out), done.step, tensorboard=config.tensorboard))
-        processes.wait()
+        processes.barrier()
         told = progress if processes.main else None
         loss = Run(method, data, config, out, optimiser, average, done, processes, log, told).run()
     method.eval()
@@ -137,14 +137,13 @@ def fit(
     return TrainReport(done.step, resumed_from, loss, done.best_miou, done.best_step, best)
 
 
-def _measure_usual(
-    method: FewShotMethod, data: TrainingData, config: TrainConfig, progress: ProgressCallback | None
-) -> None:
+def _prepare(method: FewShotMethod, data: TrainingData, config: TrainConfig, progress: ProgressCallback | None) -> None:
     def tell(done: int, count: int, _: str) -> None:
         if progress is not None:
-            progress(0, config.steps, f"looking at things: {done} of {count} images")
+            progress(0, config.steps, f"preparing: {done} of {count} images")
 
-    fit_usual(method, data.sources, size=method.config.image_size, seed=config.seed, progress=tell)
+    size = method.config.image_size
+    method.prepare_training(class_examples(data.sources, size=size, seed=config.seed, progress=tell))
 
 
 @contextmanager

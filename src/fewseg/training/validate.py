@@ -44,7 +44,7 @@ def _scores(
 ) -> IoUScores:
     classes = sorted({episode.class_id for episode in part.episodes})
     counts = torch.zeros(len(classes), 2, 2, dtype=torch.int64)  # class, intersection | union, background | foreground
-    for start in processes.share(range(0, len(part.episodes), batch)):
+    for start in processes.shard(range(0, len(part.episodes), batch)):
         episodes = part.episodes[start : start + batch]
         tensors = collate([episode_tensors(part.dataset, e, size) for e in episodes])
         with torch.autocast(method.device.type, torch.bfloat16, enabled=amp):
@@ -54,6 +54,6 @@ def _scores(
         for episode, pair in zip(episodes, torch.from_numpy(np.stack([both, either], 1)), strict=True):
             counts[classes.index(episode.class_id)] += pair
     meter = IoUMeter()
-    for class_id, pair in zip(classes, processes.total(counts).numpy(), strict=True):
+    for class_id, pair in zip(classes, processes.all_reduce(counts).numpy(), strict=True):
         meter.add_counts(class_id, pair[0], pair[1])
     return meter.scores()

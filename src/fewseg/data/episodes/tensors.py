@@ -7,10 +7,9 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fewseg.core.errors import InvalidDataset
-from fewseg.core.types import Episode
+from fewseg.core.types import Episode, EpisodeTensors
 from fewseg.data.datasets.base import Dataset
 from fewseg.data.episodes.draw import draw_training_episodes
 from fewseg.data.episodes.joined import View, join_views
@@ -19,28 +18,6 @@ from fewseg.images.transforms import Resize, padded_image, padded_mask, square_i
 
 # What a generator of an item is for, in its seed.
 _VIEWS, _JOINING, _HALVES = 2, 6, 7
-
-
-@dataclass(frozen=True)
-class EpisodeTensors:
-    """One episode, or with a leading batch dimension several."""
-
-    query: Tensor
-    """(3, s, s), ImageNet-normalised."""
-    query_mask: Tensor
-    """(s, s), int64: 0, 1, 255 for pixels that do not count."""
-    images: Tensor
-    """(n, 3, s, s): the support images."""
-    masks: Tensor
-    """(n, s, s), float32: 1 foreground, 0 anything else, ignored pixels included."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodeTensors:
-        """A copy on `device`."""
-        return EpisodeTensors(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
-
-    def pin_memory(self) -> EpisodeTensors:
-        """In page-locked memory; what a DataLoader calls."""
-        return EpisodeTensors(*(getattr(self, f.name).pin_memory() for f in fields(self)))
 
 
 def episode_tensors(dataset: Dataset, episode: Episode, size: int, *, resize: Resize = "square") -> EpisodeTensors:

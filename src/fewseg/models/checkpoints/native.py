@@ -19,11 +19,12 @@ from fewseg.core.errors import InvalidCheckpoint, did_you_mean
 from fewseg.core.files import write_bytes
 from fewseg.models.backbones import BackboneSpec
 from fewseg.models.methods import FewShotMethod, build_method
+from fewseg.models.methods.saved_names import first_identity, first_key, upgraded, upgraded_state
 
 FILE_NAME = "model.safetensors"
-BEST = "best.safetensors"
-"""What a training run leaves in its folder: the checkpoint to use."""
 """Name within a folder or on the hub."""
+BEST = "best.safetensors"
+"""The checkpoint to use of those in a training run's folder."""
 
 EMBEDDED = {"default": Path(__file__).parent.parent / "weights" / "default.safetensors"}
 """Models that the package carries."""
@@ -93,8 +94,10 @@ def load_method(
         raise InvalidCheckpoint(f"{path} is not a fewseg checkpoint; an authors' release is read by load_official")
     try:
         about = json.loads(metadata[_KEY])
-        config = about["config"] if image_size is None else {**about["config"], "image_size": image_size}
-        method = build_method(about["method"], BackboneSpec.from_json(about["backbone"]), config)
+        name, config = upgraded(about["method"], about["config"])
+        config = config if image_size is None else {**config, "image_size": image_size}
+        method = build_method(name, BackboneSpec.from_json(about["backbone"]), config)
+        state = upgraded_state(name, state)
         method.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])[:300]
@@ -141,10 +144,12 @@ def _like(path: Path) -> str:
 
 
 def fingerprint(method: FewShotMethod) -> str:
-    """A short hash of config and weights: equal where the same support gives the same result."""
-    built = [method.name, dataclasses.asdict(method.config), method.backbone.spec.to_json()]
+    """A short hash of config and weights: equal where the same support gives the same result, whatever was renamed."""
+    name, config = first_identity(method.name, dataclasses.asdict(method.config))
+    built = [name, config, method.backbone.spec.to_json()]
     digest = hashlib.sha256(json.dumps(built, sort_keys=True).encode())
-    for key, value in sorted(method.state_dict().items()):
+    named = ((first_key(method.name, key), value) for key, value in method.state_dict().items())
+    for key, value in sorted(named, key=lambda item: item[0]):
         digest.update(key.encode())
         digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

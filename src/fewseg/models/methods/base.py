@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
 from fewseg.core.errors import InvalidImage, InvalidOption, InvalidSupport
-from fewseg.core.types import QueryFeatures, SupportSet
+from fewseg.core.types import EpisodeTensors, QueryFeatures, SupportSet
 from fewseg.models.backbones import FeaturePyramid
+from fewseg.models.methods.saved_names import first_identity
 from fewseg.models.ops.resize import map_size
 
 IMAGE_SIZES: Final = (32, 4096)
@@ -31,12 +32,12 @@ class FewShotMethod(nn.Module):
     name: ClassVar[str]
     Config: ClassVar[type]
     """The frozen dataclass of the method's choices; has at least `image_size`."""
-    own_backbones: ClassVar[Mapping[str, str]] = {}
-    """Backbone names that mean another variant in this method's paper, with that variant's name."""
-    attention_parts: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of the names of parameters that the paper trains with an optimiser of their own (AdamW)."""
-    bfloat16_on: ClassVar[tuple[str, ...]] = ("cuda",)
-    """Kinds of device with native bfloat16 on which `precision="auto"` means it: those where this method was measured
+    backbone_aliases: ClassVar[Mapping[str, str]] = {}
+    """Backbone names that mean another variant in this method's paper, to that variant's name."""
+    adamw_parameters: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of the names of parameters that the paper trains with AdamW, apart from the others."""
+    bfloat16_devices: ClassVar[tuple[str, ...]] = ("cuda",)
+    """Device types with native bfloat16 on which `precision="auto"` chooses it: those where this method was measured
     to be faster with it, its mIoU within 0.1 of float32's."""
     compiled_parts: ClassVar[tuple[str, ...]] = ()
     """Names of modules, beside the backbone, that `compile_parts` compiles."""
@@ -100,9 +101,9 @@ class FewShotMethod(nn.Module):
 
     def _fitting(self, query: QueryFeatures, support: SupportSet) -> SupportSet:
         """The support set on this method's device, in its dtype; raises `InvalidSupport` where it does not fit."""
-        if support.encoder and support.encoder != self.encoder:
+        if support.encoder and support.encoder != self.support_key:
             raise InvalidSupport(
-                f"the support was encoded by {support.encoder}, this is {self.encoder}: encode it again"
+                f"the support was encoded by {support.encoder}, this is {self.support_key}: encode it again"
             )
         if any(t.device != self.device or t.dtype != self.dtype for t in support.tensors.values()):
             support = support.to(self.device, self.dtype)
@@ -130,10 +131,11 @@ class FewShotMethod(nn.Module):
         return self.segment(self.encode_query(query), self.encode_support(images, masks))
 
     @property
-    def encoder(self) -> str:
-        """Name of what encodes supports: they fit no other method, backbone or choices."""
-        choices = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
-        return f"{self.name} over {self.backbone.name} ({hashlib.sha256(choices.encode()).hexdigest()[:8]})"
+    def support_key(self) -> str:
+        """Identifies method, backbone and config: encoded supports fit no other. Not changed by renamings."""
+        name, config = first_identity(self.name, dataclasses.asdict(self.config))
+        choices = json.dumps(config, sort_keys=True)
+        return f"{name} over {self.backbone.name} ({hashlib.sha256(choices.encode()).hexdigest()[:8]})"
 
     def compile_parts(self) -> None:
         """Have `torch.compile` translate the backbone and `compiled_parts`, each when it first runs.
@@ -152,8 +154,26 @@ class FewShotMethod(nn.Module):
         heads = [m for m in self.modules() if isinstance(m, nn.Conv2d) and m.out_channels == 2]
         return heads[-1] if heads else None
 
-    def forget_fits(self) -> None:
-        """Take back what was fitted after a training: it says nothing of weights that are trained on."""
+    def prepare_training(self, classes: Iterable[tuple[float, Sequence[EpisodeTensors]]]) -> None:
+        """Called before the first step of a training from scratch: fit here what the weights then rely on.
+
+        `classes` gives every base class's weight and some of its images, each the only support of a batch of one. It
+        reads images while it is iterated over.
+        """
+
+    def calibrate(
+        self, episodes: Iterable[EpisodeTensors], pairs: Iterable[tuple[EpisodeTensors, EpisodeTensors]]
+    ) -> None:
+        """Called after training: fit here what depends on the final weights, on validation classes.
+
+        Args:
+            episodes: validation episodes, batches of one, to fit masks to; none for a model that was trained with
+                negative episodes and must keep predicting empty masks.
+            pairs: validation episodes, each with one of the same support whose query does not show the class.
+        """
+
+    def reset_calibration(self) -> None:
+        """Clear what `calibrate` fitted: it does not hold for weights that are trained on."""
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """What an optimiser may change: everything but a frozen backbone."""

@@ -181,7 +181,7 @@ def misfits_are_named(method: FewShotMethod) -> None:
         two = method.encode_support(images[:2], masks[:2])
         _refuses(lambda: method.encode_support(images, masks[:, :1]), "masks for half of the shots")
         _refuses(lambda: method.segment(query, two), "2 support episodes for 3 queries")
-        _require(two.encoder == method.encoder, f"its support sets name {two.encoder!r} as their encoder")
+        _require(two.encoder == method.support_key, f"its support sets name {two.encoder!r} as their encoder")
         _refuses(lambda: method.segment(query, SupportSet("", two.image_size, two.tensors, "another")), "another's set")
 
 

@@ -11,11 +11,13 @@ from fewseg.core.errors import InvalidOption, unknown
 from fewseg.models.backbones import BackboneSpec, build_pyramid, create_backbone
 from fewseg.models.methods.base import FewShotMethod
 from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.dcama_light.method import DCAMALight
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.prototype import Prototype
+from fewseg.models.methods.saved_names import refuse_old_options
 from fewseg.models.methods.sccan.method import SCCAN
 
-METHODS: dict[str, type[FewShotMethod]] = {kind.name: kind for kind in (DCAMA, HSNet, Prototype, SCCAN)}
+METHODS: dict[str, type[FewShotMethod]] = {kind.name: kind for kind in (DCAMA, DCAMALight, HSNet, Prototype, SCCAN)}
 """Every method by name; `register_method` adds yours."""
 
 _Kind = TypeVar("_Kind", bound=type[FewShotMethod])
@@ -69,7 +71,7 @@ def create_method(
     """
     settings = _config(name, config)
     pyramid = create_backbone(
-        METHODS[name].own_backbones.get(backbone, backbone),
+        METHODS[name].backbone_aliases.get(backbone, backbone),
         pretrained=pretrained,
         weights=backbone_weights,
         options=backbone_options,
@@ -87,6 +89,7 @@ def build_method(name: str, backbone: BackboneSpec, config: Mapping[str, Any]) -
 def _config(name: str, values: Mapping[str, Any]) -> Any:
     if name not in METHODS:
         raise unknown("method", name, METHODS)
+    refuse_old_options(name, values)
     kind = METHODS[name].Config
     fields = {field.name for field in dataclasses.fields(kind)}
     for key in values:

@@ -129,7 +129,7 @@ class HSNet(FewShotMethod):
         for index in self._indices:
             near = resize(foreground, map_size(maps[index]))
             tensors[f"map.{index}"] = unit_maps(maps[index] * near).unflatten(0, masks.shape[:2])
-        return SupportSet(self.name, map_size(masks), tensors, self.encoder)
+        return SupportSet(self.name, map_size(masks), tensors, self.support_key)
 
     def query_from_maps(self, maps: list[Tensor], image_size: tuple[int, int]) -> QueryFeatures:
         """Unit maps (B, C, h, w) of every block compared."""

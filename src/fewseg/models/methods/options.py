@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from fewseg.core.errors import InvalidOption
 from fewseg.models.methods import METHODS, create_method
+from fewseg.models.methods.saved_names import literal, parsed_words
 
 
 def method_options(method: str, words: Sequence[str]) -> dict[str, Any]:
@@ -35,16 +35,14 @@ def method_options(method: str, words: Sequence[str]) -> dict[str, Any]:
                 "is given twice" if key in values else f"is no option of {method}: use the command's own, if it has it"
             )
             raise InvalidOption(f"method option {key} {why}")
-        values[key] = _checked(method, key, _literal(text))
+        values[key] = _checked(method, key, literal(text))
     return values
 
 
-def _literal(text: str) -> Any:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
-    return tuple(value) if isinstance(value, list) else value
+def complete_options(method: str, words: Sequence[str]) -> dict[str, Any]:
+    """The config that words KEY=VALUE describe, defaults included: equal for words that mean the same."""
+    kind = METHODS.get(method)
+    return {**({f.name: f.default for f in dataclasses.fields(kind.Config)} if kind else {}), **parsed_words(words)}
 
 
 def _checked(method: str, key: str, value: Any) -> Any:

@@ -78,7 +78,7 @@ class Prototype(FewShotMethod):
         foreground = self._cast(masks == 1).flatten(0, 1).unsqueeze(1)
         shots, features = masks.shape[:2], self._features(maps)
         tensors = {f"prototypes.{s}": self._pool(m, foreground).unflatten(0, shots) for s, m in features.items()}
-        support = SupportSet(self.name, map_size(masks), tensors, self.encoder)
+        support = SupportSet(self.name, map_size(masks), tensors, self.support_key)
         if self._aligns and torch.is_grad_enabled():
             support.shared.update({f"map.{s}": m.unflatten(0, shots) for s, m in features.items()}, masks=masks)
         return support

@@ -21,6 +21,7 @@ from fewseg.evaluation.summary import mean_interval
 from fewseg.models.backbones import build_pyramid
 from fewseg.models.checkpoints import fingerprint, load_method
 from fewseg.models.methods import METHODS, FewShotMethod, create_method
+from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.options import method_options
 from fewseg.tools.ablations.experiments import Experiment, Variant
 from fewseg.tools.ablations.measure import Row, check_masks, cost_rows, mask_rows, score_rows, shot_rows
@@ -90,9 +91,9 @@ def check_experiment(experiment: Experiment, settings: Settings) -> None:
         if experiment.measure == "masks":
             check_masks(protocol)
     if settings.checkpoint is not None:
-        given = load_method(settings.checkpoint).name
-        if given != "dcama" and any(variant.method == "dcama" for variant in experiment.variants):
-            raise InvalidOption(f"{settings.checkpoint} is {given}: {experiment.name} takes a DCAMA")
+        given = load_method(settings.checkpoint)
+        if not isinstance(given, MaskAggregation) and any(variant.method == "dcama" for variant in experiment.variants):
+            raise InvalidOption(f"{settings.checkpoint} is {given.name}: {experiment.name} takes a DCAMA")
     if trains:
         for variant in experiment.variants:
             train_config(variant, settings, None, settings.seed[0])

@@ -19,7 +19,7 @@ from fewseg.evaluation.plan import Target, open_targets
 from fewseg.evaluation.protocols import choose_protocol
 from fewseg.models.checkpoints import fingerprint, load_method
 from fewseg.models.methods import FewShotMethod
-from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.tools.bench.machine import synchronise
 from fewseg.tools.bench.queries import Row
 from fewseg.tools.bench.settings import BenchSettings
@@ -127,7 +127,7 @@ def load_variant(checkpoint: str, variant: Variant, size: int | None = None) -> 
     """
     method = load_method(checkpoint, image_size=size)
     if variant.budget is not None:
-        if not isinstance(method, DCAMA):
+        if not isinstance(method, MaskAggregation):
             raise InvalidOption(f"{method.name} has no support-token budget: measure a DCAMA checkpoint")
         method.config = dataclasses.replace(method.config, support_pixel_budget=variant.budget)
     return method

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewseg.core.devices import PRECISIONS
 from fewseg.models.methods import FewShotMethod
-from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.ops.mask_aggregation import Implementation, aggregate_masks, implementations_for
 from fewseg.tools.bench.cases import build, find_model
 from fewseg.tools.bench.floor import floors, limit
@@ -43,7 +43,7 @@ class Shape:
     heads: int
 
 
-def shapes(method: DCAMA, shots: int) -> list[Shape]:
+def shapes(method: MaskAggregation, shots: int) -> list[Shape]:
     """Of every attended block of a query."""
     config, found = method.config, []
     for block in method.backbone.blocks:
@@ -58,7 +58,7 @@ def implementation_rows(settings: BenchSettings, name: str, shots: int) -> list[
     """Time, memory and difference of every implementation, by precision and number of values; DCAMA only."""
     model, device = find_model(name), settings.torch_device
     method = build(model, settings.size)
-    if not isinstance(method, DCAMA):
+    if not isinstance(method, MaskAggregation):
         return []
     rows = []
     for precision, dtype in settings.dtypes.items():
@@ -104,7 +104,7 @@ def _works(
     method: FewShotMethod, shots: int, values: int, device: torch.device, dtype: torch.dtype, settings: BenchSettings
 ) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Name to a call that aggregates for all blocks; what would not fit into memory is left out."""
-    assert isinstance(method, DCAMA)
+    assert isinstance(method, MaskAggregation)
     inputs = [_noise(shape, values, device, dtype) for shape in shapes(method, shots)]
     heads = method.config.heads
     roomy = fits(1.5 * score_bytes(method, shots, dtype), device)
@@ -115,7 +115,7 @@ def _works(
             yield implementation, functools.partial(_aggregate, inputs, heads, implementation)
 
 
-def _exact(method: DCAMA, shots: int, values: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _exact(method: MaskAggregation, shots: int, values: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The definition in float32, of the same rounded inputs."""
     found = []
     for shape in shapes(method, shots):
@@ -163,7 +163,7 @@ def memory_pieces(
 ) -> Pieces:
     """What `peak` measures: one implementation."""
     method, dtype = build(find_model(model), size), PRECISIONS[precision]
-    assert isinstance(method, DCAMA)
+    assert isinstance(method, MaskAggregation)
     inputs, heads = [_noise(shape, values, device, dtype) for shape in shapes(method, shots)], method.config.heads
     if implementation == PLAIN:
         yield "op", lambda: _all([plain_aggregation(q, k, v, heads) for q, k, v in inputs])

@@ -24,8 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fewseg.models.backbones.tiny import ConvNorm
 from fewseg.models.methods import FewShotMethod
-from fewseg.models.methods.dcama.light_decoder import KINDS, LightDecoder
+from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.dcama_light.method import DCAMALight
+from fewseg.models.methods.dcama_light.prototypes import INPUTS_PER_BLOCK
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
 from fewseg.tools.bench.cases import noise
@@ -90,7 +92,7 @@ def needed(method: FewShotMethod, shots: int) -> Operations:
     query = query.to(method.dtype)
     with _counted_zeros(method.backbone) as zeros:
         backbone = counted(lambda: plain_maps(method.backbone, query)) - sum(zeros)
-    if isinstance(method, DCAMA):
+    if isinstance(method, MaskAggregation):
         sizes = [(m.shape[-2], m.shape[-1]) for m in plain_maps(method.backbone, query)]
         attention = dcama_attention(method, sizes, shots)
         return Operations(backbone, attention, dcama_projections(method, sizes) + dcama_decoder(method, sizes))
@@ -123,18 +125,18 @@ def convolution_operations(weight: Sequence[int], size: Size) -> float:
     return 2.0 * math.prod(weight) * size[0] * size[1]
 
 
-def dcama_attention(method: DCAMA, sizes: Sequence[Size], shots: int) -> float:
+def dcama_attention(method: MaskAggregation, sizes: Sequence[Size], shots: int) -> float:
     """Of all attended blocks."""
     config, total = method.config, 0.0
     for index, _ in _attended(method):
         positions = sizes[index][0] * sizes[index][1]
         keys = shots * (2 * config.support_pixel_budget if config.support_pixel_budget else positions)
         width = method.token_width(index)
-        total += attention_operations(positions, keys, width, config.heads, 2 if config.balance else 1)
+        total += attention_operations(positions, keys, width, config.heads, 2 if method.class_balanced else 1)
     return total
 
 
-def dcama_projections(method: DCAMA, sizes: Sequence[Size]) -> float:
+def dcama_projections(method: MaskAggregation, sizes: Sequence[Size]) -> float:
     """Of the query's tokens."""
     total = 0.0
     for index, _ in _attended(method):
@@ -143,11 +145,12 @@ def dcama_projections(method: DCAMA, sizes: Sequence[Size]) -> float:
     return total
 
 
-def dcama_decoder(method: DCAMA, sizes: Sequence[Size], *, plain: bool = False) -> float:
+def dcama_decoder(method: MaskAggregation, sizes: Sequence[Size], *, plain: bool = False) -> float:
     """Of the decoder; `plain`: as the paper writes it, the support's maps and upsampled maps in full."""
+    if isinstance(method, DCAMALight):
+        return _light_decoder(method, sizes)
+    assert isinstance(method, DCAMA)
     config = method.config
-    if isinstance(method.decoder, LightDecoder):
-        return _light_decoder(method, method.decoder, sizes)
     blocks: dict[int, int] = {}
     place: dict[int, Size] = {}
     for index, scale in _attended(method):
@@ -167,7 +170,7 @@ def dcama_decoder(method: DCAMA, sizes: Sequence[Size], *, plain: bool = False) 
     groups = [(shapes[f"vote.{scales[-1]}.6"][0], place[scales[-1]])]
     copies = 2 if plain and config.skip_support else 1
     groups += [(copies * method.backbone.blocks[have[s]].channels, sizes[have[s]]) for s in skips]
-    if config.balance:
+    if config.class_balanced:
         groups += [(blocks[scale], place[scale]) for scale in scales]
     outputs, _, *kernel = shapes["mixer1.0"]
     for channels, own in groups:
@@ -184,9 +187,11 @@ def dcama_decoder(method: DCAMA, sizes: Sequence[Size], *, plain: bool = False) 
     return total
 
 
-def _light_decoder(method: DCAMA, decoder: LightDecoder, sizes: Sequence[Size]) -> float:
+def _light_decoder(method: DCAMALight, sizes: Sequence[Size]) -> float:
     """Counted as it runs: it does nothing twice."""
-    seen = {s: torch.zeros(1, KINDS * len(p), *sizes[p[0]], dtype=method.dtype) for s, p in method.places.items()}
+    seen = {
+        s: torch.zeros(1, INPUTS_PER_BLOCK * len(p), *sizes[p[0]], dtype=method.dtype) for s, p in method.places.items()
+    }
     maps = [
         torch.zeros(1, block.channels, *size, dtype=method.dtype)
         for block, size in zip(method.backbone.blocks, sizes, strict=True)
@@ -196,11 +201,11 @@ def _light_decoder(method: DCAMA, decoder: LightDecoder, sizes: Sequence[Size]) 
         s: [torch.zeros(1, *sizes[i], method.token_width(i), dtype=method.dtype) for i in places]
         for s, places in method.places.items()
     }
-    things = {s: [block.flatten(1, 2)[:, :1] for block in blocks] for s, blocks in tokens.items()}
-    return counted(lambda: decoder(seen, decoder.query_share(skips), tokens, things, sizes[0]))
+    prototypes = {s: [block.flatten(1, 2)[:, :1] for block in blocks] for s, blocks in tokens.items()}
+    return counted(lambda: method.decode(seen, method.decoder.query_share(skips), tokens, prototypes))
 
 
-def _attended(method: DCAMA) -> list[tuple[int, int]]:
+def _attended(method: MaskAggregation) -> list[tuple[int, int]]:
     wanted = method.config.attention_scales
     return [(index, block.scale) for index, block in enumerate(method.backbone.blocks) if block.scale in wanted]
 

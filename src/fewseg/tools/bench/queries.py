@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewseg.core.devices import PRECISIONS
 from fewseg.models.methods import FewShotMethod
-from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.tools.bench.cases import build, find_model
 from fewseg.tools.bench.floor import floors, limit
@@ -84,7 +84,7 @@ def score_bytes(method: FewShotMethod, shots: int, dtype: torch.dtype) -> float:
         finest = min(method.scales)
         correlations = len(method.compared[finest]) * (method.config.image_size / finest) ** 4
         return 2 * correlations * torch.empty((), dtype=dtype).element_size()
-    if not isinstance(method, DCAMA):
+    if not isinstance(method, MaskAggregation):
         return 0.0
     largest = 0.0
     for block in method.backbone.blocks:

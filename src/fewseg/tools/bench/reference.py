@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from fewseg.core.errors import InvalidOption
 from fewseg.models.backbones import FeaturePyramid
-from fewseg.models.methods.dcama.config import DCAMAConfig
+from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.dcama_light.method import DCAMALight
 from fewseg.models.ops.position import position_encoding
 
 NORMALISERS = 4
@@ -56,9 +57,12 @@ class PlainDCAMA:
     Raises `InvalidOption` for a support that is cut to a budget: that is no part of the straightforward way.
     """
 
-    def __init__(self, method: DCAMA, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        self.config: DCAMAConfig = method.config
-        if self.config.support_pixel_budget or not self.config.use_background:
+    def __init__(
+        self, method: MaskAggregation, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.config: Any = method.config
+        self.light, self.class_balanced = isinstance(method, DCAMALight), method.class_balanced
+        if self.config.support_pixel_budget or (isinstance(method, DCAMA) and not method.config.use_background):
             raise InvalidOption("the straightforward way uses all support tokens: leave out support_pixel_budget")
         self.backbone = copy.deepcopy(method.backbone).to(device, dtype)
         self.blocks = self.backbone.blocks
@@ -99,7 +103,7 @@ class PlainDCAMA:
         for (_, scale), vote in zip(self.attended, self.aggregate(blocks), strict=True):
             votes.setdefault(scale, []).append(vote)
         stacked = {s: torch.stack(v, 1) for s, v in votes.items()}
-        if self.config.decoder == "light":
+        if self.light:
             return self._decode_lightly(stacked, query, blocks, masks, images)
         return self._decode(stacked, query, support, masks)
 
@@ -114,7 +118,7 @@ class PlainDCAMA:
             q = self._project("query", query[index], scale, scaled=True)
             k = self._project("support", support[index], scale, scaled=False)
             value = _resize(foreground, support[index].shape[-2:]).reshape(b, -1, 1)
-            if self.config.balance:
+            if self.class_balanced:
                 value = torch.cat([value, 1 - value], -1)
             size = (query[index].shape[-2], query[index].shape[-1])
             found.append((q, k.unflatten(0, (b, n)).flatten(1, 2), value, size))
@@ -130,7 +134,7 @@ class PlainDCAMA:
         return votes
 
     def _vote(self, shares: Tensor, sides: Tensor) -> Tensor:
-        if not self.config.balance:
+        if not self.class_balanced:
             return shares.squeeze(-1)
         ahead, behind = (shares.float() / (sides.float().sum(1, keepdim=True) + 1e-4)).unbind(-1)
         return ((ahead + 1e-8) / (ahead + behind + 2e-8)).to(shares.dtype)
@@ -170,7 +174,7 @@ class PlainDCAMA:
         if 4 not in self.skip_scales:
             height, width = votes[self.scales[-1]].shape[-2:]
             x = _resize(x, (2 * height, 2 * width))
-        if self.config.balance:
+        if self.class_balanced:
             odds = [torch.logit(votes[s].float(), eps=0.01).to(self.dtype) for s in self.scales]
             x = torch.cat([x, *(_resize(o, x.shape[-2:]) for o in odds)], 1)
         mix = x.shape[-2:]
@@ -194,7 +198,7 @@ class PlainDCAMA:
         work, fine = skips[contexts[0]].shape[-2:], skips[edge].shape[-2:]
         similar: dict[int, list[Tensor]] = {}
         alike: dict[int, list[Tensor]] = {}
-        usual = self.weights["decoder.usual"].split([block[0].shape[-1] for block in blocks])
+        usual = self.weights["calibration.base_prototype"].split([block[0].shape[-1] for block in blocks])
         things = [_thing(block, masks) for block in blocks]
         for (_, scale), block, thing, common in zip(self.attended, blocks, things, usual, strict=True):
             similar.setdefault(scale, []).append(_similarity(*block))
@@ -208,7 +212,7 @@ class PlainDCAMA:
         x = torch.cat(seen, 1)
         sure = (x * self.weights["decoder.gain"].view(1, -1, 1, 1)).sum(1, keepdim=True) + self.weights["decoder.bias"]
         context = self._conv("decoder.context", torch.cat([_resize(skips[s], work) for s in contexts], 1))
-        x = F.relu(self._norm("decoder.norm", self._conv("decoder.evidence", x) + context))
+        x = F.relu(self._norm("decoder.norm", self._conv("decoder.inputs", x) + context))
         for number, dilation in enumerate((1, 2, 4)):
             name = f"decoder.residuals.{number}"
             y = F.relu(self._norm(f"{name}.norm1", self._conv(f"{name}.conv1", x, dilation)))
@@ -216,8 +220,8 @@ class PlainDCAMA:
         x = self._conv("decoder.refine", _resize(self._conv("decoder.narrow", x), fine))
         x = F.relu(self._conv("decoder.mix", F.relu(x + self._conv("decoder.refine_edges", skips[edge]))))
         logit = self._conv("decoder.correction", x) + _resize(sure, fine)
-        for _ in range(self.config.looks - 1):
-            logit = logit + self._look(logit, votes, blocks, [_resize(skips[s], work) for s in contexts])
+        for _ in range(self.config.refinement_steps):
+            logit = logit + self._refinement(logit, votes, blocks, [_resize(skips[s], work) for s in contexts])
         if self.training:
             return _resize(torch.cat([-logit, logit], 1) / 2, masks.shape[-2:])
         logit = self._outlined(logit, images, work)
@@ -228,7 +232,7 @@ class PlainDCAMA:
                 likenesses.append(_alike(mean.unsqueeze(1), thing, common))
         likeness = torch.cat(likenesses, 1).mean(1)
         elsewhere, found = (
-            (c + slope * likeness)[:, None, None, None] for c, slope in self.weights["decoder.sureness"]
+            (c + slope * likeness)[:, None, None, None] for c, slope in self.weights["calibration.temperature"]
         )
         padded = F.pad(torch.sigmoid(logit), (2, 2, 2, 2))
         beside = padded.unfold(2, 5, 1).unfold(3, 5, 1).amax((-2, -1))
@@ -236,16 +240,16 @@ class PlainDCAMA:
         return _resize(torch.cat([-logit, logit], 1), masks.shape[-2:])
 
     def _outlined(self, logit: Tensor, images: Tensor | None, work: torch.Size) -> Tensor:
-        start, slope = self.weights["decoder.leniency"]
+        start, slope = self.weights["calibration.logit_offset"]
         largest = logit.flatten(1).sort(descending=True).values
         peak = largest[:, : max(1, round(0.01 * largest.shape[1]))].mean(1)
         logit = logit + (slope * (start - peak)).clamp(0, 4)[:, None, None, None]
-        if not self.config.follow_edges or images is None:
+        if not self.config.boundary_refinement or images is None:
             return logit
         return _along_edges(logit.float(), images.float(), work).to(self.dtype)
 
-    def _look(self, logit: Tensor, votes: dict[int, Tensor], blocks: list[Block], skips: list[Tensor]) -> Tensor:
-        """What a further look adds to (B, 1, h, w)."""
+    def _refinement(self, logit: Tensor, votes: dict[int, Tensor], blocks: list[Block], skips: list[Tensor]) -> Tensor:
+        """What a refinement step adds to (B, 1, h, w)."""
         context = torch.cat(skips, 1)
         work = (context.shape[-2], context.shape[-1])
         own, odds = [], []
@@ -256,9 +260,9 @@ class PlainDCAMA:
                 own.append(_resize(10 * (found - rest).unflatten(1, block[3]).unsqueeze(1), work))
             odds.append(_resize(torch.logit(votes[scale].float(), eps=0.0025).to(self.dtype), work))
         seen = torch.cat([*own, *odds, _resize(logit, work).clamp(-8, 8)], 1)
-        x = self._conv("decoder.look.seen", seen) + self._conv("decoder.look.context", context)
-        x = F.relu(self._norm("decoder.look.norm", x))
-        x = self._conv("decoder.look.correction", F.relu(self._conv("decoder.look.conv", x, 2)))
+        x = self._conv("decoder.refinement.inputs", seen) + self._conv("decoder.refinement.context", context)
+        x = F.relu(self._norm("decoder.refinement.norm", x))
+        x = self._conv("decoder.refinement.correction", F.relu(self._conv("decoder.refinement.conv", x, 2)))
         return _resize(x, logit.shape[-2:])
 
     def _conv(self, name: str, x: Tensor, dilation: int = 1) -> Tensor:

@@ -22,7 +22,7 @@ from fewseg.core.types import IGNORE
 from fewseg.data.datasets.synthetic import SyntheticDataset
 from fewseg.data.episodes.tensors import TrainingSource
 from fewseg.models.methods import FewShotMethod
-from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
 from fewseg.tools.bench.cases import build, find_model
@@ -179,7 +179,7 @@ def _plain_step(method: FewShotMethod, batches: Iterator[Batch], device: torch.d
 
 def _plain_forward(method: FewShotMethod, device: torch.device) -> tuple[Callable[..., Tensor], list[Tensor]]:
     """Logits the straightforward way, with dropout, and the weights that are trained."""
-    if isinstance(method, DCAMA):
+    if isinstance(method, MaskAggregation):
         dcama = PlainDCAMA(method, device)
         return dcama, dcama.trainable()
     plain: FewShotMethod = method

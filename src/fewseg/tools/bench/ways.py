@@ -13,7 +13,8 @@ from torch import Tensor
 from fewseg.core.types import SupportSet
 from fewseg.inference.segmenter import Segmenter
 from fewseg.models.methods import FewShotMethod
-from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.dcama.aggregation import MaskAggregation
+from fewseg.models.methods.dcama_light.method import DCAMALight
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
 from fewseg.models.ops.correlation import convolve_correlation
@@ -62,7 +63,7 @@ def _ours(
 
     def head() -> Tensor:
         features = ours.query_from_maps(maps, size)
-        return ours.segment(ours.with_edges(features, query) if isinstance(ours, DCAMA) else features, support)
+        return ours.segment(ours.with_guide(features, query) if isinstance(ours, DCAMALight) else features, support)
 
     work: Work = {"op": _op(ours, maps, size, support), "head": head, "query": lambda: ours.segment(query, support)}
     kept = [*support.tensors.values(), *support.shared.values()]
@@ -72,7 +73,7 @@ def _ours(
 def _reference(
     method: FewShotMethod, query: Tensor, images: Tensor, masks: Tensor, device: torch.device, dtype: torch.dtype
 ) -> Prepared:
-    if isinstance(method, DCAMA):
+    if isinstance(method, MaskAggregation):
         plain = PlainDCAMA(method, device, dtype)
         maps, support_maps = plain.maps(query), plain.maps(images.flatten(0, 1))
         projected = plain.projected(maps, support_maps, masks)
@@ -114,8 +115,8 @@ def _encode_again(method: FewShotMethod, query: Tensor, images: Tensor, masks: T
 
 def _op(method: FewShotMethod, maps: list[Tensor], size: tuple[int, int], support: SupportSet) -> Callable[[], Tensor]:
     query = method.query_from_maps(maps, size)
-    if isinstance(method, DCAMA):
-        return lambda: _flat(method.votes(query, support))
+    if isinstance(method, MaskAggregation):
+        return lambda: _flat(method.aggregated_masks(query, support))
     if isinstance(method, HSNet):
         hsnet, shots = method, range(support.shots)
         return lambda: _flat([_consumed(hsnet, query.tensors, _shot(support, n)) for n in shots])

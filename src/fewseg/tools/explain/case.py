@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from fewseg.images.masks import read_mask
 from fewseg.images.transforms import square_image, square_mask
 from fewseg.models.backbones.capture import maps_seen
 from fewseg.models.methods import FewShotMethod
-from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.models.methods.dcama.aggregation import MaskAggregation
 
 Mask = NDArray[np.uint8]
 
@@ -95,11 +94,11 @@ def explain_case(method: FewShotMethod, case: Case) -> Explained:
     return Explained(method, case, maps, query, support, F.softmax(logits, 1)[0, 1])
 
 
-def voting(method: FewShotMethod, what: str) -> DCAMA:
+def voting(method: FewShotMethod, what: str) -> MaskAggregation:
     """The method, if it aggregates masks by attention; raises `InvalidOption` for others."""
-    if not hasattr(method, "votes") or not hasattr(method, "attended"):
+    if not isinstance(method, MaskAggregation):
         raise InvalidOption(
             f"{method.name} does not aggregate masks by attention, so it has no {what}: choose a dcama checkpoint, "
             "or --figures features"
         )
-    return cast("DCAMA", method)
+    return method

@@ -20,7 +20,7 @@ def scale_masks(method: FewShotMethod, query: QueryFeatures, support: SupportSet
     """
     model = voting(method, "intermediate masks")
     sums: dict[int, Tensor] = {}
-    for (_, scale), vote in zip(model.attended, model.votes(query, support), strict=True):
+    for (_, scale), vote in zip(model.attended, model.aggregated_masks(query, support), strict=True):
         sums[scale] = sums[scale] + vote.float() if scale in sums else vote.float()
     return {scale: sums[scale].cpu() for scale in sorted(sums)}
 

@@ -1,1 +1,1 @@
-"""What is fitted before and after training, on images of the training and validation classes."""
+"""What is fitted before and after training: the episodes drawn for it, the method's own fits, the presence scale."""

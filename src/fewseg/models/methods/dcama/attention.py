@@ -1,4 +1,4 @@
-"""DCAMA's projections to queries and keys, its balanced votes and their log-odds."""
+"""DCAMA's projections to queries and keys, class-balanced aggregated masks and their log-odds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 COSINE_TEMPERATURE = 10.0
-"""Start value of the learnt factor on cosines: dot products of unit vectors need one to make a peaked softmax."""
+"""Initial value of the learnt factor on cosines, without which a softmax over them would be almost uniform."""
 
 
 class ScaleAttention(nn.Module):
-    """The two projections of one scale, shared by its blocks; blocks of different widths have their own pair."""
+    """Query and support projections of one scale, shared by its blocks of the same width."""
 
     def __init__(self, widths: set[int], heads: int, cosine: bool, identity_start: bool) -> None:
-        """`widths`: of the blocks' maps; the rest as in `DCAMAConfig`."""
+        """`widths`: channels of the blocks' maps; the rest as in `AggregationConfig`."""
         super().__init__()
         self.heads = heads
         self.query = nn.ModuleDict({str(w): self._projection(w, identity_start) for w in sorted(widths)})
@@ -26,7 +26,7 @@ class ScaleAttention(nn.Module):
             self.temperature = nn.Parameter(torch.full((heads,), math.log(COSINE_TEMPERATURE)))
 
     def width(self, channels: int) -> int:
-        """Of the queries and keys of maps of so many channels: the next that the heads divide."""
+        """Channels of the queries and keys of maps with `channels` channels: rounded up to a multiple of the heads."""
         return -(-channels // self.heads) * self.heads
 
     def _projection(self, width: int, identity_start: bool) -> nn.Linear:
@@ -45,6 +45,7 @@ class ScaleAttention(nn.Module):
         return (unit * self.temperature.exp().unsqueeze(-1)).flatten(-2)
 
     def project_support(self, tokens: Tensor) -> Tensor:
+        """(..., N, C) to keys."""
         projected = self.support[str(tokens.shape[-1])](tokens)
         return projected if self.temperature is None else self._unit_heads(projected).flatten(-2)
 
@@ -52,23 +53,22 @@ class ScaleAttention(nn.Module):
         return F.normalize(projected.unflatten(-1, (self.heads, -1)), dim=-1, eps=1e-6)
 
 
-_NEITHER = 1e-8
-"""Added to both shares of a balanced vote; small against one token's among thousands."""
+_FLOOR = 1e-8
+"""Added to both shares of a class-balanced mask; small against the share of one token among thousands."""
 
 
-def balanced(shares: Tensor, sides: Tensor) -> Tensor:
-    """What votes would be if foreground and background had equally many support tokens.
+def balanced(attention: Tensor, values: Tensor) -> Tensor:
+    """Aggregated masks (B, N, L) as if foreground and background had equally many support tokens.
 
-    With F and B the attention that a query token gives to all foreground and all background tokens of a label, `shares`
-    (B, N, 2L: F of every label, then B of every label), the vote is F / (F + B), the balanced one
-    (F / f) / (F / f + B / b), where f and b are the numbers of tokens, the sums of `sides` (b, M, 2L). Returns
-    (B, N, L).
+    `attention` (B, N, 2L) is the attention F that each query token pays to all foreground tokens, of every label, then
+    B, that to all background tokens, of every label. The aggregated mask is F / (F + B), the class-balanced one
+    (F / f) / (F / f + B / b), where f and b are the numbers of tokens: the sums of the mask `values` (b, M, 2L).
     """
-    ahead, behind = (shares.float() / (sides.float().sum(1, keepdim=True) + 1e-4)).chunk(2, -1)
-    # Both are zero where dropout has left a token no attention at all: it then votes for neither side.
-    return ((ahead + _NEITHER) / (ahead + behind + 2 * _NEITHER)).to(shares.dtype)
+    foreground, background = (attention.float() / (values.float().sum(1, keepdim=True) + 1e-4)).chunk(2, -1)
+    # Both are zero where dropout has left a token no attention at all: its value is then one half.
+    return ((foreground + _FLOOR) / (foreground + background + 2 * _FLOOR)).to(attention.dtype)
 
 
-def log_odds(votes: Tensor, limit: float) -> Tensor:
-    """Of votes kept `limit` away from 0 and 1."""
-    return torch.logit(votes.float(), eps=limit).to(votes.dtype)
+def log_odds(masks: Tensor, limit: float) -> Tensor:
+    """Log-odds of aggregated masks, clamped to `limit` away from 0 and 1."""
+    return torch.logit(masks.float(), eps=limit).to(masks.dtype)

@@ -14,8 +14,8 @@ SCALES = (2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
-class DCAMAConfig:
-    """DCAMA's choices; the defaults are the published ones."""
+class AggregationConfig:
+    """Choices of the mask aggregation; the defaults are the published ones."""
 
     image_size: int = 384
     """Side of the square input, pixels."""
@@ -23,10 +23,6 @@ class DCAMAConfig:
     """Scales (1/8, ...) at which masks are aggregated (Table S4); those the backbone lacks are left out."""
     skip_scales: tuple[int, ...] = (4, 8)
     """Scales whose last maps join the decoder (Table S3); those the backbone lacks are left out."""
-    skip_support: bool = True
-    """Whether the support's maps join the decoder beside the query's (Table S5)."""
-    use_background: bool = True
-    """Whether background support features take part in the attention; off zeroes them (Table 3)."""
     heads: int = 8
     """Attention heads at every scale."""
     support_pixel_budget: int | None = None
@@ -36,45 +32,36 @@ class DCAMAConfig:
     attention: Literal["dot", "cosine"] = "dot"
     """Scaled dot product (published), or cosine with a learnt temperature (ours, for small backbones)."""
     identity_start: bool = False
-    """Start the projections from the identity instead of at random (ours; goes with cosine)."""
+    """Initialise the projections to the identity instead of at random (ours; goes with cosine)."""
     position_weight: float = 1.0
-    """Factor on the position encoding; 0 leaves it out, so that places in the image carry no information (ours)."""
-    balance: bool = False
-    """Weigh both sides of the support alike, however little of it is foreground, and show the decoder's last stage the
-    aggregated masks as log-odds, which no norm has touched (ours)."""
-    decoder: Literal["published", "light"] = "published"
-    """The paper's, or a lighter one that corrects a weighted sum of the votes and of how alike the query is to the
-    means of the support's sides, and sees no support map (ours; needs balance and two skip scales or more)."""
-    looks: int = 1
-    """How often the light decoder looks: from the second time on it corrects what it found by how alike the query's
-    tokens are to that (ours)."""
-    follow_edges: bool = False
-    """Let the light decoder's outlines follow the edges of the image, by a guided filter (ours)."""
+    """Factor on the position encoding; 0 leaves it out, so that attention depends on features alone (ours)."""
     implementation: Implementation = "auto"
     """How masks are aggregated: `auto` chooses by device, precision and size; `reference` materialises the scores, the
     others never do: see `fewseg.models.ops.mask_aggregation.aggregate_masks`."""
 
 
-def check_config(config: DCAMAConfig) -> None:
+@dataclass(frozen=True)
+class DCAMAConfig(AggregationConfig):
+    """DCAMA's choices; the defaults are the published ones."""
+
+    skip_support: bool = True
+    """Whether the support's maps join the decoder beside the query's (Table S5)."""
+    use_background: bool = True
+    """Whether background support features take part in the attention; off zeroes them (Table 3)."""
+    class_balanced: bool = False
+    """Class-balanced attention: weigh foreground and background of the support alike, however few of its pixels are
+    foreground, and give the decoder's last stage the aggregated masks as log-odds too, past all norms (ours)."""
+
+
+def check_config(config: AggregationConfig) -> None:
     """Raise `InvalidOption` for values that mean nothing."""
-    choices = {
-        "attention": ("dot", "cosine"),
-        "decoder": ("published", "light"),
-        "implementation": get_args(Implementation),
-    }
-    for name, known in choices.items():
+    for name, known in (("attention", ("dot", "cosine")), ("implementation", get_args(Implementation))):
         if getattr(config, name) not in known:
             raise unknown(name, str(getattr(config, name)), known)
     for name in ("attention_scales", "skip_scales"):
         wrong = [s for s in getattr(config, name) if s not in SCALES]
         if wrong:
             raise InvalidOption(f"{name} has {wrong}: choose among {', '.join(map(str, SCALES))}")
-    if config.decoder == "light" and not config.balance:
-        raise InvalidOption("decoder light sees balanced votes: give balance=True too")
-    if type(config.looks) is not int or config.looks < 1 or (config.looks > 1 and config.decoder != "light"):
-        raise InvalidOption(f"looks {config.looks!r}: give at least 1, and decoder=light to look more than once")
-    if config.follow_edges and config.decoder != "light":
-        raise InvalidOption("follow_edges is a step of the light decoder: give decoder=light too")
     if config.support_pixel_budget is not None and config.support_pixel_budget < 1:
         raise InvalidOption(f"support_pixel_budget {config.support_pixel_budget}: give at least 1, or None for all")
     check_image_size(config.image_size)

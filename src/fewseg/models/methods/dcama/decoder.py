@@ -21,7 +21,7 @@ WIDTHS = (16, 64, 128)
 """Channels of these convolutions; the last is the decoder's width."""
 
 ODDS_LIMIT = 0.01
-"""Votes are kept this far from 0 and 1 in log-odds."""
+"""Aggregated masks are clamped to this distance from 0 and 1 before their log-odds are taken."""
 
 
 def conv_block(channels: tuple[int, ...], kernels: tuple[int, ...]) -> nn.Sequential:
@@ -55,7 +55,8 @@ class Decoder(nn.Module):
     """
 
     def __init__(self, blocks: dict[int, int], skips: dict[int, int], skip_support: bool, odds: bool = False) -> None:
-        """`blocks`: attention scale to number of masks; `skips`: skip scale to channels; `odds`: masks join mixer1."""
+        """`blocks`: attention scale to number of masks; `skips`: skip scale to channels; `odds`: masks join mixer1 too
+        (ours)."""
         super().__init__()
         width = WIDTHS[-1]
         self.scales = sorted(blocks, reverse=True)
@@ -64,8 +65,8 @@ class Decoder(nn.Module):
             {str(s): conv_block((blocks[s], *WIDTHS), KERNELS.get(s, KERNELS[8])) for s in self.scales}
         )
         self.merge = nn.ModuleDict({str(s): conv_block((width,) * 4, (3,) * 3) for s in self.scales[1:]})
-        # Input channels of mixer1 in the released order: the votes, then (query map, support map) of each skip scale.
-        inputs = [("votes", width)]
+        # Input channels of mixer1 in the released order: masks, then (query map, support map) of each skip scale.
+        inputs = [("masks", width)]
         for scale in self.skip_scales:
             inputs.append((f"query.{scale}", skips[scale]))
             if skip_support:
@@ -86,12 +87,12 @@ class Decoder(nn.Module):
         return self._convolve(self._skips("support", skips, None, mix), mix)
 
     def query_share(self, skips: dict[int, Tensor], finest: tuple[int, int], mix: tuple[int, int]) -> Tensor:
-        """The part that sees only the query's maps, (B, 128, *mix); `finest` is the size of the finest votes."""
+        """The part that sees only the query's maps, (B, 128, *mix); `finest` is the size of the finest masks."""
         return self._convolve(self._skips("query", skips, finest, mix), mix)
 
     def forward(
         self,
-        votes: dict[int, Tensor],
+        masks: dict[int, Tensor],
         skips: dict[int, Tensor],
         size: tuple[int, int],
         mix: tuple[int, int],
@@ -101,22 +102,22 @@ class Decoder(nn.Module):
         """Logits (B, 2, *size).
 
         Args:
-            votes: (B, L, h, w) of each attention scale.
+            masks: aggregated masks (B, blocks, h, w) of each attention scale.
             skips: the query's maps of each skip scale; only their sizes matter where their share is given.
             size: of the logits.
             mix: the size at which mixer1 works.
             support_share: the support's share of mixer1, (B or 1, 128, *mix).
             query_share: the query's, likewise; part of this computation if not given.
         """
-        votes = {scale: convolution_order(stacked) for scale, stacked in votes.items()}
-        x = self._merged(votes)
+        masks = {scale: convolution_order(stacked) for scale, stacked in masks.items()}
+        x = self._merged(masks)
         finest = map_size(x)
         route = _routes([finest, *(map_size(skips[s]) for s in self.skip_scales)], mix)[0]
-        pieces = [Piece(_along(route, x), self.inputs["votes"])]
+        pieces = [Piece(_along(route, x), self.inputs["masks"])]
         if query_share is None:
             pieces += self._skips("query", skips, finest, mix)
         if self.odds:
-            pieces += [Piece(log_odds(votes[s], ODDS_LIMIT), self.inputs[f"odds.{s}"]) for s in self.scales]
+            pieces += [Piece(log_odds(masks[s], ODDS_LIMIT), self.inputs[f"odds.{s}"]) for s in self.scales]
         x = self._convolve(pieces, mix, self._first.bias)
         for share in (support_share, query_share):
             x = x if share is None else x + share
@@ -129,18 +130,18 @@ class Decoder(nn.Module):
     def _first(self) -> nn.Conv2d:
         return cast("nn.Conv2d", self.mixer1[0])
 
-    def _merged(self, votes: dict[int, Tensor]) -> Tensor:
-        """Votes of all scales as one map of the finest attention scale."""
-        x = self.vote[str(self.scales[0])](votes[self.scales[0]])
+    def _merged(self, masks: dict[int, Tensor]) -> Tensor:
+        """Aggregated masks of all scales as one map of the finest attention scale."""
+        x = self.vote[str(self.scales[0])](masks[self.scales[0]])
         for scale in self.scales[1:]:
-            finer = self.vote[str(scale)](votes[scale])
+            finer = self.vote[str(scale)](masks[scale])
             x = self.merge[str(scale)](resize(x, map_size(finer)) + finer)
         return x
 
     def _skips(
         self, whose: str, skips: dict[int, Tensor], finest: tuple[int, int] | None, mix: tuple[int, int]
     ) -> list[Piece]:
-        """The skip maps of the query or of the support, coarse to fine; behind votes of size `finest`, if any."""
+        """The skip maps of the query or of the support, coarse to fine; behind masks of size `finest`, if any."""
         before = [] if finest is None else [finest]
         routes = _routes([*before, *(map_size(skips[s]) for s in self.skip_scales)], mix)[len(before) :]
         return [

@@ -37,11 +37,11 @@ class SCCAN(FewShotMethod):
 
     name: ClassVar[str] = "sccan"
     Config: ClassVar[type] = SCCANConfig
-    own_backbones: ClassVar[Mapping[str, str]] = {
+    backbone_aliases: ClassVar[Mapping[str, str]] = {
         "resnet50": "resnet50_deep_dilated",
         "resnet101": "resnet101_deep_dilated",
     }
-    attention_parts: ClassVar[tuple[str, ...]] = ("transformer.",)
+    adamw_parameters: ClassVar[tuple[str, ...]] = ("transformer.",)
 
     def __init__(self, backbone: FeaturePyramid, config: SCCANConfig = SCCANConfig()) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class SCCAN(FewShotMethod):
         if self.config.prior:
             tensors["deep"] = unit(resize(maps[-1], self.grid), 1)
         shaped = {name: tensor.unflatten(0, masks.shape[:2]) for name, tensor in tensors.items()}
-        return SupportSet(self.name, map_size(masks), shaped, self.encoder)
+        return SupportSet(self.name, map_size(masks), shaped, self.support_key)
 
     def query_from_maps(self, maps: list[Tensor], image_size: tuple[int, int]) -> QueryFeatures:
         """Reduced features and the deepest map."""

@@ -1,4 +1,4 @@
-"""What things have in common, for the light decoder's likeness."""
+"""The light method's base prototype, and the images that training prepares methods with."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from fewseg.core.types import Episode
 from fewseg.data.datasets.synthetic import SyntheticDataset
 from fewseg.data.episodes.tensors import TrainingSource, collate, episode_tensors
 from fewseg.models.checkpoints import load_method
-from fewseg.models.methods.dcama.light_decoder import LightDecoder
-from fewseg.models.methods.dcama.method import DCAMA
-from fewseg.training.calibration.common_feature import fit_usual
+from fewseg.models.methods import create_method
+from fewseg.models.methods.dcama_light import DCAMALight
+from fewseg.training.calibration.episodes import class_examples
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import open_data
 from fewseg.training.train import make_method, train
-from helpers.light_dcama import light
-from helpers.toy_method import toy
+from helpers.dcama_light import light
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,15 +28,14 @@ FEW, MORE = SyntheticDataset(per_class=2, size=64), SyntheticDataset(per_class=1
 
 def test_is_the_mean_over_classes_and_weighted_sources() -> None:
     method = light()
-    assert isinstance(method.decoder, LightDecoder)
     sources = [TrainingSource(FEW, (0, 2), 3.0), TrainingSource(FEW, (1,), 1.0)]
-    assert fit_usual(method, sources, size=64, seed=0)
-    wanted = 0.75 * (_things(method, 0) + _things(method, 2)) / 2 + 0.25 * _things(method, 1)
-    torch.testing.assert_close(method.decoder.usual, wanted)
+    method.prepare_training(class_examples(sources, size=64, seed=0))
+    wanted = 0.75 * (_prototypes(method, 0) + _prototypes(method, 2)) / 2 + 0.25 * _prototypes(method, 1)
+    torch.testing.assert_close(method.calibration.base_prototype, wanted)
 
 
-def _things(method: DCAMA, class_id: int) -> torch.Tensor:
-    """Plainly: masked means of the projected tokens of unit length, over a class's images."""
+def _prototypes(method: DCAMALight, class_id: int) -> torch.Tensor:
+    """Masked means of the projected tokens, of unit length, averaged over a class's images."""
     means = []
     for name in FEW.names(class_id):
         tensors = collate([episode_tensors(FEW, Episode(name, (name,), class_id), 64)])
@@ -55,47 +53,46 @@ def test_the_seed_decides_which_images_of_many() -> None:
     fitted = []
     for seed in (0, 0, 1):
         method = light()
-        assert isinstance(method.decoder, LightDecoder)
-        fit_usual(method, [TrainingSource(MORE, (0, 1))], size=64, seed=seed)
-        fitted.append(method.decoder.usual)
+        method.prepare_training(class_examples([TrainingSource(MORE, (0, 1))], size=64, seed=seed))
+        fitted.append(method.calibration.base_prototype)
     assert torch.equal(fitted[0], fitted[1])
     assert not torch.equal(fitted[0], fitted[2])
 
 
-def test_methods_without_the_light_decoder_have_none() -> None:
-    sources = [TrainingSource(FEW, (0,))]
-    assert not fit_usual(light(decoder="published"), sources, size=64, seed=0)
-    assert not fit_usual(toy(), sources, size=64, seed=0)
+def test_other_methods_read_no_images() -> None:
+    unreadable = Mock(names=Mock(side_effect=AssertionError("an image was looked for")))
+    method = create_method("dcama", backbone="tiny", image_size=64)
+    method.prepare_training(class_examples([TrainingSource(unreadable, (0,))], size=64, seed=0))
 
 
 def test_sources_that_are_never_drawn_do_not_count() -> None:
     fitted = []
     for others in ([], [TrainingSource(FEW, (2,), 0.0), TrainingSource(FEW, (), 0.0)]):
         method = light()
-        assert isinstance(method.decoder, LightDecoder)
         told = Mock()
         sources = [TrainingSource(FEW, (0, 1)), *others]
-        assert fit_usual(method, sources, size=64, seed=0, progress=told)
+        method.prepare_training(class_examples(sources, size=64, seed=0, progress=told))
         assert told.call_args_list == [call(n, 4, "") for n in range(1, 5)]
-        fitted.append(method.decoder.usual)
+        fitted.append(method.calibration.base_prototype)
     assert torch.equal(*fitted)
 
 
 def test_a_training_measures_it_once_and_what_goes_on_from_it_keeps_it(tmp_path: Path) -> None:
-    options = ("attention=cosine", "heads=1", "identity_start=True", "balance=True", "decoder=light")
     settings = {"image_size": 64, "batch": 2, "episodes": 2, "epochs": 1, "validation_classes": (2,), "workers": 0}
     config = TrainConfig(
-        ("synthetic",), backbone="tiny", random_backbone=True, options=options, validation_episodes=4, **settings
+        ("synthetic",), method="dcama_light", backbone="tiny", random_backbone=True, validation_episodes=4, **settings
     )
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         fresh = make_method(config)
     data = open_data(config)
-    fit_usual(fresh, data.sources, size=64, seed=config.seed)
+    fresh.prepare_training(class_examples(data.sources, size=64, seed=config.seed))
     report = train(config, tmp_path / "new")
     learnt = load_method(report.best)
-    torch.testing.assert_close(learnt.decoder.usual, fresh.decoder.usual)
-    assert learnt.decoder.usual.any()
+    torch.testing.assert_close(learnt.calibration.base_prototype, fresh.calibration.base_prototype)
+    assert learnt.calibration.base_prototype.any()
     assert {"presence_threshold", "presence_slope", "presence_offset"} <= learnt.extra.keys()
     again = TrainConfig(("synthetic@0/2",), init_from=str(report.best), validation_episodes=2, **settings)
-    assert torch.equal(load_method(train(again, tmp_path / "more").best).decoder.usual, learnt.decoder.usual)
+    assert torch.equal(
+        load_method(train(again, tmp_path / "more").best).calibration.base_prototype, learnt.calibration.base_prototype
+    )
