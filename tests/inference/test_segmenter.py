@@ -486,7 +486,7 @@ def test_load_refuses_other_files(tmp_path: Path, checkpoint: Path) -> None:
     ],
 )
 def test_load_refuses_damaged_metadata(tmp_path: Path, metadata: str) -> None:
-    save_file({"0.0.x": torch.zeros(1, 1)}, tmp_path / "a.fewseg", {"fewseg.inference.segmenter": metadata})
+    save_file({"0.0.x": torch.zeros(1, 1)}, tmp_path / "a.fewseg", {"fewseg.segmenter": metadata})
     with pytest.raises(InvalidCheckpoint, match="not a saved segmenter") as caught:
         Segmenter.load(tmp_path / "a.fewseg", ColourMethod())
     assert "\n" not in str(caught.value)
@@ -496,7 +496,7 @@ def test_load_refuses_missing_tensors(tmp_path: Path) -> None:
     taught("red").save(tmp_path / "a.fewseg")
     with safe_open(tmp_path / "a.fewseg", "pt") as file:
         save_file({"0.0.foreground": torch.zeros(1, 5, 3)}, tmp_path / "b.fewseg", file.metadata())
-    save_file({"strange": torch.zeros(1)}, tmp_path / "c.fewseg", {"fewseg.inference.segmenter": '{"version": 1}'})
+    save_file({"strange": torch.zeros(1)}, tmp_path / "c.fewseg", {"fewseg.segmenter": '{"version": 1}'})
     for name in ("b.fewseg", "c.fewseg"):
         with pytest.raises(InvalidCheckpoint, match="not a saved segmenter"):
             Segmenter.load(tmp_path / name, ColourMethod())

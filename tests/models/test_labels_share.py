@@ -12,7 +12,7 @@ from fewseg.core.devices import choose_dtype, has_bfloat16_tiles
 from fewseg.core.errors import InvalidSupport
 from fewseg.core.types import SupportSet
 from fewseg.models.methods import create_method
-from fewseg.models.methods.dcama import method as dcama_module
+from fewseg.models.methods.dcama import aggregation as aggregation_module
 from fewseg.models.methods.dcama.decoder import _routes
 from fewseg.models.methods.dcama.method import DCAMA
 from fewseg.models.methods.shared_images import same_images
@@ -54,8 +54,8 @@ def test_labels_together_are_as_alone(config: dict[str, object], monkeypatch: py
     query = method.encode_query(torch.randn(2, 3, 64, 64))
     alone = torch.stack([method.segment(query, support) for support in supports], 1)
     for at_once in (1, 4, 64):
-        monkeypatch.setattr(dcama_module, "LABELS_AT_ONCE", at_once)
-        monkeypatch.setattr(dcama_module, "DECODED_ON_CPU", at_once)
+        monkeypatch.setattr(aggregation_module, "LABELS_AT_ONCE", at_once)
+        monkeypatch.setattr(aggregation_module, "DECODED_ON_CPU", at_once)
         torch.testing.assert_close(method.segment_labels(query, supports), alone, atol=1e-5, rtol=1e-5)
 
 
@@ -75,13 +75,13 @@ def test_keys_of_the_same_images_are_attended_to_once(monkeypatch: pytest.Monkey
     supports = labels(method)
     assert same_images(supports, "key.") == [[0, 2, 4], [1], [3]]
     columns: list[int] = []
-    aggregate = dcama_module.aggregate_masks
+    aggregate = aggregation_module.aggregate_masks
 
     def counted(query: Tensor, key: Tensor, values: Tensor, **options: object) -> Tensor:
         columns.append(values.shape[-1])
         return aggregate(query, key, values, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(dcama_module, "aggregate_masks", counted)
+    monkeypatch.setattr(aggregation_module, "aggregate_masks", counted)
     method.segment_labels(torch.randn(1, 3, 64, 64), supports)
     assert sorted(columns) == sorted([3, 1, 1] * len(method.attended))
 
@@ -153,17 +153,17 @@ def test_routes_are_those_of_a_growing_stack(sizes: list[tuple[int, int]], mix: 
 
 @torch.inference_mode()
 def test_decoder_is_one_convolution_over_the_whole_stack() -> None:
-    """mixer1's inputs in the released order: votes, then (query, support) of every skip scale, coarse to fine."""
+    """mixer1's inputs in the released order: masks, then (query, support) of every skip scale, coarse to fine."""
     method = model(skip_scales=(4, 8))
     decoder = method.decoder
     maps = {8: torch.randn(1, 32, 8, 8), 4: torch.randn(1, 24, 16, 16)}
     support = {8: torch.randn(1, 32, 8, 8), 4: torch.randn(1, 24, 16, 16)}
-    votes = {
+    masks = {
         s: torch.rand(1, len([b for b in method.backbone.blocks if b.scale == s]), 64 // s, 64 // s)
         for s in (8, 16, 32)
     }
-    logits = decoder(votes, maps, (64, 64), (16, 16), decoder.support_share(support, (16, 16)))
-    x = decoder._merged(votes)
+    logits = decoder(masks, maps, (64, 64), (16, 16), decoder.support_share(support, (16, 16)))
+    x = decoder._merged(masks)
     x = torch.cat([resize(torch.cat([x, maps[8], support[8]], 1), (16, 16)), maps[4], support[4]], 1)
     x = decoder.mixer1(x)
     x = decoder.mixer3(resize(decoder.mixer2(resize(x, (32, 32))), (64, 64)))

@@ -437,7 +437,7 @@ def test_other_settings_do_not_mix(tmp_path) -> None:
     "content", [{}, {"about": {}}, {"about": {}, "parts": {"queries": []}}, {"about": {}, "parts": {"a": {"b": [1]}}}]
 )
 def test_damaged_results_are_one_line(tmp_path: Path, content: dict[str, object]) -> None:
-    (tmp_path / "results.json").write_text(json.dumps({"format": "fewseg.tools.bench.1", **content}))
+    (tmp_path / "results.json").write_text(json.dumps({"format": "fewseg.bench.1", **content}))
     with pytest.raises(InvalidOption, match=r"results\.json is damaged: remove it"):
         open_results(tmp_path, _about(), overwrite=False)
 

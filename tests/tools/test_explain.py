@@ -54,7 +54,8 @@ def explained(data: SyntheticDataset) -> Explained:
 
 
 def test_the_probability_is_that_of_the_method(data: SyntheticDataset) -> None:
-    method = make("dcama_light").eval()
+    random = {"identity_start": False, "position_weight": 1.0, "attention_scales": (8, 16, 32), "refinement_steps": 0}
+    method = make("dcama_light", **random).eval()
     one = explain_case(method, Case.from_episode(data, Episode("05-0000", ("05-0001",), 5)))
     pixels = square_image(one.case.query, SIZE)[None]
     with torch.inference_mode():
@@ -65,8 +66,8 @@ def test_the_probability_is_that_of_the_method(data: SyntheticDataset) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"attention": "cosine"}, {"use_background": False}])
-def test_attention_sums_to_the_vote_of_its_point(data: SyntheticDataset, options: dict[str, object]) -> None:
-    """Rows sum to 1, and the mask values they weigh sum to what `aggregated_masks` gives at that point, in every block."""
+def test_attention_sums_to_the_aggregated_mask_of_its_point(data: SyntheticDataset, options: dict[str, object]) -> None:
+    """Rows sum to 1, and the mask values they weigh sum to the aggregated mask at that point, in every block."""
     case = Case.from_episode(data, Episode("05-0000", ("05-0001", "05-0002"), 5))
     one = explain_case(make(**options), case)
     votes = one.method.aggregated_masks(one.query, one.support)

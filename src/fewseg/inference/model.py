@@ -68,7 +68,7 @@ class InferenceModel:
                 f"a {type(method).__name__} is no method: give one of create_method, or call Segmenter.from_pretrained"
             )
         device = choose_device(device)
-        dtype = choose_dtype(precision, device, method.bfloat16_on)
+        dtype = choose_dtype(precision, device, method.bfloat16_devices)
         if isinstance(tta_scales, (int, float, str)):
             raise InvalidOption(f"scales {tta_scales!r}: give a list of factors, e.g. ({tta_scales},)")
         self.tta_flip, self.tta_scales = tta_flip, tuple(float(s) for s in tta_scales)

@@ -21,7 +21,7 @@ LOG = logging.getLogger(__name__)
 MIN_IMAGES: Final = 5
 """A class with fewer usable images is not tested."""
 
-_FORMAT: Final = "fewseg.data.episodes.1"
+_FORMAT: Final = "fewseg.episodes.1"
 
 
 def split_classes(dataset: Dataset, fold: int, folds: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

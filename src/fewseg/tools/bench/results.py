@@ -12,7 +12,7 @@ from typing import Any, Final
 from fewseg.core.errors import InvalidOption
 from fewseg.core.files import make_folder, write_text
 
-FORMAT: Final = "fewseg.tools.bench.1"
+FORMAT: Final = "fewseg.bench.1"
 
 FILE: Final = "results.json"
 
