@@ -134,8 +134,8 @@ def test_other_methods(name: str, tmp_path) -> None:
 
 def test_what_the_default_model_is_made_of(tmp_path) -> None:
     method = small("dcama_light")
-    method.decoder.leniency.copy_(torch.tensor([3.0, 0.5]))
-    method.decoder.sureness.copy_(torch.tensor([[0.1, -0.2], [-0.3, 0.2]]))
+    method.calibration.logit_offset.copy_(torch.tensor([3.0, 0.5]))
+    method.calibration.temperature.copy_(torch.tensor([[0.1, -0.2], [-0.3, 0.2]]))
     report = export_method(method, tmp_path, GraphOptions(query_only=True, verify_shots=(1, 3)))
     assert report.largest < 1e-3
 
