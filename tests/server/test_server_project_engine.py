@@ -282,7 +282,7 @@ def test_features_are_bounded_and_results_the_same(tmp_path: Path) -> None:
             page.paint(name, label, masks[name])
             page.wait()
         assert method.queries_encoded > 3
-        assert page.engine.encoder._features.bytes <= 60_000
+        assert page.engine.encoder.feature_cache.bytes <= 60_000
         assert iou(page.mask("3.png", label), masks["3.png"]) > 0.9
 
 

@@ -33,7 +33,7 @@ class Encoder:
     def __init__(self, model: EngineModel, store: ProjectStore, cache: ResultCache, features: int, shots: int) -> None:
         """`features`, `shots`: limits of the two caches, in bytes."""
         self.model, self._store, self._cache = model, store, cache
-        self._features: LRUCache[str, ImageFeatures] = LRUCache(features)
+        self.feature_cache: LRUCache[str, ImageFeatures] = LRUCache(features)
         self._shots: LRUCache[str, LabelSupport] = LRUCache(shots)
         self._supports: dict[int, tuple[str, LabelSupport]] = {}
         self._reading: dict[str, Future[PreparedImage]] = {}
@@ -45,7 +45,7 @@ class Encoder:
 
     def cached(self, image: ImageEntry) -> ImageFeatures | None:
         """The image's features if they are in memory; may be called from any thread."""
-        return self._features.get(image.identity)
+        return self.feature_cache.get(image.identity)
 
     def read_ahead(self, images: Sequence[ImageEntry]) -> None:
         """Start to read these images, and cancel the reading of others."""
@@ -57,7 +57,7 @@ class Encoder:
 
     def _read(self, image: ImageEntry) -> Future[PreparedImage] | None:
         """The future of an image's reading, started if necessary; None where its features are cached."""
-        if self._features.get(image.identity) is not None:
+        if self.feature_cache.get(image.identity) is not None:
             return None
         if image.identity not in self._reading:
             self._reading[image.identity] = self._readers.submit(self.model.preprocess, image.path)
@@ -75,14 +75,14 @@ class Encoder:
 
     def features(self, images: Sequence[ImageEntry]) -> list[ImageFeatures]:
         """The features of each image; raises as `wait`, and what the model raises."""
-        features = {p.identity: cached for p in images if (cached := self._features.get(p.identity)) is not None}
+        features = {p.identity: cached for p in images if (cached := self.feature_cache.get(p.identity)) is not None}
         missing = [p for p in images if p.identity not in features]
         for image in missing:
             self.wait(image)
         prepared = [self._reading.pop(p.identity).result() for p in missing]
         for image, made in zip(missing, self.model.features(prepared) if prepared else (), strict=True):
             features[image.identity] = made
-            self._features.put(image.identity, made, made.nbytes)
+            self.feature_cache.put(image.identity, made, made.nbytes)
             self._cache.put_tokens(image.identity + self.model.fingerprint, made.tokens.numpy())
         return [features[p.identity] for p in images]
 

@@ -7,7 +7,7 @@ import { FILTERS } from "./store.js";
 
 /** @type {[import("./types.js").Filter, string, string][]} filter, its name, the text for an empty result */
 const CHOICES = [
-  ["all", "All", "No images in this folder: put some there and start fewseg serve again."],
+  ["all", "All", "No images in this folder: put some there, and they are shown here."],
   ["labelled", "Examples", "No image is an example yet: open one and paint."],
   ["uncertain", "Uncertain", "No uncertain masks. A good moment to export."],
   ["absent", "Absent", "No image is predicted to show none of the labels."],
