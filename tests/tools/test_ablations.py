@@ -27,18 +27,18 @@ SETTINGS = Settings(
     backbone="tiny",
     random_backbone=True,
     image_size=32,
-    options=("heads=2",),
+    model_kwargs=("heads=2",),
     epochs=1,
-    episodes=2,
-    batch=2,
+    episodes_per_epoch=2,
+    batch_size=2,
     train=("validation_classes=(0,)", "workers=0", "tensorboard=False"),
-    count=1,
+    evaluation_episodes=1,
     repeats=1,
     device="cpu",
 )
 
 
-MEASURED = Settings(data=SETTINGS.data, count=1, repeats=1, device="cpu")
+MEASURED = Settings(data=SETTINGS.data, evaluation_episodes=1, repeats=1, device="cpu")
 """For a model that is given."""
 
 
@@ -296,7 +296,7 @@ def test_command(out: Path, checkpoint: str, capsys: pytest.CaptureFixture[str])
     listed = capsys.readouterr().out
     assert all(f"{name} ({e.source};" in listed for name, e in EXPERIMENTS.items())
     assert "miou 58.7" in listed
-    words = ["--data", *SETTINGS.data, "--checkpoint", checkpoint, "--count", "1", "--device", "cpu"]
+    words = ["--data", *SETTINGS.data, "--checkpoint", checkpoint, "--evaluation-episodes", "1", "--device", "cpu"]
     assert cli.main(["ablate", "intermediate-masks", *words, "--out", str(out / "cli")]) == 0
     printed = capsys.readouterr().out
     assert (out / "cli" / "intermediate-masks" / "table.md").read_text().strip() == printed.strip()

@@ -32,6 +32,7 @@ def parse(kind: type[Any], words: Sequence[str], program: str, sources: Sequence
 
     def check(_app: App, _commands: tuple[str, ...], found: ArgumentCollection) -> None:
         arguments.extend(found)
+        _keep_the_last(found)
         _refuse_fractions(found)
 
     try:
@@ -77,6 +78,14 @@ def given(arguments: ArgumentCollection, option: str) -> list[str]:
     """The words that stand behind an option, wherever they come from; of a switch that is on `True`."""
     argument = arguments.get(option)
     return [] if argument is None else [str(t.value or t.implicit_value) for t in argument.tokens]
+
+
+def _keep_the_last(arguments: ArgumentCollection) -> None:
+    """Of an option that is given several times the last one counts, with its values: cyclopts would join them."""
+    for argument in arguments:
+        begins = [place for place, token in enumerate(argument.tokens) if token.keyword and token.index == 0]
+        if begins:
+            del argument.tokens[: begins[-1]]
 
 
 def _refuse_fractions(arguments: ArgumentCollection) -> None:

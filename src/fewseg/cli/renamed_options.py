@@ -30,6 +30,14 @@ RENAMED_OPTIONS: Final[dict[str, dict[str, str]]] = {
     },
     "explain": {"--scales": "--attention-scales", "--episodes": "--episode-list"},
     "bench": {"--per-class": "--episodes-per-class"},
+    "ablate": {
+        "--options": "--model-kwargs",
+        "--episodes": "--episodes-per-epoch",
+        "--batch": "--batch-size",
+        "--cache-views": "--cached-views",
+        "--count": "--evaluation-episodes",
+        "--measure-batch": "--evaluation-batch-size",
+    },
 }
 """Command to its options' old and new spellings: `{"segment": {"--query": "--input"}}`. Whoever uses an old one is told
 the new one in a line on stderr. The `--no-` form of a switch needs no row of its own."""

@@ -144,7 +144,7 @@ class TrainConfig:
     """Processes that read images; 0 reads in the training process."""
     threads: int = 0
     """Threads of torch; 0 leaves them as they are."""
-    cache_megabytes: float = 256
+    cache_megabytes: float = 256.0
     """Memory for decoded images, for each dataset in every worker."""
     checkpoint_every: int = 200
     """Steps between checkpoints to resume from, beside those at the end of every epoch."""

@@ -84,8 +84,10 @@ def check_experiment(experiment: Experiment, settings: Settings) -> None:
         raise InvalidOption(f"shots {' '.join(map(str, settings.shots))}: give at least 1")
     if not settings.seed or len(set(settings.seed)) < len(settings.seed):
         raise InvalidOption(f"seeds {' '.join(map(str, settings.seed)) or 'missing'}: give each once")
-    if settings.repeats < 1 or settings.measure_batch < 1:
-        raise InvalidOption(f"repeats {settings.repeats}, measure_batch {settings.measure_batch}: give at least 1")
+    if settings.repeats < 1 or settings.evaluation_batch_size < 1:
+        raise InvalidOption(
+            f"repeats {settings.repeats}, evaluation_batch_size {settings.evaluation_batch_size}: give at least 1"
+        )
     if experiment.reads_images:
         protocol = _protocol(settings)
         if experiment.measure == "masks":
@@ -112,7 +114,9 @@ def _seeds(experiment: Experiment, settings: Settings) -> tuple[int, ...]:
 
 def _protocol(settings: Settings) -> Protocol:
     return choose_protocol(
-        settings.protocol or default_protocol(settings.data), count=settings.count, scoring=settings.scoring
+        settings.protocol or default_protocol(settings.data),
+        count=settings.evaluation_episodes,
+        scoring=settings.scoring,
     )
 
 
@@ -173,7 +177,7 @@ class _Part:
         assert self.protocol is not None
         if self.experiment.measure == "masks":
             return mask_rows(method, trials, self.protocol, self._moved)
-        return score_rows(self.variant, method, trials, self.protocol, self.settings.measure_batch, self._moved)
+        return score_rows(self.variant, method, trials, self.protocol, self.settings.evaluation_batch_size, self._moved)
 
     def _trials(self) -> list[Trial]:
         if self.protocol is None:
@@ -207,7 +211,7 @@ class _Part:
         """Epochs up to the best checkpoint."""
         if report is None:
             return None
-        return (report.best_step or report.steps) / (self.settings.episodes // self.settings.batch)
+        return (report.best_step or report.steps) / (self.settings.episodes_per_epoch // self.settings.batch_size)
 
     def _moved(self, done: int, total: int, last: str) -> None:
         self._said(done, total, last, "measuring")

@@ -37,15 +37,15 @@ class Settings:
     """Allow a backbone with random weights, for trials."""
     image_size: int = 384
     """Side of the square input of every variant, in pixels."""
-    options: tuple[str, ...] = ()
+    model_kwargs: tuple[str, ...] = ()
     """Fields of DCAMA's config that all its variants share, as KEY=VALUE: `attention=cosine`."""
     epochs: int = 100
-    """Passes of `episodes` episodes."""
-    episodes: int = 2000
+    """Passes of `episodes_per_epoch` episodes."""
+    episodes_per_epoch: int = 2000
     """Training episodes of an epoch."""
-    batch: int = 8
+    batch_size: int = 8
     """Episodes of a training step."""
-    cache_views: int = 0
+    cached_views: int = 0
     """Keep the backbone's maps of so many views of every image while training; 1: the plain image."""
     cache_folder: str | None = None
     """Keep these maps in files there, for all variants, instead of in memory."""
@@ -58,11 +58,11 @@ class Settings:
     """Numbers of support images to measure; the experiment's own if not given."""
     protocol: str | None = None
     """How episodes are drawn and scored: hsnet for benchmarks, folder for other datasets, if not given."""
-    count: int | None = None
+    evaluation_episodes: int | None = None
     """Episodes to measure, of a fold (protocol folder: of a class); the protocol's own if not given."""
     scoring: Scoring | None = None
     """Compare at the query's original size, or at the model's input size; the protocol's own if not given."""
-    measure_batch: int = 1
+    evaluation_batch_size: int = 1
     """Episodes that are segmented together."""
     repeats: int = 5
     """Runs of which the median time is taken."""
@@ -73,10 +73,21 @@ class Settings:
 
 
 _MAKING: Final = (
-    *("backbone", "pretrained", "backbone_weights", "random_backbone", "image_size", "options"),
-    *("epochs", "episodes", "batch", "cache_views", "cache_folder", "train", "seed"),
+    *("backbone", "pretrained", "backbone_weights", "random_backbone", "image_size", "model_kwargs"),
+    *("epochs", "episodes_per_epoch", "batch_size", "cached_views", "cache_folder", "train", "seed"),
 )
 """Settings that make a model, and mean nothing for one that is given."""
+
+
+_KEYS: Final = {
+    "model_kwargs": "options",
+    "episodes_per_epoch": "episodes",
+    "batch_size": "batch",
+    "cached_views": "cache_views",
+    "evaluation_episodes": "count",
+    "evaluation_batch_size": "measure_batch",
+}
+"""Settings whose keys in files are older than their names: results of earlier versions go on."""
 
 
 def check_given_model(settings: Settings) -> None:
@@ -91,7 +102,8 @@ def check_given_model(settings: Settings) -> None:
 def telling(settings: Settings) -> dict[str, Any]:
     """The settings that numbers depend on, as JSON values: with a given model none of those that make one."""
     left_out = _MAKING if settings.checkpoint is not None else ()
-    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
+    told = {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
+    return {_KEYS.get(name, name): value for name, value in told.items()}
 
 
 def train_config(variant: Variant, settings: Settings, fold: int | None, seed: int) -> TrainConfig:
@@ -103,9 +115,9 @@ def train_config(variant: Variant, settings: Settings, fold: int | None, seed: i
         "random_backbone": settings.random_backbone,
         "image_size": settings.image_size,
         "epochs": settings.epochs,
-        "episodes": settings.episodes,
-        "batch": settings.batch,
-        "cache_views": settings.cache_views,
+        "episodes": settings.episodes_per_epoch,
+        "batch": settings.batch_size,
+        "cache_views": settings.cached_views,
         "cache_folder": settings.cache_folder,
         "folds": settings.folds,
         "min_area": settings.min_area,
@@ -122,7 +134,7 @@ def train_config(variant: Variant, settings: Settings, fold: int | None, seed: i
 def variant_options(variant: Variant, settings: Settings) -> tuple[str, ...]:
     """The variant's own fields, and those of all DCAMA variants that it does not set itself."""
     own = {word.partition("=")[0] for word in variant.options}
-    common = settings.options if variant.method == "dcama" else ()
+    common = settings.model_kwargs if variant.method == "dcama" else ()
     return (*(word for word in common if word.partition("=")[0] not in own), *variant.options)
 
 
