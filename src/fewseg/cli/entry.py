@@ -86,10 +86,11 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise unknown("option" if name.startswith("-") else "command", name, [*COMMANDS, "--help", "--version"])
     command: Any = importlib.import_module(f"fewseg.cli.{name}")
+    from fewseg.cli.help import panel_titles
     from fewseg.cli.parser import parse
 
-    sources = getattr(command, "SOURCES", ())
-    options = parse(command.Options, translate(name, rest), f"fewseg {name}", sources)
+    words = translate(name, rest, panel_titles(command.Options))
+    options = parse(command.Options, words, f"fewseg {name}", getattr(command, "SOURCES", ()))
     return 0 if options is None else int(command.run(options))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 RENAMED_OPTIONS: Final[dict[str, dict[str, str]]] = {
@@ -14,6 +14,17 @@ RENAMED_OPTIONS: Final[dict[str, dict[str, str]]] = {
         "--scales": "--tta-scales",
         "--threshold": "--presence-threshold",
         "--export.copy-pictures": "--export.copy-images",
+    },
+    "train": {
+        "--options": "--model-kwargs",
+        "--absent": "--negative-episodes",
+        "--joined": "--splice",
+        "--batch": "--batch-size",
+        "--accumulate": "--grad-accum-steps",
+        "--episodes": "--episodes-per-epoch",
+        "--cache-views": "--cached-views",
+        "--clip": "--clip-grad",
+        "--average": "--ema-decay",
     },
     "serve": {
         "--flips": "--tta-flip",
@@ -40,7 +51,8 @@ RENAMED_OPTIONS: Final[dict[str, dict[str, str]]] = {
     },
 }
 """Command to its options' old and new spellings: `{"segment": {"--query": "--input"}}`. Whoever uses an old one is told
-the new one in a line on stderr. The `--no-` form of a switch needs no row of its own."""
+the new one in a line on stderr. The `--no-` form of a switch needs no row of its own. A row may stand here before the
+command has the new spelling: it counts from then on."""
 
 RENAMED_UNLESS_NUMBER: Final[dict[str, dict[str, str]]] = {"evaluate": {"--episodes": "--episode-lists"}}
 """The same for an old spelling that is another option's now, which takes a number where the old one took files."""
@@ -52,25 +64,28 @@ SPELLINGS: Final[dict[str, dict[str, str]]] = {
 """Command to spellings that are as good as the option's own: nothing is said about them."""
 
 
-def translate(command: str, words: Sequence[str]) -> list[str]:
+def translate(command: str, words: Sequence[str], options: Collection[str]) -> list[str]:
     """The words of a command line with every renamed option under its present name: `--old`, `--old=VALUE`, `--no-old`.
 
-    What stands behind a lone `--` is left alone.
+    `options` are those that the command has. What stands behind a lone `--` is left alone.
     """
     words = list(words)
     end = words.index("--") if "--" in words else len(words)
-    behind = [*words[1:end], ""]
-    return [_translated(command, word, after) for word, after in zip(words[:end], behind, strict=False)] + words[end:]
+    renamed = {old: new for old, new in RENAMED_OPTIONS.get(command, {}).items() if new in options}
+    unless_number = renamed | RENAMED_UNLESS_NUMBER.get(command, {})
+    spellings = SPELLINGS.get(command, {})
+    found = []
+    for word, after in zip(words[:end], [*words[1:end], ""], strict=False):
+        number = (word.partition("=")[2] or after).lstrip("-").isdigit()
+        found.append(_translated(word, renamed if number else unless_number, spellings))
+    return found + words[end:]
 
 
-def _translated(command: str, word: str, after: str) -> str:
+def _translated(word: str, renamed: Mapping[str, str], spellings: Mapping[str, str]) -> str:
     option, equals, value = word.partition("=")
     option = option.replace("_", "-")
-    if spelling := SPELLINGS.get(command, {}).get(option):
-        return spelling + equals + value
-    renamed = RENAMED_OPTIONS.get(command, {})
-    if not (value or after).lstrip("-").isdigit():
-        renamed = renamed | RENAMED_UNLESS_NUMBER.get(command, {})
+    if option in spellings:
+        return spellings[option] + equals + value
     negative = option.startswith("--no-")
     new = renamed.get(option) or (renamed.get(f"--{option.removeprefix('--no-')}") if negative else None)
     if new is None:
