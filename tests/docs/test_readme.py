@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,10 +132,13 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_research_in_python_runs(folder: Path) -> None:
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(blocks((ROOT / "docs/guides/research.md").read_text("utf-8"), "python")[-1], names)
     assert (folder / "runs/trial/best.safetensors").is_file()
-    assert 0 <= names["result"].miou <= 100
+    source, result = names["source"], names["result"]
+    assert set(result.class_iou) == {source.dataset.classes[number] for number in source.novel}
+    assert result.episodes == 2 * len(source.novel)
+    assert result.miou == pytest.approx(sum(result.class_iou.values()) / len(result.class_iou))
 
 
 def test_embedding_guide_runs(folder: Path) -> None:

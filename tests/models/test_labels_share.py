@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewseg import Segmenter
-from fewseg.core.devices import choose_dtype, has_bfloat16_tiles
 from fewseg.core.errors import InvalidSupport
 from fewseg.core.types import SupportSet
 from fewseg.models.methods import create_method
@@ -183,15 +182,3 @@ def test_segmenter_finds_labels_as_one_by_one() -> None:
         alone.teach(str(index), image, mask)
         wanted = alone.segment(image).probabilities[str(index)]
         torch.testing.assert_close(torch.tensor(found[str(index)]), torch.tensor(wanted), atol=1e-5, rtol=1e-5)
-
-
-def test_automatic_precision_asks_processor_and_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    for tiles in (True, False):
-        monkeypatch.setattr("fewseg.core.devices.has_bfloat16_tiles", lambda tiles=tiles: tiles)
-        assert choose_dtype("auto", cpu, ("cuda", "cpu")) == (torch.bfloat16 if tiles else torch.float32)
-        assert choose_dtype("auto", cpu, ("cuda",)) == choose_dtype("auto", cpu) == torch.float32
-        assert choose_dtype("bfloat16", cpu) == torch.bfloat16
-        segmenter = Segmenter(model(), device="cpu")
-        assert segmenter.method.dtype == (torch.bfloat16 if tiles else torch.float32)
-    assert isinstance(has_bfloat16_tiles(), bool)

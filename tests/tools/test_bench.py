@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from fewseg import create_method
 from fewseg.cli import bench as command
 from fewseg.cli import main
-from fewseg.core.devices import has_bfloat16
 from fewseg.core.errors import InvalidOption
 from fewseg.models.methods.dcama.method import DCAMA
 from fewseg.tools.bench import curves, floor, implementations, queries, run, training
@@ -157,7 +156,6 @@ def test_contenders_take_turns() -> None:
     taken = interleaved(contenders, repeats=4, device=CPU, least=0)
     assert {name: len(values) for name, values in taken.items()} == {"a": 4, "b": 4, "c": 4}
     assert "".join(calls[3:]) == "abcbcacababc"
-    assert all(value >= 0 for values in taken.values() for value in values)
 
 
 def test_quick_calls_are_repeated_and_slow_ones_are_not() -> None:
@@ -580,7 +578,6 @@ def test_bfloat16_is_measured_where_there_are_instructions_for_it(
         assert command._settings(command.Options(quick=quick, device="cpu")).precisions == usual
         given = command.Options(quick=quick, device="cpu", precisions=("bfloat16",))
         assert command._settings(given).precisions == ("bfloat16",)
-    assert isinstance(has_bfloat16(torch.device("cpu")), bool)
 
 
 def test_given_options_win_over_quick_ones() -> None:

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a call takes."""
+"""Memory in bytes: what is available, and the peak that a call adds."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import gc
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+_SAFE: Final = 0.6
+"""Share of the available memory that `fits` allows."""
+
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that is free to use, a container's limit included; None where the system does not say."""
+    """Bytes free to use, a container's limit included; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
@@ -28,8 +31,14 @@ def available_bytes(device: torch.device) -> int | None:
     return min(limits) if limits else None
 
 
+def fits(needed: float, device: torch.device) -> bool:
+    """Whether so many bytes can be taken without driving others, or this process, out of memory."""
+    available = available_bytes(device)
+    return available is None or needed <= _SAFE * available
+
+
 def _group_limit() -> int | None:
-    """What the control group (a container's limit) leaves; None where there is none."""
+    """Bytes that the control group (a container's limit) leaves; None where there is no limit."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit = (folder / "memory.max").read_text("ascii").strip()
@@ -44,17 +53,27 @@ def _group_limit() -> int | None:
     return max(0, int(limit) - used + cached)
 
 
+def peak_source(device: torch.device) -> Literal["allocator", "resident", "tensors"]:
+    """How `peak_bytes` measures: by CUDA's allocator, by the process's resident memory (CPU under Linux), or elsewhere
+    by the tensors that are alive together, which leaves out what kernels use within."""
+    if device.type == "cuda":
+        return "allocator"
+    return "resident" if device.type == "cpu" and Path("/proc/self/clear_refs").exists() else "tensors"
+
+
 def can_measure(device: torch.device) -> bool:
-    """Whether `peak_bytes` knows how: on CUDA devices, and on the CPU under Linux."""
-    return device.type == "cuda" or (device.type == "cpu" and Path("/proc/self/clear_refs").exists())
+    """Whether `peak_bytes` sees all memory of a call there, not its tensors alone."""
+    return peak_source(device) != "tensors"
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """What a call adds at most to what is held before it: as CUDA's allocator saw it, or in resident memory.
+    """Peak memory of a call beyond what is held before it, measured as `peak_source` says.
 
-    On the CPU it counts right in a process whose C library returns large blocks at once (`PEAK_ENVIRONMENT`) and which
-    has run the same before. Only where `can_measure` says so.
+    Resident memory is right in a process whose C library returns large blocks at once (`PEAK_ENVIRONMENT`) and which
+    has run the same before.
     """
+    if peak_source(device) == "tensors":
+        return live_tensor_bytes(run)
     give_back()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -70,11 +89,11 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 
 PEAK_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
-"""With it glibc returns every block from 256 KiB on at once: what is resident is what is held."""
+"""Environment in which glibc returns every block from 256 KiB on at once, so that resident memory is what is held."""
 
 
 def give_back() -> None:
-    """Return to the system what is not in use."""
+    """Return unused memory to the system."""
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -88,6 +107,13 @@ def _resident(field: str) -> int:
     """Bytes of resident memory: now (`VmRSS`) or at most (`VmHWM`)."""
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
+
+
+def live_tensor_bytes(run: Callable[[], object]) -> int:
+    """Peak bytes of the tensors that a call makes and holds at once: the same number on every machine."""
+    with LiveTensors() as watch:
+        run()
+    return watch.peak
 
 
 class LiveTensors(TorchDispatchMode):

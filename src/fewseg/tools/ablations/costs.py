@@ -1,4 +1,4 @@
-"""What an answer costs: operations, time and memory, on images of noise (weights and images make no difference)."""
+"""Cost of a prediction: operations, time and memory, on images of noise (weights and images make no difference)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewseg.core.memory import LiveTensors
+from fewseg.core.memory import live_tensor_bytes, peak_bytes
 from fewseg.evaluation.fusion import Fusion, fused_support, segment_fused
 from fewseg.models.methods import FewShotMethod
 
@@ -92,11 +92,5 @@ def peak_megabytes(method: FewShotMethod, shots: int, fusion: Fusion = "one-pass
         segment_fused(method, query, fused_support(method, images, masks, fusion))
 
     run()  # folds batch norms, picks kernels: once, not for every query
-    if method.device.type == "cuda":
-        before = torch.cuda.memory_allocated(method.device)
-        torch.cuda.reset_peak_memory_stats(method.device)
-        run()
-        return float(torch.cuda.max_memory_allocated(method.device) - before) / 2**20
-    with LiveTensors() as watch:
-        run()
-    return watch.peak / 2**20
+    peak = peak_bytes(run, method.device) if method.device.type == "cuda" else live_tensor_bytes(run)
+    return peak / 2**20
