@@ -15,6 +15,7 @@ from typing import Any
 from fewseg.cli.entry import COMMANDS
 from fewseg.cli.help import OWN, panel_titles, shown_default
 from fewseg.cli.parser import options_of
+from fewseg.cli.renamed_options import RENAMED_OPTIONS, RENAMED_UNLESS_NUMBER
 
 PAGE = "command-line.md"
 
@@ -23,14 +24,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The page with its tables; others as they are."""
     if page.file.src_uri != PAGE:
         return markdown
-    return re.sub(r"^<!-- options: (\w+) -->$", lambda found: section(found[1]), markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"^<!-- options: (\w+) -->$", lambda found: section(found[1]), markdown, flags=re.MULTILINE)
+    return markdown.replace("<!-- renamed options -->", renamed())
 
 
 def section(command: str) -> str:
     """What a command is for, and a table of its options for each panel of its help."""
-    if command not in COMMANDS:
-        raise ValueError(f"{PAGE} names a command {command} that there is not")
-    kind = importlib.import_module(f"fewseg.cli.{command}").Options
+    kind = options(command)
     titles = panel_titles(kind)
     rows = dict(table(kind))
     parts = [inspect.getdoc(kind) or ""]
@@ -39,6 +39,25 @@ def section(command: str) -> str:
         own = [rows[option] for option, of in titles.items() if of == title]
         parts.append("\n".join([*head, "| option | default | what it does |", "|---|---|---|", *own]))
     return "\n\n".join(parts)
+
+
+def renamed() -> str:
+    """A table of the options' old spellings."""
+    rows = [
+        f"| {command} | `{old}` | `{new}` |"
+        for command, names in RENAMED_OPTIONS.items()
+        for old, new in (names | RENAMED_UNLESS_NUMBER.get(command, {})).items()
+        if new in panel_titles(options(command))
+    ]
+    return "\n".join(["| command | old | new |", "|---|---|---|", *rows])
+
+
+def options(command: str) -> type[Any]:
+    """The dataclass of a command's options."""
+    if command not in COMMANDS:
+        raise ValueError(f"{PAGE} names a command {command} that there is not")
+    kind: type[Any] = importlib.import_module(f"fewseg.cli.{command}").Options
+    return kind
 
 
 def table(kind: type[Any]) -> Iterator[tuple[str, str]]:

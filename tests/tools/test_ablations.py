@@ -176,7 +176,7 @@ def test_experiments_with_a_given_model(out: Path, checkpoint: str, monkeypatch:
     [
         ("backbone", "tiny"),
         ("image_size", 64),
-        ("options", ("heads=2",)),
+        ("model_kwargs", ("heads=2",)),
         ("random_backbone", True),
         ("epochs", 2),
         ("cache_folder", "maps"),
@@ -206,7 +206,7 @@ def test_results_of_a_given_model_tell_nothing_of_training(tmp_path: Path, check
         assert {"checkpoint", "data", "count"} <= told.keys()
     assert run_experiment(EXPERIMENTS["intermediate-masks"], settings, tmp_path).skipped == 1
     with pytest.raises(InvalidOption, match="measured with count 1, not 2"):
-        run_experiment(EXPERIMENTS["intermediate-masks"], dataclasses.replace(settings, count=2), tmp_path)
+        run_experiment(EXPERIMENTS["intermediate-masks"], dataclasses.replace(settings, evaluation_episodes=2), tmp_path)
 
 
 def test_intermediate_masks_of_several_shots_are_told_apart(tmp_path: Path, checkpoint: str) -> None:
