@@ -206,7 +206,9 @@ def test_results_of_a_given_model_tell_nothing_of_training(tmp_path: Path, check
         assert {"checkpoint", "data", "count"} <= told.keys()
     assert run_experiment(EXPERIMENTS["intermediate-masks"], settings, tmp_path).skipped == 1
     with pytest.raises(InvalidOption, match="measured with count 1, not 2"):
-        run_experiment(EXPERIMENTS["intermediate-masks"], dataclasses.replace(settings, evaluation_episodes=2), tmp_path)
+        run_experiment(
+            EXPERIMENTS["intermediate-masks"], dataclasses.replace(settings, evaluation_episodes=2), tmp_path
+        )
 
 
 def test_intermediate_masks_of_several_shots_are_told_apart(tmp_path: Path, checkpoint: str) -> None:

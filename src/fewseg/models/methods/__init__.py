@@ -1,6 +1,5 @@
 """Few-shot segmentation methods: one paper, one file, one contract (`base.py`)."""
 
-from fewseg.models.methods.base import FewShotMethod
-from fewseg.models.methods.create import METHODS, build_method, create_method, register_method
+import lazy_loader
 
-__all__ = ["METHODS", "FewShotMethod", "build_method", "create_method", "register_method"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
