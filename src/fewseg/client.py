@@ -1,9 +1,10 @@
 """A client of `fewseg serve`, over the standard library.
 
->>> from fewseg.client import Client                                   # doctest: +SKIP
->>> with Client("http://127.0.0.1:8000").session("pets") as session:   # doctest: +SKIP
-...     session.teach("cat", "tom.jpg", "tom.png")
-...     prediction = session.segment("street.jpg")
+Examples:
+    >>> from fewseg.client import Client                                   # doctest: +SKIP
+    >>> with Client("http://127.0.0.1:8000").session("pets") as session:   # doctest: +SKIP
+    ...     session.teach("cat", "tom.jpg", "tom.png")
+    ...     prediction = session.segment("street.jpg")
 """
 
 from __future__ import annotations

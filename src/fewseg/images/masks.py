@@ -55,9 +55,10 @@ def read_mask(
     Raises `InvalidMask` for a mask that cannot be read, is of another size, has no foreground, or has more than two
     values and no chosen one.
 
-    >>> import numpy as np
-    >>> read_mask(np.array([[0, 3, 255]]), value=3)
-    array([[  0,   1, 255]], dtype=uint8)
+    Examples:
+        >>> import numpy as np
+        >>> read_mask(np.array([[0, 3, 255]]), value=3)
+        array([[  0,   1, 255]], dtype=uint8)
     """
     raw = _from_array(mask) if isinstance(mask, (np.ndarray, torch.Tensor)) else _from_image(mask, value)
     if raw.values.dtype.kind == "f" and not np.isfinite(raw.values).all():

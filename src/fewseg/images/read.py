@@ -62,9 +62,10 @@ class OpenedImage:
 def read_image(image: ImageLike) -> Image.Image:
     """The whole image, upright, as a Pillow RGB image; raises `InvalidImage` naming the file.
 
-    >>> import numpy as np
-    >>> read_image(np.zeros((3, 5), np.uint16)).size
-    (5, 3)
+    Examples:
+        >>> import numpy as np
+        >>> read_image(np.zeros((3, 5), np.uint16)).size
+        (5, 3)
     """
     return open_image(image).image
 

@@ -32,8 +32,9 @@ def uncertainty(probabilities: Tensor) -> Tensor:
     the quotient of these expectations, with `SMOOTHING` of the image added to both, is the overlap. Unlike a mean
     entropy it does not grow with the object's outline alone, and an image that is surely without the label is sure.
 
-    >>> float(uncertainty(torch.tensor([[1.0, 0.0], [1.0, 0.0]])))
-    0.0
+    Examples:
+        >>> float(uncertainty(torch.tensor([[1.0, 0.0], [1.0, 0.0]])))
+        0.0
     """
     p = probabilities.float()
     mask = (p >= 0.5).float()

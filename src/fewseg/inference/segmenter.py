@@ -38,9 +38,10 @@ _TEACHING = threading.Lock()
 class Segmenter(InferenceModel):
     """Learns labels from examples and finds them in images.
 
-    >>> segmenter = Segmenter.from_pretrained()            # doctest: +SKIP
-    >>> segmenter.teach("cat", "cat.jpg", "cat_mask.png")  # doctest: +SKIP
-    >>> segmenter.segment("street.jpg").masks["cat"]       # doctest: +SKIP
+    Examples:
+        >>> segmenter = Segmenter.from_pretrained()            # doctest: +SKIP
+        >>> segmenter.teach("cat", "cat.jpg", "cat_mask.png")  # doctest: +SKIP
+        >>> segmenter.segment("street.jpg").masks["cat"]       # doctest: +SKIP
 
     `segment` is `preprocess`, `encode`, `predict` and `postprocess`, which can also be called one by one: features of
     an image, once encoded, serve any supports. The constructor's options are those of `InferenceModel`.
