@@ -1,8 +1,7 @@
 """A client of `fewseg serve`, over the standard library.
 
 Examples:
-    >>> from fewseg.client import Client                                   # doctest: +SKIP
-    >>> with Client("http://127.0.0.1:8000").session("pets") as session:   # doctest: +SKIP
+    >>> with fewseg.client.Client("http://127.0.0.1:8000").session("pets") as session:  # doctest: +SKIP
     ...     session.teach("cat", "tom.jpg", "tom.png")
     ...     prediction = session.segment("street.jpg")
 """
@@ -154,7 +153,9 @@ class Session:
             image: an image, or several.
             mask: the label's mask at the image's size; as many as images.
             value: which index or colour of the mask is the label.
-            box, points, scribble: one of them instead of a mask, for one image, as in `outline`.
+            box: instead of a mask, for one image, as in `outline`.
+            points: likewise.
+            scribble: likewise.
 
         Raises:
             InvalidImage, InvalidSupport, ServerError: something cannot be sent, or is refused; nothing is added then.
