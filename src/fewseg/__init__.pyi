@@ -26,9 +26,11 @@ from .formats.examples import Supports as Supports
 from .formats.read import read_supports as read_supports
 from .formats.write import export_masks as export_masks
 from .images.masks import read_mask as read_mask
+from .images.prompts import Prompt as Prompt
 from .images.read import read_image as read_image
 from .inference.segmenter import Segmenter as Segmenter
 from .inference.tiles import segment_tiled as segment_tiled
+from .inference.tiles import teach_tiled as teach_tiled
 from .models.checkpoints.native import load_method as load_method
 from .models.checkpoints.native import save_method as save_method
 from .models.checkpoints.official import load_official as load_official
@@ -57,6 +59,7 @@ __all__ = [
     "InvalidSupport",
     "OutputError",
     "Prediction",
+    "Prompt",
     "QueryFeatures",
     "Segmenter",
     "SupportSet",
@@ -80,6 +83,7 @@ __all__ = [
     "save_method",
     "segment_files",
     "segment_tiled",
+    "teach_tiled",
     "train",
     "write_results",
 ]

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from fewseg.batch import BatchOptions, BatchReport, find_images, segment_files
-from fewseg.batch import output_folder as batch_outputs
-from fewseg.batch import steps as work
+from fewseg.batch.output_folder import OutputFolder
+from fewseg.batch.steps import ImageSteps, Task
+from fewseg.batch.threads import ThreadPlan, ThreadsEngine
 from fewseg.core.errors import FewsegError, InvalidImage, InvalidMask, InvalidOption, InvalidSupport, OutputError
 from fewseg.formats import read_supports, write_results
 from fewseg.formats.mask_folders import read_mask_folders, require_apart
@@ -239,13 +240,11 @@ def test_no_overlays(tmp_path: Path) -> None:
 
 
 def test_label_map_above_255_labels(tmp_path: Path) -> None:
-    made = Segmenter(ColourMethod(), device="cpu")
-    image, mask = blob("red")
-    made.teach("0", image, mask)
-    for i in range(1, 300):
-        made._supports[str(i)] = made._supports["0"]
-    folder = batch_outputs.OutputFolder(tmp_path, made)
-    assert folder._index_image(np.full((2, 2), 299, np.uint16)).getpixel((0, 0)) == 299
+    supports = segmenter("blue", "red").supports
+    made = segmenter().with_supports({str(i): supports["red" if i == 299 else "blue"] for i in range(1, 300)})
+    run(made, images(tmp_path / "photos", "a.png"), tmp_path / "out", overlays=False)  # of a red disc
+    label_map = np.asarray(Image.open(tmp_path / "out/labels/a.png"))
+    assert (label_map.dtype, label_map.max()) == (np.uint16, 299)
 
 
 # ------------------------------------------------------------------------------------------- finding images
@@ -380,7 +379,7 @@ def test_interrupted_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_killed_run_resumes_from_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = images(tmp_path / "photos", "a.png", "b.png", "c.png")
     with monkeypatch.context() as patch:
-        patch.setattr(batch_outputs.OutputFolder, "finish", lambda *_: None)
+        patch.setattr(OutputFolder, "finish", lambda *_: None)
         run(segmenter(), [photos / "a.png", photos / "b.png"], tmp_path / "out")
     with (tmp_path / "out/journal.jsonl").open("a") as file:
         file.write('{"image": "/half')
@@ -416,7 +415,7 @@ def test_unexpected_errors_of_an_image_do_not_stop_the_rest(tmp_path: Path, monk
             raise ValueError("image has\nwrong mode")
         return read_image_size(path)
 
-    monkeypatch.setattr(work, "read_image_size", size_of)
+    monkeypatch.setattr("fewseg.batch.steps.read_image_size", size_of)
     report = run(segmenter(), photos, tmp_path / "out")
     assert report.done == 2
     bad = str(photos / "b.png")
@@ -461,7 +460,15 @@ def test_journal_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "out/journal.jsonl").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"journal\.jsonl"):
         run(segmenter(), photos, tmp_path / "out")
-    monkeypatch.setattr(batch_outputs.OutputFolder, "_earlier", lambda _: iter(()))
+    (tmp_path / "out/journal.jsonl").rmdir()
+    real = Path.open
+
+    def refuse(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
+        if path.name == "journal.jsonl" and mode == "a":  # permissions do not stop who may do anything
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, mode, *more, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(OutputError, match=r"cannot write .*journal\.jsonl"):
         run(segmenter(), photos, tmp_path / "out")
 
@@ -513,10 +520,11 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "two/results.json").read_text() == '{"precious": 1}'
 
 
-def test_large_images_pass_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "BUDGET", 1)
-    monkeypatch.setattr(work, "OVERLAY_SIDE", 40)
+def test_large_images_pass_one_at_a_time(tmp_path: Path) -> None:
     photos = images(tmp_path / "photos", *(f"{i}.png" for i in range(5)))
-    assert run(segmenter(), photos, tmp_path / "out", workers=3).done == 5
+    made = segmenter()
+    steps = ImageSteps(made, OutputFolder(tmp_path / "out", made), True, overlay_side=40, budget=1)
+    tasks = [Task(photo, photo.stem) for photo in sorted(photos.iterdir())]
+    assert len(list(ThreadsEngine(steps, ThreadPlan(3, 3, 1, 1, 1)).run(tasks))) == 5
     assert max(Image.open(tmp_path / "out/overlays/0.jpg").size) == 40
     assert Image.open(tmp_path / "out/labels/0.png").size == (96, 64)

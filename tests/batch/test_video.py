@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewseg.batch import segment_files
+from fewseg.batch import BatchOptions, BatchReport, segment_files
 from fewseg.batch.output_folder import OutputFolder
-from fewseg.batch.video import segment_video
 from fewseg.core.errors import InvalidImage, InvalidOption, OutputError
 from fewseg.formats import write_results
 from fewseg.images.video import ClipWriter, is_video, open_clip, read_frame, read_frames
@@ -49,6 +48,11 @@ def segmenter() -> Segmenter:
     return made
 
 
+def run(segmenter: Segmenter, clips: Path | list[Path], out: Path, progress: Any = None, **options: Any) -> BatchReport:
+    queries = clips if isinstance(clips, list) else [clips]
+    return segment_files(segmenter, queries, out, options=BatchOptions(**options), progress=progress)
+
+
 def mask_of(out: Path, name: str) -> np.ndarray:
     return np.asarray(Image.open(out / "masks" / "red" / f"{name}.png"))
 
@@ -81,9 +85,9 @@ def test_reads_frames(tmp_path: Path) -> None:
 
 def test_segments_every_frame(tmp_path: Path, segmenter: Segmenter) -> None:
     path, out, seen = clip(tmp_path / "a.mp4"), tmp_path / "out", []
-    report = segment_video(segmenter, path, out, batch_size=4, progress=lambda *a: seen.append(a))
+    report = run(segmenter, path, out, batch_size=4, progress=lambda *a: seen.append(a))
     assert (report.done, report.skipped) == (FRAMES, 0)
-    assert seen[-1] == (FRAMES, FRAMES, "a-000008")
+    assert seen[-1] == (FRAMES, FRAMES, "a.mp4#8")
     for number in range(FRAMES):
         assert iou(mask_of(out, f"a-{number:06d}"), scene(number)[1]) > 0.9
     content = json.loads((out / "results.json").read_text())
@@ -97,7 +101,7 @@ def test_segments_every_frame(tmp_path: Path, segmenter: Segmenter) -> None:
 def test_resumes_after_a_killed_run(tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = clip(tmp_path / "a.mp4"), tmp_path / "out"
     whole = tmp_path / "whole"
-    segment_video(segmenter, path, whole)
+    run(segmenter, path, whole)
 
     def killed(done: int, total: int, name: str) -> None:
         if done == 4:
@@ -106,10 +110,10 @@ def test_resumes_after_a_killed_run(tmp_path: Path, segmenter: Segmenter, monkey
     with monkeypatch.context() as patch:
         patch.setattr(OutputFolder, "finish", lambda *a: None)  # as if killed without a word
         with pytest.raises(KeyboardInterrupt):
-            segment_video(segmenter, path, out, progress=killed)
+            run(segmenter, path, out, progress=killed)
     assert (out / "journal.jsonl").exists()
     assert not (out / "overlays" / "a.mp4").exists()
-    report = segment_video(segmenter, path, out)
+    report = run(segmenter, path, out)
     assert (report.done, report.skipped) == (FRAMES - 4, 4)
     for file in sorted((whole / "labels").iterdir()):
         assert (out / "labels" / file.name).read_bytes() == file.read_bytes()
@@ -118,17 +122,17 @@ def test_resumes_after_a_killed_run(tmp_path: Path, segmenter: Segmenter, monkey
     ):
         np.testing.assert_array_equal(np.asarray(one.image), np.asarray(other.image))
     before = (out / "overlays" / "a.mp4").stat().st_mtime_ns
-    report = segment_video(segmenter, path, out)
+    report = run(segmenter, path, out)
     assert (report.done, report.skipped) == (0, FRAMES)
     assert (out / "overlays" / "a.mp4").stat().st_mtime_ns == before  # nothing was done again
     segmenter.teach("red", *scene(3))
-    assert segment_video(segmenter, path, out).done == FRAMES
+    assert run(segmenter, path, out).done == FRAMES
     assert (out / "overlays" / "a.mp4").stat().st_mtime_ns > before
 
 
 def test_every_other_frame_and_no_overlay(tmp_path: Path, segmenter: Segmenter) -> None:
     out = tmp_path / "out"
-    assert segment_video(segmenter, clip(tmp_path / "a.mp4"), out, every=4, overlays=False).done == 3
+    assert run(segmenter, clip(tmp_path / "a.mp4"), out, frame_stride=4, overlays=False).done == 3
     assert sorted(p.name for p in (out / "labels").iterdir()) == [f"a-{i:06d}.png" for i in (0, 4, 8)]
     assert not (out / "overlays").exists()
 
@@ -136,8 +140,8 @@ def test_every_other_frame_and_no_overlay(tmp_path: Path, segmenter: Segmenter) 
 def test_clips_of_one_name_are_kept_apart(tmp_path: Path, segmenter: Segmenter) -> None:
     one, two, out = clip(tmp_path / "x" / "a.mp4", 2), clip(tmp_path / "y" / "a.mp4", 3), tmp_path / "out"
     for _ in range(2):
-        segment_video(segmenter, one, out)
-        segment_video(segmenter, two, out)
+        run(segmenter, one, out)
+        run(segmenter, two, out)
     names = [p["name"] for p in json.loads((out / "results.json").read_text())["pictures"]]
     assert sorted(names) == ["a-000000", "a-000001", "y_a-000000", "y_a-000001", "y_a-000002"]
 
@@ -148,15 +152,15 @@ def test_bad_videos(tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.Mo
     (tmp_path / "no.mp4").write_bytes(b"no video at all")
     for name in ("no.mp4", "missing.mp4"):
         with pytest.raises(InvalidImage, match="no video that can be read"):
-            segment_video(segmenter, tmp_path / name, tmp_path / "out")
+            run(segmenter, tmp_path / name, tmp_path / "out")
     path = clip(tmp_path / "a.mp4")
-    with pytest.raises(InvalidOption, match="every 0"):
-        segment_video(segmenter, path, tmp_path / "out", every=0)
-    with pytest.raises(InvalidOption, match=r"every 1\.5"):
-        segment_video(segmenter, path, tmp_path / "out", every=1.5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match="frame-stride 0"):
+        run(segmenter, path, tmp_path / "out", frame_stride=0)
+    with pytest.raises(InvalidOption, match=r"frame-stride 1\.5"):
+        run(segmenter, path, tmp_path / "out", frame_stride=1.5)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InvalidOption, match=r"pip install 'fewseg\[video\]'"):
-        segment_video(segmenter, path, tmp_path / "out")
+        run(segmenter, path, tmp_path / "out")
 
 
 def test_a_clip_that_cannot_be_finished_is_told(tmp_path: Path) -> None:
@@ -173,12 +177,9 @@ def test_a_clip_that_cannot_be_finished_is_told(tmp_path: Path) -> None:
 
 
 def test_one_damaged_spot_does_not_end_a_clip(tmp_path: Path, segmenter: Segmenter) -> None:
-    path = clip(tmp_path / "a.mp4", 60, keyframes=10)
+    path = damaged(tmp_path / "a.mp4")
     content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 200] = np.random.default_rng(5).integers(0, 256, 200, dtype=np.uint8).tobytes()
-    path.write_bytes(content)
-    report = segment_video(segmenter, path, tmp_path / "out", overlays=False)
+    report = run(segmenter, path, tmp_path / "out", overlays=False)
     assert 50 <= report.done < 60
     ((where, what),) = report.errors
     assert where == str(path)
@@ -189,18 +190,88 @@ def test_one_damaged_spot_does_not_end_a_clip(tmp_path: Path, segmenter: Segment
         next(read_frames(tmp_path / "b.mp4"), None)
 
 
-def test_damage_of_one_clip_is_told_after_the_next(tmp_path: Path, segmenter: Segmenter) -> None:
-    out, damaged = tmp_path / "out", ("one.mp4", "one.mp4: 1 part of it cannot be decoded")
-    report = segment_video(segmenter, clip(tmp_path / "two.mp4", 2), out, overlays=False, errors=[damaged])
-    assert report.errors == [damaged]
-    assert json.loads((out / "results.json").read_text())["errors"] == [{"picture": damaged[0], "error": damaged[1]}]
+def damaged(path: Path) -> Path:
+    """A clip of 60 frames with a damaged spot in the middle."""
+    content = bytearray(clip(path, 60, keyframes=10).read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = np.random.default_rng(5).integers(0, 256, 200, dtype=np.uint8).tobytes()
+    path.write_bytes(content)
+    return path
+
+
+def test_several_clips_in_one_call(tmp_path: Path, segmenter: Segmenter) -> None:
+    """Names are kept apart, damage of each is told, and progress counts all of them."""
+    bad, two, out = damaged(tmp_path / "x" / "a.mp4"), clip(tmp_path / "y" / "a.mp4", 3), tmp_path / "out"
+    seen: list[tuple[int, int, str]] = []
+    report = run(segmenter, [bad, two, two], out, overlays=False, progress=lambda *a: seen.append(a))
+    assert 53 <= report.done < 63
+    ((where, what),) = report.errors
+    assert where == str(bad)
+    assert "cannot be decoded" in what
+    content = json.loads((out / "results.json").read_text())
+    assert content["errors"] == [{"picture": where, "error": what}]
+    names = [p["name"] for p in content["pictures"]]
+    assert len(names) == len(set(names)) == report.done
+    assert names[-3:] == [f"y_a-{i:06d}" for i in range(3)]
+    assert seen[0] == (0, 63, "")
+    assert seen[-1] == (report.done + 1, 63, "a.mp4#2")
+    again = run(segmenter, [two, bad], out, overlays=False)
+    assert (again.done, again.skipped, again.errors) == (0, report.done, report.errors)
+
+
+def test_stopped_in_the_second_clip(tmp_path: Path, segmenter: Segmenter) -> None:
+    one, two, out = clip(tmp_path / "one.mp4", 3), clip(tmp_path / "two.mp4", 4), tmp_path / "out"
+
+    def stop(done: int, total: int, name: str) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(segmenter, [one, two], out, progress=stop)
+    assert (out / "overlays" / "one.mp4").is_file()
+    assert not list((out / "overlays").glob("two*"))
+    report = run(segmenter, [one, two], out)
+    assert (report.done, report.skipped) == (2, 5)
+    run(segmenter, [one, two], tmp_path / "whole")
+    for file in (tmp_path / "whole").rglob("*.png"):
+        assert (out / file.relative_to(tmp_path / "whole")).read_bytes() == file.read_bytes()
+
+
+def test_clips_and_images_in_one_call(tmp_path: Path, segmenter: Segmenter) -> None:
+    out, photos = tmp_path / "out", tmp_path / "photos"
+    photos.mkdir()
+    blob("red", size=(40, 30))[0].save(photos / "a-000001.png")
+    video = clip(tmp_path / "a.mp4", 3)
+    for done in (4, 0):
+        report = run(segmenter, [video, photos], out, save_frames=True)
+        assert (report.done, report.skipped) == (done, 4 - done)
+    names = [p["name"] for p in json.loads((out / "results.json").read_text())["pictures"]]
+    assert len(set(names)) == 4
+    assert mask_of(out, "a-000001").shape == (30, 40)
+    write_results(out, ["yolo", "overlays"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tile": 64}, "tile is for images"),
+        ({"engine": "ray"}, "engine ray does not take videos"),
+        ({"workers": 2}, "workers is for whole images, not for videos"),
+        ({"overlap": 0.5}, "give --tile too"),
+        ({"ray_workers": 2}, "is for --engine ray"),
+    ],
+)
+def test_options_that_do_not_fit(tmp_path: Path, segmenter: Segmenter, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidOption, match=words):
+        run(segmenter, tmp_path / "a.mp4", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_frames_of_an_earlier_run_are_saved_too(tmp_path: Path, segmenter: Segmenter) -> None:
     """They are listed, and so formats that need images ask for them."""
     path, out = clip(tmp_path / "a.mp4"), tmp_path / "out"
-    segment_video(segmenter, path, out)
-    report = segment_video(segmenter, path, out, every=4, save_frames=True)
+    run(segmenter, path, out)
+    report = run(segmenter, path, out, frame_stride=4, save_frames=True)
     assert (report.done, report.skipped) == (3, 0)
     images = json.loads((out / "results.json").read_text())["pictures"]
     assert len(images) == FRAMES
@@ -210,9 +281,9 @@ def test_frames_of_an_earlier_run_are_saved_too(tmp_path: Path, segmenter: Segme
 
 def test_frames_of_a_longer_clip_that_was_replaced_are_gone(tmp_path: Path, segmenter: Segmenter) -> None:
     path, out = clip(tmp_path / "a.mp4"), tmp_path / "out"
-    segment_video(segmenter, path, out, save_frames=True)
+    run(segmenter, path, out, save_frames=True)
     clip(path, 4)
-    report = segment_video(segmenter, path, out, save_frames=True)
+    report = run(segmenter, path, out, save_frames=True)
     assert report.done == 4
     images = json.loads((out / "results.json").read_text())["pictures"]
     assert [p["frame"] for p in images] == [0, 1, 2, 3]
@@ -227,7 +298,7 @@ def test_frames_do_not_take_the_names_of_images(tmp_path: Path, segmenter: Segme
     for name in ("a-000000", "a-000001", "z"):
         blob("red", size=(40, 30))[0].save(pictures / f"{name}.png")
     segment_files(segmenter, [pictures], out)
-    segment_video(segmenter, clip(tmp_path / "a.mp4", 3), out)
+    run(segmenter, clip(tmp_path / "a.mp4", 3), out)
     names = [p["name"] for p in json.loads((out / "results.json").read_text())["pictures"]]
     assert len(set(names)) == len(names) == 6
     assert mask_of(out, "a-000000").shape == (30, 40)

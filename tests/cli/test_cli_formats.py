@@ -140,7 +140,7 @@ def test_a_video_with_a_painted_frame(
     for arguments, words in (
         (("--input", clip, "--frame", "2"), "belong together"),
         (("--input", photos, *teach), "give one video"),
-        (("--input", clip, photos, "--support", photos), "segment them apart"),
+        (("--input", clip, photos, *teach), "give one video"),
         (("--input", clip, "--tile", "auto", *teach), "--tile is for images"),
         (("--input", clip, "--frame", "9", "--mask", "x.png"), "no frame 9"),
         (("--input", clip, "--frame", "0", "--mask", "x.png"), "x.png"),

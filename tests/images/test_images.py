@@ -127,7 +127,7 @@ def big_endian_tiff(path: Path, values: np.ndarray, orientation: int = 1) -> Pat
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_big_endian_sixteen_bits(tmp_path: Path, orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_big_endian_sixteen_bits(tmp_path: Path, orientation: int) -> None:
     grey = colours()[..., 0]
     expected = grey if orientation == 1 else np.rot90(grey, -1)
     path = big_endian_tiff(tmp_path / "16.tif", grey.astype(np.uint16) * 257, orientation)
@@ -136,8 +136,7 @@ def test_big_endian_sixteen_bits(tmp_path: Path, orientation: int, monkeypatch: 
         np.testing.assert_array_equal(as_array(image)[..., 0], expected)
     np.testing.assert_array_equal(as_array(path)[..., 0], expected)
     np.testing.assert_array_equal(read_mask(path, value=257 * int(grey[0, 0])) == 1, expected == grey[0, 0])
-    monkeypatch.setattr(images, "REDUCE_ABOVE", 1)
-    assert open_image(path, at_least=1).image.size == (1, 1)
+    assert open_image(path, at_least=1, reduce_above=1).image.size == (1, 1)
 
 
 def test_palette(tmp_path: Path) -> None:
@@ -321,14 +320,13 @@ def test_pixel_limit_is_ours_and_pillows_stays(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16"])
 def test_huge_images_are_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, mode: str) -> None:
-    monkeypatch.setattr(images, "REDUCE_ABOVE", 10_000)
     monkeypatch.setattr(images, "_BAND", 5_000)
     if suffix == "jpg" and mode not in ("RGB", "L"):
         pytest.skip("JPEG has no such mode")
     ramp = np.linspace(0, 255, 300).astype(np.uint8)[None].repeat(200, 0)
     image = Image.fromarray(ramp.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(ramp).convert(mode)
     path = saved_with_orientation(tmp_path / f"a.{suffix}", image, 6)
-    picture = open_image(path, at_least=30)
+    picture = open_image(path, at_least=30, reduce_above=10_000)
     assert picture.size == (200, 300)
     assert 30 <= min(picture.image.size) < 60
     whole = np.asarray(read_image(path).resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
@@ -341,9 +339,8 @@ def test_usual_images_are_never_reduced(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "a.png", at_least=10).image), colours(300, 400))
 
 
-def test_long_thin_images_keep_their_short_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "REDUCE_ABOVE", 10_000)
-    image = open_image(Image.new("RGB", (20_000, 3)), at_least=32)
+def test_long_thin_images_keep_their_short_side() -> None:
+    image = open_image(Image.new("RGB", (20_000, 3)), at_least=32, reduce_above=10_000)
     assert (image.size, image.image.size) == ((20_000, 3), (32, 3))
 
 

@@ -146,6 +146,39 @@ def test_a_batch_gives_what_its_images_give() -> None:
         assert found.scores == pytest.approx(alone.scores)
 
 
+@pytest.mark.parametrize("options", [{}, {"tta_flip": True, "tta_scales": (1, 0.5)}])
+def test_the_steps_of_segment(options: dict[str, object]) -> None:
+    """Features that were encoded once serve any supports, together or one by one."""
+    segmenter = taught("red", "blue", **options)
+    images = [blob("red", size=(50, 70))[0], blob("blue", "red")[0], blob("green")[0]]
+    prepared = [segmenter.preprocess(image) for image in images]
+    features = segmenter.encode(prepared)
+    coarse = segmenter.predict(features)
+    assert (len(features), coarse.shape) == (3, (3, 2, 64, 64))
+    encoded = segmenter.method.queries_encoded
+    for image, given, probabilities in zip(images, prepared, coarse, strict=True):
+        expected, found = segmenter.segment(image), segmenter.postprocess(probabilities, given.size)
+        np.testing.assert_array_equal(found.label_map, expected.label_map)
+        assert found.scores == pytest.approx(expected.scores)
+    segmenter.method.queries_encoded = encoded
+    green = {"green": segmenter.encode_example(*blob("green"))}
+    parts = features.split()
+    assert sum(part.nbytes for part in parts) == features.nbytes
+    joined = EncodedImages.concatenate(parts[::-1])
+    torch.testing.assert_close(segmenter.predict(joined).flip(0), coarse)
+    torch.testing.assert_close(segmenter.predict(parts[2], green)[0], segmenter.predict(features, green)[2])
+    assert segmenter.method.queries_encoded == encoded
+    assert segmenter.with_supports(green).segment(images[2]).present["green"]
+    with pytest.raises(InvalidSupport, match="nothing has been taught"):
+        segmenter.with_supports().predict(features)
+
+
+def test_an_example_is_encoded_as_it_is_taught() -> None:
+    segmenter = taught("red")
+    other = segmenter.with_supports({"red": segmenter.encode_example(*blob("red"))})
+    assert other.fingerprint == segmenter.fingerprint
+
+
 # ---------------------------------------------------------------------------------------------- flips, scales
 
 

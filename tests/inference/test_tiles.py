@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fewseg.batch.tiled import segment_files_tiled
+from fewseg.batch import BatchOptions, segment_files
 from fewseg.core.errors import InvalidOption, InvalidSupport
 from fewseg.inference.segmenter import Segmenter
-from fewseg.inference.tiles import TileOptions, _spans, crops, segment_tiled, teach_tiled
+from fewseg.inference.tiles import segment_tiled, teach_tiled
+from fewseg.inference.tiling import crops, spans
 from helpers.colour_method import COLOURS, ColourMethod, blob, iou
 
 
@@ -42,15 +42,15 @@ def scattered(size: tuple[int, int], radius: int, seed: int = 0) -> tuple[np.nda
 
 @given(st.integers(1, 900), st.integers(32, 400), st.floats(0, 0.75))
 def test_shares_add_up_to_one_everywhere(total: int, side: int, overlap: float) -> None:
-    spans = _spans(total, side, overlap)
-    whole = torch.zeros(total)
-    for span in spans:
+    found = spans(total, side, overlap)
+    whole = np.zeros(total, np.float32)
+    for span in found:
         assert len(span.weights) == span.length == min(side, total)
         assert span.weights.min() > 0
         whole[span.start : span.end] += span.weights
-    torch.testing.assert_close(whole, torch.ones(total))
-    assert (spans[0].start, spans[-1].end) == (0, total)
-    for one, other in pairwise(spans):
+    np.testing.assert_allclose(whole, 1, rtol=1.3e-6, atol=1e-5)
+    assert (found[0].start, found[-1].end) == (0, total)
+    for one, other in pairwise(found):
         assert one.end - other.start >= int(min(side, total) * overlap)
         assert other.start > one.start
 
@@ -64,10 +64,10 @@ def test_blended_probabilities_are_the_weighted_mean(width: int, height: int, si
     pixels, _ = scattered((width, height), 9)
     found = segment_tiled(made, pixels, tile=side, overlap=overlap)
     total, weight = np.zeros((height, width)), np.zeros((height, width))
-    for row in _spans(height, side, overlap):
-        for column in _spans(width, side, overlap):
+    for row in spans(height, side, overlap):
+        for column in spans(width, side, overlap):
             here = np.s_[row.start : row.end, column.start : column.end]
-            share = np.outer(row.weights.numpy(), column.weights.numpy())
+            share = np.outer(row.weights, column.weights)
             total[here] += share * made.segment(pixels[here]).probabilities["red"]
             weight[here] += share
     np.testing.assert_allclose(found.probabilities["red"], total / weight, atol=1e-5)
@@ -136,15 +136,18 @@ def test_files(segmenter: Segmenter, tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "broken.jpg").write_bytes(b"no")
     seen: list[tuple[int, int, str]] = []
-    report = segment_files_tiled(segmenter, [tmp_path / "in"], tmp_path / "out", progress=lambda *a: seen.append(a))
+    options = BatchOptions(tile="auto")
+    report = segment_files(
+        segmenter, [tmp_path / "in"], tmp_path / "out", options=options, progress=lambda *a: seen.append(a)
+    )
     assert (report.done, report.skipped, [Path(p).name for p, _ in report.errors]) == (1, 0, ["broken.jpg"])
     assert seen[-1] == (2, 2, "broken.jpg")
     assert iou(np.asarray(Image.open(tmp_path / "out" / "masks" / "red" / "a.png")), truth) > 0.95
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (content["options"]["tile"], content["options"]["overlap"]) == (64, 0.25)
-    assert segment_files_tiled(segmenter, [tmp_path / "in"], tmp_path / "out").skipped == 1
-    other = TileOptions(100, 0.5)
-    assert segment_files_tiled(segmenter, [tmp_path / "in"], tmp_path / "out", tiles=other).done == 1
+    assert segment_files(segmenter, [tmp_path / "in"], tmp_path / "out", options=options).skipped == 1
+    other = BatchOptions(tile=100, overlap=0.5)
+    assert segment_files(segmenter, [tmp_path / "in"], tmp_path / "out", options=other).done == 1
 
 
 def test_bad_tiles(segmenter: Segmenter) -> None:

@@ -12,34 +12,25 @@ image's name without ending, with its folder's name or a number where two images
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from types import NoneType
-from typing import Any, Final, TypeAlias
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from fewseg.batch.earlier import FORMAT, JOURNAL, RESULTS, Record, earlier_records
 from fewseg.core.errors import InvalidImage, OutputError
-from fewseg.core.files import cut_name, folder_name, make_folder, replacing, write_text
+from fewseg.core.files import cut_name, folder_name, free_name, make_folder, write_text
 from fewseg.core.types import Prediction
 from fewseg.images.draw import label_colours
+from fewseg.images.encode import Encoding, index_image, mask_image, save_image
 from fewseg.inference.segmenter import Segmenter
-
-log = logging.getLogger(__name__)
-
-Record: TypeAlias = dict[str, Any]
-"""An image's entry in results.json."""
-
-_FORMAT: Final = "fewseg.results.v1"
-FOLDERS: Final = ("labels", "masks", "overlays")
 
 
 class OutputFolder:
@@ -53,17 +44,17 @@ class OutputFolder:
         `variant` are further choices (JSON values) that results depend on, beside the segmenter's.
         """
         self.root = Path(root)
-        self.results, self.journal = self.root / "results.json", self.root / "journal.jsonl"
+        self.results, self.journal = self.root / RESULTS, self.root / JOURNAL
         self._made_by = segmenter.fingerprint
         self._about = _describe(segmenter)
         if variant:
             self._made_by += "+" + json.dumps(variant, sort_keys=True)
             self._about["options"] |= variant
-        self._colours = [colour for rgb in label_colours(segmenter.labels).values() for colour in rgb]
+        self._colours = list(label_colours(segmenter.labels).values())
         self._label_folders = _folder_names(segmenter.labels)
         self._lock: threading.Lock | None = threading.Lock()
         make_folder(self.root)
-        self._records: dict[str, Record] = {record["picture"]: record for record in self._earlier()}
+        self._records: dict[str, Record] = {record["picture"]: record for record in earlier_records(self.root)}
         self._names: dict[str, str] = {key: record["name"] for key, record in self._records.items()}
         self._taken = {name.casefold() for name in self._names.values()}
         self._append(None)
@@ -72,56 +63,6 @@ class OutputFolder:
         """For another process: a copy that writes images' files, but keeps no journal and knows no earlier runs."""
         here = {"root": self.root.absolute(), "journal": self.journal.absolute(), "results": self.results.absolute()}
         return {**self.__dict__, **here, "_lock": None, "_records": {}, "_names": {}, "_taken": set()}
-
-    def _earlier(self) -> Iterator[Record]:
-        """Entries of results.json, then those of the journal, which are newer."""
-        ours = self.journal.exists()
-        if self.results.exists():
-            ours = True
-            yield from _whole(self._listed(), self.results)
-        if not ours:
-            foreign = [name for name in FOLDERS if (self.root / name).is_dir() and any((self.root / name).iterdir())]
-            if foreign:
-                raise OutputError(
-                    f"{self.root / foreign[0]} holds files that are not ours: choose another output folder"
-                )
-        if self.journal.exists():
-            yield from _whole(self._journalled(), self.journal)
-
-    def _listed(self) -> list[Any]:
-        """What results.json lists; nothing if it is ours and damaged. Raises `OutputError` if it is not ours."""
-        foreign = OutputError(f"{self.results} is not one of ours: choose another output folder")
-        try:
-            text = self.results.read_text("utf-8", errors="replace")
-        except OSError:
-            raise foreign from None
-        try:
-            content = json.loads(text)
-        except ValueError:
-            if _FORMAT not in text[:100]:
-                raise foreign from None
-            log.warning("%s is damaged: starting anew", self.results)
-            return []
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise foreign
-        listed = content.get("pictures")
-        if not isinstance(listed, list):
-            log.warning("%s lists no images: starting anew", self.results)
-            return []
-        return listed
-
-    def _journalled(self) -> Iterator[Any]:
-        try:
-            lines = self.journal.read_text("utf-8", errors="replace").splitlines()
-        except OSError as error:
-            raise OutputError(
-                f"cannot read {self.journal}: {error.strerror or error}; choose another folder"
-            ) from error
-        for line in lines:
-            try:
-                yield json.loads(line)
-            except ValueError:  # an empty line, or the last one of a run that was killed
-                continue
 
     def is_complete(self, source: Path, overlays: bool) -> bool:
         """Whether an earlier run, with what would be used now, finished this very image and all is still there."""
@@ -148,8 +89,7 @@ class OutputFolder:
         """The image's name in this folder: the same in every run, different from all others."""
         key = str(source)
         if key not in self._names:
-            candidates = _candidates(source)
-            name = next(name for name in candidates if name.casefold() not in self._taken)
+            name = _free_name(source, self._taken)
             self._names[key] = name
             self._taken.add(name.casefold())
         return self._names[key]
@@ -157,10 +97,12 @@ class OutputFolder:
     def name_for_clip(self, clip: Path) -> str:
         """The beginning of the names of a clip's frames, which end in `-NUMBER`: the same in every run."""
         known = {image.rpartition("#")[0]: name.rpartition("-")[0] for image, name in self._names.items()}
-        if str(clip) in known:
-            return known[str(clip)]
-        taken = {name.rpartition("-")[0].casefold() for name in self._names.values()}  # images' too: `a-000000.png`
-        return next(name for name in _candidates(clip) if name.casefold() not in taken)
+        if str(clip) not in known:
+            taken = {name.rpartition("-")[0].casefold() for name in self._names.values()}  # images' too: `a-000000.png`
+            name = _free_name(clip, taken)
+            self._names[f"{clip}#"] = f"{name}-"  # of all its frames
+            return name
+        return known[str(clip)]
 
     def write(
         self,
@@ -186,10 +128,10 @@ class OutputFolder:
             "overlay": None if drawn is None else f"overlays/{name}.jpg",
             "labels": {},
         }
-        self.save(record["label_map"], self._index_image(found.label_map), "PNG")
+        self.save(record["label_map"], index_image(found.label_map, self._colours), "PNG")
         for label, mask in found.masks.items():
             file = f"masks/{self._label_folders[label]}/{name}.png"
-            self.save(file, Image.fromarray(mask.view(np.uint8) * np.uint8(255)), "PNG")
+            self.save(file, mask_image(mask), "PNG")
             record["labels"][label] = {
                 "score": round(found.scores[label], 4),
                 "present": found.present[label],
@@ -227,22 +169,9 @@ class OutputFolder:
             self._append(record)
             self._records[record["picture"]] = record
 
-    def _index_image(self, label_map: np.ndarray) -> Image.Image:
-        if len(self._label_folders) > 255:
-            return Image.fromarray(label_map)
-        image = Image.fromarray(label_map.astype(np.uint8))
-        image.putpalette([0, 0, 0, *self._colours])
-        return image
-
-    def save(self, file: str, image: Image.Image, kind: str) -> None:
+    def save(self, file: str, image: Image.Image, kind: Encoding) -> None:
         """Save an image as PNG or JPEG at a path in this folder, atomically; raises `OutputError`."""
-        path = self.root / file
-        make_folder(path.parent)
-        # Through memory: Pillow's own encoders report a full disk as "encoder error -2".
-        encoded = io.BytesIO()
-        image.save(encoded, kind, **({"quality": 90} if kind == "JPEG" else {"compress_level": 4}))
-        with replacing(path) as temporary:
-            temporary.write_bytes(encoded.getbuffer())
+        save_image(self.root / file, image, kind, **({"quality": 90} if kind == "JPEG" else {"compress_level": 4}))
 
     def _append(self, record: Record | None) -> None:
         """A line in the journal; an empty one without a record, after what a killed run may have left half written."""
@@ -265,7 +194,7 @@ class OutputFolder:
         mine = [r for r in mine if r["picture"] not in failed]
         mine.sort(key=lambda r: order.get(r["picture"], len(order)))
         content = {
-            "format": _FORMAT,
+            "format": FORMAT,
             **self._about,
             "pictures": mine,
             "errors": [{"picture": image, "error": error} for image, error in errors],
@@ -291,23 +220,6 @@ def _describe(segmenter: Segmenter) -> dict[str, Any]:
     }
 
 
-def _whole(entries: Iterable[Any], file: Path) -> Iterator[Record]:
-    """The entries that have all that is looked at here; the images of others are done again."""
-    kinds = {"picture": str, "name": str, "made_by": str, "source": list, "label_map": str, "labels": dict}
-    for entry in entries:
-        known = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
-        if (
-            known
-            and isinstance(entry.get("overlay"), (str, NoneType))
-            and all(
-                isinstance(label, dict) and isinstance(label.get("mask"), str) for label in entry["labels"].values()
-            )
-        ):
-            yield entry
-        else:
-            log.warning("%s has a damaged entry, which is left out: %.80r", file, entry)
-
-
 def file_identity(source: Path) -> list[int]:
     """Length and time of change: an image with other ones is another image."""
     try:
@@ -326,13 +238,11 @@ def _is_whole(file: Path) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
-def _candidates(source: Path) -> Iterator[str]:
-    stem, parent = cut_name(source.stem), source.parent.name
-    yield from (stem, cut_name(f"{parent}_{source.stem}"), cut_name(f"{parent}_{source.name.replace('.', '_')}"))
-    number = 2
-    while True:
-        yield f"{stem}_{number}"
-        number += 1
+def _free_name(source: Path, taken: set[str]) -> str:
+    """The name of a file without its ending, with its folder's name or a number where others have the same."""
+    parent, whole = source.parent.name, source.name.replace(".", "_")
+    others = cut_name(f"{parent}_{source.stem}"), cut_name(f"{parent}_{whole}")
+    return free_name(cut_name(source.stem), lambda name: name.casefold() in taken, *others)
 
 
 def _folder_names(labels: Iterable[str]) -> dict[str, str]:

@@ -23,8 +23,8 @@ from typing import Any, Final
 import torch
 
 from fewseg.batch.attempts import Attempts
+from fewseg.batch.earlier import Record
 from fewseg.batch.options import BatchOptions
-from fewseg.batch.output_folder import Record
 from fewseg.batch.ray_worker import FAILED, FATAL, FOUND, RayWorker, WorkerState
 from fewseg.batch.steps import ImageSteps, Outcome, Task
 from fewseg.batch.threads import ThreadPlan

@@ -19,8 +19,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from fewseg.batch.earlier import Record
 from fewseg.batch.options import BatchOptions
-from fewseg.batch.output_folder import Record
 from fewseg.batch.steps import ImageSteps, Loaded, Outcome, Task
 from fewseg.core.errors import FewsegError
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final
 
 from fewseg.batch.options import BatchOptions
 from fewseg.cli.options import LogOptions, ModelOptions
 from fewseg.core.errors import InvalidImage, InvalidOption
-from fewseg.formats.records import ExportOptions
+from fewseg.formats.records import ExportOptions, check_formats
 
 if TYPE_CHECKING:
     from fewseg.batch.files import BatchReport
+    from fewseg.formats.examples import Supports
+
+_NEED_IMAGES: Final = frozenset({"yolo", "labelme", "overlays", "sheet"})
+"""Formats that hold the images beside their annotations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +53,15 @@ class Options(ModelOptions, BatchOptions, LogOptions):
     Masks as png and overlays are always written."""
     export: ExportOptions = field(default_factory=ExportOptions)
     """How other formats are written."""
-    tile: Literal["auto"] | int | None = None
-    """Segment in tiles of this side in pixels, or auto (the model's input size): for images far larger than that."""
-    overlap: float | None = None
-    """Share of a tile's side that neighbours have in common; 0.25 if not given."""
-    frame_stride: int = 1
-    """Segment every so many-th frame of a video only."""
     compile: bool = False
     """Have torch.compile translate the model first: minutes, for a few percent on CPUs; only for many images."""
+
+    @property
+    def holds_videos(self) -> bool:
+        """Whether there are videos among the queries."""
+        from fewseg.images.video import is_video
+
+        return any(map(is_video, self.input))
 
 
 def run(options: Options) -> int:
@@ -62,18 +69,91 @@ def run(options: Options) -> int:
     if not options.input:
         raise InvalidOption("no images to segment: give files or folders after --input")
 
-    from fewseg.cli import segment_parts
-    from fewseg.cli.common import log_to_terminal, make_segmenter
+    from fewseg.batch.files import segment_files
+    from fewseg.cli.common import log_to_terminal, make_segmenter, progress_bar
 
     log_to_terminal(options.verbose)
-    segment_parts.check(options)
     options.check()
-    supports = segment_parts.read_examples(options)  # before the model is loaded: a typing error shows at once
+    options.check_for(options.input)
+    check_examples(options)
+    supports = read_examples(options)  # before the model is loaded: a typing error shows at once
     segmenter = make_segmenter(options, compile=options.compile)
     supports.teach(segmenter, options.tile)
-    report = segment_parts.segment(segmenter, options, options, supports)
-    segment_parts.export(options.out, options.formats, options)
+    if options.holds_videos and _NEED_IMAGES & set(options.formats):
+        options = replace(options, save_frames=True)
+    with progress_bar("segmenting", rate="images/s") as advance:
+        report = segment_files(
+            segmenter, options.input, options.out, options=options, masks=supports.mask_files, progress=advance
+        )
+    export(options)
     return _conclude(report)
+
+
+def check_examples(options: Options) -> None:
+    """Raise `InvalidOption` for examples, formats and folders that do not go together, before anything is read."""
+    from fewseg.formats.manifest import check_folder
+    from fewseg.formats.mask_folders import require_apart
+
+    if options.support is None and options.frame is None:
+        raise InvalidOption("missing --support (or --frame and --mask for a video); see fewseg segment --help")
+    if (options.frame is None) != (not options.mask):
+        raise InvalidOption("--frame and --mask belong together: --frame 0 --mask cat=cat.png")
+    if options.frame is not None and (not options.holds_videos or len(options.input) != 1):
+        raise InvalidOption("--frame is a frame of the video that is segmented: give one video after --input")
+    check_folder(options.out, check_formats(options.formats))
+    if options.support is None:
+        for name, given in (("images", options.images), ("labels", options.labels), ("shots", options.shots)):
+            if given:
+                raise InvalidOption(f"--{name} chooses among the examples of --support: give --support too")
+        return
+    require_apart(options.support, options.out)
+    if options.support.is_file() and options.support.resolve().parent == options.out.resolve():
+        raise InvalidOption(f"output folder {options.out} holds the support file {options.support}: choose another")
+
+
+def read_examples(options: Options) -> Supports:
+    """The examples that the options name: of `--support`, and of `--frame`."""
+    from fewseg.formats.examples import SupportExample, Supports
+    from fewseg.formats.read import read_supports
+    from fewseg.images.video import read_frame
+
+    examples: list[SupportExample] = []
+    kinds = []
+    if options.support is not None:
+        supports = read_supports(options.support, images=options.images, labels=options.labels, shots=options.shots)
+        examples += supports.examples
+        kinds.append(supports.kind)
+    if options.frame is not None:
+        image = read_frame(options.input[0], options.frame)
+        for label, file in map(_named_mask, options.mask):
+            examples.append(SupportExample(label, image, partial(Path, file), mask_file=file))
+        kinds.append("a frame")
+    return Supports(" and ".join(kinds), tuple(examples))
+
+
+def _named_mask(given: str) -> tuple[str, Path]:
+    """Label and file of `LABEL=FILE`, or of a file that is named as its label."""
+    label, equals, file = given.partition("=")
+    if equals and not Path(given).exists():
+        return label, Path(file)
+    return Path(given).stem, Path(given)
+
+
+def export(options: Options) -> None:
+    """Write the results in the formats that `segment_files` itself does not write, with a progress bar."""
+    from fewseg.cli.common import progress_bar
+    from fewseg.formats.convert import write_results
+
+    drawn = {"png"} if options.holds_videos else {"png", "overlays"}  # frames have no overlays of their own
+    wanted = [name for name in options.formats if name not in drawn]
+    if not wanted:
+        return
+    with progress_bar("exporting") as advance:
+        report = write_results(options.out, wanted, options=options.export, progress=advance)
+    if report.absent:
+        told = f"{report.absent} of {report.absent + report.annotations} masks are not in {', '.join(wanted)}: "
+        told += "judged absent; --export.absent writes them too, a lower --presence-threshold judges fewer so"
+        print(told, file=sys.stderr)
 
 
 def _conclude(report: BatchReport) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -96,8 +97,16 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 def folder_name(label: str, taken: set[str]) -> str:
     """A name for the label's folder: without characters that some system refuses, unlike those taken; is then taken."""
     plain = cut_name(re.sub(r"[^\w\- .]", "_", label)).strip(" .") or "_"
-    name, number = plain, 2
-    while name.casefold() in taken:
-        name, number = f"{plain}_{number}", number + 1
+    name = free_name(plain, lambda name: name.casefold() in taken)
     taken.add(name.casefold())
     return name
+
+
+def free_name(first: str, is_taken: Callable[[str], bool], *others: str, numbered: str = "{}_{}") -> str:
+    """The first of a name, `others`, and the name with 2, 3, 4 ... that is not taken.
+
+    >>> free_name("a", {"a", "b", "a_2"}.__contains__, "b")
+    'a_3'
+    """
+    names = itertools.chain((first, *others), (numbered.format(first, number) for number in itertools.count(2)))
+    return next(name for name in names if not is_taken(name))

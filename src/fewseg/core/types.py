@@ -7,18 +7,16 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from fewseg.core.errors import InvalidCheckpoint, InvalidSupport
 from fewseg.core.files import write_bytes
+from fewseg.core.prediction import IGNORE, Prediction
 
-IGNORE = 255
-"""Mask value of pixels that count neither as foreground nor as background."""
+__all__ = ["IGNORE", "Episode", "Prediction", "QueryFeatures", "SupportSet"]
 
 
 @dataclass(frozen=True)
@@ -147,24 +145,3 @@ class SupportSet:
             return cls(about["method"], tuple(about["image_size"]), tensors, about["encoder"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InvalidCheckpoint(f"{os.fspath(path)} is not a saved support set: {error}") from error
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What `Segmenter.segment` found in one image, at the image's own size (after EXIF rotation)."""
-
-    masks: dict[str, NDArray[np.bool_]]
-    """Label to mask (H, W); labels may overlap."""
-    probabilities: dict[str, NDArray[np.float32]]
-    """Label to foreground probability (H, W)."""
-    label_map: NDArray[np.uint16]
-    """(H, W): 0 background, i + 1 the i-th label; overlaps go to the label with the highest probability."""
-    scores: dict[str, float]
-    """Label to how sure we are that it is in the image at all, in [0, 1]."""
-    present: dict[str, bool]
-    """Label to whether its score reaches the threshold; never empties a mask."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """In order of teaching; value 1 of `label_map` is the first."""
-        return tuple(self.masks)

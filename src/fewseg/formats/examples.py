@@ -20,7 +20,8 @@ from fewseg.images.decode import ImageLike
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import Prompt, require_foreground
 from fewseg.inference.segmenter import Segmenter
-from fewseg.inference.tiles import Tile, teach_tiled
+from fewseg.inference.tiles import teach_tiled
+from fewseg.inference.tiling import Tile
 
 log = logging.getLogger(__name__)
 

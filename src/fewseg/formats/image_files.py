@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from fewseg.core.files import folder_name
-from fewseg.formats.writer import MaskedImage, Writer, save_image
+from fewseg.formats.writer import MaskedImage, Writer
 from fewseg.images.draw import contact_sheet
+from fewseg.images.encode import index_image, mask_image, save_image
 from fewseg.images.read import fitted
 
 _ON_A_SHEET: Final = 30
@@ -39,13 +40,11 @@ class PngWriter(Writer):
         for label, mask in record.masks.items():
             if label not in self._folders:
                 self._folders[label] = folder_name(label, self._taken)
-            binary = Image.fromarray(np.asarray(mask, np.bool_).view(np.uint8) * np.uint8(255))
-            save_image(self._out / "masks" / self._folders[label] / f"{record.name}.png", binary, "PNG")
-        index_map = Image.fromarray(index)
-        if index.dtype == np.uint8:
-            colours = [image.labels.colours[name] for name in image.labels.names[:255]]
-            index_map.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
-        save_image(self._out / "labels" / f"{record.name}.png", index_map, "PNG")
+            path = self._out / "masks" / self._folders[label] / f"{record.name}.png"
+            save_image(path, mask_image(mask), "PNG")
+        colours = [image.labels.colours[name] for name in image.labels.names]
+        drawn = index_image(index, colours[:255] if index.dtype == np.uint8 else colours)
+        save_image(self._out / "labels" / f"{record.name}.png", drawn, "PNG")
         return 1 + len(record.masks)
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from fewseg.core.errors import InvalidImage, InvalidSupport
 from fewseg.core.files import make_folder
-from fewseg.core.types import IGNORE
+from fewseg.core.prediction import IGNORE
 from fewseg.formats.examples import SupportExample, Supports, choose_examples, find_image
 from fewseg.formats.manifest import write_correctable
 from fewseg.formats.polygons import one_ring

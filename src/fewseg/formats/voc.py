@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewseg.core.errors import InvalidMask, InvalidSupport
-from fewseg.core.types import IGNORE
+from fewseg.core.prediction import IGNORE
 from fewseg.data.datasets.pascal5i import VOC_CLASSES, voc_colour
 from fewseg.formats.examples import SupportExample, Supports, choose_examples
 from fewseg.images import decode as decoding

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +18,7 @@ from fewseg.core.files import make_folder, replacing
 from fewseg.formats.polygons import regions
 from fewseg.formats.records import ExportOptions, MaskRecord
 from fewseg.images import open_image
-from fewseg.images.draw import Colour, label_colours, overlay
-
-OVERLAY_SIDE = 2048
-"""Longest side of overlays."""
+from fewseg.images.draw import OVERLAY_SIDE, Colour, label_colours, overlay_of
 
 
 class LabelNumbers:
@@ -79,13 +74,7 @@ class MaskedImage:
         """The masks on the image; of huge images on a smaller copy. Raises `InvalidImage` without an image."""
         image = open_image(self.needed_image("an overlay"), at_least=OVERLAY_SIDE)
         self._check_size(image.size)
-        small = image.image.copy()
-        small.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-        # Nearest: the pixel of the mask under the centre of each of the small image's.
-        rows = ((np.arange(small.height) + 0.5) * self.record.size[1] / small.height).astype(int)
-        columns = ((np.arange(small.width) + 0.5) * self.record.size[0] / small.width).astype(int)
-        masks = {label: mask[rows[:, None], columns] for label, mask in self.masks.items()}
-        return overlay(small, masks, self.labels.colours)
+        return overlay_of(image.image, self.masks, self.labels.colours)
 
     def needed_image(self, what: str) -> Path:
         """The image's file; raises `InvalidImage` where the record has none or it is gone."""
@@ -117,15 +106,6 @@ class Writer(ABC):
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
         """Let go of everything; after a failure too."""
-
-
-def save_image(path: Path, image: Image.Image, kind: str, **options: Any) -> None:
-    """Save an image atomically; raises `OutputError`."""
-    encoded = io.BytesIO()  # Pillow's own encoders report a full disk as "encoder error -2"
-    image.save(encoded, kind, **options)
-    make_folder(path.parent)
-    with replacing(path) as temporary:
-        temporary.write_bytes(encoded.getbuffer())
 
 
 def copy_image(source: Path, target: Path) -> None:

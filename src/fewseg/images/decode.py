@@ -10,16 +10,20 @@ is lost.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fewseg.core.errors import FewsegError, one_line
+
+if TYPE_CHECKING:
+    import torch
+    from typing_extensions import TypeIs
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
 """A file, a Pillow image, an array or a tensor."""
@@ -150,12 +154,19 @@ def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return (size[1], size[0]) if orientation >= 5 else size
 
 
+def is_tensor(value: Any) -> TypeIs[torch.Tensor]:
+    """Whether the value is a torch tensor; imports no torch, for whoever made a tensor has imported it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def to_numpy(values: np.ndarray | torch.Tensor) -> np.ndarray:
     """A tensor's values as an array (bfloat16, which numpy lacks, as float32); arrays as they are."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    return values
+    if not is_tensor(values):
+        return values
+    values = values.detach().cpu()
+    array: np.ndarray = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+    return array
 
 
 def channels_last(values: np.ndarray, first: bool, allowed: tuple[int, ...]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fewseg.core.errors import InvalidImage, InvalidMask
-from fewseg.core.types import Prediction
+from fewseg.core.prediction import Prediction
 from fewseg.images.read import ImageLike, fitted, read_image
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -26,6 +27,9 @@ PALETTE: Final[tuple[Colour, ...]] = (
     (230, 159, 0),
 )
 """Colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008), strongest contrasts first."""
+
+OVERLAY_SIDE: Final = 2048
+"""Longest side of overlays."""
 
 _LEGEND_SIDE: Final = 64
 """Images with a shorter side than this get no legend: it would hide them."""
@@ -221,13 +225,25 @@ def contact_sheet(
     return sheet
 
 
-def overlay_of(image: Image.Image, found: Prediction, side: int) -> Image.Image:
-    """The overlay of a result at the image's size, drawn with at most `side` pixels."""
+def overlay_of(
+    image: Image.Image,
+    found: Prediction | Mapping[str, NDArray[Any]],
+    colours: Mapping[str, Colour] | None = None,
+    *,
+    side: int = OVERLAY_SIDE,
+) -> Image.Image:
+    """The overlay, at most `side` pixels long, of masks of any size on an image of any size.
+
+    Of masks larger than that, the pixel under the centre of each of the overlay's is drawn.
+    """
     small = fitted(image, side, enlarge=False)
-    if small.size == image.size:
-        return overlay(image, found)
-    # The pixel of the label map under the centre of each of the small image's.
-    rows = ((np.arange(small.height) + 0.5) * image.height / small.height).astype(int)[:, None]
-    columns = ((np.arange(small.width) + 0.5) * image.width / small.width).astype(int)
-    masks = {label: mask[rows, columns] for label, mask in found.masks.items()}
-    return overlay(small, Prediction(masks, {}, found.label_map[rows, columns], found.scores, found.present))
+    masks = found.masks if isinstance(found, Prediction) else found
+    height, width = next((mask.shape for mask in masks.values()), (small.height, small.width))
+    if small.size == (width, height):
+        return overlay(small, found, colours)
+    rows = ((np.arange(small.height) + 0.5) * height / small.height).astype(int)[:, None]
+    columns = ((np.arange(small.width) + 0.5) * width / small.width).astype(int)
+    masks = {label: mask[rows, columns] for label, mask in masks.items()}
+    if isinstance(found, Prediction):
+        return overlay(small, replace(found, masks=masks, label_map=found.label_map[rows, columns]), colours)
+    return overlay(small, masks, colours)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from fewseg.core.errors import InvalidMask
-from fewseg.core.types import IGNORE
+from fewseg.core.prediction import IGNORE
 from fewseg.images import decode as decoding
 from fewseg.images.decode import ImageLike
+
+if TYPE_CHECKING:
+    import torch
 
 MaskValue: TypeAlias = "int | tuple[int, int, int]"
 """Which pixels are foreground: an index, or an RGB colour."""
@@ -60,7 +62,7 @@ def read_mask(
         >>> read_mask(np.array([[0, 3, 255]]), value=3)
         array([[  0,   1, 255]], dtype=uint8)
     """
-    raw = _from_array(mask) if isinstance(mask, (np.ndarray, torch.Tensor)) else _from_image(mask, value)
+    raw = _from_array(mask) if isinstance(mask, np.ndarray) or decoding.is_tensor(mask) else _from_image(mask, value)
     if raw.values.dtype.kind == "f" and not np.isfinite(raw.values).all():
         raise InvalidMask(f"{raw.name} holds values that are no finite numbers: give 0 and 1")
     raw = _fit(raw, size, orientation)
@@ -77,7 +79,7 @@ def read_mask(
 
 
 def _from_array(mask: np.ndarray | torch.Tensor) -> _Raw:
-    values = decoding.channels_last(decoding.to_numpy(mask), isinstance(mask, torch.Tensor), (1, 3, 4))
+    values = decoding.channels_last(decoding.to_numpy(mask), decoding.is_tensor(mask), (1, 3, 4))
     if values.ndim not in (2, 3) or values.dtype.kind not in "buif":
         raise InvalidMask(f"the mask is a {mask.dtype} array of shape {tuple(mask.shape)}: give numbers as (H, W)")
     decoding.check_pixels((values.shape[1], values.shape[0]), "the mask", InvalidMask)

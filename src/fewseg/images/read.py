@@ -15,10 +15,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,6 +25,9 @@ from fewseg.core.errors import InvalidImage
 from fewseg.images import decode as decoding
 from fewseg.images.decode import MAX_PIXELS, SUFFIXES, ImageLike
 from fewseg.images.masks import read_mask
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "MAX_PIXELS",
@@ -70,12 +72,12 @@ def read_image(image: ImageLike) -> Image.Image:
     return open_image(image).image
 
 
-def open_image(image: ImageLike, *, at_least: int | None = None) -> OpenedImage:
+def open_image(image: ImageLike, *, at_least: int | None = None, reduce_above: int = REDUCE_ABOVE) -> OpenedImage:
     """The image and its true size; raises `InvalidImage` naming the file.
 
-    With `at_least`, images above `REDUCE_ABOVE` are box-averaged to a fraction of their size while decoding, each
-    side staying at least that long (or as long as it is): bounded memory, and no difference that a resize to a
-    quarter of it would show. Smaller images are never touched, so the papers' preprocessing stays exact.
+    With `at_least`, images of more than `reduce_above` pixels are box-averaged to a fraction of their size while
+    decoding, each side staying at least that long (or as long as it is): bounded memory, and no difference that a
+    resize to a quarter of it would show. Smaller images are never touched, so the papers' preprocessing stays exact.
     """
     if isinstance(image, (str, os.PathLike)):
         name = os.fspath(image)
@@ -83,19 +85,19 @@ def open_image(image: ImageLike, *, at_least: int | None = None) -> OpenedImage:
     elif isinstance(image, Image.Image):
         name, opened = getattr(image, "filename", "") or "the image", image
         decoding.check_pixels(image.size, name, InvalidImage)
-    elif isinstance(image, (np.ndarray, torch.Tensor)):
+    elif isinstance(image, np.ndarray) or decoding.is_tensor(image):
         name, opened = "the image", _from_array(image)
     else:
         raise InvalidImage(f"an image is a path, Pillow image, array or tensor, not a {type(image).__name__}")
     turn = decoding.orientation(opened)
     size, drafted = opened.size, None
-    if at_least is not None and size[0] * size[1] > REDUCE_ABOVE and isinstance(image, (str, os.PathLike)):
+    if at_least is not None and size[0] * size[1] > reduce_above and isinstance(image, (str, os.PathLike)):
         # JPEG: decodes at 1/2, 1/4 or 1/8
         drafted = opened.draft(None, (min(at_least, size[0]), min(at_least, size[1])))
     opened = decoding.decode(opened, name, InvalidImage)
     if drafted is None:
         size = opened.size  # some versions of Pillow turn a TIFF, and its size, only now
-    small = _reduced(opened, name, at_least) if at_least is not None else _to_rgb(opened, name)(opened)
+    small = _to_rgb(opened, name)(opened) if at_least is None else _reduced(opened, name, at_least, reduce_above)
     return OpenedImage(decoding.upright(small, turn), decoding.upright_size(size, turn), turn, name)
 
 
@@ -111,12 +113,12 @@ def read_image_header(path: str | os.PathLike[str]) -> tuple[tuple[int, int], in
         return decoding.upright_size(image.size, orientation), orientation
 
 
-def _reduced(image: Image.Image, name: str, at_least: int) -> Image.Image:
+def _reduced(image: Image.Image, name: str, at_least: int, reduce_above: int) -> Image.Image:
     """`image` as RGB, averaged over boxes while both sides stay at least `at_least`."""
     to_rgb = _to_rgb(image, name)
     width, height = image.size
     across, down = max(1, width // at_least), max(1, height // at_least)
-    if width * height <= REDUCE_ABOVE or across * down == 1:
+    if width * height <= reduce_above or across * down == 1:
         return to_rgb(image)
     # In bands, so that never a second image of the full size exists; a box never crosses two bands.
     rows = max(down, _BAND // width // down * down)
@@ -186,7 +188,7 @@ def _bytes(values: NDArray[np.generic], scale: float) -> NDArray[np.uint8]:
 
 def _from_array(image: np.ndarray | torch.Tensor) -> Image.Image:
     """An 8-bit Pillow image of an array or tensor."""
-    first = isinstance(image, torch.Tensor)
+    first = decoding.is_tensor(image)
     values = decoding.to_numpy(image)
     if values.dtype.kind not in "buif":
         raise InvalidImage(f"the image is an array of {values.dtype}: give numbers (uint8, uint16, or float 0..1)")

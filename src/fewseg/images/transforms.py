@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
 from fewseg.core.choices import Resize as Resize
-from fewseg.core.types import IGNORE
+from fewseg.core.prediction import IGNORE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from typing import IO, Final
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from fewseg.core.errors import InvalidOption, one_line
 from fewseg.images.draw import label_colours
+from fewseg.images.encode import encode, index_image, mask_image
 from fewseg.images.masks import MaskValue
 from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import Limits
@@ -62,20 +62,9 @@ def mask_value(text: str | None) -> MaskValue | None:
 
 def mask_png(mask: NDArray[np.bool_]) -> bytes:
     """A mask (H, W) as an 8-bit PNG of 0 and 255."""
-    return _png(Image.fromarray(mask.astype(np.uint8) * 255))
+    return encode(mask_image(mask), "PNG", compress_level=4)
 
 
 def index_png(label_map: NDArray[np.uint16], labels: tuple[str, ...]) -> bytes:
     """A label map (H, W) as a palette PNG; 16-bit grey above 255 labels."""
-    if len(labels) > 255:
-        return _png(Image.fromarray(label_map))
-    palette = [0, 0, 0] + [channel for colour in label_colours(labels).values() for channel in colour]
-    image = Image.fromarray(label_map.astype(np.uint8))
-    image.putpalette(palette)
-    return _png(image)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=4)
-    return buffer.getvalue()
+    return encode(index_image(label_map, list(label_colours(labels).values())), "PNG", compress_level=4)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from fewseg.core.errors import InvalidDataset, InvalidImage, InvalidMask, InvalidOption
 from fewseg.core.files import make_folder, write_text
-from fewseg.core.types import IGNORE
+from fewseg.core.prediction import IGNORE
 from fewseg.images import decode as decoding
 
 Pair: TypeAlias = tuple[str, int]

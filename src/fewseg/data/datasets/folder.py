@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewseg.core.errors import InvalidDataset, InvalidMask, unknown
-from fewseg.core.types import IGNORE
+from fewseg.core.prediction import IGNORE
 from fewseg.images import decode as decoding
 from fewseg.images import read_image, read_image_header, read_mask
 from fewseg.images.pairs import class_folders, images_in, only_mask, pairs_in

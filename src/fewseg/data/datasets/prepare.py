@@ -30,8 +30,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from fewseg.core.errors import FewsegError, InvalidDataset, InvalidImage, InvalidMask, one_line
 from fewseg.core.files import make_folder, replacing
+from fewseg.core.prediction import IGNORE
 from fewseg.core.progress import ProgressCallback
-from fewseg.core.types import IGNORE
 from fewseg.data.datasets.pascal5i import voc_colour
 from fewseg.images import decode as decoding
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from fewseg.core.types import IGNORE
+from fewseg.core.prediction import IGNORE
 from fewseg.images.transforms import IMAGENET_MEAN, square_mask, to_tensor
 
 _FILL: Final = tuple(round(255 * value) for value in IMAGENET_MEAN)

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from fewseg.core.types import IGNORE
+from fewseg.core.prediction import IGNORE
 from fewseg.data.episodes.augment import Augmentation
 from fewseg.images.transforms import IMAGENET_MEAN, normalise, square_image, square_mask
 

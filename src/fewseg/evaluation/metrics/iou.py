@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewseg.core.errors import InvalidMask
-from fewseg.core.types import IGNORE
+from fewseg.core.prediction import IGNORE
 
 
 def intersection_and_union(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fewseg.core.errors import InvalidMask
-from fewseg.core.types import IGNORE
+from fewseg.core.prediction import IGNORE
 
 _EIGHT = np.ones((3, 3), np.uint8)
 

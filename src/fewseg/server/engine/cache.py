@@ -24,6 +24,7 @@ from PIL import Image, PngImagePlugin
 from fewseg.core.errors import OutputError
 from fewseg.core.files import make_folder, write_bytes
 from fewseg.core.lru import LRUCache
+from fewseg.images.encode import encode
 from fewseg.inference import active_learning
 from fewseg.models.presence import UNSCALED, PresenceScale, presence_scores
 from fewseg.server.engine.model import probabilities
@@ -83,12 +84,11 @@ class ResultCache:
         summary = ResultSummary(key, self.scale(score), uncertainty)
         about = PngImagePlugin.PngInfo()
         about.add_text("fewseg", f"{score:.9g} {uncertainty:.9g}")
-        encoded = io.BytesIO()
-        Image.fromarray(coarse).save(encoded, "PNG", compress_level=1, pnginfo=about)
+        encoded = encode(Image.fromarray(coarse), "PNG", compress_level=1, pnginfo=about)
         with self._lock:
             self._summaries[key] = summary
         self._maps.put(key, coarse, coarse.nbytes)
-        self._write(f"{key}.png", encoded.getvalue())
+        self._write(f"{key}.png", encoded)
         return summary
 
     def summary(self, key: str) -> ResultSummary | None:

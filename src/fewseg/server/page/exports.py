@@ -19,7 +19,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
 
 from fewseg.core.errors import InvalidOption, OutputError
-from fewseg.core.files import cut_name, make_folder
+from fewseg.core.files import cut_name, free_name, make_folder
 from fewseg.formats import FORMATS, ExportReport, MaskRecord, export_masks
 from fewseg.server.page.schemas import ExportBody, ExportRequest
 from fewseg.server.page.view import ProjectView
@@ -134,9 +134,7 @@ def _records(view: ProjectView, chosen: _Chosen) -> Iterator[MaskRecord]:
 def _unique(image: ImageEntry, taken: set[str]) -> str:
     """A name for the image's files that no other one has."""
     plain = _plain(os.path.splitext(image.shown_name)[0].replace("/", "_"))
-    name, number = plain, 2
-    while name.casefold() in taken:
-        name, number = f"{plain}_{number}", number + 1
+    name = free_name(plain, lambda name: name.casefold() in taken)
     taken.add(name.casefold())
     return name
 
@@ -147,10 +145,7 @@ def _plain(name: str) -> str:
 
 def _free(folder: Path) -> Path:
     """The folder, with a number where it exists."""
-    free, number = folder, 2
-    while free.exists():
-        free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
-    return free
+    return folder.with_name(free_name(folder.name, lambda name: folder.with_name(name).exists(), numbered="{}-{}"))
 
 
 def _pack(folder: Path, archive: Path) -> None:

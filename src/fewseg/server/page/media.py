@@ -13,6 +13,7 @@ from PIL import Image
 from fewseg.core.errors import InvalidImage, InvalidMask, one_line
 from fewseg.images import decode as decoding
 from fewseg.images import open_image
+from fewseg.images.encode import encode, mask_image
 from fewseg.images.read import fitted
 from fewseg.server.project.images import ImageEntry
 
@@ -27,10 +28,7 @@ def jpeg(entry: ImageEntry, side: int) -> bytes:
     """The image, upright, its longest side at most `side`; raises `InvalidImage`."""
     with RENDERING:
         image = _decoded(entry, side)
-        small = fitted(image, side, enlarge=False)
-        encoded = io.BytesIO()
-        small.save(encoded, "JPEG", quality=88, optimize=False)
-        return encoded.getvalue()
+        return encode(fitted(image, side, enlarge=False), "JPEG", quality=88, optimize=False)
 
 
 def _decoded(image: ImageEntry, side: int) -> Image.Image:
@@ -46,10 +44,8 @@ def _decoded(image: ImageEntry, side: int) -> Image.Image:
 
 def png(values: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     """A greyscale PNG of (H, W); bool as 0 and 255."""
-    grey = values.view(np.uint8) * np.uint8(255) if values.dtype == np.bool_ else values
-    encoded = io.BytesIO()
-    Image.fromarray(grey).save(encoded, "PNG", compress_level=1)
-    return encoded.getvalue()
+    grey = mask_image(values) if values.dtype == np.bool_ else Image.fromarray(values)
+    return encode(grey, "PNG", compress_level=1)
 
 
 def received_mask(body: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:

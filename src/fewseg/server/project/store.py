@@ -13,7 +13,6 @@ place: whenever the server is killed, the project file is complete and every mas
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -26,10 +25,10 @@ from typing import Final
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from PIL import Image
 
 from fewseg.core.errors import OutputError
-from fewseg.core.files import make_folder, replacing, write_text
+from fewseg.core.files import free_name, make_folder, replacing, write_text
+from fewseg.images.encode import encode, mask_image
 from fewseg.images.masks import read_mask
 from fewseg.server.project.state import InvalidProject, State, from_json, to_json
 
@@ -84,11 +83,10 @@ class ProjectStore:
             ) from None
         if not self.file.exists():
             return state, []
-        now, number = time.strftime("%Y%m%d-%H%M%S"), 1
-        kept = self.file.with_name(f"project.damaged-{now}.json")
-        while kept.exists():
-            number += 1
-            kept = self.file.with_name(f"project.damaged-{now}-{number}.json")
+        damaged = f"project.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+        kept = self.file.with_name(
+            free_name(damaged, lambda name: self.file.with_name(f"{name}.json").exists(), numbered="{}-{}") + ".json"
+        )
         with contextlib.suppress(OSError):  # otherwise the next `save` would copy it over the backup
             os.replace(self.file, kept)
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.backup.stat().st_mtime))
@@ -123,9 +121,7 @@ class ProjectStore:
 
     def write_mask(self, name: str, mask: NDArray[np.bool_]) -> None:
         """Write a mask (H, W) as a PNG of 0 and 255, atomically; raises `OutputError`."""
-        encoded = io.BytesIO()
-        Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(encoded, "PNG", compress_level=4)
-        _write(self.masks / name, encoded.getvalue())
+        _write(self.masks / name, encode(mask_image(mask), "PNG", compress_level=4))
 
     def read_mask(self, name: str, size: tuple[int, int]) -> NDArray[np.bool_]:
         """A saved mask (H, W); raises `InvalidMask` where it is missing, damaged or of another size."""

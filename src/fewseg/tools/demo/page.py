@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import groupby
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fewseg.images.encode import encode
 from fewseg.images.read import fitted
 from fewseg.tools.demo.answers import Answer
 from fewseg.tools.demo.photographs import Source
@@ -87,9 +87,7 @@ def heat_map(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _figure(image: Image.Image, caption: str, alternative: str) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=88)
-    data = base64.b64encode(stream.getvalue()).decode()
+    data = base64.b64encode(encode(image, "JPEG", quality=88)).decode()
     return (
         f'<figure><img src="data:image/jpeg;base64,{data}" width="{image.width}" height="{image.height}" '
         f'alt="{html.escape(alternative)}"><figcaption>{html.escape(caption)}</figcaption></figure>'

@@ -1,0 +1,32 @@
+"""The values of segmentation that need no torch: the ignored mask value, and predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE = 255
+"""Mask value of pixels that count neither as foreground nor as background."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `Segmenter.segment` found in one image, at the image's own size (after EXIF rotation)."""
+
+    masks: dict[str, NDArray[np.bool_]]
+    """Label to mask (H, W); labels may overlap."""
+    probabilities: dict[str, NDArray[np.float32]]
+    """Label to foreground probability (H, W)."""
+    label_map: NDArray[np.uint16]
+    """(H, W): 0 background, i + 1 the i-th label; overlaps go to the label with the highest probability."""
+    scores: dict[str, float]
+    """Label to how sure we are that it is in the image at all, in [0, 1]."""
+    present: dict[str, bool]
+    """Label to whether its score reaches the threshold; never empties a mask."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """In order of teaching; value 1 of `label_map` is the first."""
+        return tuple(self.masks)
