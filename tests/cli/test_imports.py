@@ -26,9 +26,17 @@ def loaded(code: str) -> list[str]:
     return run.stdout.splitlines()[-1].split()[1:]
 
 
-@pytest.mark.parametrize("module", ["fewseg", "fewseg.cli", "fewseg.errors", "fewseg.batch", "fewseg.formats"])
+@pytest.mark.parametrize(
+    "module", ["fewseg", "fewseg.cli", "fewseg.errors", "fewseg.batch", "fewseg.formats", "fewseg.client"]
+)
 def test_importing_loads_nothing_heavy(module: str) -> None:
     assert loaded(f"import {module}") == []
+
+
+def test_images_are_read_without_torch() -> None:
+    modules = "fewseg.images.draw, fewseg.images.video, fewseg.batch.options, fewseg.inference.tiling"
+    code = f"import numpy, {modules}; from fewseg.images import *; read_image(numpy.zeros((3, 5), numpy.uint8))"
+    assert loaded(code) == []
 
 
 def test_help_loads_nothing_heavy() -> None:

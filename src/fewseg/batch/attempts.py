@@ -1,4 +1,4 @@
-"""How often something was begun and not ended, in files: who counts in memory dies with the process."""
+"""Counts unfinished attempts in files, so that the count survives a crash."""
 
 from __future__ import annotations
 

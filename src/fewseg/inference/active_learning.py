@@ -1,9 +1,9 @@
 """Which image to label next: scores, and a choice of several that do not repeat each other.
 
-Two questions can be asked of an image. How unsure is the model of the mask that it found (`uncertainty`)? And how
-unlike everything labelled so far is what the image shows (`coverage`)? The first needs a support, the second does
-not. `choose_uncertain` and `choose_covering` pick images greedily: what one image teaches is taken into account
-before the next is picked. The DCAMA paper names such a selection of supports as future work (section 5).
+Two scores rank images. `uncertainty` is that of the model about its predicted mask, and needs a support; `coverage`
+is the distance of the image's features from those of all labelled images, and needs none. `choose_uncertain` and
+`choose_covering` pick images greedily, each given those picked before. The DCAMA paper names such a selection of
+supports as future work (section 5).
 
 Measured on novel classes (docs/suggestions.md), the uncertain images are the worse choice: `choose_covering` is what
 the page goes by.
@@ -19,18 +19,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SMOOTHING: Final = 0.01
-"""Share of an image that agrees beside its mask: without it, an image without any mask could not be sure."""
+"""Additive smoothing of the expected IoU, as a share of the image; makes a confidently empty prediction certain instead
+of 0/0."""
 
 _FLOOR: Final = 1e-6
 
 
 def uncertainty(probabilities: Tensor) -> Tensor:
-    """One minus the overlap (IoU) that the mask is expected to have with the truth, in [0, 1).
+    """One minus the expected IoU of the mask with the truth, in [0, 1); (..., h, w) to (...).
 
     Probabilities p (..., h, w) are cut at 0.5 into the mask m. Were every pixel foreground with its probability, and
     independently, the mask would share sum(m p) pixels with the truth and sum(m + p - m p) would be in one of the two:
-    the quotient of these expectations, with `SMOOTHING` of the image added to both, is the overlap. Unlike a mean
-    entropy it does not grow with the object's outline alone, and an image that is surely without the label is sure.
+    the quotient of these expectations, with `SMOOTHING` of the image added to both, is the overlap. Unlike a
+    mean entropy it does not grow with the object's boundary alone, and is 0 for a confidently empty mask.
 
     Examples:
         >>> float(uncertainty(torch.tensor([[1.0, 0.0], [1.0, 0.0]])))
@@ -45,10 +46,9 @@ def uncertainty(probabilities: Tensor) -> Tensor:
 
 
 def coverage(query_tokens: Tensor, support_tokens: Tensor) -> Tensor:
-    """How far an image's tokens (..., n, c) are from the nearest support token (m, c), on average.
+    """Mean distance (...) of an image's tokens (..., n, c) to the nearest support token (m, c).
 
-    The distance is one minus the cosine, so in [0, 2]: 0 where everything has been seen already. Without support tokens
-    (m = 0) everything is as far as can be expected of the unknown, 1.
+    The distance is one minus the cosine, so in [0, 2]; 1 without support tokens (m = 0).
     """
     nearest = _nearest(_unit(query_tokens), _unit(support_tokens))
     return nearest.mean(-1)
@@ -66,7 +66,7 @@ def _nearest(query: Tensor, support: Tensor) -> Tensor:
 
 
 def centred(tokens: Tensor) -> Tensor:
-    """Tokens (images, n, c) without what they all share: their cosines tell apart what raw features blur."""
+    """Tokens (images, n, c) minus their mean, which dominates the cosines of raw features."""
     return tokens.float() - tokens.float().mean((0, 1))
 
 
@@ -76,7 +76,7 @@ def choose_covering(
     """`n` of the candidates, each the one that brings all images nearest to something labelled, given those before.
 
     `tokens` are those of all images (images, t, c), `support_tokens` (m, c) those of the labelled ones, `weights`
-    (images, t) how much each token matters (all alike if not given). Gives (image, gain) pairs: by how much the
+    (images, t) the tokens' weights (equal if not given). Gives (image, gain) pairs: by how much the
     mean distance of all tokens to the nearest labelled one falls. This is the greedy rule for the facility location
     problem, within 63 % of the best choice (Nemhauser et al., 1978).
     """
