@@ -39,6 +39,10 @@ def test_images_are_read_without_torch() -> None:
     assert loaded(code) == []
 
 
+def test_the_client_needs_no_torch() -> None:
+    assert loaded("import fewseg.client") == ["pycocotools"]
+
+
 def test_help_loads_nothing_heavy() -> None:
     assert loaded("from fewseg.cli import main; assert main(['--help']) == 0") == []
 
