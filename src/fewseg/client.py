@@ -153,9 +153,7 @@ class Session:
             image: an image, or several.
             mask: the label's mask at the image's size; as many as images.
             value: which index or colour of the mask is the label.
-            box: instead of a mask, for one image, as in `outline`.
-            points: likewise.
-            scribble: likewise.
+            box: instead of a mask, for one image, as in `outline`; so are `points` and `scribble`.
 
         Raises:
             InvalidImage, InvalidSupport, ServerError: something cannot be sent, or is refused; nothing is added then.
