@@ -74,12 +74,16 @@ ROWS = (
             "class_balanced=True",
         ),
     ),
-    Row("SCCAN, some queries without the class", "sccan", recipe=(("lr", 2e-4), ("batch", 4), ("absent", 0.25))),
     Row(
-        "SCCAN, alike start, joined images",
+        "SCCAN, some queries without the class",
+        "sccan",
+        recipe=(("lr", 2e-4), ("batch_size", 4), ("negative_episodes", 0.25)),
+    ),
+    Row(
+        "SCCAN, alike start, spliced images",
         "sccan",
         ("width=128", "blocks=4", "heads=4", "dropout=0.0", "head_dropout=0.0", "alike_start=True"),
-        recipe=(("lr", 1e-3), ("batch", 8), ("joined", 0.5)),
+        recipe=(("lr", 1e-3), ("batch_size", 8), ("splice", 0.5)),
     ),
 )
 BY_DEFAULT = 7
@@ -91,7 +95,7 @@ def recipe(row: Row, backbone: str, weights: Path, args: argparse.Namespace) -> 
     """The same for every method but for its options."""
     settings: dict[str, Any] = {
         "method": row.method,
-        "options": row.options,
+        "model_kwargs": row.options,
         "image_size": args.size,
         "epochs": args.epochs,
         "lr": 5e-4,

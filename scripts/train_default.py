@@ -60,7 +60,7 @@ def recipe(data: Path, backbone: str, weights: Path, things: Path | None, **chan
         "validate_every": 5,
         "loss": "gce+dice",
         "amp": False,
-        "average": 0.99,
+        "ema_decay": 0.99,
         "validation_classes": VALIDATION,
         "validation_episodes": 56,
     }

@@ -42,7 +42,8 @@ def data(tmp_path: Path) -> Path:
 
 def _train(data: Path, out: Path, *options: str) -> int:
     small = (
-        "--method toy --backbone tiny --random-backbone --image-size 32 --batch 2 --episodes 4 --epochs 1 --workers 0"
+        "--method toy --backbone tiny --random-backbone --image-size 32 --batch-size 2 --episodes-per-epoch 4 "
+        "--epochs 1 --workers 0"
     )
     few = "--no-tensorboard --validation-classes 1 --validation-episodes 2 --device cpu"
     return main(["train", "--data", str(data), "--out", str(out), *small.split(), *few.split(), *options])
@@ -100,11 +101,11 @@ def test_train_then_evaluate(data: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--backbone", "resnet5"], "unknown backbone 'resnet5'"),
         (["--fold", "4"], "fold 4 of 4"),
         (["--device", "abacus"], "unknown device"),
-        (["--options", "droput=0.1"], "unknown option of toy 'droput'; did you mean 'dropout'"),
-        (["--options", "dropout=much"], "method option dropout is 'much': give a value of type float"),
-        (["--options", "dropout"], "write it KEY=VALUE"),
-        (["--options", "image_size=64"], "method option image_size is no option of toy"),
-        (["--options", "dropout=0.1", "--init-from", "default"], "leave out options, or init_from"),
+        (["--model-kwargs", "droput=0.1"], "unknown option of toy 'droput'; did you mean 'dropout'"),
+        (["--model-kwargs", "dropout=much"], "method option dropout is 'much': give a value of type float"),
+        (["--model-kwargs", "dropout"], "write it KEY=VALUE"),
+        (["--model-kwargs", "image_size=64"], "method option image_size is no option of toy"),
+        (["--model-kwargs", "dropout=0.1", "--init-from", "default"], "leave out model_kwargs, or init_from"),
         (["--no-random-backbone"], "backbone tiny would be random and stay so: give --pretrained"),
     ],
 )

@@ -198,8 +198,8 @@ def test_train_and_evaluate(
 ) -> None:
     monkeypatch.setitem(METHODS, Toy.name, Toy)
     data = ["--data", f"pascal5i:{roots['pascal5i']}", "--fold", "0", "--device", "cpu"]
-    small = "--method toy --backbone tiny --random-backbone --image-size 32 --batch 2 --episodes 4 --epochs 1"
-    rest = "--workers 0 --no-tensorboard --validation-classes 0"
+    small = "--method toy --backbone tiny --random-backbone --image-size 32 --batch-size 2"
+    rest = "--episodes-per-epoch 4 --epochs 1 --workers 0 --no-tensorboard --validation-classes 0"
     run = tmp_path / "run"
     assert main(["train", *data, "--out", str(run), *small.split(), *rest.split()]) == 0
     checkpoint = ["--checkpoint", str(run / "last.safetensors"), "--out", str(tmp_path / "scores")]

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from fewseg.core.errors import InvalidOption
 from fewseg.core.types import IGNORE
 from fewseg.data.datasets.synthetic import SyntheticDataset
-from fewseg.data.episodes.joined import join_views
+from fewseg.data.episodes.splice import splice_views
 from fewseg.data.episodes.tensors import TrainingEpisodes, TrainingSource, collate
-from fewseg.training.feature_cache import MapCache, map_batches
+from fewseg.training.feature_cache import FeatureCache, cached_batches
 from helpers.toy_method import toy
 from helpers.training_runs import CONFIG, losses, run
 
@@ -32,7 +32,7 @@ def test_half_of_each_in_every_map_and_in_the_mask(seed: int) -> None:
     rows[9:12, 1:7] = 1  # below the middle, left of it: whichever the direction, one half has all of it
     rows[0, 0] = IGNORE
     other = torch.full((16, 16), 2, dtype=torch.uint8)
-    (maps, mask), *_ = join_views([view(1.0, rows)], [view(3.0, other)], np.random.default_rng(seed))
+    (maps, mask), *_ = splice_views([view(1.0, rows)], [view(3.0, other)], np.random.default_rng(seed))
     assert mask.shape == (16, 16)
     assert (mask == 1).sum() == 18, "the half with the object is kept"
     assert (mask == 2).sum() == 128
@@ -49,7 +49,7 @@ def _episodes(**changes: object) -> TrainingEpisodes:
 
 
 def test_partners_show_another_class_and_are_masked_for_this_one() -> None:
-    episodes = _episodes(joined=0.5)
+    episodes = _episodes(splice=0.5)
     pairs = [(episodes.episode(i)[1], episodes.partner(i)) for i in range(80)]
     joined = [(episode, partner) for episode, partner in pairs if partner is not None]
     assert 25 < len(joined) < 55
@@ -58,14 +58,14 @@ def test_partners_show_another_class_and_are_masked_for_this_one() -> None:
         assert len(partner.support) == len(episode.support)
         shown = [c for c in SOURCE.classes if partner.query in DATA.names(c)]
         assert set(shown) - {episode.class_id}
-    alone = TrainingEpisodes([TrainingSource(DATA, (2,))], shots=(1,), per_epoch=4, epochs=1, size=32, seed=0, joined=1)
+    alone = TrainingEpisodes([TrainingSource(DATA, (2,))], shots=(1,), per_epoch=4, epochs=1, size=32, seed=0, splice=1)
     assert [alone.partner(i) for i in range(4)] == [None] * 4
 
 
 def test_joined_items_depend_on_their_number_alone() -> None:
-    episodes = _episodes(joined=1.0, shots=(2,))
+    episodes = _episodes(splice=1.0, shots=(2,))
     in_order = [episodes[i] for i in range(8)]
-    loader = DataLoader(_episodes(joined=1.0, shots=(2,)), batch_size=4, num_workers=2, collate_fn=collate)
+    loader = DataLoader(_episodes(splice=1.0, shots=(2,)), batch_size=4, num_workers=2, collate_fn=collate)
     for number, batch in zip(range(2), loader, strict=False):
         assert torch.equal(batch.query, torch.stack([t.query for t in in_order[4 * number : 4 * number + 4]]))
     plain = _episodes(shots=(2,))
@@ -80,32 +80,32 @@ def test_joined_items_depend_on_their_number_alone() -> None:
 
 
 def test_nothing_changes_where_none_are_joined() -> None:
-    assert torch.equal(_episodes(joined=0.0)[3].query, _episodes()[3].query)
+    assert torch.equal(_episodes(splice=0.0)[3].query, _episodes()[3].query)
 
 
 @pytest.mark.usefixtures("toy_known", "one_thread")
 def test_runs_with_joined_maps_and_images_resume(tmp_path: Path) -> None:
     for name, config in (
-        ("maps", replace(CONFIG, cache_views=3, joined=0.6, absent=0.3, shots=(1, 2))),
-        ("pictures", replace(CONFIG, joined=0.6)),
+        ("maps", replace(CONFIG, cached_views=3, splice=0.6, negative_episodes=0.3, shots=(1, 2))),
+        ("pictures", replace(CONFIG, splice=0.6)),
     ):
         run(tmp_path / name, config)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / f"{name}-parts", config, stop_at=7)
         assert run(tmp_path / f"{name}-parts", config).resumed_from == 6
         assert losses(tmp_path / f"{name}-parts") == losses(tmp_path / name)
-        run(tmp_path / f"{name}-plain", replace(config, joined=0.0))
+        run(tmp_path / f"{name}-plain", replace(config, splice=0.0))
         assert losses(tmp_path / f"{name}-plain") != losses(tmp_path / name)
 
 
 def test_masks_without_the_class_are_not_kept() -> None:
-    cache = MapCache(toy().backbone, [SOURCE], size=32, count=1, views=None, seed=0)
-    batches = list(map_batches(_episodes(joined=1.0, shots=(1,)), cache, range(40), 4))
+    cache = FeatureCache(toy().backbone, [SOURCE], size=32, count=1, views=None, seed=0)
+    batches = list(cached_batches(_episodes(splice=1.0, shots=(1,)), cache, range(40), 4))
     assert all((batch.masks == 1).flatten(1).any(1).all() for batch in batches)
     assert all((mask == 1).any() for mask in cache._masks.values())
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_shares_that_mean_nothing(share: float) -> None:
-    with pytest.raises(InvalidOption, match="joined is"):
-        replace(CONFIG, joined=share)
+    with pytest.raises(InvalidOption, match="splice is"):
+        replace(CONFIG, splice=share)

@@ -22,7 +22,8 @@ PAGE = (Path(__file__).parents[2] / "docs/guides/adding-a-method.md").read_text(
 
 SMALL = {
     "train": "--backbone mobilenetv3_small_050 --no-pretrained --random-backbone --image-size 64 --device cpu "
-    "--batch 2 --episodes 4 --epochs 1 --workers 0 --no-tensorboard --validation-classes 1 --validation-episodes 2",
+    "--batch-size 2 --episodes-per-epoch 4 --epochs 1 --workers 0 --no-tensorboard "
+    "--validation-classes 1 --validation-episodes 2",
     "evaluate": "--device cpu --episodes-per-class 2 --save-examples 1",
 }
 """Options that make the page's commands quick and need no network."""

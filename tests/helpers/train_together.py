@@ -24,8 +24,8 @@ CONFIG = TrainConfig(
     backbone="tiny",
     random_backbone=True,
     image_size=32,
-    batch=4,
-    episodes=12,
+    batch_size=4,
+    episodes_per_epoch=12,
     epochs=2,
     lr=1e-3,
     optimiser="adamw",
@@ -53,10 +53,10 @@ def aligned() -> FewShotMethod:
 
 RUNS: dict[str, tuple[TrainConfig, Callable[[], FewShotMethod]]] = {
     # Augmented images have borders that do not count, not equally many in every part of a batch.
-    "plain": (replace(CONFIG, augment="sccan", loss="ce+dice", shots=(1, 2), clip=0.05), toy_without_dropout),
-    "dropout": (replace(CONFIG, average=0.9), toy),
+    "plain": (replace(CONFIG, augment="sccan", loss="ce+dice", shots=(1, 2), clip_grad=0.05), toy_without_dropout),
+    "dropout": (replace(CONFIG, ema_decay=0.9), toy),
     "regulariser": (replace(CONFIG, epochs=1), aligned),
-    "resumed": (replace(CONFIG, cache_views=2, augment="strong"), toy_without_dropout),
+    "resumed": (replace(CONFIG, cached_views=2, augment="strong"), toy_without_dropout),
 }
 """Config and method by name; `resumed` stops after its first epoch and goes on."""
 
@@ -65,7 +65,7 @@ def run(name: str, folder: Path, processes: Processes, **changes: object) -> Non
     """One of `RUNS` into FOLDER/NAME."""
     config, make = RUNS[name]
     config = replace(config, **changes)  # type: ignore[arg-type]
-    if config.cache_views:
+    if config.cached_views:
         config = replace(config, cache_folder=str(folder / "maps"))
     opened = open_source("synthetic@0/4")
     data = divide([replace(opened, dataset=SyntheticDataset(per_class=6, size=48))], (1.0,), config)

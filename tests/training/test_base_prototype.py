@@ -78,7 +78,14 @@ def test_sources_that_are_never_drawn_do_not_count() -> None:
 
 
 def test_a_training_measures_it_once_and_what_goes_on_from_it_keeps_it(tmp_path: Path) -> None:
-    settings = {"image_size": 64, "batch": 2, "episodes": 2, "epochs": 1, "validation_classes": (2,), "workers": 0}
+    settings = {
+        "image_size": 64,
+        "batch_size": 2,
+        "episodes_per_epoch": 2,
+        "epochs": 1,
+        "validation_classes": (2,),
+        "workers": 0,
+    }
     config = TrainConfig(
         ("synthetic",), method="dcama_light", backbone="tiny", random_backbone=True, validation_episodes=4, **settings
     )

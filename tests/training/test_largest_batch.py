@@ -52,7 +52,7 @@ def test_a_straight_line_through_two_steps(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.skipif(not can_measure(CPU), reason="memory cannot be measured on this system")
 def test_steps_are_measured_in_a_process_of_their_own() -> None:
-    one, two = module._measured(config(batch=2))
+    one, two = module._measured(config(batch_size=2))
     assert 0 < one < two
     free = available_bytes(CPU)
     assert free is not None
@@ -63,7 +63,7 @@ def test_steps_are_measured_in_a_process_of_their_own() -> None:
 def test_noise_is_what_a_step_takes(kept: bool) -> None:
     method = make_method(config())
     batch = noise_batch(method, 2, 3, kept=kept)
-    trial = module._Trial.prepare(config(cache_views=int(kept), average=0.9, shots=(3,)), CPU)
+    trial = module._Trial.prepare(config(cached_views=int(kept), ema_decay=0.9, shots=(3,)), CPU)
     trial.step(2)
     assert batch.query_mask.shape == (2, 64, 64)
     assert batch.masks.shape == (2, 3, 64, 64)
@@ -76,7 +76,7 @@ def test_noise_is_what_a_step_takes(kept: bool) -> None:
 
 def test_what_cannot_be_measured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "can_measure", lambda _: False)
-    with pytest.raises(InvalidOption, match="give --batch"):
+    with pytest.raises(InvalidOption, match="give --batch-size"):
         largest_batch(config())
     monkeypatch.undo()
     monkeypatch.setattr("sys.executable", "false")
@@ -88,12 +88,12 @@ def test_command_prints_it_and_how_to_get_there(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fewseg.training.largest_batch.largest_batch", lambda _: LargestBatch(5, "a machine"))
-    assert main(["train", "--find-batch", "--batch", "12", "--random-backbone"]) == 0
+    assert main(["train", "--find-batch", "--batch-size", "12", "--random-backbone"]) == 0
     said = capsys.readouterr().out
     assert "largest batch that fits on a machine: 5 episodes" in said
-    assert "--accumulate 3 (the same update, 4 at a time)" in said
-    assert main(["train", "--find-batch", "--batch", "5", "--random-backbone"]) == 0
-    assert "accumulate" not in capsys.readouterr().out
+    assert "--grad-accum-steps 3 (the same update, 4 at a time)" in said
+    assert main(["train", "--find-batch", "--batch-size", "5", "--random-backbone"]) == 0
+    assert "accum" not in capsys.readouterr().out
     monkeypatch.setattr("fewseg.training.largest_batch.largest_batch", lambda _: LargestBatch(0, "a machine"))
     assert main(["train", "--find-batch", "--random-backbone"]) == 0
     assert "0 episodes" in capsys.readouterr().out

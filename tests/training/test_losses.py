@@ -11,7 +11,7 @@ from torch import nn
 
 from fewseg.core.errors import InvalidOption
 from fewseg.training.config import TrainConfig
-from fewseg.training.losses import Whole, choose_loss, cross_entropy, dice, forgiving_cross_entropy
+from fewseg.training.losses import BatchTotals, choose_loss, cross_entropy, dice, generalised_cross_entropy
 from fewseg.training.optim import learning_rate, make_optimiser
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sccan_dice_loss.npz"
@@ -37,25 +37,27 @@ def test_cross_entropy_ignores_what_does_not_count() -> None:
 def test_unlabelled_things_are_forgiven() -> None:
     surest = torch.tensor([[-30.0, 30.0]])[..., None, None]
     here, away = torch.ones(1, 1, 1, dtype=torch.int64), torch.zeros(1, 1, 1, dtype=torch.int64)
-    assert forgiving_cross_entropy(surest, away).item() == pytest.approx(2.0)
+    assert generalised_cross_entropy(surest, away).item() == pytest.approx(2.0)
     assert cross_entropy(surest, away).item() == pytest.approx(60.0)
-    assert forgiving_cross_entropy(-surest, here).item() == pytest.approx(60.0)  # foreground is not
+    assert generalised_cross_entropy(-surest, here).item() == pytest.approx(60.0)  # foreground is not
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 2, 4, 4, generator=generator, requires_grad=True)
     target = torch.randint(0, 2, (2, 4, 4), generator=generator)
     target[:, 0] = 255
     p = logits.detach().softmax(1)
     expected = torch.where(target == 1, -p[:, 1].log(), 2 * (1 - p[:, 0].sqrt()))[:, 1:].mean()
-    loss = forgiving_cross_entropy(logits, target)
+    loss = generalised_cross_entropy(logits, target)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
     loss.backward()
     assert logits.grad is not None
     assert logits.grad[:, :, 0].abs().max() == 0
-    parts = [forgiving_cross_entropy(logits[i : i + 1], target[i : i + 1], Whole(24, 2)).item() for i in range(2)]
+    parts = [
+        generalised_cross_entropy(logits[i : i + 1], target[i : i + 1], BatchTotals(24, 2)).item() for i in range(2)
+    ]
     assert sum(parts) == pytest.approx(loss.item(), abs=1e-6)
     both = choose_loss("gce+dice")(logits, target, None)
     assert torch.allclose(both, loss + dice(logits, target))
-    assert forgiving_cross_entropy(logits, torch.full_like(target, 255)).item() == 0.0
+    assert generalised_cross_entropy(logits, torch.full_like(target, 255)).item() == 0.0
 
 
 def test_sum_and_unknown_loss() -> None:
@@ -68,7 +70,15 @@ def test_sum_and_unknown_loss() -> None:
 
 def _config(**changes: object) -> TrainConfig:
     return TrainConfig(
-        **{"data": ("x",), "random_backbone": True, "batch": 2, "episodes": 20, "epochs": 10, "lr": 1.0, **changes}
+        **{
+            "data": ("x",),
+            "random_backbone": True,
+            "batch_size": 2,
+            "episodes_per_epoch": 20,
+            "epochs": 10,
+            "lr": 1.0,
+            **changes,
+        }
     )  # type: ignore[arg-type]
 
 
@@ -111,11 +121,11 @@ def test_optimisers() -> None:
     ("changes", "message"),
     [
         ({"optimiser": "adamm"}, "did you mean 'adam'"),
-        ({"batch": 0}, "batch is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"data": ()}, "no data"),
         ({"weights": (1.0, 2.0)}, "2 weights for 1 datasets"),
-        ({"episodes": 1}, "less than batch"),
+        ({"episodes_per_epoch": 1}, "less than batch"),
     ],
 )
 def test_bad_configs(changes: dict[str, object], message: str) -> None:

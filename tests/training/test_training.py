@@ -126,7 +126,14 @@ def test_other_settings_are_refused(whole: Path) -> None:
 
 def test_learns_and_leaves_the_frozen_backbone_alone(tmp_path: Path) -> None:
     config = replace(
-        CONFIG, epochs=1, episodes=240, batch=4, augment="none", lr=1e-2, validation_classes=(0,), loss="ce+dice"
+        CONFIG,
+        epochs=1,
+        episodes_per_epoch=240,
+        batch_size=4,
+        augment="none",
+        lr=1e-2,
+        validation_classes=(0,),
+        loss="ce+dice",
     )
     method = toy()
     before = {key: value.clone() for key, value in method.backbone.state_dict().items()}
@@ -140,7 +147,9 @@ def test_learns_and_leaves_the_frozen_backbone_alone(tmp_path: Path) -> None:
 
 
 def test_fine_tunes_the_backbone_with_amp_and_clipping(tmp_path: Path) -> None:
-    config = replace(CONFIG, epochs=1, episodes=2, train_backbone=True, amp=True, clip=1.0, optimiser="sgd", lr=0.1)
+    config = replace(
+        CONFIG, epochs=1, episodes_per_epoch=2, train_backbone=True, amp=True, clip_grad=1.0, optimiser="sgd", lr=0.1
+    )
     config = replace(config, tensorboard=True, warmup=2, schedule="poly")
     method = toy()
     before = {key: value.clone() for key, value in method.backbone.state_dict().items()}
@@ -150,13 +159,13 @@ def test_fine_tunes_the_backbone_with_amp_and_clipping(tmp_path: Path) -> None:
 
 
 def test_options_of_the_method() -> None:
-    method = make_method(replace(CONFIG, method="dcama", image_size=64, options=("heads=4", "attention=cosine")))
+    method = make_method(replace(CONFIG, method="dcama", image_size=64, model_kwargs=("heads=4", "attention=cosine")))
     assert (method.config.heads, method.config.attention) == (4, "cosine")
 
 
 def test_the_callers_generator_is_left_alone(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
-    run(tmp_path, replace(CONFIG, epochs=1, episodes=2))
+    run(tmp_path, replace(CONFIG, epochs=1, episodes_per_epoch=2))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

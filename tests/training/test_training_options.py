@@ -27,7 +27,7 @@ from fewseg.training.batches import encode, gather
 from fewseg.training.config import TrainConfig
 from fewseg.training.config_file import as_yaml
 from fewseg.training.data import divide, training_batches
-from fewseg.training.feature_cache import MapCache, map_batches
+from fewseg.training.feature_cache import FeatureCache, cached_batches
 from fewseg.training.recipes import PASCAL_LISTS, RECIPES, find_recipe
 from fewseg.training.train import fit
 from helpers.toy_method import toy
@@ -39,12 +39,12 @@ DATA = SyntheticDataset(per_class=4, size=48)
 SOURCE = TrainingSource(DATA, (1, 2, 3))
 
 
-def _cache(folder: Path | None, seen: list[int], source: TrainingSource = SOURCE, **changes: Any) -> MapCache:
+def _cache(folder: Path | None, seen: list[int], source: TrainingSource = SOURCE, **changes: Any) -> FeatureCache:
     """Two views of every image; `seen` gets the number of images of every call of the backbone."""
     model = toy(seed=changes.pop("weights", 0))
     model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     how: dict[str, Any] = {"size": 32, "count": 2, "views": VIEWS["strong"], "seed": 0, "folder": folder}
-    return MapCache(model.backbone, [source], **{**how, **changes})
+    return FeatureCache(model.backbone, [source], **{**how, **changes})
 
 
 def test_maps_in_files_are_those_in_memory_and_serve_later_runs(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_maps_in_files_are_those_in_memory_and_serve_later_runs(tmp_path: Path) 
     views = len(images) + sum(len(DATA.names(c)) for c in SOURCE.classes)
     assert sum(seen) == 2 * views
     episodes = TrainingEpisodes([SOURCE], shots=(2,), batch=4, per_epoch=8, epochs=1, size=32, seed=0)
-    for memory, files in zip(*(map_batches(episodes, cache, range(8), 4) for cache in caches), strict=True):
+    for memory, files in zip(*(cached_batches(episodes, cache, range(8), 4) for cache in caches), strict=True):
         assert all(
             torch.equal(a, b) for a, b in zip(memory.query + memory.support, files.query + files.support, strict=True)
         )
@@ -106,7 +106,7 @@ def test_stale_and_broken_files_are_made_anew(tmp_path: Path) -> None:
 
 
 def test_processes_divide_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Processes, "wait", lambda self: None)  # the other one's turn comes after
+    monkeypatch.setattr(Processes, "barrier", lambda self: None)  # the other one's turn comes after
     seen: tuple[list[int], list[int], list[int]] = ([], [], [])
     for rank in (1, 0):
         _cache(tmp_path, seen[rank], count=1, processes=Processes(rank, 2))
@@ -142,7 +142,7 @@ def test_too_little_of_the_class_to_train_on_is_not_taught_as_nothing() -> None:
 
 
 def test_a_run_uses_the_maps_of_the_one_before(tmp_path: Path) -> None:
-    config = replace(CONFIG, augment="none", epochs=1, cache_views=1, validation_classes=(0,))
+    config = replace(CONFIG, augment="none", epochs=1, cached_views=1, validation_classes=(0,))
     run(tmp_path / "memory", config)
     folder = str(tmp_path / "maps")
     run(tmp_path / "first", replace(config, cache_folder=folder))
@@ -157,7 +157,7 @@ def test_a_run_uses_the_maps_of_the_one_before(tmp_path: Path) -> None:
 
 
 def test_a_batch_holds_every_image_once() -> None:
-    config = replace(CONFIG, augment="none", shots=(3,), batch=8, epochs=1)
+    config = replace(CONFIG, augment="none", shots=(3,), batch_size=8, epochs=1)
     source = TrainingSource(SyntheticDataset(per_class=4, size=48), (1,))
     (batch,) = training_batches([source], config, 32, start=0, pin=False)
     assert len(batch.images) == 4
@@ -186,7 +186,7 @@ def test_gathered_images_lie_in_order() -> None:
 def test_stops_when_validation_no_longer_improves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([30.0, 40.0, 35.0, 40.0, 99.0])
     monkeypatch.setattr("fewseg.training.loop.validate", lambda *_, **__: ((s := next(scores)), s, {"a": s}))
-    config = replace(CONFIG, epochs=9, episodes=4, patience=2)
+    config = replace(CONFIG, epochs=9, episodes_per_epoch=4, patience=2)
     report = run(tmp_path, config)
     assert (report.steps, report.best_step, report.best_miou) == (8, 4, 40.0)
     assert "presence_threshold" in load_method(report.best).extra
@@ -217,10 +217,10 @@ def test_validation_on_the_test_classes_is_said(tmp_path: Path, caplog: pytest.L
 
 def test_config_refuses_what_goes_without_the_other() -> None:
     for change, word in (
-        ({"cache_folder": "maps"}, "give cache_views"),
+        ({"cache_folder": "maps"}, "give cached_views"),
         ({"patience": 3, "validation_episodes": 0}, "patience without validation"),
         ({"patience": 3, "validation_classes": (0,)}, "patience without validation"),
-        ({"accumulate": 0}, "accumulate is 0"),
+        ({"grad_accum_steps": 0}, "grad_accum_steps is 0"),
         ({"validate_on": "nvel"}, "did you mean 'novel'"),
     ):
         with pytest.raises(InvalidOption, match=word):
@@ -229,20 +229,26 @@ def test_config_refuses_what_goes_without_the_other() -> None:
 
 def test_recipes_are_as_published() -> None:
     dcama = find_recipe("dcama-pascal5i-resnet50").published
-    assert (dcama["batch"], dcama["lr"], dcama["momentum"], dcama["weight_decay"]) == (48, 1e-3, 0.9, 1e-4)
+    assert (dcama["batch_size"], dcama["lr"], dcama["momentum"], dcama["weight_decay"]) == (48, 1e-3, 0.9, 1e-4)
     assert (dcama["image_size"], dcama["loss"], dcama["optimiser"], dcama["schedule"]) == (384, "ce", "sgd", "constant")
-    assert find_recipe("dcama-fss1000-swin_b").published["batch"] == 40
+    assert find_recipe("dcama-fss1000-swin_b").published["batch_size"] == 40
     assert find_recipe("dcama-coco20i-swin_b").published["epochs"] == 90
     assert find_recipe("dcama-coco20i-resnet50").ours["epochs"] == 90
     sccan = [find_recipe(f"sccan-{name}").published for name in ("pascal5i-resnet50", "coco20i-resnet101-5shot")]
     assert [(r["epochs"], r["augment"], r["shots"]) for r in sccan] == [(200, "sccan", (1,)), (50, "sccan-coco", (5,))]
-    assert {(r["batch"], r["optimiser"], r["attention_lr"], r["loss"]) for r in sccan} == {
+    assert {(r["batch_size"], r["optimiser"], r["attention_lr"], r["loss"]) for r in sccan} == {
         (8, "sgd+adamw", 6e-5, "dice")
     }
     hsnet = find_recipe("hsnet-pascal5i-resnet101")
-    assert (hsnet.published["batch"], hsnet.published["optimiser"], hsnet.published["image_size"]) == (20, "adam", 400)
-    assert "batch" in find_recipe("hsnet-coco20i-resnet50").ours
-    assert [dict(hsnet.fields(fold))["episodes"] for fold in range(4)] == [sum(PASCAL_LISTS) - n for n in PASCAL_LISTS]
+    assert (hsnet.published["batch_size"], hsnet.published["optimiser"], hsnet.published["image_size"]) == (
+        20,
+        "adam",
+        400,
+    )
+    assert "batch_size" in find_recipe("hsnet-coco20i-resnet50").ours
+    assert [dict(hsnet.fields(fold))["episodes_per_epoch"] for fold in range(4)] == [
+        sum(PASCAL_LISTS) - n for n in PASCAL_LISTS
+    ]
     assert len(RECIPES) == 26
     for recipe in RECIPES.values():
         assert not recipe.published.keys() & recipe.ours.keys()
@@ -258,21 +264,21 @@ def _shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, Tr
 def test_show_prints_the_whole_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text, config = _shown(capsys, "--recipe", "dcama-pascal5i-resnet50", "--fold", "2")
     assert config.data == ("pascal5i:ROOT",)
-    assert (config.batch, config.episodes, config.fold) == (48, sum(PASCAL_LISTS) - PASCAL_LISTS[2], 2)
+    assert (config.batch_size, config.episodes_per_epoch, config.fold) == (48, sum(PASCAL_LISTS) - PASCAL_LISTS[2], 2)
     assert "epochs: 100  # ours" in text.splitlines()
     text, config = _shown(
         capsys,
         "--recipe=sccan-coco20i-resnet50",
         "--data",
         "coco20i:/data@1",
-        "--batch=4",
+        "--batch-size=4",
         "--no-pretrained",
         "--amp",
         "--backbone-weights",
         "r50.pth",
     )
-    assert (config.data, config.batch, config.amp, config.pretrained) == (("coco20i:/data@1",), 4, True, False)
-    assert "batch: 4  # changed, the recipe: 8" in text.splitlines()
+    assert (config.data, config.batch_size, config.amp, config.pretrained) == (("coco20i:/data@1",), 4, True, False)
+    assert "batch_size: 4  # changed, the recipe: 8" in text.splitlines()
     text, config = _shown(capsys, "--data", "synthetic", "--random-backbone")
     assert config == TrainConfig(data=("synthetic",), random_backbone=True)
     assert as_yaml(config) == text
@@ -292,9 +298,34 @@ def test_unknown_recipes_and_folds_are_said(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_recipe_trains_with_what_is_given_beside_it(tmp_path: Path) -> None:
-    small = "--backbone tiny --no-pretrained --random-backbone --image-size 64 --batch 2 --episodes 2 --epochs 1"
-    few = "--no-tensorboard --validation-classes 0 --workers 0 --device cpu --shots 1"
+    small = "--backbone tiny --no-pretrained --random-backbone --image-size 64 --batch-size 2"
+    few = "--episodes-per-epoch 2 --epochs 1 --no-tensorboard --validation-classes 0 --workers 0 --device cpu --shots 1"
     arguments = ["train", "--recipe", "dcama-pascal5i-resnet50", "--data", "synthetic@0/4", "--out", str(tmp_path)]
     assert main([*arguments, *small.split(), *few.split()]) == 0
     trained = load_method(tmp_path / "last.safetensors").extra["trained"]["config"]
-    assert (trained["batch"], trained["lr"], trained["optimiser"]) == (2, 1e-3, "sgd")
+    assert (trained["batch_size"], trained["lr"], trained["optimiser"]) == (2, 1e-3, "sgd")
+
+
+def test_runs_of_earlier_versions_are_resumed() -> None:
+    words = ["attention=cosine", "heads=1", "identity_start=True", "position_weight=0.0", "dropout=0.0", "balance=True"]
+    words += ["decoder=light", "attention_scales=16,32", "skip_scales=4,8", "looks=3", "follow_edges=True"]
+    old = {"data": ["synthetic"], "random_backbone": True, "method": "dcama", "options": words, "batch": 4}
+    old |= {"episodes": 8, "absent": 0.2, "joined": 0.5, "accumulate": 2, "cache_views": 0, "clip": 1.0, "average": 0.9}
+    now = TrainConfig(
+        ("synthetic",),
+        random_backbone=True,
+        method="dcama_light",
+        batch_size=4,
+        episodes_per_epoch=8,
+        negative_episodes=0.2,
+        splice=0.5,
+        clip_grad=1.0,
+        ema_decay=0.9,
+    )
+    now.check_resumes(old, "OUT")  # the light decoder's options are the defaults of dcama_light
+    assert TrainConfig.from_json(old).batch_size == 4
+    assert TrainConfig.from_json(old).method == "dcama_light"
+    with pytest.raises(InvalidOption, match=r"a run with splice 0.5, not 0.25"):
+        replace(now, splice=0.25).check_resumes(old, "OUT")
+    with pytest.raises(InvalidOption, match="a run with model_kwargs"):
+        replace(now, model_kwargs=("refinement_steps=1",)).check_resumes(old, "OUT")

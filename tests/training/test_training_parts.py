@@ -19,8 +19,8 @@ from fewseg.data.episodes.draw import draw_training_episodes
 from fewseg.data.episodes.tensors import TrainingEpisodes, TrainingSource
 from fewseg.data.episodes.views import VIEWS, ScaledCrops
 from fewseg.models.checkpoints.native import load_method
-from fewseg.training.average import WeightAverage
-from fewseg.training.feature_cache import MapCache, map_batches
+from fewseg.training.ema import WeightEMA
+from fewseg.training.feature_cache import FeatureCache, cached_batches
 from fewseg.training.log import read_metrics
 from fewseg.training.optim import make_optimiser
 from helpers.toy_method import Toy, toy
@@ -35,12 +35,12 @@ SOURCE = TrainingSource(DATA, (1, 2, 3))
 def test_kept_maps_give_the_same_losses(tmp_path: Path) -> None:
     plain = replace(CONFIG, augment="none", shots=(1, 3))
     run(tmp_path / "anew", plain)
-    run(tmp_path / "kept", replace(plain, cache_views=1))
+    run(tmp_path / "kept", replace(plain, cached_views=1))
     assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "anew"), abs=1e-5)
 
 
 def test_runs_with_kept_views_and_averages_resume(tmp_path: Path) -> None:
-    config = replace(CONFIG, cache_views=3, average=0.9, absent=0.3, shots=(1, 2))
+    config = replace(CONFIG, cached_views=3, ema_decay=0.9, negative_episodes=0.3, shots=(1, 2))
     run(tmp_path / "whole", config)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts", config, stop_at=7)
@@ -54,11 +54,11 @@ def test_runs_with_kept_views_and_averages_resume(tmp_path: Path) -> None:
 def test_backbone_sees_every_view_once() -> None:
     model, seen = toy(), []
     model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    cache = MapCache(model.backbone, [SOURCE], size=32, count=3, views=VIEWS["strong"], seed=0)
+    cache = FeatureCache(model.backbone, [SOURCE], size=32, count=3, views=VIEWS["strong"], seed=0)
     images = {name for c in SOURCE.classes for name in DATA.names(c)}
     assert sum(seen) == len(images) + 2 * sum(len(DATA.names(c)) for c in SOURCE.classes)
     episodes = TrainingEpisodes([SOURCE], shots=(2,), batch=4, per_epoch=8, epochs=2, size=32, seed=0)
-    batches = list(map_batches(episodes, cache, range(4, 16), 4))
+    batches = list(cached_batches(episodes, cache, range(4, 16), 4))
     assert len(batches) == 3
     assert batches[0].masks.shape == (4, 2, 32, 32)
     assert {len(m) for m in batches[0].query} == {4}
@@ -67,11 +67,11 @@ def test_backbone_sees_every_view_once() -> None:
 
 
 def test_absent_queries() -> None:
-    drawn = draw_training_episodes(DATA, (1, 2, 3), 2, 400, 0, 0, absent=0.5)
+    drawn = draw_training_episodes(DATA, (1, 2, 3), 2, 400, 0, 0, negative_episodes=0.5)
     away = [e for e in drawn if e.query not in DATA.names(e.class_id)]
     assert 150 < len(away) < 250
     assert all(name in DATA.names(e.class_id) for e in drawn for name in e.support)
-    assert draw_training_episodes(DATA, (1,), 1, 5, 0, 0, absent=0.9) != []  # nothing else to show: as if 0
+    assert draw_training_episodes(DATA, (1,), 1, 5, 0, 0, negative_episodes=0.9) != []  # nothing else to show: as if 0
 
 
 def test_several_numbers_of_shots() -> None:
@@ -86,7 +86,7 @@ def test_several_numbers_of_shots() -> None:
 
 def test_average_follows_the_weights() -> None:
     model = toy()
-    average = WeightAverage(model, 0.5)
+    average = WeightEMA(model, 0.5)
     start = model.out.bias.detach().clone()
     with torch.no_grad():
         model.out.bias += 1
@@ -99,7 +99,7 @@ def test_average_follows_the_weights() -> None:
 def test_buffers_are_taken_over_as_they_are() -> None:
     model = toy()
     model.register_buffer("seen", torch.tensor(0.0))
-    average = WeightAverage(model, 0.9)
+    average = WeightEMA(model, 0.9)
     model.get_buffer("seen").fill_(5)
     average.update(3)
     assert average.method.get_buffer("seen").item() == 5
@@ -146,12 +146,12 @@ def test_scaled_crops_keep_the_scale(shape: tuple[int, int]) -> None:
 def test_config_refuses_what_cannot_work() -> None:
     for change, word in (
         ({"shots": ()}, "shots"),
-        ({"absent": 1.0}, "absent"),
+        ({"negative_episodes": 1.0}, "negative_episodes"),
         ({"validation_classes": (1, 2)}, "validation_classes"),
-        ({"augment": "none", "cache_views": 1, "train_backbone": True}, "cache_views"),
-        ({"augment": "strong", "cache_views": 1}, "2 or more"),
-        ({"augment": "none", "cache_views": 4}, "all alike"),
-        ({"seed": -1}, "seed -1"),
+        ({"augment": "none", "cached_views": 1, "train_backbone": True}, "cached_views"),
+        ({"augment": "strong", "cached_views": 1}, "2 or more"),
+        ({"augment": "none", "cached_views": 4}, "all alike"),
+        ({"seed": -1}, "seed is -1"),
         ({"weights": (float("nan"),)}, "weights"),
         ({"data": (), "validation_classes": ()}, "no data"),
         ({"augment": "strnog"}, "strong"),

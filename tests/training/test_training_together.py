@@ -16,9 +16,9 @@ from fewseg.core.distributed import SINGLE_PROCESS, Processes, join_processes
 from fewseg.core.errors import InvalidOption
 from fewseg.core.types import IGNORE
 from fewseg.models.checkpoints.native import load_method
-from fewseg.training.batches import part_size, share_of_items
+from fewseg.training.batches import micro_batch_size, shard_items
 from fewseg.training.log import read_metrics
-from fewseg.training.losses import LOSSES, Whole
+from fewseg.training.losses import LOSSES, BatchTotals
 from fewseg.training.train import train
 from helpers import train_together
 from helpers.train_together import CONFIG, RUNS, run
@@ -50,7 +50,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     for name in RUNS:
         # What dropout draws depends on the parts: one process of two parts draws as two processes do.
-        run(name, folder, SINGLE_PROCESS, accumulate=2 if name == "dropout" else 1)
+        run(name, folder, SINGLE_PROCESS, grad_accum_steps=2 if name == "dropout" else 1)
     return folder
 
 
@@ -87,7 +87,7 @@ def test_what_two_processes_leave(one: Path, two: Path) -> None:
 
 def test_parts_train_what_the_whole_trains(one: Path, tmp_path: Path) -> None:
     for name in ("plain", "regulariser"):
-        run(name, tmp_path, SINGLE_PROCESS, accumulate=4)
+        run(name, tmp_path, SINGLE_PROCESS, grad_accum_steps=4)
         _same(one, tmp_path, name)
 
 
@@ -96,7 +96,7 @@ def test_losses_of_parts_add_up() -> None:
     logits = torch.randn(4, 2, 9, 7, generator=rng)
     target = torch.randint(0, 2, (4, 9, 7), generator=rng)
     target[0, :8], target[3] = IGNORE, IGNORE
-    whole = Whole(int((target != IGNORE).sum()), 4)
+    whole = BatchTotals(int((target != IGNORE).sum()), 4)
     for name, loss in LOSSES.items():
         for size in (1, 2, 4):
             parts = [loss(a, b, whole) for a, b in zip(logits.split(size), target.split(size), strict=True)]
@@ -104,18 +104,18 @@ def test_losses_of_parts_add_up() -> None:
 
 
 def test_every_episode_goes_to_one_process() -> None:
-    config = replace(CONFIG, batch=12, episodes=24, accumulate=2)
-    drawn = [list(share_of_items(config, Processes(rank, 3), 1)) for rank in range(3)]
-    assert part_size(config, Processes(0, 3)) == 2
+    config = replace(CONFIG, batch_size=12, episodes_per_epoch=24, grad_accum_steps=2)
+    drawn = [list(shard_items(config, Processes(rank, 3), 1)) for rank in range(3)]
+    assert micro_batch_size(config, Processes(0, 3)) == 2
     assert [items[:4] for items in drawn] == [[12, 13, 14, 15], [16, 17, 18, 19], [20, 21, 22, 23]]
     assert sorted(np.concatenate(drawn).tolist()) == list(range(12, 48))
 
 
 def test_what_cannot_be_divided_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidOption, match=r"batch 4 cannot be divided among 3 processes .* give a multiple of 3"):
-        part_size(CONFIG, Processes(0, 3))
+        micro_batch_size(CONFIG, Processes(0, 3))
     with pytest.raises(InvalidOption, match="give a multiple of 3"):
-        train(replace(CONFIG, accumulate=3), tmp_path / "out")
+        train(replace(CONFIG, grad_accum_steps=3), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     for key, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost"}.items():
         monkeypatch.setenv(key, value)

@@ -90,11 +90,10 @@ def _find_batch(config: TrainConfig) -> None:
 
     found = largest_batch(config)
     print(found)
-    if found.episodes and config.batch > found.episodes:
-        parts = next(
-            n for n in range(2, config.batch + 1) if config.batch % n == 0 and config.batch // n <= found.episodes
-        )
-        print(f"a batch of {config.batch}: --accumulate {parts} (the same update, {config.batch // parts} at a time)")
+    batch = config.batch_size
+    if found.episodes and batch > found.episodes:
+        steps = next(n for n in range(2, batch + 1) if batch % n == 0 and batch // n <= found.episodes)
+        print(f"a batch of {batch}: --grad-accum-steps {steps} (the same update, {batch // steps} at a time)")
 
 
 def run(options: Options) -> int:

@@ -1,4 +1,4 @@
-"""What a step is given: a batch of episodes as images or as backbone maps, or a part of one."""
+"""A batch or micro-batch of episodes, as images or as backbone maps."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def gather(episodes: Sequence[EpisodeTensors], keys: Sequence[Sequence[Hashable]
 
     Args:
         episodes: what was read.
-        keys: of every episode, what its query and each of its supports is called; equal names, equal images.
+        keys: of every episode a key for its query and for each of its supports; equal keys, equal images.
     """
     rows: dict[Hashable, int] = {}
     images: list[Tensor] = []
@@ -101,7 +101,7 @@ def gather(episodes: Sequence[EpisodeTensors], keys: Sequence[Sequence[Hashable]
 
 
 def encode(method: FewShotMethod, batch: Batch) -> tuple[QueryFeatures, SupportSet]:
-    """What the method makes of the queries and of the supports."""
+    """Query features and support set of a batch."""
     if isinstance(batch, EpisodeImages):
         maps = method.backbone(batch.images.to(method.dtype))
         query, support = ([_take(m, rows) for m in maps] for rows in (batch.query, batch.support))
@@ -120,20 +120,20 @@ def _take(maps: Tensor, rows: tuple[int, ...]) -> Tensor:
     return maps[torch.tensor(rows, device=maps.device)]
 
 
-def part_size(config: TrainConfig, processes: Processes) -> int:
-    """Episodes that a process computes at a time; raises `InvalidOption` where the batch cannot be divided so."""
-    parts = processes.count * config.accumulate
-    if config.batch % parts:
+def micro_batch_size(config: TrainConfig, processes: Processes) -> int:
+    """Episodes of a micro-batch; raises `InvalidOption` where the batch cannot be divided so."""
+    parts = processes.count * config.grad_accum_steps
+    if config.batch_size % parts:
         raise InvalidOption(
-            f"batch {config.batch} cannot be divided among {processes.count} processes of {config.accumulate} parts "
-            f"each: give a multiple of {parts}"
+            f"batch_size {config.batch_size} cannot be divided among {processes.count} processes of "
+            f"{config.grad_accum_steps} micro-batches each: give a multiple of {parts}"
         )
-    return config.batch // parts
+    return config.batch_size // parts
 
 
-def share_of_items(config: TrainConfig, processes: Processes, start: int) -> Iterator[int]:
-    """Numbers of the episodes that a process computes from step `start` on: of every batch its share, in order."""
-    share = config.batch // processes.count
+def shard_items(config: TrainConfig, processes: Processes, start: int) -> Iterator[int]:
+    """Numbers of the episodes of a process from step `start` on: its shard of every batch, in order."""
+    shard = config.batch_size // processes.count
     for step in range(start, config.steps):
-        first = step * config.batch + processes.rank * share
-        yield from range(first, first + share)
+        first = step * config.batch_size + processes.rank * shard
+        yield from range(first, first + shard)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, get_args
 
 from fewseg.core.errors import InvalidOption, unknown
-from fewseg.models.methods.saved_names import upgraded_words
 
 Loss = Literal["ce", "dice", "ce+dice", "gce+dice"]
 Optimiser = Literal["sgd", "adam", "adamw", "sgd+adamw"]
@@ -28,12 +27,25 @@ RESUMABLE: Final = frozenset(
         "tensorboard",
         "log_every",
         "random_backbone",
-        "accumulate",
+        "grad_accum_steps",
         "cache_folder",
         "patience",
     }
 )
 """Fields that may change between a run and its resumption: they choose how, not what is computed."""
+
+RENAMED_FIELDS: Final = {
+    "options": "model_kwargs",
+    "absent": "negative_episodes",
+    "joined": "splice",
+    "batch": "batch_size",
+    "accumulate": "grad_accum_steps",
+    "episodes": "episodes_per_epoch",
+    "cache_views": "cached_views",
+    "clip": "clip_grad",
+    "average": "ema_decay",
+}
+"""Old to new names of fields: runs that an earlier version began are resumed."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ class TrainConfig:
 
     method: str = "dcama"
     """Method to train."""
-    options: tuple[str, ...] = ()
+    model_kwargs: tuple[str, ...] = ()
     """Fields of the method's config, as KEY=VALUE: `heads=4 attention=cosine`."""
     backbone: str = "resnet50"
     """resnet50, resnet101, swin_b, tiny, or any timm model name."""
@@ -77,26 +89,26 @@ class TrainConfig:
 
     shots: tuple[int, ...] = (1,)
     """Support images of an episode; of several numbers, each batch draws one."""
-    absent: float = 0.0
-    """Share of episodes whose query shows another class, so that the answer is "nothing": teaches `present`."""
-    joined: float = 0.0
-    """Share of episodes whose images are joined, half to half, with images of another class: what stands out is
-    then no answer, comparing with the examples is."""
-    batch: int = 8
+    negative_episodes: float = 0.0
+    """Fraction of episodes whose query shows another class, so that the right mask is empty: teaches `present`."""
+    splice: float = 0.0
+    """Fraction of episodes whose images are spliced half-and-half with images of another class, so that saliency alone
+    cannot solve them."""
+    batch_size: int = 8
     """Episodes of a step, over all processes together. The paper: 48 over four GPUs."""
-    accumulate: int = 1
-    """Parts that a process computes its share of the batch in, one after the other: less memory, the same update."""
+    grad_accum_steps: int = 1
+    """Micro-batches that a process splits its shard of the batch into: less memory, the same update."""
     epochs: int = 100
-    """Passes of `episodes` episodes."""
-    episodes: int = 2000
+    """Passes of `episodes_per_epoch` episodes."""
+    episodes_per_epoch: int = 2000
     """Episodes of an epoch; rounded down to whole batches."""
     augment: Augment = "none"
     """How images are varied: none (DCAMA), sccan or sccan-coco (SCCAN's for PASCAL and COCO), strong (ours)."""
-    cache_views: int = 0
-    """Views of every image whose backbone maps are computed once and kept in memory (bfloat16 with amp): 1 the plain
-    image, more varied ones too. 0 runs the backbone at every step."""
+    cached_views: int = 0
+    """Views of every image whose backbone maps are computed once and cached in memory (bfloat16 with amp): 1 the plain
+    image, more augmented ones too. 0 runs the backbone at every step."""
     cache_folder: str | None = None
-    """Keep these maps in files there instead of in memory; later runs over the same backbone and images use them."""
+    """Cache these maps in files there instead of in memory; later runs over the same backbone and images use them."""
 
     optimiser: Optimiser = "sgd"
     """sgd (Nesterov momentum, as DCAMA), adam (as HSNet), adamw, or sgd+adamw (as SCCAN: plain sgd, but adamw at
@@ -113,15 +125,15 @@ class TrainConfig:
     """How the learning rate falls: constant, cosine, or poly (power 0.9)."""
     warmup: int = 0
     """Steps over which the learning rate rises linearly at first."""
-    clip: float = 0.0
+    clip_grad: float = 0.0
     """Largest norm of the gradient; 0 for no limit."""
     loss: Loss = "ce"
     """ce (cross-entropy), dice, or their sum; with gce+dice (generalised cross-entropy where the mask says background)
-    finding what nobody labelled costs little."""
+    predicting objects that nobody labelled costs little."""
     amp: bool = False
     """Compute in bfloat16 where that is safe."""
-    average: float = 0.0
-    """Decay of a running average of the weights, which is then what is validated and saved; 0 for none."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights, which is then validated and saved; 0 for none."""
 
     validate_on: ValidateOn = "base"
     """What chooses the best checkpoint. base: classes kept from training. novel: the test classes themselves, as the
@@ -155,59 +167,76 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises `InvalidOption` for values that cannot work."""
+        self._check_choices()
+        self._check_numbers()
+        self._check_data()
+        self._check_feature_cache()
+        self._check_start()
+
+    def _check_choices(self) -> None:
         choices = (("optimiser", Optimiser), ("schedule", Schedule), ("loss", Loss), ("augment", Augment))
         for name, known in (*choices, ("validate_on", ValidateOn), ("selection", Selection)):
             if getattr(self, name) not in get_args(known):
                 raise unknown(name, str(getattr(self, name)), get_args(known))
-        whole = ("batch", "accumulate", "epochs", "validate_every", "checkpoint_every", "log_every", "image_size")
-        for name in whole:
+
+    def _check_numbers(self) -> None:
+        for name in (
+            *("batch_size", "grad_accum_steps", "epochs", "validate_every", "checkpoint_every", "log_every"),
+            "image_size",
+        ):
             if getattr(self, name) < 1:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give at least 1")
         for name in (
-            *("lr", "attention_lr", "backbone_lr_factor", "momentum", "weight_decay", "warmup", "clip", "workers"),
-            *("threads", "cache_views", "validation_episodes", "patience"),
+            *("lr", "attention_lr", "backbone_lr_factor", "momentum", "weight_decay", "warmup", "clip_grad", "workers"),
+            *("threads", "cached_views", "validation_episodes", "patience", "seed", "cache_megabytes"),
         ):
             if not getattr(self, name) >= 0:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more")
-        for name in ("absent", "average"):
+        for name in ("negative_episodes", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more, below 1")
-        if not 0 <= self.joined <= 1:
-            raise InvalidOption(f"joined is {self.joined}: give a share from 0 to 1")
+        if not 0 <= self.splice <= 1:
+            raise InvalidOption(f"splice is {self.splice}: give a fraction from 0 to 1")
         if not self.shots or min(self.shots) < 1:
             raise InvalidOption(f"shots {' '.join(map(str, self.shots))}: give at least 1")
+        if self.episodes_per_epoch < self.batch_size:
+            raise InvalidOption(
+                f"episodes_per_epoch {self.episodes_per_epoch} is less than batch_size {self.batch_size}: "
+                "an epoch needs one batch"
+            )
+
+    def _check_data(self) -> None:
         if not self.data:
             raise InvalidOption("no data to train on: give at least one dataset folder")
+        if self.weights and (
+            len(self.weights) != len(self.data) or not min(self.weights) >= 0 or not 0 < sum(self.weights) < math.inf
+        ):
+            raise InvalidOption(f"{len(self.weights)} weights for {len(self.data)} datasets: give one each, not all 0")
         if len(self.validation_classes) not in (1, len(self.data)) or min(self.validation_classes) < 0:
             raise InvalidOption(
                 f"validation_classes {' '.join(map(str, self.validation_classes))}: "
                 "give one number, or one for each dataset, 0 or more"
             )
-        if self.cache_views and self.train_backbone:
-            raise InvalidOption("maps of a backbone that is trained cannot be kept: leave out cache_views")
-        if self.augment != "none" and self.cache_views == 1:
-            raise InvalidOption(f"augment {self.augment} with one kept view, the plain one: give cache_views 2 or more")
-        if self.augment == "none" and self.cache_views > 1:
-            raise InvalidOption(f"{self.cache_views} kept views, all alike: give augment, or cache_views 1")
-        if self.seed < 0 or not self.cache_megabytes >= 0:
-            raise InvalidOption(f"seed {self.seed}, cache_megabytes {self.cache_megabytes}: give 0 or more")
-        if self.cache_folder and not self.cache_views:
-            raise InvalidOption("cache_folder without maps to keep there: give cache_views, 1 for the plain images")
         if self.patience and not self.validates:
             raise InvalidOption("patience without validation: give validation_episodes and validation_classes")
-        if self.weights and (
-            len(self.weights) != len(self.data) or not min(self.weights) >= 0 or not 0 < sum(self.weights) < math.inf
-        ):
-            raise InvalidOption(f"{len(self.weights)} weights for {len(self.data)} datasets: give one each, not all 0")
-        if self.options and self.init_from:
-            raise InvalidOption("a checkpoint brings its method's options: leave out options, or init_from")
-        if self.episodes < self.batch:
-            raise InvalidOption(f"episodes {self.episodes} is less than batch {self.batch}: an epoch needs one batch")
-        if not (self.pretrained or self.backbone_weights or self.init_from or self.train_backbone):
-            self._refuse_random_backbone()
 
-    def _refuse_random_backbone(self) -> None:
-        if not self.random_backbone:
+    def _check_feature_cache(self) -> None:
+        if self.cached_views and self.train_backbone:
+            raise InvalidOption("maps of a backbone that is trained cannot be cached: leave out cached_views")
+        if self.augment != "none" and self.cached_views == 1:
+            raise InvalidOption(
+                f"augment {self.augment} with one cached view, the plain one: give cached_views 2 or more"
+            )
+        if self.augment == "none" and self.cached_views > 1:
+            raise InvalidOption(f"{self.cached_views} cached views, all alike: give augment, or cached_views 1")
+        if self.cache_folder and not self.cached_views:
+            raise InvalidOption("cache_folder without maps to cache there: give cached_views, 1 for the plain images")
+
+    def _check_start(self) -> None:
+        if self.model_kwargs and self.init_from:
+            raise InvalidOption("a checkpoint brings its method's config: leave out model_kwargs, or init_from")
+        weights = self.pretrained or self.backbone_weights or self.init_from or self.train_backbone
+        if not weights and not self.random_backbone:
             raise InvalidOption(
                 f"backbone {self.backbone} would be random and stay so: give --pretrained, --backbone-weights PATH, "
                 "--init-from CHECKPOINT or --train-backbone; --random-backbone allows it for a trial"
@@ -215,7 +244,7 @@ class TrainConfig:
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.episodes // self.batch
+        return self.episodes_per_epoch // self.batch_size
 
     @property
     def steps(self) -> int:
@@ -238,22 +267,37 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """The config that `to_json` wrote."""
-        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        if "options" in fields:
-            fields["method"], fields["options"] = upgraded_words(fields.get("method", "dcama"), fields["options"])
-        return cls(**fields)
+        """The config that `to_json` wrote, of this version or an earlier one."""
+        return cls(**_upgraded(values))
 
     def check_resumes(self, before: dict[str, Any], where: str) -> None:
-        """Raise `InvalidOption` where this config would not go on with the run that `before` began.
+        """Raise `InvalidOption` where this config would not go on with the run that `before` (JSON values) began.
 
         A run at constant learning rate may be made longer.
         """
+        from fewseg.models.methods.options import complete_options  # torch, which a command's help does without
+
         free = RESUMABLE | ({"epochs"} if self.schedule == "constant" else set())
-        now = self.to_json()
-        for key, value in now.items():
-            if key not in free and key in before and before[key] != value:
+        earlier = _upgraded(before)
+        for field in dataclasses.fields(TrainConfig):
+            name, value = field.name, getattr(self, field.name)
+            old = earlier.get(name, value)
+            if name == "model_kwargs" and complete_options(self.method, old) == complete_options(self.method, value):
+                continue
+            if name not in free and old != value:
                 raise InvalidOption(
-                    f"{where} holds a run with {key} {before[key]!r}, not {value!r}: "
+                    f"{where} holds a run with {name} {old!r}, not {value!r}: "
                     "give the same settings to go on with it, or another folder to begin anew"
                 )
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON values of a config as fields of this version."""
+    from fewseg.models.methods.saved_names import upgraded_words  # torch, which a command's help does without
+
+    fields: dict[str, Any] = {
+        RENAMED_FIELDS.get(key, key): tuple(v) if isinstance(v, list) else v for key, v in values.items()
+    }
+    words = fields.get("model_kwargs", ())
+    fields["method"], fields["model_kwargs"] = upgraded_words(fields.get("method", "dcama"), words)
+    return fields

@@ -20,10 +20,10 @@ from fewseg.data.episodes.draw import MIN_IMAGES, draw_test_episodes
 from fewseg.data.episodes.sources import OpenSource, open_source
 from fewseg.data.episodes.tensors import TrainingEpisodes, TrainingSource
 from fewseg.data.episodes.views import VIEWS
-from fewseg.training.batches import EpisodeImages, gather, part_size, share_of_items
+from fewseg.training.batches import EpisodeImages, gather, micro_batch_size, shard_items
 from fewseg.training.config import TrainConfig
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def divide(opened: Sequence[OpenSource], weights: Sequence[float], config: Train
                 f"{source.dataset.name}: no base class is left to train on ({len(held)} kept for validation): "
                 "lower validation_classes or min_area, or keep fewer classes out"
             )
-        LOG.info("%s: training on %d classes, validating on %d", source.dataset.name, len(base), len(held))
+        log.info("%s: training on %d classes, validating on %d", source.dataset.name, len(base), len(held))
         sources.append(TrainingSource(CachedDataset(source.dataset, config.cache_megabytes), base, weight))
         validation += _validation_sets(source.dataset, held, config)
     return TrainingData(tuple(sources), tuple(validation))
@@ -104,7 +104,7 @@ def validation_classes(source: OpenSource, config: TrainConfig, number: int) -> 
     wanted = config.validation_classes_of(number)
     count = min(wanted, len(enough), max(0, len(source.base) - 2))
     if count < wanted and config.validation_episodes:
-        LOG.warning(
+        log.warning(
             "%s: %d classes to validate on in place of %d, as two have to stay to train on and %d have enough images",
             *(source.dataset.name, count, wanted, len(enough)),
         )
@@ -118,7 +118,7 @@ def _novel_classes(source: OpenSource) -> tuple[int, ...]:
             f"{source.dataset.name} has no novel classes apart from those trained on: name them behind @, give a fold, "
             "or leave out validate_on"
         )
-    LOG.warning(
+    log.warning(
         "%s: validating on the %d test classes, as the papers' code does: the checkpoint is chosen by what it is to be "
         "tested on, and scores on these classes are not those of classes never seen",
         source.dataset.name,
@@ -134,10 +134,10 @@ class _Share(Sampler[int]):
         self.config, self.processes, self.start = config, processes, start
 
     def __iter__(self) -> Iterator[int]:
-        return share_of_items(self.config, self.processes, self.start)
+        return shard_items(self.config, self.processes, self.start)
 
     def __len__(self) -> int:
-        return max(0, self.config.steps - self.start) * self.config.batch // self.processes.count
+        return max(0, self.config.steps - self.start) * self.config.batch_size // self.processes.count
 
 
 _Read = tuple[EpisodeTensors, tuple[Hashable, ...]]
@@ -186,7 +186,9 @@ def training_batches(
 
     Raises, while they are read, what reading their images raised, from a worker too.
     """
-    for batch in _loader(sources, config, size, _Share(config, processes, start), part_size(config, processes), pin):
+    for batch in _loader(
+        sources, config, size, _Share(config, processes, start), micro_batch_size(config, processes), pin
+    ):
         if isinstance(batch, FewsegError):
             raise batch
         yield batch
@@ -197,10 +199,10 @@ def training_episodes(sources: Sequence[TrainingSource], config: TrainConfig, si
     return TrainingEpisodes(
         sources,
         shots=config.shots,
-        batch=config.batch,
-        absent=config.absent,
-        joined=config.joined,
-        per_epoch=config.steps_per_epoch * config.batch,
+        batch=config.batch_size,
+        negative_episodes=config.negative_episodes,
+        splice=config.splice,
+        per_epoch=config.steps_per_epoch * config.batch_size,
         epochs=config.epochs,
         size=size,
         seed=config.seed,

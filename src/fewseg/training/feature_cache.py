@@ -16,15 +16,15 @@ from torch import Tensor
 from fewseg.core.distributed import SINGLE_PROCESS, Processes
 from fewseg.core.progress import ProgressCallback
 from fewseg.core.types import Episode
-from fewseg.data.episodes.joined import View
+from fewseg.data.episodes.splice import View
 from fewseg.data.episodes.tensors import TrainingEpisodes, TrainingSource
 from fewseg.data.episodes.views import Views
 from fewseg.images.transforms import square_image, square_mask
 from fewseg.models.backbones import FeaturePyramid
 from fewseg.training.batches import EpisodeMaps
-from fewseg.training.feature_store import FolderStore, KeptView, MapStore, MemoryStore, describe_backbone
+from fewseg.training.feature_store import CachedView, FeatureStore, FolderStore, MemoryStore, describe_backbone
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _PICTURES = 16
 """Images that the backbone sees at a time."""
@@ -33,7 +33,7 @@ _Key = tuple[int, str, int | None, int]
 """Source, image, class (None for the plain view, which all its classes share) and number of the view."""
 
 
-class MapCache:
+class FeatureCache:
     """Maps of `views` views of every image of every class that is trained on.
 
     Args:
@@ -65,7 +65,7 @@ class MapCache:
     ) -> None:
         self.sources, self.size, self.seed = tuple(sources), size, seed
         self.views, self.count = views, count if views is not None else 1
-        self._store: MapStore = MemoryStore()
+        self._store: FeatureStore = MemoryStore()
         if folder is not None:
             about = f"{describe_backbone(backbone)} {size} {'bfloat16' if amp else next(backbone.parameters()).dtype}"
             self._store = FolderStore(folder, about, self._content)
@@ -101,7 +101,7 @@ class MapCache:
                 progress(min(start + _PICTURES, len(mine)), len(mine), "")
         processes.barrier()
         each = sum(block.nbytes for key in mine[:1] for block in self._store.get(key).maps)
-        LOG.info("maps of %d views of images: %.1f GB, %d computed now", len(keys), each * len(keys) / 1e9, computed)
+        log.info("maps of %d views of images: %.1f GB, %d computed now", len(keys), each * len(keys) / 1e9, computed)
 
     @torch.no_grad()
     def _compute(self, backbone: FeaturePyramid, keys: Sequence[_Key], amp: bool) -> None:
@@ -111,7 +111,7 @@ class MapCache:
         with torch.autocast(parameter.device.type, torch.bfloat16, enabled=amp):
             maps = [m.to("cpu", torch.bfloat16 if amp else parameter.dtype) for m in backbone(images)]
         for row, (key, (_, mask)) in enumerate(zip(keys, drawn, strict=True)):
-            self._store.put(key, KeptView(tuple(m[row].clone() for m in maps), mask))
+            self._store.put(key, CachedView(tuple(m[row].clone() for m in maps), mask))
 
     def _view(self, key: _Key) -> tuple[Tensor, Tensor | None]:
         """The view's image (3, s, s), and a varied one's mask."""
@@ -171,13 +171,15 @@ class MapCache:
         return mask
 
 
-def map_batches(episodes: TrainingEpisodes, cache: MapCache, items: Iterable[int], batch: int) -> Iterator[EpisodeMaps]:
+def cached_batches(
+    episodes: TrainingEpisodes, cache: FeatureCache, items: Iterable[int], batch: int
+) -> Iterator[EpisodeMaps]:
     """Batches of so many of the items after one another, as `data.training_batches` gives them, views aside."""
     drawn = []
     for item in items:
         source, _ = episodes.episode(item)
         rng = episodes.draws(item)
-        drawn.append(episodes.joined_views(item, partial(cache.episode, source, rng=rng)))
+        drawn.append(episodes.spliced_views(item, partial(cache.episode, source, rng=rng)))
         if len(drawn) == batch:
             yield _stacked(drawn)
             drawn = []

@@ -24,7 +24,7 @@ _FORMAT: Final = "fewseg.maps.1"
 
 
 @dataclass(frozen=True)
-class KeptView:
+class CachedView:
     """One view of one image."""
 
     maps: tuple[Tensor, ...]
@@ -33,7 +33,7 @@ class KeptView:
     """(s, s), uint8: of a varied view; the plain one has a mask for every class."""
 
 
-class MapStore(Protocol):
+class FeatureStore(Protocol):
     """Keeps views by key."""
 
     shared: bool
@@ -41,10 +41,10 @@ class MapStore(Protocol):
 
     def __contains__(self, key: Hashable) -> bool: ...
 
-    def put(self, key: Hashable, view: KeptView) -> None:
+    def put(self, key: Hashable, view: CachedView) -> None:
         """Keep a view."""
 
-    def get(self, key: Hashable) -> KeptView:
+    def get(self, key: Hashable) -> CachedView:
         """One that is there."""
 
 
@@ -54,17 +54,17 @@ class MemoryStore:
     shared = False
 
     def __init__(self) -> None:
-        self._views: dict[Hashable, KeptView] = {}
+        self._views: dict[Hashable, CachedView] = {}
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._views
 
-    def put(self, key: Hashable, view: KeptView) -> None:
-        """See `MapStore`."""
+    def put(self, key: Hashable, view: CachedView) -> None:
+        """See `FeatureStore`."""
         self._views[key] = view
 
-    def get(self, key: Hashable) -> KeptView:
-        """See `MapStore`."""
+    def get(self, key: Hashable) -> CachedView:
+        """See `FeatureStore`."""
         return self._views[key]
 
 
@@ -96,21 +96,21 @@ class FolderStore:
         except (SafetensorError, OSError):
             return False
 
-    def put(self, key: Hashable, view: KeptView) -> None:
-        """See `MapStore`; raises `OutputError`."""
+    def put(self, key: Hashable, view: CachedView) -> None:
+        """See `FeatureStore`; raises `OutputError`."""
         tensors = {f"map.{number:03}": block.contiguous() for number, block in enumerate(view.maps)}
         if view.mask is not None:
             tensors["mask"] = view.mask.contiguous()
         make_folder(self._path(key).parent)
         write_bytes(self._path(key), save(tensors))
 
-    def get(self, key: Hashable) -> KeptView:
-        """See `MapStore`; raises `InvalidOption` where somebody took the file away."""
+    def get(self, key: Hashable) -> CachedView:
+        """See `FeatureStore`; raises `InvalidOption` where somebody took the file away."""
         try:
             with safe_open(self._path(key), "pt") as file:
                 names = sorted(file.keys())
                 maps = tuple(file.get_tensor(name) for name in names if name != "mask")
-                return KeptView(maps, file.get_tensor("mask") if "mask" in names else None)
+                return CachedView(maps, file.get_tensor("mask") if "mask" in names else None)
         except (SafetensorError, OSError) as error:
             raise InvalidOption(
                 f"cannot read kept maps {self._path(key)}: {error}; run again, and what is missing is computed anew"

@@ -25,9 +25,9 @@ from fewseg.core.distributed import SINGLE_PROCESS
 from fewseg.core.errors import InvalidOption
 from fewseg.core.memory import PEAK_ENVIRONMENT, available_bytes, can_measure, give_back, peak_bytes
 from fewseg.models.methods import FewShotMethod
-from fewseg.training.average import WeightAverage
 from fewseg.training.batches import Batch, EpisodeImages, EpisodeMaps
 from fewseg.training.config import TrainConfig
+from fewseg.training.ema import WeightEMA
 from fewseg.training.optim import Optimisers, make_optimiser
 from fewseg.training.step import Gradient
 from fewseg.training.train import make_method
@@ -77,13 +77,14 @@ def largest_batch(config: TrainConfig) -> LargestBatch:
     device = choose_device(config.device)
     if not can_measure(device):
         raise InvalidOption(
-            f"memory of {device.type} cannot be measured on this system: give --batch, and --accumulate to lower it"
+            f"memory of {device.type} cannot be measured on this system: give --batch-size, and --grad-accum-steps to "
+            "lower it"
         )
     if config.threads:
         torch.set_num_threads(config.threads)
     # What the weights are makes no difference, and nothing need be downloaded.
     config = dataclasses.replace(
-        config, pretrained=False, backbone_weights=None, random_backbone=True, device=str(device), accumulate=1
+        config, pretrained=False, backbone_weights=None, random_backbone=True, device=str(device), grad_accum_steps=1
     )
     if device.type == "cuda":
         return LargestBatch(search(_Trial.prepare(config, device).fits), _name(device))
@@ -115,7 +116,7 @@ class _Trial:
     config: TrainConfig
     method: FewShotMethod
     optimiser: Optimisers
-    average: WeightAverage | None
+    average: WeightEMA | None
 
     @classmethod
     def prepare(cls, config: TrainConfig, device: torch.device) -> _Trial:
@@ -124,12 +125,12 @@ class _Trial:
             method.to(memory_format=torch.channels_last)
         if config.train_backbone:
             method.backbone.freeze(False)
-        average = WeightAverage(method, config.average) if config.average else None
+        average = WeightEMA(method, config.ema_decay) if config.ema_decay else None
         return cls(config, method, make_optimiser(method, config), average)
 
     def step(self, episodes: int) -> None:
         """One update on noise."""
-        kept = self.config.cache_views > 0
+        kept = self.config.cached_views > 0
         batch = noise_batch(self.method, episodes, max(self.config.shots), kept=kept)
         Gradient(self.method, self.config, SINGLE_PROCESS)([batch], 0)
         self.optimiser.step()

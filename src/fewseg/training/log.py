@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from fewseg.core.errors import OutputError
 from fewseg.core.files import write_text
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
 
@@ -66,7 +66,7 @@ class MetricsLog:
         except OutputError as second:
             if error is None:
                 raise
-            LOG.debug("%s", second)
+            log.debug("%s", second)
 
     def _close(self) -> None:
         try:
@@ -96,5 +96,5 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         try:
             lines.append(json.loads(text))
         except ValueError:
-            LOG.warning("%s: left out a damaged line", path)
+            log.warning("%s: left out a damaged line", path)
     return lines

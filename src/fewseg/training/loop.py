@@ -17,22 +17,21 @@ from fewseg.core.distributed import Processes
 from fewseg.core.errors import InvalidOption
 from fewseg.core.progress import ProgressCallback
 from fewseg.data.episodes.views import VIEWS
-from fewseg.models.checkpoints.native import BEST, load_method, save_method
+from fewseg.models.checkpoints.native import BEST, save_method
 from fewseg.models.methods import FewShotMethod
-from fewseg.training.average import WeightAverage
-from fewseg.training.batches import Batch, part_size, share_of_items
-from fewseg.training.calibration.episodes import calibrate_method
-from fewseg.training.calibration.presence import calibrate_presence
+from fewseg.training.batches import Batch, micro_batch_size, shard_items
+from fewseg.training.calibration.checkpoint import calibrate_checkpoint, is_calibrated
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import TrainingData, training_batches, training_episodes
-from fewseg.training.feature_cache import MapCache, map_batches
+from fewseg.training.ema import WeightEMA
+from fewseg.training.feature_cache import FeatureCache, cached_batches
 from fewseg.training.log import MetricsLog
 from fewseg.training.optim import Optimisers, learning_rate
 from fewseg.training.state import Progress, save_state
 from fewseg.training.step import Gradient
 from fewseg.training.validate import validate
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 LAST = "last.safetensors"
@@ -40,30 +39,32 @@ LAST = "last.safetensors"
 
 @dataclass
 class Run:
-    """A run of `loop.fit`: its steps, validations and checkpoints."""
+    """The steps, validations and checkpoints of a run."""
 
     method: FewShotMethod
     data: TrainingData
     config: TrainConfig
     out: Path
     optimiser: Optimisers
-    average: WeightAverage | None
+    ema: WeightEMA | None
     done: Progress
     processes: Processes
-    log: MetricsLog | None
-    """Of the process that writes."""
+    metrics: MetricsLog | None
+    """Of the main process."""
     progress: ProgressCallback | None
 
     def run(self) -> float:
         """All steps that are left; returns the last logged loss."""
         config, last = self.config, math.nan
         if self._over:
-            self._calibrate_if_missing()
+            # A run that was interrupted, and asked for less when it was resumed, was never calibrated.
+            if self.data.validation and not is_calibrated(self._to_use):
+                self._calibrate()
             return last
         gradient = Gradient(self.method, config, self.processes)
         started, logged = time.perf_counter(), self.done.step
-        for parts in self._steps():
-            loss = self._step(gradient, parts)
+        for micro_batches in self._steps():
+            loss = self._step(gradient, micro_batches)
             self.done.step += 1
             step, total = self.done.step, config.steps
             if step % config.log_every == 0 or step == total:
@@ -92,31 +93,31 @@ class Run:
         return epochs // config.validate_every - best // config.validate_every >= config.patience
 
     def _note(self, **values: Any) -> None:
-        """A line about the step that was done last."""
-        if self.log is not None:
-            self.log.add(self.done.step, epoch=(self.done.step - 1) // self.config.steps_per_epoch, **values)
+        """Log values of the last step."""
+        if self.metrics is not None:
+            self.metrics.add(self.done.step, epoch=(self.done.step - 1) // self.config.steps_per_epoch, **values)
 
     def _steps(self) -> Iterator[list[Batch]]:
-        """Of every step that is left, the parts that this process computes."""
+        """The micro-batches of this process, for every step that is left."""
         batches = self._batches()
-        return iter(lambda: list(islice(batches, self.config.accumulate)), [])
+        return iter(lambda: list(islice(batches, self.config.grad_accum_steps)), [])
 
     def _batches(self) -> Iterator[Batch]:
-        """These parts one after the other, as images or, where maps are kept, as maps."""
+        """The micro-batches one after the other, as images or, with cached views, as maps."""
         config, sources, size = self.config, self.data.sources, self.method.config.image_size
         processes, start, pin = self.processes, self.done.step, self.method.device.type == "cuda"
-        if not config.cache_views:
+        if not config.cached_views:
             return iter(training_batches(sources, config, size, start=start, pin=pin, processes=processes))
 
         def tell(done: int, total: int, _: str) -> None:
             if self.progress is not None:
-                self.progress(start, config.steps, f"keeping maps: {done} of {total} images")
+                self.progress(start, config.steps, f"caching features: {done} of {total} images")
 
-        cache = MapCache(
+        cache = FeatureCache(
             self.method.backbone,
             sources,
             size=size,
-            count=config.cache_views,
+            count=config.cached_views,
             views=VIEWS[config.augment],
             seed=config.seed,
             amp=config.amp,
@@ -124,19 +125,21 @@ class Run:
             processes=processes,
             progress=tell,
         )
-        items = share_of_items(config, processes, start)
-        return iter(map_batches(training_episodes(sources, config, size), cache, items, part_size(config, processes)))
+        items = shard_items(config, processes, start)
+        return iter(
+            cached_batches(training_episodes(sources, config, size), cache, items, micro_batch_size(config, processes))
+        )
 
-    def _step(self, gradient: Gradient, parts: list[Batch]) -> float:
+    def _step(self, gradient: Gradient, micro_batches: list[Batch]) -> float:
         """One update; returns the loss. A loss or gradient that is not finite changes nothing."""
         step = self.done.step
         self.optimiser.set_learning_rate(learning_rate(self.config, step))
-        loss, norm = gradient(parts, step)
+        loss, norm = gradient(micro_batches, step)
         self._check("loss", loss, step + 1)
         self._check("gradient", norm, step + 1)
         self.optimiser.step()
-        if self.average is not None:
-            self.average.update(step + 1)
+        if self.ema is not None:
+            self.ema.update(step + 1)
         return loss
 
     def _check(self, what: str, value: float, step: int) -> None:
@@ -145,7 +148,7 @@ class Run:
             begin = f", with --init-from {last} to keep what was learnt" if last.is_file() else ""
             raise InvalidOption(
                 f"the {what} became {value} at step {step}: "
-                f"lower lr or set clip, in a new folder{begin}; {self.out} keeps the checkpoints from before"
+                f"lower lr or set clip_grad, in a new folder{begin}; {self.out} keeps the checkpoints from before"
             )
 
     def _finish_step(self) -> None:
@@ -162,13 +165,13 @@ class Run:
         if self._over:
             self._calibrate()
         if self.processes.main and (end or step % config.checkpoint_every == 0):
-            average = self.average.method if self.average is not None else None
-            save_state(self.out, self.method, self.optimiser, self.done, config.to_json(), average)
+            ema = self.ema.method if self.ema is not None else None
+            save_state(self.out, self.method, self.optimiser, self.done, config.to_json(), ema)
 
     @property
     def _smooth(self) -> FewShotMethod:
-        """What is validated and saved."""
-        return self.method if self.average is None else self.average.method
+        """The method that is validated and saved."""
+        return self.method if self.ema is None else self.ema.method
 
     def _save(self, name: str) -> None:
         if self.processes.main:
@@ -177,49 +180,36 @@ class Run:
 
     @property
     def _to_use(self) -> Path:
-        """The checkpoint that the run is for."""
+        """The checkpoint to use."""
         return self.out / (BEST if self.done.best_step else LAST)
 
-    def _calibrate_if_missing(self) -> None:
-        """For a run that was interrupted, and asked for less when it was resumed: its end never came."""
-        if self.data.validation and "presence_threshold" not in load_method(self._to_use).extra:
-            self._calibrate()
-
     def _calibrate(self) -> None:
-        """Calibrate the checkpoint to use, once training ends: the method's own fits and the presence scale."""
-        if not self.data.validation:
-            return
-        self.processes.barrier()  # until the checkpoint is written
-        path = self._to_use
-        method = load_method(path).to(self.method.device)
-        config, sets, processes = self.config, self.data.validation, self.processes
-        calibrate_method(method, sets, seed=config.seed, negative_episodes=config.absent > 0)
-        processes.broadcast([*method.buffers()])  # rounding may lead each to a fit of its own
-        values = calibrate_presence(method, sets, seed=config.seed, amp=config.amp, processes=processes)
-        if processes.main:
-            LOG.info("presence: %s", values)
-            save_method(method, path, extra={**method.extra, **values})
+        if self.data.validation:
+            calibrate_checkpoint(self._to_use, self.data, self.config, self.method.device, self.processes)
 
     def _check_weights(self) -> None:
-        """A finite gradient may still be too large a step: what it left must not replace a good checkpoint."""
+        """Raise `InvalidOption` for infinite weights, before they replace a good checkpoint.
+
+        A finite gradient may still be too large a step.
+        """
         worst = torch.stack([p.detach().abs().amax() for p in self.method.trainable_parameters()]).amax().item()
         self._check("largest weight", worst, self.done.step)
 
     def _validate(self) -> None:
-        config, size, batch = self.config, self.method.config.image_size, part_size(self.config, self.processes)
+        config, size, batch = self.config, self.method.config.image_size, micro_batch_size(self.config, self.processes)
         miou, fb_iou, parts = validate(
             self._smooth, self.data.validation, size=size, batch=batch, amp=config.amp, processes=self.processes
         )
         values = {f"val_miou/{name}": value for name, value in parts.items()} if len(parts) > 1 else {}
         self._note(val_miou=miou, val_fb_iou=fb_iou, **values)
-        LOG.info("step %d: validation mIoU %.2f, FB-IoU %.2f", self.done.step, miou, fb_iou)
+        log.info("step %d: validation mIoU %.2f, FB-IoU %.2f", self.done.step, miou, fb_iou)
         if miou > self.done.best_miou:
             self.done.best_miou, self.done.best_step = miou, self.done.step
             self._save(BEST)
 
 
 def about_training(config: TrainConfig, data: TrainingData, done: Progress) -> dict[str, Any]:
-    """What goes beside the weights: how they were trained, without the paths of this machine."""
+    """How the weights were trained, saved beside them, without the paths of this machine."""
     values = config.to_json()
     for key in ("data", "backbone_weights", "init_from", "device", "cache_folder"):
         values.pop(key)

@@ -40,7 +40,7 @@ class Recipe:
             raise InvalidOption(
                 f"fold {fold} of recipe {self.name}: {self.benchmark} has 0 to {len(self.episodes) - 1}"
             )
-        return {**self.published, **self.ours, "episodes": self.episodes[fold]}
+        return {**self.published, **self.ours, "episodes_per_epoch": self.episodes[fold]}
 
 
 _FROZEN: Final[_Fields] = {"pretrained": True, "train_backbone": False, "shots": (1,), "momentum": 0.9}
@@ -66,7 +66,7 @@ _SCCAN: Final[_Fields] = {
     "attention_lr": 6e-5,
     "weight_decay": 1e-4,
     "schedule": "poly",
-    "batch": 8,
+    "batch_size": 8,
 }
 _HSNET: Final[_Fields] = {
     "pretrained": True,
@@ -96,14 +96,14 @@ _COCO_EPOCHS: Final = {"dcama": 90, "hsnet": 355}
 
 def _dcama(benchmark: str, backbone: str) -> Recipe:
     published, ours = _with_epochs("dcama", benchmark, backbone, 100)
-    batch = {"batch": _DCAMA_BATCH[benchmark]}
+    batch = {"batch_size": _DCAMA_BATCH[benchmark]}
     source = "Shi et al., ECCV 2022"
     return _made(source, benchmark, backbone, {**_DCAMA, **batch, **published}, ours)
 
 
 def _hsnet(benchmark: str, backbone: str) -> Recipe:
     published, ours = _with_epochs("hsnet", benchmark, backbone, 200)
-    (published if benchmark == "pascal5i" else ours)["batch"] = 20
+    (published if benchmark == "pascal5i" else ours)["batch_size"] = 20
     source = "Min et al., ICCV 2021"
     return _made(source, benchmark, backbone, {**_HSNET, **published}, {**_HSNET_OURS, **ours})
 
@@ -155,7 +155,7 @@ def remark(name: str, value: Any, recipe: Recipe | None) -> str:
     """What a comment says beside a field of `TrainConfig`: whether the value is not the recipe's paper's."""
     if recipe is None:
         return ""
-    if name == "episodes":
+    if name == "episodes_per_epoch":
         return "ours" if value in recipe.episodes else "changed"
     if name in recipe.published:
         return "" if value == recipe.published[name] else f"changed, the recipe: {recipe.published[name]!r}"

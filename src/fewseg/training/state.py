@@ -1,4 +1,4 @@
-"""What a killed run needs to go on: one file, replaced atomically."""
+"""The state from which a killed run goes on: one file, replaced atomically."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def save_state(
     optimiser: Optimisers,
     progress: Progress,
     config: dict[str, Any],
-    average: FewShotMethod | None = None,
+    ema: FewShotMethod | None = None,
 ) -> None:
     """Write the state; raises `OutputError`, an older one then stays.
 
@@ -54,7 +54,7 @@ def save_state(
             "progress": vars(progress),
             "method": method.state_dict(),
             "optimiser": optimiser.state_dict(),
-            "average": average.state_dict() if average is not None else {},
+            "average": ema.state_dict() if ema is not None else {},
         },
         buffer,
     )
@@ -83,14 +83,14 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
 
 def restore(
-    state: dict[str, Any], method: FewShotMethod, optimiser: Optimisers, average: FewShotMethod | None = None
+    state: dict[str, Any], method: FewShotMethod, optimiser: Optimisers, ema: FewShotMethod | None = None
 ) -> Progress:
-    """Put a state into a freshly made method, optimiser and average."""
+    """Put a state, of this version or an earlier one, into a freshly made method, optimiser and moving average."""
     try:
         method.load_state_dict(upgraded_state(method.name, state["method"]))
         optimiser.load_state_dict(state["optimiser"])
-        if average is not None:
-            average.load_state_dict(upgraded_state(method.name, state["average"]))
+        if ema is not None:
+            ema.load_state_dict(upgraded_state(method.name, state["average"]))
         return Progress(**state["progress"])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         first = str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""One step's gradient, from however many parts its batch is computed in, by however many processes."""
+"""One step's gradient, from any number of micro-batches and processes."""
 
 from __future__ import annotations
 
@@ -15,69 +15,69 @@ from fewseg.core.types import IGNORE
 from fewseg.models.methods import FewShotMethod
 from fewseg.training.batches import Batch, encode
 from fewseg.training.config import TrainConfig
-from fewseg.training.losses import Whole, choose_loss
+from fewseg.training.losses import BatchTotals, choose_loss
 
 
-def step_seed(seed: int, step: int, part: int = 0) -> int:
-    """Seed of the dropout of a step's part: with it, nothing of a generator's state has to be saved."""
-    return int(np.random.SeedSequence([seed, step, part] if part else [seed, step]).generate_state(1)[0])
+def step_seed(seed: int, step: int, micro_batch: int = 0) -> int:
+    """Seed of the dropout of a micro-batch: with it, no generator's state has to be saved."""
+    return int(np.random.SeedSequence([seed, step, micro_batch] if micro_batch else [seed, step]).generate_state(1)[0])
 
 
 @dataclass(frozen=True)
 class Gradient:
     """Computes the gradient of a step's loss.
 
-    Loss and gradient are those of the whole batch at once, whatever the number of parts and processes, but for rounding
-    and for what dropout draws: every part has a seed of its own. Two processes of one part give what one process of two
-    parts gives, dropout included.
+    Loss and gradient are those of the whole batch, whatever the number of micro-batches and processes, but for rounding
+    and for dropout: every micro-batch has a seed of its own. Two processes of one micro-batch each give what one
+    process of two gives, dropout included.
     """
 
     method: FewShotMethod
     config: TrainConfig
     processes: Processes
 
-    def __call__(self, parts: Sequence[Batch], step: int) -> tuple[float, float]:
+    def __call__(self, micro_batches: Sequence[Batch], step: int) -> tuple[float, float]:
         """Leaves the gradient, clipped, in the method's parameters; returns the loss and the norm before clipping.
 
         Args:
-            parts: of this process, all with the same number of episodes.
+            micro_batches: of this process, all with the same number of episodes.
             step: number of the step, from 0.
         """
         self.method.train()
         parameters = list(self.method.trainable_parameters())
         for parameter in parameters:
             parameter.grad = None
-        whole = self._whole(parts)
+        totals = self._totals(micro_batches)
         loss = torch.zeros((), device=self.method.device)
-        for number, part in enumerate(parts):
-            torch.manual_seed(step_seed(self.config.seed, step, self.processes.rank * len(parts) + number))
-            share = self._loss(part.to(self.method.device, non_blocking=True), whole)
+        for number, part in enumerate(micro_batches):
+            torch.manual_seed(step_seed(self.config.seed, step, self.processes.rank * len(micro_batches) + number))
+            share = self._loss(part.to(self.method.device, non_blocking=True), totals)
             share.backward()
             loss += share.detach()
         if self.processes.count > 1:
-            loss = _add_up(parameters, loss, self.processes)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf)
+            loss = _all_reduce(parameters, loss, self.processes)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_grad or math.inf)
         value, size = torch.stack([loss, norm]).tolist()
         return float(value), float(size)
 
-    def _whole(self, parts: Sequence[Batch]) -> Whole:
-        pixels = sum(int((part.query_mask != IGNORE).sum()) for part in parts)
+    def _totals(self, micro_batches: Sequence[Batch]) -> BatchTotals:
+        pixels = sum(int((part.query_mask != IGNORE).sum()) for part in micro_batches)
         total = int(self.processes.all_reduce(torch.tensor(pixels)))
-        return Whole(total, self.processes.count * sum(len(part.query_mask) for part in parts))
+        return BatchTotals(total, self.processes.count * sum(len(part.query_mask) for part in micro_batches))
 
-    def _loss(self, part: Batch, whole: Whole) -> Tensor:
-        """What the part adds to the loss of the whole batch."""
+    def _loss(self, part: Batch, totals: BatchTotals) -> Tensor:
+        """The micro-batch's share of the batch's loss."""
         method, config = self.method, self.config
         with torch.autocast(method.device.type, torch.bfloat16, enabled=config.amp):
             query, support = encode(method, part)
             logits = method.segment(query, support)
             extra = method.regulariser(query, support, logits)
-        loss = choose_loss(config.loss)(logits, part.query_mask, whole)
+        loss = choose_loss(config.loss)(logits, part.query_mask, totals)
         # The hook's term is a mean over episodes.
-        return loss if extra is None else loss + extra * (len(part.query_mask) / whole.episodes)
+        return loss if extra is None else loss + extra * (len(part.query_mask) / totals.episodes)
 
 
-def _add_up(parameters: Sequence[Tensor], loss: Tensor, processes: Processes) -> Tensor:
+def _all_reduce(parameters: Sequence[Tensor], loss: Tensor, processes: Processes) -> Tensor:
     """Sum the gradients over all processes, in one message with the loss, which is returned.
 
     By hand instead of by `DistributedDataParallel`, which takes means over processes and one backward pass a step;

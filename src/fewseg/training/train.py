@@ -17,12 +17,12 @@ from fewseg.core.progress import ProgressCallback
 from fewseg.models.checkpoints.native import BEST, load_method
 from fewseg.models.methods import FewShotMethod, create_method
 from fewseg.models.methods.options import method_options
-from fewseg.training.average import WeightAverage
-from fewseg.training.batches import part_size
+from fewseg.training.batches import micro_batch_size
 from fewseg.training.calibration.episodes import class_examples
 from fewseg.training.config import TrainConfig
 from fewseg.training.config_file import CONFIG, as_yaml
 from fewseg.training.data import TrainingData, open_data
+from fewseg.training.ema import WeightEMA
 from fewseg.training.log import MetricsLog
 from fewseg.training.loop import LAST, Run
 from fewseg.training.optim import make_optimiser
@@ -60,7 +60,7 @@ def train(config: TrainConfig, out: Path, *, progress: ProgressCallback | None =
     if config.threads:
         torch.set_num_threads(config.threads)
     with join_processes(config.device) as processes:
-        part_size(config, processes)
+        micro_batch_size(config, processes)
         state = read_state(out)
         if state is not None:
             config.check_resumes(state["config"], str(out))
@@ -83,7 +83,7 @@ def make_method(config: TrainConfig) -> FewShotMethod:
         pretrained=config.pretrained,
         backbone_weights=config.backbone_weights,
         image_size=config.image_size,
-        **method_options(config.method, config.options),
+        **method_options(config.method, config.model_kwargs),
     )
 
 
@@ -101,12 +101,12 @@ def fit(
 
     Args:
         method: trained in place.
-        data: what `divide` gave.
-        config: how.
+        data: from `divide`.
+        config: all choices.
         out: see `train`.
-        state: what `read_state(out)` gave.
-        processes: who trains, from `join_processes`; this process alone if not given.
-        progress: called by the first of them.
+        state: from `read_state(out)`.
+        processes: from `join_processes`; this process alone if not given.
+        progress: called by the main process.
     """
     processes = processes or Processes(device=choose_device(config.device))
     method.to(processes.device)
@@ -117,21 +117,21 @@ def fit(
     optimiser = make_optimiser(method, config)
     if state is None and not config.init_from and processes.main:  # trained weights rely on what was fitted for them
         _prepare(method, data, config, progress)
-    average = WeightAverage(method, config.average) if config.average else None
+    ema = WeightEMA(method, config.ema_decay) if config.ema_decay else None
     done = Progress()
     if state is not None:
-        done = restore(state, method, optimiser, average.method if average else None)
+        done = restore(state, method, optimiser, ema.method if ema else None)
     processes.broadcast([*method.parameters(), *method.buffers()])
     resumed_from = done.step
     with ExitStack() as stack:
         stack.enter_context(_seeded(config.seed))
-        log = None
+        metrics = None
         if processes.main:
             write_text(make_folder(out) / CONFIG, as_yaml(config))
-            log = stack.enter_context(MetricsLog(make_folder(out), done.step, tensorboard=config.tensorboard))
+            metrics = stack.enter_context(MetricsLog(make_folder(out), done.step, tensorboard=config.tensorboard))
         processes.barrier()
-        told = progress if processes.main else None
-        loss = Run(method, data, config, out, optimiser, average, done, processes, log, told).run()
+        report = progress if processes.main else None
+        loss = Run(method, data, config, out, optimiser, ema, done, processes, metrics, report).run()
     method.eval()
     best = out / (BEST if done.best_step else LAST)
     return TrainReport(done.step, resumed_from, loss, done.best_miou, done.best_step, best)

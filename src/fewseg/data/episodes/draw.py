@@ -16,7 +16,7 @@ from fewseg.core.files import write_text
 from fewseg.core.types import Episode
 from fewseg.data.datasets.base import Dataset
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MIN_IMAGES: Final = 5
 """A class with fewer usable images is not tested."""
@@ -60,7 +60,7 @@ def draw_test_episodes(
     for class_id in sorted(classes):
         names = dataset.names(class_id)
         if len(names) < max(min_images, shots + 1):
-            LOG.info("%s: %s skipped, %d usable images", dataset.name, dataset.classes[class_id], len(names))
+            log.info("%s: %s skipped, %d usable images", dataset.name, dataset.classes[class_id], len(names))
             continue
         queries: list[str] = []
         rng = np.random.default_rng([seed, class_id])
@@ -81,12 +81,12 @@ def draw_training_episodes(
     seed: int,
     epoch: int,
     *,
-    absent: float = 0.0,
+    negative_episodes: float = 0.0,
 ) -> list[Episode]:
     """`count` episodes of one epoch: the class uniformly, then the query, then distinct supports.
 
-    Classes need 2 images; where there are fewer than `shots + 1`, supports repeat. In a share `absent` of the
-    episodes the query is a usable image of another class and none of this one.
+    Classes need 2 images; where there are fewer than `shots + 1`, supports repeat. In a fraction `negative_episodes` of
+    the episodes the query is a usable image of another class that does not show this one.
     Raises `InvalidDataset` where no class has 2.
     """
     _check_shots(shots)
@@ -100,7 +100,7 @@ def draw_training_episodes(
         class_id, names = pools[int(rng.integers(len(pools)))]
         query = names[int(rng.integers(len(names)))]
         others = [name for name in names if name != query]
-        if absent and rng.random() < absent:
+        if negative_episodes and rng.random() < negative_episodes:
             query = _elsewhere(pools, class_id, names, rng) or query
         chosen = rng.choice(len(others), shots, replace=len(others) < shots)
         episodes.append(Episode(query, tuple(others[i] for i in chosen), class_id))

@@ -12,7 +12,7 @@ from fewseg.core.errors import InvalidDataset
 from fewseg.core.types import Episode, EpisodeTensors
 from fewseg.data.datasets.base import Dataset
 from fewseg.data.episodes.draw import draw_training_episodes
-from fewseg.data.episodes.joined import View, join_views
+from fewseg.data.episodes.splice import View, splice_views
 from fewseg.data.episodes.views import Views
 from fewseg.images.transforms import Resize, padded_image, padded_mask, square_image, square_mask
 
@@ -80,7 +80,7 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         sources: what to draw from; each episode picks a source by weight.
         shots: numbers of support images; of several, each batch draws one.
         batch: episodes that form a batch and so share their number of shots.
-        absent, joined, per_epoch, epochs, size, seed: see `TrainConfig`.
+        negative_episodes, splice, per_epoch, epochs, size, seed: see `TrainConfig`.
         augmentation: how pairs are varied; None for the papers' plain resize.
     """
 
@@ -90,8 +90,8 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         *,
         shots: Sequence[int],
         batch: int = 1,
-        absent: float = 0.0,
-        joined: float = 0.0,
+        negative_episodes: float = 0.0,
+        splice: float = 0.0,
         per_epoch: int,
         epochs: int,
         size: int,
@@ -101,7 +101,8 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         if not sources or not all(source.weight >= 0 for source in sources) or not any(s.weight for s in sources):
             raise InvalidDataset("nothing to train on: give at least one dataset, with a weight above 0")
         self.sources, self.per_epoch, self.epochs = tuple(sources), per_epoch, epochs
-        self.shots, self.batch, self.absent, self.joined = tuple(shots), batch, absent, joined
+        self.shots, self.batch = tuple(shots), batch
+        self.negative_episodes, self.splice = negative_episodes, splice
         self.size, self.seed, self.augmentation = size, seed, augmentation
         self._epoch_cache: tuple[int, list[tuple[int, Episode]]] | None = None
 
@@ -123,7 +124,7 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
             count, seed = int((chosen == index).sum()), self.seed + index
             most = max(self.shots)
             episodes = draw_training_episodes(
-                source.dataset, source.classes, most, count, seed, epoch, absent=self.absent
+                source.dataset, source.classes, most, count, seed, epoch, negative_episodes=self.negative_episodes
             )
             drawn.append(iter(episodes))
         together = [(int(index), next(drawn[index])) for index in chosen]
@@ -144,7 +145,7 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         None where they stay as they are, or no other class was drawn in that epoch.
         """
         rng = self.draws(index, _JOINING)
-        if rng.random() >= self.joined:
+        if rng.random() >= self.splice:
             return None
         epoch, place = divmod(index, self.per_epoch)
         drawn = self.epoch(epoch)
@@ -161,11 +162,11 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         epoch, place = divmod(index, self.per_epoch)
         return np.random.default_rng([self.seed, epoch, purpose, place])
 
-    def joined_views(self, index: int, views: Callable[[Episode], Sequence[View]]) -> Sequence[View]:
+    def spliced_views(self, index: int, views: Callable[[Episode], Sequence[View]]) -> Sequence[View]:
         """Those of item `index`, query and supports, joined with its partner's where it has one."""
         _, episode = self.episode(index)
         partner, mine = self.partner(index), views(episode)
-        return mine if partner is None else join_views(mine, views(partner), self.draws(index, _HALVES))
+        return mine if partner is None else splice_views(mine, views(partner), self.draws(index, _HALVES))
 
     def __getitem__(self, index: int) -> EpisodeTensors:
         source, _ = self.episode(index)
@@ -174,4 +175,4 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         def views(episode: Episode) -> list[View]:
             return episode_views(dataset, episode, self.size, augmentation=self.augmentation, rng=rng)
 
-        return _tensors(self.joined_views(index, views))
+        return _tensors(self.spliced_views(index, views))

@@ -22,7 +22,7 @@ from fewseg.models.backbones.deep_resnet import DeepResNetPyramid, timm_stem_nam
 from fewseg.models.backbones.timm_pyramid import build_timm_pyramid, pretrained_config
 from fewseg.models.backbones.tiny import TinyPyramid
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PAPER_BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet50": ("resnet50.a1h_in1k", {}),
@@ -85,7 +85,7 @@ def create_backbone(
     elif pretrained:
         _download(pyramid, timm_name)
     else:
-        LOG.info("backbone %s has random weights: give pretrained=True or backbone_weights=PATH", name)
+        log.info("backbone %s has random weights: give pretrained=True or backbone_weights=PATH", name)
     return pyramid
 
 

@@ -19,7 +19,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 ProbeRun = Callable[[], Iterable[Tensor]]
 """Runs the network on some image and returns its maps."""
@@ -153,7 +153,7 @@ class FoldedNet:
         """The folded copy, made if there is none of these weights; None where nothing can be folded."""
         if self.pairs is None:
             self.pairs = foldable_pairs(net, run)
-            LOG.debug("%d batch norms can be folded", len(self.pairs))
+            log.debug("%d batch norms can be folded", len(self.pairs))
         if not self.pairs:
             return None
         tensors = [*net.parameters(), *net.buffers()]

@@ -200,7 +200,7 @@ class _Part:
             options["image_size"] = given.image_size
             return create_method(self.variant.method, backbone=given.backbone, **options), None
         config = train_config(self.variant, given, self.fold, self.seed)
-        words = "_".join([config.method, *config.options])
+        words = "_".join([config.method, *config.model_kwargs])
         folder = self.out / "models" / f"{_slug(words)}{self._end}"
         report = train(
             config, make_folder(folder), progress=lambda done, total, last: self._said(done, total, last, "training")

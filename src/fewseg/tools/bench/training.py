@@ -38,7 +38,7 @@ from fewseg.tools.bench.timing import CLOCKS, interleaved, summary
 from fewseg.training.batches import Batch, EpisodeImages
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import training_batches, training_episodes
-from fewseg.training.feature_cache import MapCache, map_batches
+from fewseg.training.feature_cache import FeatureCache, cached_batches
 from fewseg.training.optim import make_optimiser
 from fewseg.training.step import Gradient
 
@@ -105,7 +105,7 @@ def make_step(
         return _plain_step(method, _pictures(source, config, method), device), None
     optimiser, gradient = make_optimiser(method, config), Gradient(method, config, SINGLE_PROCESS)
     keeping = None
-    if config.cache_views:
+    if config.cached_views:
         batches, keeping = _maps(source, config, method, clock)
     else:
         batches = _pictures(source, config, method)
@@ -126,10 +126,10 @@ def _config(method: FewShotMethod, batch: int, shots: int, *, kept: bool) -> Tra
         random_backbone=True,
         image_size=method.config.image_size,
         shots=(shots,),
-        batch=batch,
-        episodes=4 * batch,
+        batch_size=batch,
+        episodes_per_epoch=4 * batch,
         epochs=1,
-        cache_views=int(kept),
+        cached_views=int(kept),
         workers=0,
         validation_episodes=0,
     )
@@ -149,12 +149,12 @@ def _maps(
     size, now = method.config.image_size, CLOCKS[clock]
     images = sum(len(source.dataset.names(c)) for c in source.classes)
     started = now()
-    cache = MapCache(method.backbone, [source], size=size, count=1, views=None, seed=0)
+    cache = FeatureCache(method.backbone, [source], size=size, count=1, views=None, seed=0)
     synchronise(method.device)
     each = (now() - started) / images
     episodes = training_episodes([source], config, size)
     items = itertools.cycle(range(len(episodes)))
-    return iter(map_batches(episodes, cache, items, config.batch)), each
+    return iter(cached_batches(episodes, cache, items, config.batch_size)), each
 
 
 def _plain_step(method: FewShotMethod, batches: Iterator[Batch], device: torch.device) -> Step:

@@ -12,7 +12,7 @@ View = tuple[tuple[Tensor, ...], Tensor]
 """Maps (C, h, w) of one image, the image itself being one, and its mask (s, s): 0, 1, 255."""
 
 
-def join_views(mine: Sequence[View], others: Sequence[View], rng: np.random.Generator) -> list[View]:
+def splice_views(mine: Sequence[View], others: Sequence[View], rng: np.random.Generator) -> list[View]:
     """Every view cut in half, left from right or top from bottom, and put beside a half of another one.
 
     Of each of `mine` the half with more foreground is kept, of each of `others` any. Sides of odd length are cut
