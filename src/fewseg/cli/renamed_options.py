@@ -32,17 +32,6 @@ RENAMED_OPTIONS: Final[dict[str, dict[str, str]]] = {
         "--threshold": "--presence-threshold",
         "--picture-hosts": "--image-hosts",
     },
-    "train": {
-        "--options": "--model-kwargs",
-        "--absent": "--negative-episodes",
-        "--joined": "--splice",
-        "--batch": "--batch-size",
-        "--accumulate": "--grad-accum-steps",
-        "--episodes": "--episodes-per-epoch",
-        "--cache-views": "--cached-views",
-        "--clip": "--clip-grad",
-        "--average": "--ema-decay",
-    },
     "evaluate": {
         "--count": "--episodes",
         "--per-class": "--episodes-per-class",
