@@ -206,7 +206,7 @@ def test_evaluate_a_release_and_another_size(data: Path, tmp_path: Path) -> None
     assert main([*evaluate, *official, "--out", str(tmp_path / "official")]) == 0
     assert main([*evaluate, "--out", str(tmp_path / "default")]) == 0
     about = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("official", "default")]
-    assert [(a["method"], a["image_size"]) for a in about] == [("hsnet", 64), ("dcama", 64)]
+    assert [(a["method"], a["image_size"]) for a in about] == [("hsnet", 64), ("dcama_light", 64)]
     assert about[0]["checkpoint"] == str(release)
 
 

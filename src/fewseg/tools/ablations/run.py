@@ -191,7 +191,8 @@ class _Part:
         given = self.settings
         if given.checkpoint is not None:
             method = load_method(given.checkpoint)
-            if method.name == self.variant.method:
+            aggregates = self.variant.method == "dcama" and isinstance(method, MaskAggregation)
+            if aggregates or method.name == self.variant.method:
                 return method, None
             other: Any = METHODS[self.variant.method]  # beside it, over the same backbone at the same size
             return other(build_pyramid(method.backbone.spec), other.Config(image_size=method.config.image_size)), None

@@ -31,7 +31,7 @@ MODELS: Final[dict[str, Model]] = {
     "dcama-resnet50": Model("dcama", "resnet50", 384, about="DCAMA, ResNet-50"),
     "dcama-resnet101": Model("dcama", "resnet101", 384, about="DCAMA, ResNet-101"),
     "dcama-swin_b": Model("dcama", "swin_b", 384, about="DCAMA, Swin-B"),
-    "embedded": Model("dcama", "tiny", 384, checkpoint="default", about="embedded default"),
+    "embedded": Model("dcama_light", "tiny", 384, checkpoint="default", about="embedded default"),
     "sccan-resnet50": Model("sccan", "resnet50", 473, about="SCCAN, ResNet-50"),
     "hsnet-resnet50": Model("hsnet", "resnet50", 400, about="HSNet, ResNet-50"),
 }

@@ -53,7 +53,7 @@ def full_plan(parts: tuple[str, ...], settings: BenchSettings, **more: Any) -> P
     """The tables of the documentation; of models that were chosen, all that a part can measure."""
     if settings.models == tuple(MODELS):
         return Plan(parts, CURVES, FULL_CURVES, FULL_TRAINING, FULL_CURVES, **more)
-    dcama = tuple(m for m in settings.models if find_model(m).method == "dcama")
+    dcama = tuple(m for m in settings.models if find_model(m).method in ("dcama", "dcama_light"))
     trained = tuple((m, dict(FULL_TRAINING).get(m, 2)) for m in settings.models)
     return Plan(parts, CURVES, settings.models, trained, dcama, **more)
 
