@@ -88,11 +88,14 @@ def segment_files(
     segmenter.require_labels()
     if options.engine == "ray":
         require_ray()  # before anything is made
-    found = Queries.find(queries, out, masks)
-    tiles = options.tiles
+    named, tiles = Queries.find(queries, out, masks), options.tiles
     variant = None if tiles is None else {"tile": tiles.side_for(segmenter), "overlap": tiles.overlap}
-    folder = OutputFolder(out, segmenter, variant)
-    sources = found.sources(Run(segmenter, folder, options))
+    run = Run(segmenter, OutputFolder(out, segmenter, variant), options)
+    return _segment(run, named.sources(run), progress)
+
+
+def _segment(run: Run, sources: Sequence[Source], progress: ProgressCallback | None) -> BatchReport:
+    folder = run.folder
     report = BatchReport(folder.results)
     try:
         _follow(sources, report, progress)
@@ -107,7 +110,7 @@ def segment_files(
         remove_leftovers(folder.root / part)
     _conclude(folder, sources, report)
     if report.done or report.errors:
-        _write_times(folder.root / "times.json", report, options)
+        _write_times(folder.root / "times.json", report, run.options)
     return report
 
 

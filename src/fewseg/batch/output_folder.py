@@ -1,6 +1,6 @@
 """The folder that segmented files are written to.
 
-    results.json          what was found in which image, by which model and examples, and what could not be read
+    results.json          every image's labels, by which model and examples, and what could not be read
     labels/NAME.png       label map: 0 background, i the i-th label (palette image; 16-bit above 255 labels)
     masks/LABEL/NAME.png  the label's mask, 0 and 255; labels may overlap here
     overlays/NAME.jpg     the masks on the image
@@ -109,7 +109,7 @@ class OutputFolder:
         source: Path,
         name: str,
         identity: list[int],
-        found: Prediction,
+        result: Prediction,
         drawn: Image.Image | None,
         more: Mapping[str, Any] | None = None,
     ) -> Record:
@@ -118,7 +118,7 @@ class OutputFolder:
         `identity` is the image's when it was read; `more` goes into the entry. Raises `OutputError` where writing
         fails.
         """
-        height, width = found.label_map.shape
+        height, width = result.label_map.shape
         record: Record = {
             "picture": str(source),
             "name": name,
@@ -128,13 +128,13 @@ class OutputFolder:
             "overlay": None if drawn is None else f"overlays/{name}.jpg",
             "labels": {},
         }
-        self.save(record["label_map"], index_image(found.label_map, self._colours), "PNG")
-        for label, mask in found.masks.items():
+        self.save(record["label_map"], index_image(result.label_map, self._colours), "PNG")
+        for label, mask in result.masks.items():
             file = f"masks/{self._label_folders[label]}/{name}.png"
             self.save(file, mask_image(mask), "PNG")
             record["labels"][label] = {
-                "score": round(found.scores[label], 4),
-                "present": found.present[label],
+                "score": round(result.scores[label], 4),
+                "present": result.present[label],
                 "area": round(float(np.count_nonzero(mask)) / mask.size, 6),
                 "mask": file,
             }

@@ -69,15 +69,9 @@ class InferenceModel:
             )
         device = choose_device(device)
         dtype = choose_dtype(precision, device, method.bfloat16_devices)
-        if isinstance(tta_scales, (int, float, str)):
-            raise InvalidOption(f"scales {tta_scales!r}: give a list of factors, e.g. ({tta_scales},)")
+        self.input_sizes = input_sizes(method.config.image_size, tta_scales)
         self.tta_flip, self.tta_scales = tta_flip, tuple(float(s) for s in tta_scales)
-        self.input_sizes = input_sizes(method.config.image_size, self.tta_scales)
-        if presence_threshold is None:
-            presence_threshold = float(method.extra.get("presence_threshold", DEFAULT_THRESHOLD))
-        if not isinstance(presence_threshold, (int, float, np.floating)) or not 0 <= presence_threshold <= 1:
-            raise InvalidOption(f"presence threshold {presence_threshold}: choose a number from 0 to 1")
-        self.presence_threshold = presence_threshold
+        self.presence_threshold = _threshold(method, presence_threshold)
         self.presence_scale = PresenceScale.of(method.extra)
         self.model_fingerprint = fingerprint(method)  # of the weights as they come, before rounding
         self.source: dict[str, str] | None = None
@@ -164,3 +158,12 @@ class InferenceModel:
     def default_batch_size(self) -> int:
         """Images that best go through the model together: 1 on a CPU, 8 on a GPU."""
         return 1 if self.method.device.type == "cpu" else 8
+
+
+def _threshold(method: FewShotMethod, chosen: float | None) -> float:
+    """The chosen presence threshold, or the model's; raises `InvalidOption` for an impossible one."""
+    if chosen is None:
+        chosen = float(method.extra.get("presence_threshold", DEFAULT_THRESHOLD))
+    if not isinstance(chosen, (int, float, np.floating)) or not 0 <= chosen <= 1:
+        raise InvalidOption(f"presence threshold {chosen}: choose a number from 0 to 1")
+    return chosen

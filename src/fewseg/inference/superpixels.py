@@ -275,8 +275,12 @@ def _tree(features: Floats, pairs: Ints, borders: Floats, sizes: Floats) -> tupl
             near[i].add(new)
             heapq.heappush(heap, (distance(new, i), new, i))
         members.append(members[a] + members[b])
+    return parents, heights, areas, *_runs(members, count)
+
+
+def _runs(members: list[list[int]], count: int) -> tuple[Ints, Ints]:
+    """An order of the `count` superpixels in which every region of the tree is a run, and each region's run."""
     order = np.array(members[-1], np.int64)
     place = np.empty(count, np.int64)
     place[order] = np.arange(count)
-    runs = np.array([[int(place[m].min()), int(place[m].min()) + len(m)] for m in members], np.int64)
-    return parents, heights, areas, order, runs
+    return order, np.array([[int(place[m].min()), int(place[m].min()) + len(m)] for m in members], np.int64)

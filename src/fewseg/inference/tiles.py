@@ -64,9 +64,16 @@ def segment_tiled(
     if max(whole.size) <= side:
         return segmenter.segment(whole, probabilities=probabilities)
     segmenter = segmenter.with_supports(segmenter.supports)  # other threads may teach meanwhile
-    pixels = np.asarray(whole)
+    return _blended(segmenter, np.asarray(whole), TileOptions(side, overlap), batch_size, probabilities)
+
+
+def _blended(
+    segmenter: Segmenter, pixels: NDArray[np.uint8], tiles: TileOptions, batch_size: int, probabilities: bool
+) -> Prediction:
+    """The result for an image (H, W, 3), row of tiles by row of tiles."""
+    side = tiles.side_for(segmenter)
     height, width = pixels.shape[:2]
-    rows, columns = spans(height, side, overlap), spans(width, side, overlap)
+    rows, columns = spans(height, side, tiles.overlap), spans(width, side, tiles.overlap)
     result, rule = PredictionBuilder(segmenter.labels, (height, width), probabilities), segmenter.presence_rule
     # Sums of weighted probabilities from the first row that is not finished, for the height of one row of tiles.
     band = torch.zeros(len(segmenter.labels), rows[0].length, width)
