@@ -47,7 +47,6 @@ def renamed() -> str:
         f"| {command} | `{old}` | `{new}` |"
         for command, names in RENAMED_OPTIONS.items()
         for old, new in (names | RENAMED_UNLESS_NUMBER.get(command, {})).items()
-        if new in panel_titles(options(command))
     ]
     return "\n".join(["| command | old | new |", "|---|---|---|", *rows])
 

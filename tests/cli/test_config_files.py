@@ -27,7 +27,7 @@ def test_the_command_line_counts_before_the_file_and_the_file_before_the_recipe(
     assert (config.lr, config.epochs, config.shots) == (0.01, 3, (1, 5))
     assert (config.pretrained, config.random_backbone) == (False, True)
     assert (config.data, config.fold, config.image_size) == (("pascal5i:ROOT",), 1, 384)
-    assert config.episodes == 10255  # of the recipe's fold 1
+    assert config.episodes_per_epoch == 10255  # of the recipe's fold 1
 
 
 def test_a_file_can_name_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +44,7 @@ def test_what_is_shown_is_a_config_file(tmp_path: Path, capsys: pytest.CaptureFi
         "--random-backbone",
         "--lr",
         "1e-7",
-        "--cache-views",
+        "--cached-views",
         "1",
         "--cache-folder",
         "null",
@@ -86,7 +86,7 @@ def test_wrong_files_are_named(
 def test_a_run_leaves_the_file_that_repeats_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = "--backbone tiny --no-pretrained --random-backbone --image-size 64 --epochs 1 --no-amp --no-tensorboard"
     path = tmp_path / "small.yaml"
-    path.write_text("batch: 1\nepisodes: 1\nvalidation_classes: [0]\nworkers: 0\ndevice: cpu\n")
+    path.write_text("batch_size: 1\nepisodes_per_epoch: 1\nvalidation_classes: [0]\nworkers: 0\ndevice: cpu\n")
     words = ["--recipe", RECIPE, "--config", str(path), "--data", "synthetic@0/4", *small.split()]
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["train", *words, "--out", str(first)]) == 0

@@ -86,11 +86,10 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise unknown("option" if name.startswith("-") else "command", name, [*COMMANDS, "--help", "--version"])
     command: Any = importlib.import_module(f"fewseg.cli.{name}")
-    from fewseg.cli.help import panel_titles
     from fewseg.cli.parser import parse
 
-    words = translate(name, rest, panel_titles(command.Options))
-    options = parse(command.Options, words, f"fewseg {name}", getattr(command, "SOURCES", ()))
+    sources = getattr(command, "SOURCES", ())
+    options = parse(command.Options, translate(name, rest), f"fewseg {name}", sources)
     return 0 if options is None else int(command.run(options))
 
 

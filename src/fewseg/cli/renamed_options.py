@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 RENAMED_OPTIONS: Final[dict[str, dict[str, str]]] = {
@@ -51,8 +51,7 @@ RENAMED_OPTIONS: Final[dict[str, dict[str, str]]] = {
     },
 }
 """Command to its options' old and new spellings: `{"segment": {"--query": "--input"}}`. Whoever uses an old one is told
-the new one in a line on stderr. The `--no-` form of a switch needs no row of its own. A row may stand here before the
-command has the new spelling: it counts from then on."""
+the new one in a line on stderr. The `--no-` form of a switch needs no row of its own."""
 
 RENAMED_UNLESS_NUMBER: Final[dict[str, dict[str, str]]] = {"evaluate": {"--episodes": "--episode-lists"}}
 """The same for an old spelling that is another option's now, which takes a number where the old one took files."""
@@ -64,14 +63,14 @@ SPELLINGS: Final[dict[str, dict[str, str]]] = {
 """Command to spellings that are as good as the option's own: nothing is said about them."""
 
 
-def translate(command: str, words: Sequence[str], options: Collection[str]) -> list[str]:
+def translate(command: str, words: Sequence[str]) -> list[str]:
     """The words of a command line with every renamed option under its present name: `--old`, `--old=VALUE`, `--no-old`.
 
-    `options` are those that the command has. What stands behind a lone `--` is left alone.
+    What stands behind a lone `--` is left alone.
     """
     words = list(words)
     end = words.index("--") if "--" in words else len(words)
-    renamed = {old: new for old, new in RENAMED_OPTIONS.get(command, {}).items() if new in options}
+    renamed = RENAMED_OPTIONS.get(command, {})
     unless_number = renamed | RENAMED_UNLESS_NUMBER.get(command, {})
     spellings = SPELLINGS.get(command, {})
     found = []

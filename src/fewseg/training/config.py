@@ -50,7 +50,7 @@ RENAMED_FIELDS: Final = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Defaults are the DCAMA paper's recipe where it has one (section 4.1), for one machine."""
+    """Settings of a training run. Defaults are the DCAMA paper's where it has one (section 4.1), for one machine."""
 
     data: tuple[str, ...]
     """Datasets: folders, or `synthetic`. ROOT@1/4 keeps fold 1 of 4 out of training, ROOT@cat,dog these classes."""

@@ -15,7 +15,7 @@ from fewseg.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Settings:
-    """How variants are trained and measured, the same for all; the defaults of training are the DCAMA paper's."""
+    """How variants are trained and measured. All alike; the defaults of training are the DCAMA paper's."""
 
     data: tuple[str, ...] = ()
     """Datasets, as for `fewseg train` and `fewseg evaluate`: trained on the base classes, measured on the novel ones.
