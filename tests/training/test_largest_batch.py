@@ -62,7 +62,7 @@ def test_steps_are_measured_in_a_process_of_their_own() -> None:
 @pytest.mark.parametrize("kept", [False, True])
 def test_noise_is_what_a_step_takes(kept: bool) -> None:
     method = make_method(config())
-    batch = noise_batch(method, 2, 3, kept=kept)
+    batch = noise_batch(method, 2, 3, cached=kept)
     trial = module._Trial.prepare(config(cached_views=int(kept), ema_decay=0.9, shots=(3,)), CPU)
     trial.step(2)
     assert batch.query_mask.shape == (2, 64, 64)

@@ -180,10 +180,8 @@ class TrainConfig:
                 raise unknown(name, str(getattr(self, name)), get_args(known))
 
     def _check_numbers(self) -> None:
-        for name in (
-            *("batch_size", "grad_accum_steps", "epochs", "validate_every", "checkpoint_every", "log_every"),
-            "image_size",
-        ):
+        positive = ("batch_size", "grad_accum_steps", "epochs", "validate_every", "checkpoint_every", "log_every")
+        for name in (*positive, "image_size"):
             if getattr(self, name) < 1:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give at least 1")
         for name in (
@@ -224,9 +222,7 @@ class TrainConfig:
         if self.cached_views and self.train_backbone:
             raise InvalidOption("maps of a backbone that is trained cannot be cached: leave out cached_views")
         if self.augment != "none" and self.cached_views == 1:
-            raise InvalidOption(
-                f"augment {self.augment} with one cached view, the plain one: give cached_views 2 or more"
-            )
+            raise InvalidOption(f"augment {self.augment} with the plain view alone: give cached_views 2 or more")
         if self.augment == "none" and self.cached_views > 1:
             raise InvalidOption(f"{self.cached_views} cached views, all alike: give augment, or cached_views 1")
         if self.cache_folder and not self.cached_views:

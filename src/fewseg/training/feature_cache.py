@@ -1,4 +1,4 @@
-"""Backbone maps of all training images, computed once: a frozen backbone gives the same for the same image."""
+"""Feature cache: backbone maps of all training images, computed once, as a frozen backbone's maps never change."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from fewseg.training.feature_store import CachedView, FeatureStore, FolderStore,
 
 log = logging.getLogger(__name__)
 
-_PICTURES = 16
-"""Images that the backbone sees at a time."""
+_BATCH_SIZE = 16
+"""Images in a batch of the backbone."""
 
 _Key = tuple[int, str, int | None, int]
-"""Source, image, class (None for the plain view, which all its classes share) and number of the view."""
+"""Source, image, class (None for the plain view, which all classes share) and number of the view."""
 
 
 class FeatureCache:
-    """Maps of `views` views of every image of every class that is trained on.
+    """Maps of `count` views of every image of every training class.
 
     Args:
         backbone: frozen, on the device that is to compute.
         sources: the images.
         size: side of the square input.
-        count: views of each image: the plain one, then `views`' for each class that it holds.
-        views: how images are varied; without it all views are the plain one.
+        count: views of each image: the plain one, then augmented ones for each class that it shows.
+        views: the augmentation; without it there is the plain view alone.
         seed: of the views.
-        amp: compute and keep maps in bfloat16.
-        folder: keep them in files there, and use what is there already; in memory if not given.
-        processes: who computes: all of them together where there is a folder, each everything where there is none.
+        amp: compute and store maps in bfloat16.
+        folder: store them in files there, and use those that are there already; in memory if not given.
+        processes: with a folder they compute a shard each, without one each computes everything.
         progress: called with images done and images that this process has to do.
     """
 
@@ -88,17 +88,17 @@ class FeatureCache:
         processes: Processes,
         progress: ProgressCallback | None,
     ) -> None:
-        """Compute what is not there, this process's share of it where the others can read it."""
+        """Compute missing views: this process's shard of them where the others can read it, else all."""
         keys = list(self._known)
         mine = processes.shard(keys) if self._store.shared else keys
         computed = 0
-        for start in range(0, len(mine), _PICTURES):
-            missing = [key for key in mine[start : start + _PICTURES] if key not in self._store]
+        for start in range(0, len(mine), _BATCH_SIZE):
+            missing = [key for key in mine[start : start + _BATCH_SIZE] if key not in self._store]
             computed += len(missing)
             if missing:
                 self._compute(backbone, missing, amp)
             if progress is not None:
-                progress(min(start + _PICTURES, len(mine)), len(mine), "")
+                progress(min(start + _BATCH_SIZE, len(mine)), len(mine), "")
         processes.barrier()
         each = sum(block.nbytes for key in mine[:1] for block in self._store.get(key).maps)
         log.info("maps of %d views of images: %.1f GB, %d computed now", len(keys), each * len(keys) / 1e9, computed)
@@ -114,7 +114,7 @@ class FeatureCache:
             self._store.put(key, CachedView(tuple(m[row].clone() for m in maps), mask))
 
     def _view(self, key: _Key) -> tuple[Tensor, Tensor | None]:
-        """The view's image (3, s, s), and a varied one's mask."""
+        """The view's image (3, s, s), and the mask of an augmented one."""
         number, name, class_id, _ = key
         dataset = self.sources[number].dataset
         if class_id is None:
@@ -125,19 +125,19 @@ class FeatureCache:
         return image, mask.byte()
 
     def _draws(self, key: _Key) -> list[int]:
-        """Seed of a varied view."""
+        """Seed of an augmented view."""
         number, name, class_id, view = key
         return [self.seed, 5, number, class_id or 0, view, *name.encode()]
 
     def _content(self, key: Hashable) -> str:
-        """What a view's maps depend on beside the backbone: the pixels, for a varied view the mask, the way to vary."""
-        number, name, class_id, _ = kept = cast("_Key", key)
+        """Hash of all that a view's maps depend on but the backbone: pixels; if augmented, mask and seed too."""
+        number, name, class_id, _ = typed = cast("_Key", key)
         dataset = self.sources[number].dataset
         image = dataset.image(name)
         digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes())
         if class_id is not None:
             digest.update(np.ascontiguousarray(dataset.mask(name, class_id)).tobytes())
-            digest.update(f"{self.views!r} {self._draws(kept)}".encode())
+            digest.update(f"{self.views!r} {self._draws(typed)}".encode())
         return digest.hexdigest()
 
     def episode(self, source: int, episode: Episode, rng: np.random.Generator) -> list[View]:
@@ -147,21 +147,21 @@ class FeatureCache:
     def _draw(self, source: int, name: str, class_id: int, rng: np.random.Generator) -> View:
         view = int(rng.integers(self.count))
         if view and (source, name, class_id, view) in self._known:
-            kept = self._store.get((source, name, class_id, view))
-            assert kept.mask is not None
-            return kept.maps, kept.mask
+            stored = self._store.get((source, name, class_id, view))
+            assert stored.mask is not None
+            return stored.maps, stored.mask
         mask = self._plain_mask(source, name, class_id)
         if view and not (mask == 1).any():
-            # An image without the class is seen in a view of a class that it holds: were it always plain, that alone
-            # would say that the class is absent. Where there is too little of it to train on, only the plain view's
+            # An image without the class is shown in a view of a class that it has: were it always the plain view, that
+            # would give the class's absence away. Where the class is too small to train on, only the plain view's
             # mask is known.
-            kept = self._store.get((source, name, self._shown[source, name], view))
-            assert kept.mask is not None
-            return kept.maps, kept.mask.masked_fill(kept.mask == 1, 0)
+            stored = self._store.get((source, name, self._shown[source, name], view))
+            assert stored.mask is not None
+            return stored.maps, stored.mask.masked_fill(stored.mask == 1, 0)
         return self._store.get((source, name, None, 0)).maps, mask
 
     def _plain_mask(self, source: int, name: str, class_id: int) -> Tensor:
-        """Of the plain view; kept where it shows the class, as those without it are many and seldom asked for."""
+        """Mask of the plain view; cached where it shows the class, as those without are many and seldom used."""
         key = (source, name, class_id)
         if key in self._masks:
             return self._masks[key]
@@ -174,7 +174,7 @@ class FeatureCache:
 def cached_batches(
     episodes: TrainingEpisodes, cache: FeatureCache, items: Iterable[int], batch: int
 ) -> Iterator[EpisodeMaps]:
-    """Batches of so many of the items after one another, as `data.training_batches` gives them, views aside."""
+    """Micro-batches of `batch` items, as `data.training_batches` gives them but for the views."""
     drawn = []
     for item in items:
         source, _ = episodes.episode(item)

@@ -1,4 +1,4 @@
-"""Where kept backbone maps lie: in memory, or in files that later runs and other processes use too."""
+"""Storage of cached backbone maps: in memory, or in files that later runs and other processes use too."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from fewseg.core.files import make_folder, write_bytes
 from fewseg.models.backbones import FeaturePyramid
 
 _FORMAT: Final = "fewseg.maps.1"
-"""Part of what a file is named after: a change to how images or views are made needs another."""
+"""Part of the hash that names a file: a change to how images or views are made needs another."""
 
 
 @dataclass(frozen=True)
 class CachedView:
-    """One view of one image."""
+    """Backbone maps of one view of an image."""
 
     maps: tuple[Tensor, ...]
     """Every block's map (C, h, w)."""
     mask: Tensor | None
-    """(s, s), uint8: of a varied view; the plain one has a mask for every class."""
+    """(s, s), uint8, of an augmented view; None for the plain one, which has a mask for every class."""
 
 
 class FeatureStore(Protocol):
-    """Keeps views by key."""
+    """Stores views by key."""
 
     shared: bool
-    """Whether what one process puts in is there for the others."""
+    """Whether views that one process stores can be read by the others."""
 
     def __contains__(self, key: Hashable) -> bool: ...
 
     def put(self, key: Hashable, view: CachedView) -> None:
-        """Keep a view."""
+        """Store a view."""
 
     def get(self, key: Hashable) -> CachedView:
-        """One that is there."""
+        """A view that was stored."""
 
 
 class MemoryStore:
-    """In this process's memory."""
+    """Stores views in this process's memory."""
 
     shared = False
 
@@ -71,14 +71,14 @@ class MemoryStore:
 class FolderStore:
     """A file for every view, written atomically and mapped into memory when it is read.
 
-    A file is named after everything its content depends on: what `about` says, the view and the pixels of its image.
-    So a changed image, backbone or setting finds no file instead of a wrong one, runs with other classes or folds use
-    the same files, and files that nothing is named after any more are only in the way.
+    A file's name is a hash of everything its content depends on: `about`, the view and the pixels of its image. So a
+    changed image, backbone or setting finds no file instead of a wrong one, runs with other classes or folds share
+    files, and files no longer used can be deleted.
 
     Args:
         folder: made where missing.
-        about: what all views depend on, in words.
-        content: the part of a key's name that depends on pixels; called once for a key.
+        about: describes what all views depend on.
+        content: describes what a key's view depends on; called once for a key.
     """
 
     shared = True
@@ -89,7 +89,7 @@ class FolderStore:
         self._paths: dict[Hashable, Path] = {}
 
     def __contains__(self, key: Hashable) -> bool:
-        """Whether a file that can be read is there; one that was cut short is not."""
+        """Whether there is a readable file; one that was cut short is not."""
         try:
             with safe_open(self._path(key), "pt"):  # fails where the file is shorter than its head says
                 return True
@@ -105,7 +105,7 @@ class FolderStore:
         write_bytes(self._path(key), save(tensors))
 
     def get(self, key: Hashable) -> CachedView:
-        """See `FeatureStore`; raises `InvalidOption` where somebody took the file away."""
+        """See `FeatureStore`; raises `InvalidOption` where the file was removed."""
         try:
             with safe_open(self._path(key), "pt") as file:
                 names = sorted(file.keys())
@@ -113,7 +113,7 @@ class FolderStore:
                 return CachedView(maps, file.get_tensor("mask") if "mask" in names else None)
         except (SafetensorError, OSError) as error:
             raise InvalidOption(
-                f"cannot read kept maps {self._path(key)}: {error}; run again, and what is missing is computed anew"
+                f"cannot read cached maps {self._path(key)}: {error}; run again, and missing files are computed anew"
             ) from error
 
     def _path(self, key: Hashable) -> Path:
@@ -124,7 +124,7 @@ class FolderStore:
 
 
 def describe_backbone(backbone: FeaturePyramid) -> str:
-    """A word that differs where the maps differ: of the architecture and of every weight."""
+    """A hash of the architecture and of every weight."""
     digest = hashlib.sha256(json.dumps(backbone.spec.to_json(), sort_keys=True).encode())
     for name, value in sorted(backbone.state_dict().items()):
         digest.update(name.encode())

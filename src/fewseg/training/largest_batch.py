@@ -1,8 +1,8 @@
 """How many episodes fit into memory at once: by trial on GPUs, by measuring and extrapolating on CPUs.
 
-A GPU says when it is full, and nothing is lost: batches are tried until one does not fit. A CPU's memory belongs to
-others too, and who asks for more than there is gets killed: there the peaks of steps of one and of two episodes are
-measured, in a process of its own, and the straight line through them is followed up to most of what is free.
+A GPU reports when it is full: batches are tried until one does not fit. On a CPU a process that asks for too much is
+killed: there the peak memory of steps of one and of two episodes is measured in a process of its own, and extrapolated
+linearly up to most of the free memory.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from fewseg.training.config import TrainConfig
 from fewseg.training.ema import WeightEMA
 from fewseg.training.optim import Optimisers, make_optimiser
 from fewseg.training.step import Gradient
-from fewseg.training.train import make_method
+from fewseg.training.train import make_method, place
 
 MOST: Final = 1024
-"""Episodes beyond which nobody looks."""
+"""Largest batch that is tried."""
 
 SHARE: Final = 0.8
-"""Share of the free memory of a CPU that training may take."""
+"""Fraction of a CPU's free memory that training may take."""
 
 _PROBES: Final = (1, 2)
 
@@ -116,22 +116,19 @@ class _Trial:
     config: TrainConfig
     method: FewShotMethod
     optimiser: Optimisers
-    average: WeightEMA | None
+    ema: WeightEMA | None
 
     @classmethod
     def prepare(cls, config: TrainConfig, device: torch.device) -> _Trial:
         method = make_method(config).to(device)
-        if config.amp:
-            method.to(memory_format=torch.channels_last)
-        if config.train_backbone:
-            method.backbone.freeze(False)
-        average = WeightEMA(method, config.ema_decay) if config.ema_decay else None
-        return cls(config, method, make_optimiser(method, config), average)
+        place(method, config)
+        ema = WeightEMA(method, config.ema_decay) if config.ema_decay else None
+        return cls(config, method, make_optimiser(method, config), ema)
 
     def step(self, episodes: int) -> None:
         """One update on noise."""
-        kept = self.config.cached_views > 0
-        batch = noise_batch(self.method, episodes, max(self.config.shots), kept=kept)
+        cached = self.config.cached_views > 0
+        batch = noise_batch(self.method, episodes, max(self.config.shots), cached=cached)
         Gradient(self.method, self.config, SINGLE_PROCESS)([batch], 0)
         self.optimiser.step()
 
@@ -147,15 +144,15 @@ class _Trial:
         return True
 
 
-def noise_batch(method: FewShotMethod, episodes: int, shots: int, *, kept: bool) -> Batch:
-    """Episodes that share no image; as maps where maps are kept."""
+def noise_batch(method: FewShotMethod, episodes: int, shots: int, *, cached: bool) -> Batch:
+    """Episodes that share no image; as maps where features are cached."""
     side, supports = method.config.image_size, episodes * shots
     query_mask = torch.zeros(episodes, side, side, dtype=torch.long)
     query_mask[:, side // 4 : side // 2] = 1
     draw = torch.Generator().manual_seed(0)
     masks = torch.zeros(episodes, shots, side, side)
     masks[..., side // 3 : 2 * side // 3, :] = 1
-    if not kept:
+    if not cached:
         images = torch.randn(episodes + supports, 3, side, side, generator=draw)
         rows = range(episodes + supports)
         return EpisodeImages(images, tuple(rows[:episodes]), tuple(rows[episodes:]), query_mask, masks)

@@ -109,11 +109,7 @@ def fit(
         progress: called by the main process.
     """
     processes = processes or Processes(device=choose_device(config.device))
-    method.to(processes.device)
-    if config.amp:
-        method.to(memory_format=torch.channels_last)
-    if config.train_backbone:
-        method.backbone.freeze(False)
+    place(method.to(processes.device), config)
     optimiser = make_optimiser(method, config)
     if state is None and not config.init_from and processes.main:  # trained weights rely on what was fitted for them
         _prepare(method, data, config, progress)
@@ -135,6 +131,14 @@ def fit(
     method.eval()
     best = out / (BEST if done.best_step else LAST)
     return TrainReport(done.step, resumed_from, loss, done.best_miou, done.best_step, best)
+
+
+def place(method: FewShotMethod, config: TrainConfig) -> None:
+    """Memory layout and frozen parts as a config trains with them."""
+    if config.amp:
+        method.to(memory_format=torch.channels_last)
+    if config.train_backbone:
+        method.backbone.freeze(False)
 
 
 def _prepare(method: FewShotMethod, data: TrainingData, config: TrainConfig, progress: ProgressCallback | None) -> None:

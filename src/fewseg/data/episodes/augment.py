@@ -1,8 +1,4 @@
-"""Images and masks to the square tensors a method takes, and the augmentation of training pairs.
-
-`square_image` and `square_mask` are DCAMA's and HSNet's preprocessing exactly: Pillow's antialiased bilinear for the
-image, torch's `nearest` from the original for the mask. `padded_image` and `padded_mask` are SCCAN's.
-"""
+"""Augmentation of training images and masks: crops, flips, rotations and colours (ours)."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ _MIN_PIXELS: Final = 16
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training pairs are varied; not part of either paper's recipe."""
+    """Strength of the augmentation; not part of any paper's recipe."""
 
     area: tuple[float, float] = (0.4, 1.0)
     """Share of the image that a crop keeps."""
@@ -67,8 +63,8 @@ def augment(
     Keeps at least 16 pixels of foreground, or falls back to the whole image, squashed; one without any is varied all
     the same. Pixels that a rotation brings in from outside are the mean colour, and ignored in the mask.
     """
-    picture, labels = _geometry(image, mask, size, rng, settings)
-    return to_tensor(_colours(picture, rng, settings)), labels
+    crop, labels = _geometry(image, mask, size, rng, settings)
+    return to_tensor(_colours(crop, rng, settings)), labels
 
 
 def _geometry(
@@ -84,16 +80,16 @@ def _geometry(
             continue
         labels = _rotated_mask(square_mask(part, size), angle)
         if not foreground or int((labels == 1).sum()) >= _MIN_PIXELS:
-            picture = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+            crop = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
             if angle:
-                picture = picture.rotate(angle, Image.Resampling.BILINEAR, fillcolor=_FILL)
+                crop = crop.rotate(angle, Image.Resampling.BILINEAR, fillcolor=_FILL)
             break
     else:
         labels = square_mask(mask, size)
-        picture = image.resize((size, size), Image.Resampling.BILINEAR)
+        crop = image.resize((size, size), Image.Resampling.BILINEAR)
     if flip:
-        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), labels.flip(-1)
-    return picture, labels
+        return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT), labels.flip(-1)
+    return crop, labels
 
 
 def _rotated_mask(mask: Tensor, angle: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images joined from halves of two: which of the things in them is meant, only the example tells."""
+"""Splicing of half images: which of the two objects is meant, only the support tells."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ View = tuple[tuple[Tensor, ...], Tensor]
 
 
 def splice_views(mine: Sequence[View], others: Sequence[View], rng: np.random.Generator) -> list[View]:
-    """Every view cut in half, left from right or top from bottom, and put beside a half of another one.
+    """Each view's half, left, right, top or bottom, beside a half of another view.
 
-    Of each of `mine` the half with more foreground is kept, of each of `others` any. Sides of odd length are cut
-    where both halves fit together.
+    Of each of `mine` the half with more foreground is taken, of each of `others` any. Sides of odd length are cut
+    so that both halves fit together.
 
     Args:
         mine: views of an episode, query and supports.
         others: as many of another class, with the masks of this one.
         rng: draws the direction, the halves and the sides.
     """
-    return [_join(one, other, rng) for one, other in zip(mine, others, strict=True)]
+    return [_splice(one, other, rng) for one, other in zip(mine, others, strict=True)]
 
 
-def _join(mine: View, other: View, rng: np.random.Generator) -> View:
+def _splice(mine: View, other: View, rng: np.random.Generator) -> View:
     across, their_second, mine_second = (bool(rng.integers(2)) for _ in range(3))
     dim = -1 if across else -2
     foreground = mine[1] == 1
     first, second = (_half(foreground, dim, part).sum() for part in (False, True))
     my_part = bool(second > first) if first != second else bool(rng.integers(2))
 
-    def joined(one: Tensor, another: Tensor) -> Tensor:
+    def spliced(one: Tensor, another: Tensor) -> Tensor:
         length = one.shape[dim]
         kept = _half(one, dim, my_part)
         added = _half(another, dim, their_second).narrow(dim, 0, length - kept.shape[dim])
         return torch.cat([added, kept] if mine_second else [kept, added], dim)
 
-    maps = tuple(joined(one, another) for one, another in zip(mine[0], other[0], strict=True))
-    return maps, joined(mine[1], other[1])
+    maps = tuple(spliced(one, another) for one, another in zip(mine[0], other[0], strict=True))
+    return maps, spliced(mine[1], other[1])
 
 
 def _half(tensor: Tensor, dim: int, second: bool) -> Tensor:

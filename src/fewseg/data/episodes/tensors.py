@@ -1,4 +1,4 @@
-"""How episodes become the tensors that methods take."""
+"""From episodes to the tensors that methods take."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fewseg.data.episodes.splice import View, splice_views
 from fewseg.data.episodes.views import Views
 from fewseg.images.transforms import Resize, padded_image, padded_mask, square_image, square_mask
 
-# What a generator of an item is for, in its seed.
-_VIEWS, _JOINING, _HALVES = 2, 6, 7
+# Purpose of an item's random generator, a part of its seed.
+_VIEWS, _SPLICING, _HALVES = 2, 6, 7
 
 
 def episode_tensors(dataset: Dataset, episode: Episode, size: int, *, resize: Resize = "square") -> EpisodeTensors:
@@ -40,15 +40,15 @@ def episode_views(
     for name in (episode.query, *episode.support):
         image, mask = dataset.image(name), dataset.mask(name, episode.class_id)
         if augmentation is not None and rng is not None:
-            picture, labels = augmentation.view(image, mask, size, rng)
+            pixels, labels = augmentation.view(image, mask, size, rng)
         else:
-            picture, labels = to_image(image, size), to_mask(mask, size)
-        views.append(((picture,), labels))
+            pixels, labels = to_image(image, size), to_mask(mask, size)
+        views.append(((pixels,), labels))
     return views
 
 
 def _tensors(views: Sequence[View]) -> EpisodeTensors:
-    """Of views with nothing but the image as maps."""
+    """Tensors of an episode from views whose only map is the image."""
     images, masks = [image for (image,), _ in views], [mask for _, mask in views]
     support = torch.stack([(mask == 1).float() for mask in masks[1:]])
     return EpisodeTensors(images[0], masks[0].long(), torch.stack(images[1:]), support)
@@ -81,7 +81,7 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         shots: numbers of support images; of several, each batch draws one.
         batch: episodes that form a batch and so share their number of shots.
         negative_episodes, splice, per_epoch, epochs, size, seed: see `TrainConfig`.
-        augmentation: how pairs are varied; None for the papers' plain resize.
+        augmentation: of images and masks; None for the papers' plain resize.
     """
 
     def __init__(
@@ -140,11 +140,11 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         return self.epoch(epoch)[place]
 
     def partner(self, index: int) -> Episode | None:
-        """Images of another class that those of item `index` are joined with, where its own class is to be found too.
+        """Images of another class that those of item `index` are spliced with, as an episode of the item's class.
 
         None where they stay as they are, or no other class was drawn in that epoch.
         """
-        rng = self.draws(index, _JOINING)
+        rng = self.draws(index, _SPLICING)
         if rng.random() >= self.splice:
             return None
         epoch, place = divmod(index, self.per_epoch)
@@ -158,12 +158,12 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         return None
 
     def draws(self, index: int, purpose: int = _VIEWS) -> np.random.Generator:
-        """What the views of item `index` are drawn with, or something else of it."""
+        """The random generator of item `index` for a purpose: its views, if not given."""
         epoch, place = divmod(index, self.per_epoch)
         return np.random.default_rng([self.seed, epoch, purpose, place])
 
     def spliced_views(self, index: int, views: Callable[[Episode], Sequence[View]]) -> Sequence[View]:
-        """Those of item `index`, query and supports, joined with its partner's where it has one."""
+        """The views of item `index`, query and supports, spliced with its partner's if it has one."""
         _, episode = self.episode(index)
         partner, mine = self.partner(index), views(episode)
         return mine if partner is None else splice_views(mine, views(partner), self.draws(index, _HALVES))

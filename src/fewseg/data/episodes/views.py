@@ -1,4 +1,4 @@
-"""Random views of training images by name: SCCAN's published ones and this project's stronger ones."""
+"""Augmentations by name: SCCAN's published one and this project's stronger one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MIN_PIXELS: Final = 16
 
 
 class Views(Protocol):
-    """A way to vary an image together with its mask."""
+    """An augmentation of an image together with its mask."""
 
     def view(
         self, image: Image.Image, mask: NDArray[np.uint8], size: int, rng: np.random.Generator
@@ -53,9 +53,9 @@ class ScaledCrops:
         """See `Views`."""
         empty = not (mask == 1).any()  # a query without its class is varied like any other: nothing must give it away
         for _ in range(_ATTEMPTS):
-            picture, labels = self._draw(image, Image.fromarray(mask), size, rng)
+            crop, labels = self._draw(image, Image.fromarray(mask), size, rng)
             if empty or np.count_nonzero(np.asarray(labels) == 1) >= _MIN_PIXELS:
-                pixels = normalise(tv.pil_to_tensor(picture).float() / 255)
+                pixels = normalise(tv.pil_to_tensor(crop).float() / 255)
                 return pixels, torch.from_numpy(np.array(labels)).float()
         return square_image(image, size), square_mask(mask, size)
 
@@ -90,4 +90,4 @@ VIEWS: Final[dict[str, Views | None]] = {
     "sccan-coco": ScaledCrops(scale=(0.8, 1.25)),
     "strong": Augmentation(),
 }
-"""Ways to vary images by the name that a training config gives them."""
+"""Augmentations by the name that a training config gives them."""
