@@ -97,7 +97,7 @@ def test_stale_and_broken_files_are_made_anew(tmp_path: Path) -> None:
         assert sum(seen) == everything, change
     for path in (first, second, *others):
         path.unlink(missing_ok=True)
-    with pytest.raises(InvalidOption, match=r"cannot read kept maps .* run again"):
+    with pytest.raises(InvalidOption, match=r"cannot read cached maps .* run again"):
         cache.episode(
             0,
             TrainingEpisodes([SOURCE], shots=(1,), per_epoch=1, epochs=1, size=32, seed=0).episode(0)[1],
