@@ -1,9 +1,9 @@
-"""How much does each further example help? Teach one label shot by shot, measure on images that were not taught.
+"""Mean IoU of one label for a growing number of shots, measured on held-out images.
 
     python examples/how_many_shots.py LABEL_FOLDER [--tests 5]
 
 LABEL_FOLDER holds images and masks as for `fewseg segment` (name.jpg with name.png). The last images, by name, are
-kept for measuring.
+held out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tests", type=int, default=5, help="images kept for measuring")
+    parser.add_argument("--tests", type=int, default=5, help="images held out for measuring")
     args = parser.parse_args()
     images = sorted(p for p in args.folder.glob("*.jpg") if p.with_suffix(".png").exists())
     if len(images) <= args.tests:

@@ -3,12 +3,12 @@
     fewseg export --out exported --support support                      # where fewseg is installed
     python examples/onnx_query.py exported photo.jpg --out found        # wherever the folder has been copied to
 
-What was exported with --support is in exported/supports.npz. More can be taught here too; it is added to that file:
+The support sets exported with --support are in exported/supports.npz. Further examples can be added to that file:
 
     python examples/onnx_query.py exported photo.jpg --out found --teach cat tom.jpg tom.png
 
-Writes found/LABEL/photo.png, a mask as large as the image, and prints the label's score and whether that is enough to
-count as present: what `fewseg segment` says.
+Writes found/LABEL/photo.png, a mask of the image's size, and prints the label's presence score and whether it counts as
+present, as `fewseg segment` does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from PIL import ExifTags, Image, ImageOps
 
 
 class Graphs:
-    """The graphs of an exported folder, and what model.json says of them."""
+    """The graphs of an exported folder and its model.json."""
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
         self.folder, self.about = folder, json.loads((folder / "model.json").read_text("utf-8"))
@@ -36,7 +36,7 @@ class Graphs:
         self.sessions: dict[str, onnxruntime.InferenceSession] = {}
 
     def run(self, name: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs of one graph; of the tensors it takes those that are its inputs."""
+        """Outputs of one graph by name; tensors that are not inputs of the graph are ignored."""
         if name not in self.sessions:
             path = str(self.folder / f"{name}.onnx")
             self.sessions[name] = onnxruntime.InferenceSession(path, self.options, providers=["CPUExecutionProvider"])
@@ -45,12 +45,12 @@ class Graphs:
         return {value.name: array for value, array in zip(session.get_outputs(), found, strict=True)}
 
     def joined(self, shots: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Shots (1, n, ...) with what is derived from all of them together: what `query` takes."""
+        """Tensors of the shots (1, n, ...) and those derived from all shots together: the inputs of `query`."""
         return {**shots, **(self.run("join", shots) if "join" in self.about["graphs"] else {})}
 
 
 def decoded(path: Path) -> Image.Image:
-    """As stored, but for TIFF, which Pillow turns upright itself."""
+    """The image as stored, except TIFF, which Pillow turns upright."""
     image = Image.open(path)
     image.filename = ""  # Pillow 13 maps files with a name into memory and scrambles TIFFs that are to be turned
     image.load()
@@ -58,7 +58,7 @@ def decoded(path: Path) -> Image.Image:
 
 
 def open_image(path: Path) -> tuple[Image.Image, int]:
-    """Upright, RGB, transparency over white; and the EXIF orientation of the file."""
+    """The upright RGB image, transparency over white, and the EXIF orientation of the file."""
     stored = decoded(path)
     turn, image = stored.getexif().get(ExifTags.Base.Orientation, 1), ImageOps.exif_transpose(stored)
     if image.mode[0] in "IF":  # 16 bits or floats, which Pillow would clip
@@ -74,7 +74,7 @@ def open_image(path: Path) -> tuple[Image.Image, int]:
 
 
 def read_mask(path: Path, size: tuple[int, int], turn: int) -> np.ndarray:
-    """(H, W), True in the foreground: all that is not 0, black or transparent, of one value.
+    """Foreground mask (H, W), bool: the pixels that are not 0, black or transparent; they must have one value.
 
     `size` is the upright image's, `turn` its orientation: a mask drawn on the image as stored is turned likewise.
     """
@@ -101,7 +101,7 @@ def read_mask(path: Path, size: tuple[int, int], turn: int) -> np.ndarray:
 
 
 def palette_background(image: Image.Image, used: list[int]) -> int:
-    """Of the two indices that a mask uses the one of the transparent or else of the black colour, otherwise 0."""
+    """The background's palette index of a mask with two indices: the transparent one, else the black one, else 0."""
     palette, clear = image.getpalette("RGB") or [], image.info.get("transparency", b"")
     if isinstance(clear, int):  # one index; otherwise the opacity of the first ones
         clear = b"\xff" * clear + b"\0"
@@ -111,14 +111,14 @@ def palette_background(image: Image.Image, used: list[int]) -> int:
 
 
 def network_input(image: Image.Image, about: dict) -> np.ndarray:
-    """(3, s, s), squashed and normalised."""
+    """The model's input (3, s, s): the image resized to a square and normalised."""
     side = about["image_size"]
     pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
     return ((pixels - np.float32(about["mean"])) / np.float32(about["std"])).transpose(2, 0, 1)
 
 
 def network_mask(mask: np.ndarray, about: dict) -> np.ndarray:
-    """(s, s), nearest, by torch's arithmetic: exact division would take a neighbouring row at some sizes."""
+    """The mask (s, s), nearest neighbour in torch's arithmetic: exact division would differ at some sizes."""
     steps = np.arange(about["image_size"], dtype=np.float32)
     rows, columns = (
         (steps * np.float32(length / len(steps))).astype(int).clip(max=length - 1) for length in mask.shape
@@ -127,7 +127,7 @@ def network_mask(mask: np.ndarray, about: dict) -> np.ndarray:
 
 
 def enlarged(values: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(h, w) to (height, width), bilinear, corners on corners."""
+    """Values (h, w) resized to (height, width), bilinear with aligned corners."""
     for axis, length in ((0, height), (1, width)):
         last = values.shape[axis] - 1
         places = np.linspace(0, last, length) if length > 1 else np.zeros(1)
@@ -138,14 +138,14 @@ def enlarged(values: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def probability(graphs: Graphs, image: Image.Image, label: dict[str, np.ndarray]) -> np.ndarray:
-    """Of the label in every pixel, at the model's size."""
+    """The label's foreground probabilities at the model's size (s, s)."""
     query = network_input(image, graphs.about)[None]
     logits = graphs.run("query", {"image": query, **label})["logits"][0]
     return 1 / (1 + np.exp(logits[0] - logits[1]))
 
 
 def score(coarse: np.ndarray, about: dict) -> float:
-    """How probable the label is to be in the image, from the mean of the most confident 1 % of the pixels."""
+    """The presence score: the calibrated mean of the most confident 1 % of the pixels."""
     sure = float(np.sort(coarse, axis=None)[-max(1, round(coarse.size * 0.01)) :].mean())
     slope, offset = about.get("presence_scale", (1, 0))
     if (slope, offset) == (1, 0):  # the model has no scale
@@ -155,7 +155,7 @@ def score(coarse: np.ndarray, about: dict) -> float:
 
 
 def read_supports(graphs: Graphs, path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Label to its tensors; none where the file is not there."""
+    """Tensors by label; empty if the file does not exist."""
     if not path.exists():
         return {}
     with np.load(path) as file:
@@ -169,7 +169,7 @@ def read_supports(graphs: Graphs, path: Path) -> dict[str, dict[str, np.ndarray]
 
 
 def save_supports(graphs: Graphs, path: Path, labels: dict[str, dict[str, np.ndarray]]) -> None:
-    """The file that `read_supports` reads; an older one stays until the new one is whole."""
+    """Write the file that `read_supports` reads, atomically."""
     about = graphs.about
     arrays = {f"{i}/{name}": array for i, tensors in enumerate(labels.values()) for name, array in tensors.items()}
     new = path.with_name(f"new.{path.name}")
@@ -187,7 +187,7 @@ def save_supports(graphs: Graphs, path: Path, labels: dict[str, dict[str, np.nda
 
 
 def teach(graphs: Graphs, labels: dict[str, dict[str, np.ndarray]], label: str, path: Path, mask: Path) -> None:
-    """Add one example of a label, new or known."""
+    """Add one example to a new or known label."""
     image, turn = open_image(path)
     images = network_input(image, graphs.about)
     masks = network_mask(read_mask(mask, image.size, turn), graphs.about)
@@ -200,7 +200,7 @@ def teach(graphs: Graphs, labels: dict[str, dict[str, np.ndarray]], label: str, 
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:
-    """Label to its folder, inside --out whatever the label is; as `fewseg segment` names them."""
+    """Folder names by label, safe for any label, as `fewseg segment` makes them."""
     names: dict[str, str] = {}
     taken: set[str] = set()
     for label in labels:
