@@ -41,6 +41,12 @@ def test_the_client_needs_no_torch() -> None:
     assert loaded("import fewseg.client") == ["pycocotools"]
 
 
+@pytest.mark.parametrize("module", ["fewseg.client", "fewseg.images"])
+def test_the_client_loads_no_torch(module: str) -> None:
+    """It reads images and masks, and so loads numpy, Pillow and pycocotools."""
+    assert set(loaded(f"import {module}")) <= {"pycocotools"}
+
+
 def test_help_loads_nothing_heavy() -> None:
     assert loaded("from fewseg.cli import main; assert main(['--help']) == 0") == []
 
