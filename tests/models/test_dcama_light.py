@@ -17,8 +17,8 @@ from fewseg.models.methods.dcama_light.calibration import near_foreground, scale
 from fewseg.models.methods.dcama_light.decoder import FIRST_GAINS, LightDecoder
 from fewseg.models.methods.dcama_light.prototypes import centred_similarity, foreground_prototypes
 from fewseg.models.methods.dcama_light.refinement import query_similarity
-from fewseg.tools.bench.operations import needed
-from fewseg.tools.bench.reference import PlainDCAMA
+from fewseg.tools.bench.baseline_light import baseline_dcama
+from fewseg.tools.bench.flops import needed_flops
 from helpers.dcama_light import light
 
 
@@ -38,7 +38,7 @@ def test_equals_the_plain_implementation(seed: int) -> None:
         seed, attention_scales=scales, skip_scales=skips, refinement_steps=seed % 3, boundary_refinement=seed % 2 == 0
     )
     inputs = episode(rng.randint(1, 4), (rng.randint(40, 90), rng.randint(40, 90)), seed, rng.randint(1, 3))
-    torch.testing.assert_close(method(*inputs), PlainDCAMA(method)(*inputs), atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(method(*inputs), baseline_dcama(method)(*inputs), atol=2e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
@@ -236,8 +236,8 @@ def test_everything_in_it_learns() -> None:
 
 
 def test_operations_are_counted() -> None:
-    counted = needed(light(), shots=1)
-    assert 0 < counted.at("op") < counted.at("head") < counted.at("query")
+    flops = needed_flops(light(), shots=1)
+    assert 0 < flops.at("op") < flops.at("head") < flops.at("query")
 
 
 @pytest.mark.parametrize(

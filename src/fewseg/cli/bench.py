@@ -1,4 +1,4 @@
-"""`fewseg bench`: how fast it is on this machine, beside the straightforward way and beside what the machine can do."""
+"""`fewseg bench`: time and memory on this machine, beside a baseline implementation and the machine's roofline."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from fewseg.cli.options import CheckpointOptions, LogOptions
 from fewseg.core.errors import InvalidOption, unknown
-from fewseg.tools.bench.options import BUDGETS, PARTS, Manner
+from fewseg.tools.bench.options import BUDGETS, PARTS, MeasuringOptions
 
 if TYPE_CHECKING:
     from fewseg.tools.bench.results import Results
-    from fewseg.tools.bench.run import Plan
+    from fewseg.tools.bench.run import BenchPlan
     from fewseg.tools.bench.settings import BenchSettings
 
 
@@ -26,10 +26,10 @@ class _Positional:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Manner, CheckpointOptions, LogOptions, _Positional):
-    """Measure time and memory: the straightforward way and fewseg's, taking turns in one run, with the same weights.
+class Options(MeasuringOptions, CheckpointOptions, LogOptions, _Positional):
+    """Measure time and memory: a baseline implementation and fewseg's, taking turns in one run, with the same weights.
 
-    The straightforward way encodes the support again for every query and materialises all attention scores. Beside
+    The baseline encodes the support again for every query and materialises all attention scores. Beside
     both stands the machine's limit: the operations that a query needs when nothing is done twice, at the rate at which
     this machine multiplies matrices in that precision, or in float32 where that is quicker. Nothing is downloaded:
     weights are random, but for the embedded model's. With --out, the same command goes on where it was stopped.
@@ -45,10 +45,10 @@ class Options(Manner, CheckpointOptions, LogOptions, _Positional):
     shots: tuple[int, ...] | None = None
     """Numbers of support images; 1 5 10 if not given."""
     repeats: int | None = None
-    """Rounds, in each of which every way runs; 5 if not given."""
+    """Rounds, in each of which every variant runs; 5 if not given."""
     precisions: tuple[str, ...] | None = None
-    """Precisions, of both ways: float32, bfloat16, float16. If not given, float32, and bfloat16 where the device has
-    instructions for it. Training is measured in float32 alone."""
+    """Precisions, of both variants: float32, bfloat16, float16. If not given, float32, and bfloat16 where the device
+    has instructions for it. Training is measured in float32 alone."""
     quick: bool = False
     """The embedded model's 5-shot queries only, in 3 rounds, in about a minute; parts that are named come small too.
     Models, shots and repeats that are given count instead."""
@@ -89,7 +89,7 @@ def run(options: Options) -> int:
 def _parts(options: Options, settings: BenchSettings) -> tuple[str, ...]:
     """The parts that were named, or the usual ones; what cannot be read or written is said before it is measured."""
     from fewseg.core.files import make_folder
-    from fewseg.tools.bench.accuracy import load_variant, open_data, variants
+    from fewseg.tools.bench.accuracy import accuracy_variants, load_variant, open_accuracy_data
 
     for part in options.parts:
         if part not in PARTS:
@@ -102,8 +102,8 @@ def _parts(options: Options, settings: BenchSettings) -> tuple[str, ...]:
         if options.quick:
             parts = tuple(part for part in parts if part in ("queries", "accuracy"))
     if "accuracy" in parts:
-        open_data(options.data)
-        for variant in variants(options.budgets, settings.precisions):
+        open_accuracy_data(options.data)
+        for variant in accuracy_variants(options.budgets, settings.precisions):
             load_variant(options.checkpoint, variant, options.size)
     if options.json is not None:
         if options.json.is_dir():
@@ -125,7 +125,7 @@ def _settings(options: Options) -> BenchSettings:
     return settings
 
 
-def _plan(options: Options, settings: BenchSettings, parts: tuple[str, ...]) -> Plan:
+def _plan(options: Options, settings: BenchSettings, parts: tuple[str, ...]) -> BenchPlan:
     from fewseg.tools.bench.curves import QUICK_CURVES
     from fewseg.tools.bench.run import full_plan
 

@@ -1,1 +1,1 @@
-"""Measuring: the straightforward way and ours side by side, what this machine could do at best, and what it costs."""
+"""Benchmarks: fewseg beside a baseline implementation and beside the machine's roofline."""

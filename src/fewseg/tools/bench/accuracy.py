@@ -1,4 +1,4 @@
-"""What precision and support-token budgets cost in accuracy: mIoU on the same episodes."""
+"""Accuracy of precisions and of support-token budgets: mIoU on the same episodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fewseg.models.checkpoints import fingerprint, load_method
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.tools.bench.machine import synchronise
-from fewseg.tools.bench.queries import Row
+from fewseg.tools.bench.results import Row
 from fewseg.tools.bench.settings import BenchSettings
 
 SEED: Final = 0
@@ -29,7 +29,7 @@ SEED: Final = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Variant:
+class AccuracyVariant:
     """One row of the table."""
 
     precision: str = "float32"
@@ -41,18 +41,18 @@ class Variant:
         return "all tokens" if self.budget is None else f"{self.budget} + {self.budget} tokens"
 
 
-def variants(budgets: tuple[int, ...], precisions: tuple[str, ...]) -> list[Variant]:
+def accuracy_variants(budgets: tuple[int, ...], precisions: tuple[str, ...]) -> list[AccuracyVariant]:
     """All tokens in float32 first, which the others are compared with; then the precisions, then the budgets.
 
     Raises `InvalidOption` for a budget below 1.
     """
     if wrong := [budget for budget in budgets if budget < 1]:
         raise InvalidOption(f"budget of {wrong[0]} tokens: give at least 1")
-    others = [Variant(precision=p) for p in precisions if p != "float32"]
-    return [Variant(), *others, *(Variant(budget=b) for b in sorted(budgets))]
+    others = [AccuracyVariant(precision=p) for p in precisions if p != "float32"]
+    return [AccuracyVariant(), *others, *(AccuracyVariant(budget=b) for b in sorted(budgets))]
 
 
-def open_data(words: tuple[str, ...]) -> list[Target]:
+def open_accuracy_data(words: tuple[str, ...]) -> list[Target]:
     """Folders as `fewseg evaluate` takes them, ROOT@cat,dog; a class has to cover 2 % of an image."""
     if not words:
         raise InvalidOption("no data to measure accuracy on: give --data FOLDER@CLASSES, as fewseg evaluate takes it")
@@ -60,14 +60,14 @@ def open_data(words: tuple[str, ...]) -> list[Target]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """What variants are compared on: a model, and episodes of a dataset."""
+class AccuracyTask:
+    """A model and episodes of a dataset, on which variants are compared."""
 
     checkpoint: str
     target: Target
     episodes: list[Episode]
     digest: str
-    """Of what the answers depend on: folders share names, and checkpoints their paths."""
+    """Digest of data, classes, episodes and model: folders share names, and checkpoints their paths."""
 
     @property
     def classes(self) -> list[str]:
@@ -75,40 +75,42 @@ class Question:
         return [self.target.dataset.classes[number] for number in self.target.novel]
 
 
-def questions(settings: BenchSettings, checkpoint: str, data: tuple[str, ...], per_class: int) -> Iterator[Question]:
+def accuracy_tasks(
+    settings: BenchSettings, checkpoint: str, data: tuple[str, ...], per_class: int
+) -> Iterator[AccuracyTask]:
     """Every dataset with every number of shots; `per_class` episodes of each class.
 
     Raises `InvalidDataset` where no class has enough images.
     """
     model = fingerprint(load_method(checkpoint, image_size=settings.size))
     places = [os.path.abspath(word) for word in data]
-    for target in open_data(data):
+    for target in open_accuracy_data(data):
         for shots in settings.shots:
             episodes = draw(target, shots, per_class)
             drawn = [dataclasses.astuple(episode) for episode in episodes]
             asked = json.dumps([places, target.dataset.classes, target.novel, drawn, model])
-            yield Question(checkpoint, target, episodes, hashlib.sha256(asked.encode()).hexdigest()[:8])
+            yield AccuracyTask(checkpoint, target, episodes, hashlib.sha256(asked.encode()).hexdigest()[:8])
 
 
-def accuracy_row(
+def accuracy_rows(
     settings: BenchSettings,
-    question: Question,
-    variant: Variant,
+    task: AccuracyTask,
+    variant: AccuracyVariant,
     *,
     progress: ProgressCallback = silent,
-) -> Row:
-    """mIoU of a variant on the novel classes of a dataset."""
-    method = load_variant(question.checkpoint, variant, settings.size)
+) -> list[Row]:
+    """mIoU of a variant on the novel classes of a dataset, as one row."""
+    method = load_variant(task.checkpoint, variant, settings.size)
     method = method.to(settings.torch_device, PRECISIONS[variant.precision])
-    result = evaluate(method, question.target.dataset, question.episodes, progress=progress)
+    result = evaluate(method, task.target.dataset, task.episodes, progress=progress)
     synchronise(settings.torch_device)
     row: dict[str, Any] = {
-        "checkpoint": question.checkpoint,
+        "checkpoint": task.checkpoint,
         "dataset": result.dataset,
-        "classes": question.classes,
-        "digest": question.digest,
+        "classes": task.classes,
+        "digest": task.digest,
         "size": method.config.image_size,
-        "shots": len(question.episodes[0].support),
+        "shots": len(task.episodes[0].support),
         "variant": variant.name,
         "precision": variant.precision,
         "budget": variant.budget,
@@ -117,10 +119,10 @@ def accuracy_row(
         "interval": list(result.miou_interval),
         "seconds": result.seconds_per_query,
     }
-    return row
+    return [row]
 
 
-def load_variant(checkpoint: str, variant: Variant, size: int | None = None) -> FewShotMethod:
+def load_variant(checkpoint: str, variant: AccuracyVariant, size: int | None = None) -> FewShotMethod:
     """The model with the variant's budget, its own input size if none is given.
 
     Raises `InvalidOption` for a method that has no budget, or cannot work at that size.

@@ -13,15 +13,17 @@ from PIL import Image
 from torch import Tensor
 
 from fewseg.core.devices import PRECISIONS
+from fewseg.core.memory import fits, peak_source
 from fewseg.inference.segmenter import Segmenter
 from fewseg.models.methods import FewShotMethod
-from fewseg.tools.bench.cases import build, find_model
-from fewseg.tools.bench.memory import fits, peak_mebibytes, together
-from fewseg.tools.bench.peak import Pieces, way_of_measuring
-from fewseg.tools.bench.queries import Case, Row, memory_pieces, score_bytes
+from fewseg.tools.bench.models import bench_model, build
+from fewseg.tools.bench.options import BASELINE, OPTIMISED
+from fewseg.tools.bench.peak_memory import Pieces, peak_mebibytes, together
+from fewseg.tools.bench.queries import Case, memory_pieces, score_bytes
+from fewseg.tools.bench.results import Row
 from fewseg.tools.bench.settings import BenchSettings
 from fewseg.tools.bench.timing import interleaved, summary
-from fewseg.tools.bench.ways import WAYS, prepare
+from fewseg.tools.bench.variants import VARIANTS, prepare_variant
 
 CURVES: Final[dict[str, tuple[int, ...]]] = {
     "shots": (1, 2, 5, 10, 20, 50),
@@ -33,25 +35,25 @@ CURVES: Final[dict[str, tuple[int, ...]]] = {
 QUICK_CURVES: Final[dict[str, tuple[int, ...]]] = {"shots": (1, 5), "size": (64, 128), "labels": (1, 3)}
 """The same, in a moment."""
 
-LABEL_WAYS: Final = ("reference", "ours, each label on images of its own", "ours, all labels on the same image")
+LABEL_VARIANTS: Final = (BASELINE, "ours, each label on images of its own", "ours, all labels on the same image")
 """How the labels were taught."""
 
-__all__ = ["CURVES", "LABEL_WAYS", "QUICK_CURVES", "curve_rows", "label_pieces", "memory_pieces"]
+__all__ = ["CURVES", "LABEL_VARIANTS", "QUICK_CURVES", "curve_rows", "label_pieces", "memory_pieces"]
 
 
 def curve_rows(settings: BenchSettings, name: str, curve: str, place: int) -> list[Row]:
-    """All ways at one place of a curve: seconds of a query with the support cached, MiB it adds, MiB kept for it."""
+    """Every variant at one place of a curve: seconds of a query with the support cached, MiB it adds, MiB kept."""
     if curve == "labels":
         return _label_rows(settings, name, place)
     size, shots = (place, 1) if curve == "size" else (settings.size, place)
-    method, device = build(find_model(name), size), settings.torch_device
+    method, device = build(bench_model(name), size), settings.torch_device
     works: dict[Case, Callable[[], Tensor]] = {}
     support: dict[Case, int] = {}
     for precision, dtype in settings.dtypes.items():
-        for way in WAYS:
-            if way == "ours" or fits(1.5 * score_bytes(method, shots, dtype), device):
-                prepared = prepare(method, way, shots, device, dtype)
-                works[way, precision], support[way, precision] = prepared.work["query"], prepared.support_bytes
+        for variant in VARIANTS:
+            if variant == OPTIMISED or fits(1.5 * score_bytes(method, shots, dtype), device):
+                prepared = prepare_variant(method, variant, shots, device, dtype)
+                works[variant, precision], support[variant, precision] = prepared.work["query"], prepared.support_bytes
     size_of = {"model": name, "size": size, "shots": shots, "levels": ["query"]}
     peaks = _peaks("curves:memory_pieces", works, settings, size_of)
     rows = []
@@ -70,20 +72,20 @@ def _row(
     memory: float | None,
     kept: float | None,
 ) -> Row:
-    about = {"model": name, "about": find_model(name).about, "curve": curve, "place": place}
+    about = {"model": name, "about": bench_model(name).about, "curve": curve, "place": place}
     about |= {"way": case[0], "precision": case[1]}
-    how = way_of_measuring(settings.torch_device) if settings.memory else None
+    how = peak_source(settings.torch_device) if settings.memory else None
     return {**about, **summary(seconds), "memory_mib": memory, "memory_how": how, "support_mib": kept}
 
 
 def _peaks(
     task: str, works: Iterable[Case], settings: BenchSettings, arguments: dict[str, Any]
 ) -> dict[Case, float | None]:
-    """MiB of a query, each way in a process of its own; nothing where memory is not wanted."""
+    """MiB of a query, each variant in a process of its own; nothing where memory is not wanted."""
 
     def measure(case: Case) -> float | None:
-        way, precision = case
-        how = {**arguments, "way": way, "precision": precision}
+        variant, precision = case
+        how = {**arguments, "variant": variant, "precision": precision}
         return peak_mebibytes(task, settings.torch_device, threads=settings.threads, **how).get("query")
 
     return together({case: functools.partial(measure, case) for case in works}) if settings.memory else {}
@@ -96,26 +98,23 @@ def _seconds(works: dict[Case, Callable[[], Tensor]], settings: BenchSettings) -
     return {case: taken["/".join(case)] for case in works}
 
 
-# --------------------------------------------------------------------------------------------------------------- labels
-
-
 def _label_rows(settings: BenchSettings, name: str, labels: int) -> list[Row]:
     """An image with so many labels, one shot each."""
-    method, device = build(find_model(name), settings.size), settings.torch_device
+    method, device = build(bench_model(name), settings.size), settings.torch_device
     works = {}
     for precision in settings.precisions:
-        for way in LABEL_WAYS:
-            works[way, precision] = _label_work(method, way, labels, device, precision)
+        for variant in LABEL_VARIANTS:
+            works[variant, precision] = _label_work(method, variant, labels, device, precision)
     peaks = _peaks("curves:label_pieces", works, settings, {"model": name, "size": settings.size, "labels": labels})
     taken = _seconds(works, settings)
     return [_row(settings, name, "labels", labels, c, values, peaks.get(c), None) for c, values in taken.items()]
 
 
 def label_pieces(
-    device: torch.device, *, model: str, size: int | None, labels: int, way: str, precision: str
+    device: torch.device, *, model: str, size: int | None, labels: int, variant: str, precision: str
 ) -> Pieces:
     """What `peak` measures: an image with so many labels."""
-    work = _label_work(build(find_model(model), size), way, labels, device, precision)
+    work = _label_work(build(bench_model(model), size), variant, labels, device, precision)
 
     def quietly() -> Tensor:
         with torch.inference_mode():
@@ -125,22 +124,22 @@ def label_pieces(
 
 
 def _label_work(
-    method: FewShotMethod, way: str, labels: int, device: torch.device, precision: str
+    method: FewShotMethod, variant: str, labels: int, device: torch.device, precision: str
 ) -> Callable[[], Tensor]:
     size = method.config.image_size
-    if way == LABEL_WAYS[0]:
+    if variant == LABEL_VARIANTS[0]:
         with torch.inference_mode():
-            once = prepare(method, "reference", 1, device, PRECISIONS[precision]).work["query"]
+            once = prepare_variant(method, BASELINE, 1, device, PRECISIONS[precision]).work["query"]
         return lambda: torch.stack([once() for _ in range(labels)])
     segmenter = Segmenter(copy.deepcopy(method), device=device, precision=precision)
-    same = way == LABEL_WAYS[2]
+    same = variant == LABEL_VARIANTS[2]
     for number in range(labels):
-        segmenter.teach(f"label {number}", _picture(size, 0 if same else number), _mask(size, number))
-    prepared = segmenter.preprocess(_picture(size, labels))
+        segmenter.teach(f"label {number}", _image(size, 0 if same else number), _mask(size, number))
+    prepared = segmenter.preprocess(_image(size, labels))
     return lambda: segmenter.predict(segmenter.encode([prepared]))
 
 
-def _picture(size: int, seed: int) -> Image.Image:
+def _image(size: int, seed: int) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     return Image.fromarray(noise)
 

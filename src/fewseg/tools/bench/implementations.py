@@ -13,29 +13,28 @@ import torch
 from torch import Tensor
 
 from fewseg.core.devices import PRECISIONS
+from fewseg.core.memory import fits, peak_source
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.ops.mask_aggregation import Implementation, aggregate_masks, implementations_for
-from fewseg.tools.bench.cases import build, find_model
-from fewseg.tools.bench.floor import floors, limit
-from fewseg.tools.bench.memory import fits, peak_mebibytes, together
-from fewseg.tools.bench.operations import attention_operations
-from fewseg.tools.bench.peak import Pieces, way_of_measuring
-from fewseg.tools.bench.queries import Row, score_bytes
-from fewseg.tools.bench.reference import plain_aggregation
+from fewseg.tools.bench.baseline import baseline_aggregation
+from fewseg.tools.bench.flops import attention_flops
+from fewseg.tools.bench.models import bench_model, build
+from fewseg.tools.bench.options import BASELINE_AGGREGATION
+from fewseg.tools.bench.peak_memory import Pieces, peak_mebibytes, together
+from fewseg.tools.bench.queries import score_bytes
+from fewseg.tools.bench.results import Row
+from fewseg.tools.bench.roofline import roofline, roofline_contenders
 from fewseg.tools.bench.settings import BenchSettings
 from fewseg.tools.bench.timing import interleaved, summary
 
 VALUES: Final = (1, 4)
 """Masks that are aggregated at once: one label, and four labels taught on the same images."""
 
-PLAIN: Final = "straightforward"
-"""Name of the definition that the others are compared with, in float32."""
-
 
 @dataclass(frozen=True)
 class Shape:
-    """Of one aggregation."""
+    """Sizes of one aggregation."""
 
     queries: int
     keys: int
@@ -44,7 +43,7 @@ class Shape:
 
 
 def shapes(method: MaskAggregation, shots: int) -> list[Shape]:
-    """Of every attended block of a query."""
+    """Sizes of the aggregation of every attended block of a query."""
     config, found = method.config, []
     for block in method.backbone.blocks:
         if block.scale in config.attention_scales:
@@ -56,48 +55,45 @@ def shapes(method: MaskAggregation, shots: int) -> list[Shape]:
 
 def implementation_rows(settings: BenchSettings, name: str, shots: int) -> list[Row]:
     """Time, memory and difference of every implementation, by precision and number of values; DCAMA only."""
-    model, device = find_model(name), settings.torch_device
-    method = build(model, settings.size)
+    method = build(bench_model(name), settings.size)
     if not isinstance(method, MaskAggregation):
         return []
-    rows = []
-    for precision, dtype in settings.dtypes.items():
-        for values in VALUES:
-            works = dict(_works(method, shots, values, device, dtype, settings))
-            base = _exact(method, shots, values, device, dtype) if PLAIN in works else None
-            with torch.inference_mode():
-                contenders = {**floors(device, (precision,)), **works}
-                taken = interleaved(contenders, repeats=settings.repeats, device=device, clock=settings.clock)
-            most = limit(taken, precision)
-            needed = sum(
-                attention_operations(s.queries, s.keys, s.width, s.heads, values) for s in shapes(method, shots)
-            )
-            peaks: dict[str, float | None] = {}
-            if settings.memory:
-                asked = functools.partial(_memory, settings, name, shots, values, precision)
-                peaks = together({work: functools.partial(asked, work) for work in works})
-            for work, run in works.items():
-                seconds = summary(taken[work])
-                rows.append(
-                    {
-                        "model": name,
-                        "about": model.about,
-                        "size": method.config.image_size,
-                        "shots": shots,
-                        "precision": precision,
-                        "values": values,
-                        "implementation": work,
-                        **seconds,
-                        "faster": statistics.median(taken[PLAIN]) / seconds["seconds"] if PLAIN in taken else None,
-                        "operations": needed,
-                        "limit": most,
-                        "share_of_limit": needed / most / seconds["seconds"],
-                        "memory_mib": peaks.get(work),
-                        "memory_how": way_of_measuring(device) if settings.memory else None,
-                        "difference": None if base is None else (run().float() - base).abs().max().item(),
-                    }
-                )
-    return rows
+    pairs = [(precision, values) for precision in settings.precisions for values in VALUES]
+    return [row for precision, values in pairs for row in _rows(settings, name, method, shots, precision, values)]
+
+
+def _rows(
+    settings: BenchSettings, name: str, method: MaskAggregation, shots: int, precision: str, values: int
+) -> Iterator[Row]:
+    device, dtype = settings.torch_device, PRECISIONS[precision]
+    works = dict(_works(method, shots, values, device, dtype, settings))
+    exact = _exact(method, shots, values, device, dtype) if BASELINE_AGGREGATION in works else None
+    with torch.inference_mode():
+        contenders = {**roofline_contenders(device, (precision,)), **works}
+        taken = interleaved(contenders, repeats=settings.repeats, device=device, clock=settings.clock)
+    most, base = roofline(taken, precision), taken.get(BASELINE_AGGREGATION)
+    flops = sum(attention_flops(s.queries, s.keys, s.width, s.heads, values) for s in shapes(method, shots))
+    peaks: dict[str, float | None] = {}
+    if settings.memory:
+        measure = functools.partial(_memory, settings, name, shots, values, precision)
+        peaks = together({work: functools.partial(measure, work) for work in works})
+    about = {"model": name, "about": bench_model(name).about, "size": method.config.image_size, "shots": shots}
+    for work, run in works.items():
+        seconds = summary(taken[work])
+        yield {
+            **about,
+            "precision": precision,
+            "values": values,
+            "implementation": work,
+            **seconds,
+            "faster": None if base is None else statistics.median(base) / seconds["seconds"],
+            "operations": flops,
+            "limit": most,
+            "share_of_limit": flops / most / seconds["seconds"],
+            "memory_mib": peaks.get(work),
+            "memory_how": peak_source(device) if settings.memory else None,
+            "difference": None if exact is None else (run().float() - exact).abs().max().item(),
+        }
 
 
 def _works(
@@ -109,7 +105,7 @@ def _works(
     heads = method.config.heads
     roomy = fits(1.5 * score_bytes(method, shots, dtype), device)
     if roomy:
-        yield PLAIN, lambda: _all([plain_aggregation(q, k, v, heads) for q, k, v in inputs])
+        yield BASELINE_AGGREGATION, lambda: _all([baseline_aggregation(q, k, v, heads) for q, k, v in inputs])
     for implementation in implementations_for(device, dtype):
         if roomy or implementation != "reference":
             yield implementation, functools.partial(_aggregate, inputs, heads, implementation)
@@ -120,7 +116,7 @@ def _exact(method: MaskAggregation, shots: int, values: int, device: torch.devic
     found = []
     for shape in shapes(method, shots):
         q, k, v = (t.float() for t in _noise(shape, values, device, dtype))
-        found.append(plain_aggregation(q, k, v, shape.heads))
+        found.append(baseline_aggregation(q, k, v, shape.heads))
     return _all(found)
 
 
@@ -162,10 +158,10 @@ def memory_pieces(
     device: torch.device, *, model: str, size: int | None, shots: int, values: int, precision: str, implementation: Any
 ) -> Pieces:
     """What `peak` measures: one implementation."""
-    method, dtype = build(find_model(model), size), PRECISIONS[precision]
+    method, dtype = build(bench_model(model), size), PRECISIONS[precision]
     assert isinstance(method, MaskAggregation)
     inputs, heads = [_noise(shape, values, device, dtype) for shape in shapes(method, shots)], method.config.heads
-    if implementation == PLAIN:
-        yield "op", lambda: _all([plain_aggregation(q, k, v, heads) for q, k, v in inputs])
+    if implementation == BASELINE_AGGREGATION:
+        yield "op", lambda: _all([baseline_aggregation(q, k, v, heads) for q, k, v in inputs])
     else:
         yield "op", functools.partial(_aggregate, inputs, heads, implementation)

@@ -6,13 +6,22 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 PARTS: Final[dict[str, str]] = {
-    "queries": "the straightforward way and ours side by side: op, head and whole query, time and memory",
+    "queries": "the baseline implementation and fewseg's side by side: op, head and whole query, time and memory",
     "implementations": "every implementation of DCAMA's aggregation that this device has",
     "curves": "time and memory against shots, input size and labels",
     "training": "a step of training, one shot in float32, and the maps of a frozen backbone kept",
     "accuracy": "mIoU against precision and against the support-token budget; needs --data",
 }
 """Every part with its description, in the order of the tables."""
+
+BASELINE: Final = "reference"
+"""The baseline implementation, as results files call it: the support encoded for every query, scores materialised."""
+
+OPTIMISED: Final = "ours"
+"""fewseg's implementation, as results files call it."""
+
+BASELINE_AGGREGATION: Final = "straightforward"
+"""The baseline implementation of mask aggregation, as results files call it; the others are compared with it."""
 
 Level = Literal["op", "head", "query"]
 """`op`: what compares query and support, of all blocks; `head`: all behind the backbone; `query`: image to logits."""
@@ -27,8 +36,8 @@ BUDGETS: Final = (16, 32, 64, 128, 256, 600)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manner:
-    """What is the same for a quick run and a whole one."""
+class MeasuringOptions:
+    """How a run measures, quick or whole."""
 
     levels: tuple[Level, ...] = LEVELS
     """op: what compares query and support; head: all behind the backbone; query: from image to logits."""
@@ -37,7 +46,7 @@ class Manner:
     clock: Clock = "wall"
     """wall, or cpu: what this process computed, for a machine that others use; then use one thread."""
     memory: bool = True
-    """Measure peak memory too, each way in a process of its own."""
+    """Measure peak memory too, each variant in a process of its own."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
     threads: int = 0

@@ -1,4 +1,4 @@
-"""Cost curves as figures for a paper: two panels, time and memory, a line a way and precision."""
+"""Cost curves as figures for a paper: two panels, time and memory, a line a variant and precision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fewseg.core.files import make_folder, replacing
-from fewseg.tools.bench.report import PRECISION_WORDS
+from fewseg.tools.bench.options import OPTIMISED
+from fewseg.tools.bench.report import PRECISION_WORDS, variant_words
 from fewseg.tools.bench.results import Results, Row
 
 if TYPE_CHECKING:
@@ -17,13 +18,10 @@ AXES: Final = {"shots": "support images n", "size": "side of the input, pixels",
 """What each curve's places are."""
 
 COLOURS: Final = ("#7f7f7f", "#0072b2", "#d55e00")
-"""Of the ways, distinguishable by colour-blind readers; the straightforward one is grey."""
+"""Of the variants, distinguishable by colour-blind readers; the baseline is grey."""
 
 STYLES: Final = {"float32": "-", "bfloat16": "--", "float16": ":"}
 """Line of a precision."""
-
-WORDS: Final = {"reference": "straightforward"}
-"""Names of ways in a legend, where they are others than in the results."""
 
 SUBDIVISIONS: Final = ((200.0, (1.0,)), (8.0, (1.0, 2.0, 5.0)), (0.0, (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)))
 """Which multiples of powers of ten have a tick, for axes that span more than a factor."""
@@ -71,20 +69,22 @@ def _draw(rows: Sequence[Row], stem: Path) -> Path:
 
 
 def _lines(axes: Axes, rows: Sequence[Row], value: Callable[[Row], float | None]) -> None:
-    ways = list(dict.fromkeys(row["way"] for row in rows))
-    for way in ways:
+    variants = list(dict.fromkeys(row["way"] for row in rows))
+    for variant in variants:
         for precision in dict.fromkeys(row["precision"] for row in rows):
-            points = [(row["place"], value(row)) for row in rows if (row["way"], row["precision"]) == (way, precision)]
+            points = [
+                (row["place"], value(row)) for row in rows if (row["way"], row["precision"]) == (variant, precision)
+            ]
             points = [(place, y) for place, y in points if y is not None]
             if points:
                 axes.plot(
                     *zip(*sorted(points), strict=True),
                     STYLES.get(precision, "-"),
-                    color=COLOURS[ways.index(way) % len(COLOURS)],
+                    color=COLOURS[variants.index(variant) % len(COLOURS)],
                     marker="o",
                     markersize=2.5,
                     linewidth=1.2,
-                    label=f"{WORDS.get(way, way)}, {PRECISION_WORDS.get(precision, precision)}",
+                    label=f"{variant_words(variant)}, {PRECISION_WORDS.get(precision, precision)}",
                 )
 
 
@@ -94,7 +94,7 @@ def _kept(axes: Axes, rows: Sequence[Row]) -> None:
         points = [
             (row["place"], row["support_mib"])
             for row in rows
-            if row["precision"] == precision and row["way"] == "ours" and row["support_mib"]
+            if row["precision"] == precision and row["way"] == OPTIMISED and row["support_mib"]
         ]
         if points:
             label = f"kept support, {PRECISION_WORDS.get(precision, precision)}"

@@ -1,85 +1,75 @@
-"""The straightforward way and ours side by side."""
+"""The baseline implementation and fewseg's side by side."""
 
 from __future__ import annotations
 
 import functools
 import statistics
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewseg.core.devices import PRECISIONS
+from fewseg.core.memory import fits, peak_source
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.hsnet import HSNet
-from fewseg.tools.bench.cases import build, find_model
-from fewseg.tools.bench.floor import floors, limit
-from fewseg.tools.bench.memory import fits, peak_mebibytes, together
-from fewseg.tools.bench.operations import operations_by_level
-from fewseg.tools.bench.peak import Pieces, way_of_measuring
+from fewseg.tools.bench.flops import flops_by_level
+from fewseg.tools.bench.models import bench_model, build
+from fewseg.tools.bench.options import BASELINE, OPTIMISED
+from fewseg.tools.bench.peak_memory import Pieces, peak_mebibytes, together
+from fewseg.tools.bench.results import Row
+from fewseg.tools.bench.roofline import roofline, roofline_contenders
 from fewseg.tools.bench.settings import BenchSettings
 from fewseg.tools.bench.timing import interleaved, summary
-from fewseg.tools.bench.ways import WAYS, Prepared, prepare
-
-Row = dict[str, Any]
-"""JSON values of one measurement."""
+from fewseg.tools.bench.variants import VARIANTS, Prepared, prepare_variant
 
 Case = tuple[str, str]
-"""Way and precision."""
+"""Variant and precision."""
 
-BASE: Case = ("reference", "float32")
+BASE: Case = (BASELINE, "float32")
 """What everything is compared with."""
 
 
 def query_rows(settings: BenchSettings, name: str, shots: int) -> list[Row]:
-    """All measurements of a model with so many shots: levels, ways and precisions, taking turns in one run."""
-    device, model = settings.torch_device, find_model(name)
+    """All measurements of a model with so many shots: levels, variants and precisions, taking turns in one run."""
+    device, model = settings.torch_device, bench_model(name)
     method = build(model, settings.size)
     cases = _cases(settings, method, shots)
-    prepared = {case: prepare(method, case[0], shots, device, PRECISIONS[case[1]]) for case in cases}
+    prepared = {case: prepare_variant(method, case[0], shots, device, PRECISIONS[case[1]]) for case in cases}
     with torch.inference_mode():
         agreement = _agreement(prepared, settings)
         taken = _timed(prepared, settings, device)
     peaks = {}
     if settings.memory:
         peaks = together({case: functools.partial(_peaks, settings, name, shots, case) for case in prepared})
-    operations = operations_by_level(method, shots)
+    flops = flops_by_level(method, shots)
+    about = {"model": name, "about": model.about, "size": method.config.image_size, "shots": shots}
     rows = []
     for level in settings.levels:
         for case, what in prepared.items():
-            way, precision = case
-            seconds = taken[_name(level, case)]
-            most = limit(taken, precision)
-            rows.append(
-                {
-                    "model": name,
-                    "about": model.about,
-                    "size": method.config.image_size,
-                    "shots": shots,
-                    "level": level,
-                    "way": way,
-                    "precision": precision,
-                    **summary(seconds),
-                    "faster": _ratio(taken, level, BASE, case),
-                    "faster_same_precision": _ratio(taken, level, ("reference", precision), case),
-                    "operations": operations[level],
-                    "limit": most,
-                    "share_of_limit": operations[level] / most / statistics.median(seconds),
-                    "memory_mib": peaks.get(case, {}).get(level),
-                    "memory_how": way_of_measuring(device) if settings.memory else None,
-                    "support_mib": what.support_bytes / 2**20,
-                    "teach_seconds": statistics.median(taken[_name("teach", case)]) if way == "ours" else None,
-                    **agreement[_name(level, case)],
-                }
-            )
+            most, memory = roofline(taken, case[1]), peaks.get(case, {}).get(level)
+            row = {**about, "level": level, "way": case[0], "precision": case[1], **_times(taken, level, case)}
+            row |= {"operations": flops[level], "limit": most, "share_of_limit": flops[level] / most / row["seconds"]}
+            row |= {"memory_mib": memory, "memory_how": peak_source(device) if settings.memory else None}
+            rows.append({**row, "support_mib": what.support_bytes / 2**20, **agreement[_name(level, case)]})
     return rows
 
 
+def _times(taken: dict[str, list[float]], level: str, case: Case) -> Row:
+    """Seconds of a case at a level, how many times as fast it is as the baseline, and seconds of teaching."""
+    variant, precision = case
+    return {
+        **summary(taken[_name(level, case)]),
+        "faster": _ratio(taken, level, BASE, case),
+        "faster_same_precision": _ratio(taken, level, (BASELINE, precision), case),
+        "teach_seconds": statistics.median(taken[_name("teach", case)]) if variant == OPTIMISED else None,
+    }
+
+
 def score_bytes(method: FewShotMethod, shots: int, dtype: torch.dtype) -> float:
-    """About what the straightforward way materialises at once: the scores of the largest block, before and after the
-    softmax; HSNet's correlation of its finest scale, and a copy; little for other methods."""
+    """Bytes, about, that the baseline implementation materialises at once: the scores of the largest block before and
+    after the softmax; HSNet's correlation of its finest scale, and a copy; little for other methods."""
     if isinstance(method, HSNet):
         finest = min(method.scales)
         correlations = len(method.compared[finest]) * (method.config.image_size / finest) ** 4
@@ -99,9 +89,9 @@ def _cases(settings: BenchSettings, method: FewShotMethod, shots: int) -> list[C
     device = settings.torch_device
     cases = []
     for precision, dtype in settings.dtypes.items():
-        for way in WAYS:
-            if way == "ours" or fits(1.5 * score_bytes(method, shots, dtype), device):
-                cases.append((way, precision))
+        for variant in VARIANTS:
+            if variant == OPTIMISED or fits(1.5 * score_bytes(method, shots, dtype), device):
+                cases.append((variant, precision))
     return cases
 
 
@@ -110,12 +100,12 @@ def _name(level: str, case: Case) -> str:
 
 
 def _timed(prepared: dict[Case, Prepared], settings: BenchSettings, device: torch.device) -> dict[str, list[float]]:
-    contenders: dict[str, Callable[[], object]] = {**floors(device, settings.precisions)}
+    contenders: dict[str, Callable[[], object]] = {**roofline_contenders(device, settings.precisions)}
     for level in settings.levels:
         for case, what in prepared.items():
             contenders[_name(level, case)] = what.work[level]
     for case, what in prepared.items():
-        if case[0] == "ours":
+        if case[0] == OPTIMISED:
             contenders[_name("teach", case)] = what.teach
     return interleaved(contenders, repeats=settings.repeats, device=device, clock=settings.clock)
 
@@ -127,7 +117,7 @@ def _ratio(taken: dict[str, list[float]], level: str, base: Case, case: Case) ->
 
 
 def _agreement(prepared: dict[Case, Prepared], settings: BenchSettings) -> dict[str, Row]:
-    """Largest difference from the straightforward way in float32, and how much that result varies."""
+    """Largest difference from the baseline implementation in float32, and how much that result varies."""
     found = {}
     for level in settings.levels:
         base = prepared[BASE].work[level]().float() if BASE in prepared else None
@@ -151,17 +141,17 @@ def _peaks(settings: BenchSettings, name: str, shots: int, case: Case) -> dict[s
         model=name,
         size=settings.size,
         shots=shots,
-        way=case[0],
+        variant=case[0],
         precision=case[1],
         levels=list(settings.levels),
     )
 
 
 def memory_pieces(
-    device: torch.device, *, model: str, size: int | None, shots: int, way: str, precision: str, levels: list[str]
+    device: torch.device, *, model: str, size: int | None, shots: int, variant: str, precision: str, levels: list[str]
 ) -> Pieces:
-    """What `peak` measures: one way's levels, in a process that has prepared that way alone."""
-    prepared = prepare(build(find_model(model), size), way, shots, device, PRECISIONS[precision])
+    """What `peak` measures: one variant's levels, in a process that has prepared that variant alone."""
+    prepared = prepare_variant(build(bench_model(model), size), variant, shots, device, PRECISIONS[precision])
     for level in levels:
         yield level, _without_gradients(prepared.work[level])
 

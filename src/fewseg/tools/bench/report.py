@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fewseg.core.errors import InvalidOption
 from fewseg.core.files import write_text
+from fewseg.tools.bench.options import BASELINE, BASELINE_AGGREGATION, OPTIMISED
 from fewseg.tools.bench.results import Results, Row
 
 LEVEL_WORDS: Final = {"op": "aggregation", "head": "head", "query": "whole query"}
@@ -41,33 +42,33 @@ def machine_line(results: Results) -> str:
 
 
 def query_table(results: Results) -> str:
-    """Ours against the straightforward way: a line for each model, number of shots, level and precision."""
+    """fewseg against the baseline: a line for each model, number of shots, level and precision."""
     rows = results.rows("queries")
     lines = []
     for row in rows:
-        if row["way"] != "ours":
+        if row["way"] != OPTIMISED:
             continue
-        plain = _beside(rows, row, "reference", "float32")
-        asked = _beside(rows, row, "ours", "float32") is not None
-        same = _beside(rows, row, "reference", row["precision"])
+        baseline = _beside(rows, row, BASELINE, "float32")
+        asked = _beside(rows, row, OPTIMISED, "float32") is not None
+        same = _beside(rows, row, BASELINE, row["precision"])
         lines.append(
             [
                 *(row["about"], row["size"], row["shots"], LEVEL_WORDS[row["level"]], _precision(row)),
                 *(
-                    _seconds(plain) if asked else "-",
+                    _seconds(baseline) if asked else "-",
                     _seconds(row),
                     _times(row["faster"]),
                     _times(row["faster_same_precision"]),
                 ),
-                *(_percent(row["share_of_limit"]), _percent(plain["share_of_limit"]) if plain else "-"),
+                *(_percent(row["share_of_limit"]), _percent(baseline["share_of_limit"]) if baseline else "-"),
                 *(_mib(same["memory_mib"] if same else None), _mib(row["memory_mib"]), _difference(row)),
             ]
         )
     head = (
         "model",
-        *("px", "n", "level", "precision", "straightforward s (float32)", "fewseg s", "faster"),
-        *("faster, same precision", "of the limit", "straightforward of the limit"),
-        *("straightforward MiB, same precision", "fewseg MiB", "largest difference"),
+        *("px", "n", "level", "precision", "baseline s (float32)", "fewseg s", "faster"),
+        *("faster, same precision", "of the limit", "baseline of the limit"),
+        *("baseline MiB, same precision", "fewseg MiB", "largest difference"),
     )
     return _table(head, lines)
 
@@ -77,7 +78,7 @@ def support_table(results: Results) -> str:
     lines = [
         [r["about"], r["size"], r["shots"], _precision(r), f"{r['teach_seconds']:.3g}", _mib(r["support_mib"])]
         for r in results.rows("queries")
-        if r["way"] == "ours" and r["level"] == "query"
+        if r["way"] == OPTIMISED and r["level"] == "query"
     ]
     return _table(("model", "px", "n", "precision", "support once, s", "kept, MiB"), lines)
 
@@ -102,7 +103,7 @@ def implementation_table(results: Results) -> str:
     """Every implementation of the aggregation."""
     lines = [
         [
-            *(r["about"], r["shots"], _precision(r), r["values"], f"`{r['implementation']}`", f"{r['seconds']:.3g}"),
+            *(r["about"], r["shots"], _precision(r), r["values"], f"`{_implementation(r)}`", f"{r['seconds']:.3g}"),
             *(_times(r["faster"]), _percent(r["share_of_limit"]), _mib(r["memory_mib"]), _exponent(r["difference"])),
         ]
         for r in results.rows("implementations")
@@ -118,12 +119,12 @@ def curve_table(results: Results) -> str:
     rows.sort(key=lambda r: (curves.index((r["about"], r["curve"])), r["place"]))
     lines = [
         [
-            *(r["about"], r["curve"], r["place"], _way(r), _precision(r), f"{r['seconds']:.3g}"),
+            *(r["about"], r["curve"], r["place"], variant_words(r["way"]), _precision(r), f"{r['seconds']:.3g}"),
             *(_mib(r["memory_mib"]), _mib(r["support_mib"])),
         ]
         for r in rows
     ]
-    return _table(("model", "against", "at", "way", "precision", "s", "MiB of a query", "MiB kept"), lines)
+    return _table(("model", "against", "at", "variant", "precision", "s", "MiB of a query", "MiB kept"), lines)
 
 
 def training_table(results: Results) -> str:
@@ -133,12 +134,19 @@ def training_table(results: Results) -> str:
         keeping = "" if r["keeping_seconds"] is None else f"{r['keeping_seconds']:.3g}"
         lines.append(
             [
-                *(r["about"], r["size"], r["batch"], _way(r), f"{r['seconds']:.3g}", _times(r["faster"])),
+                *(
+                    r["about"],
+                    r["size"],
+                    r["batch"],
+                    variant_words(r["way"]),
+                    f"{r['seconds']:.3g}",
+                    _times(r["faster"]),
+                ),
                 *(f"{r['epoch_seconds'] / 60:.3g}", keeping, _mib(r["memory_mib"])),
             ]
         )
     head = (
-        *("model", "px", "batch", "way", "s a step", "faster", "min for 2000 episodes"),
+        *("model", "px", "batch", "variant", "s a step", "faster", "min for 2000 episodes"),
         *("s an image, once", "MiB of a step"),
     )
     return _table(head, lines)
@@ -232,15 +240,22 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *body]) if body else ""
 
 
-def _beside(rows: Sequence[Row], row: Row, way: str, precision: str) -> Row | None:
-    """The same measurement done another way."""
+def _beside(rows: Sequence[Row], row: Row, variant: str, precision: str) -> Row | None:
+    """The same measurement of another variant."""
     keys = ("model", "shots", "level", "size")
-    same = (r for r in rows if r["way"] == way and r["precision"] == precision and all(r[k] == row[k] for k in keys))
+    same = (
+        r for r in rows if r["way"] == variant and r["precision"] == precision and all(r[k] == row[k] for k in keys)
+    )
     return next(same, None)
 
 
-def _way(row: Row) -> str:
-    return "straightforward" if row["way"] == "reference" else str(row["way"])
+def variant_words(variant: str) -> str:
+    """A variant of the results in words: `baseline`, `fewseg, all labels on the same image`."""
+    return "baseline" if variant == BASELINE else variant.replace(OPTIMISED, "fewseg", 1)
+
+
+def _implementation(row: Row) -> str:
+    return "baseline" if row["implementation"] == BASELINE_AGGREGATION else str(row["implementation"])
 
 
 def _precision(row: Row) -> str:

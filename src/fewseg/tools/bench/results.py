@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from fewseg.core.errors import InvalidOption
 from fewseg.core.files import make_folder, write_text
@@ -16,7 +16,8 @@ FORMAT: Final = "fewseg.bench.1"
 
 FILE: Final = "results.json"
 
-Row = dict[str, Any]
+Row: TypeAlias = dict[str, Any]
+"""JSON values of one measurement."""
 
 
 @dataclass

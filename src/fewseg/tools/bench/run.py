@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ import torch
 
 from fewseg.core.devices import PRECISIONS
 from fewseg.core.progress import ProgressCallback
-from fewseg.tools.bench.accuracy import accuracy_row, questions, variants
-from fewseg.tools.bench.cases import MODELS, find_model
+from fewseg.tools.bench.accuracy import accuracy_rows, accuracy_tasks, accuracy_variants
 from fewseg.tools.bench.curves import CURVES, curve_rows
 from fewseg.tools.bench.implementations import implementation_rows
 from fewseg.tools.bench.machine import describe_machine, load_average
+from fewseg.tools.bench.models import MODELS, bench_model
 from fewseg.tools.bench.options import BUDGETS, LEVELS
 from fewseg.tools.bench.queries import query_rows
 from fewseg.tools.bench.results import Results, Row
@@ -27,8 +28,8 @@ from fewseg.tools.bench.training import training_rows
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is measured beside the settings that all parts share."""
+class BenchPlan:
+    """Which cases are measured, beside the settings that all parts share."""
 
     parts: tuple[str, ...]
     curves: dict[str, tuple[int, ...]]
@@ -46,62 +47,53 @@ FULL_CURVES: Final = ("dcama-resnet50", "embedded")
 """Models of the curves, and whose implementations are compared."""
 
 FULL_TRAINING: Final = (("embedded", 8), ("dcama-resnet50", 2), ("sccan-resnet50", 2), ("hsnet-resnet50", 2))
-"""Batches whose scores the straightforward loop can keep for the backward pass in about 8 GiB."""
+"""Batches whose scores the baseline loop can keep for the backward pass in about 8 GiB."""
 
 
-def full_plan(parts: tuple[str, ...], settings: BenchSettings, **more: Any) -> Plan:
+def full_plan(parts: tuple[str, ...], settings: BenchSettings, **more: Any) -> BenchPlan:
     """The tables of the documentation; of models that were chosen, all that a part can measure."""
     if settings.models == tuple(MODELS):
-        return Plan(parts, CURVES, FULL_CURVES, FULL_TRAINING, FULL_CURVES, **more)
-    dcama = tuple(m for m in settings.models if find_model(m).method in ("dcama", "dcama_light"))
+        return BenchPlan(parts, CURVES, FULL_CURVES, FULL_TRAINING, FULL_CURVES, **more)
+    dcama = tuple(m for m in settings.models if bench_model(m).method in ("dcama", "dcama_light"))
     trained = tuple((m, dict(FULL_TRAINING).get(m, 2)) for m in settings.models)
-    return Plan(parts, CURVES, settings.models, trained, dcama, **more)
+    return BenchPlan(parts, CURVES, settings.models, trained, dcama, **more)
 
 
-Case = tuple[str, str, Callable[[BenchSettings], list[Row]]]
+Measurement = tuple[str, str, Callable[[BenchSettings], list[Row]]]
 """Part, name of the case, and what measures it; the settings may ask for more than the plan's."""
 
 
-def cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
+def measurements(settings: BenchSettings, plan: BenchPlan) -> Iterator[Measurement]:
     """Every case of a plan, cheap parts first within reason: in the order of the tables."""
     if "queries" in plan.parts:
         for model in settings.models:
             for shots in settings.shots:
-                yield "queries", f"{model} {shots}", lambda told, m=model, s=shots: query_rows(told, m, s)  # type: ignore[misc]
+                yield "queries", f"{model} {shots}", functools.partial(query_rows, name=model, shots=shots)
     if "implementations" in plan.parts:
         for model in plan.implementation_models:
             for shots in settings.shots:
-                yield (
-                    "implementations",
-                    f"{model} {shots}",
-                    lambda told, m=model, s=shots: implementation_rows(told, m, s),  # type: ignore[misc]
-                )
+                measure = functools.partial(implementation_rows, name=model, shots=shots)
+                yield "implementations", f"{model} {shots}", measure
     if "curves" in plan.parts:
         for model in plan.curve_models:
             for curve, places in plan.curves.items():
                 for place in places:
-                    yield (
-                        "curves",
-                        f"{model} {curve} {place}",
-                        lambda told, m=model, c=curve, p=place: curve_rows(told, m, c, p),  # type: ignore[misc]
-                    )
+                    measure = functools.partial(curve_rows, name=model, curve=curve, place=place)
+                    yield "curves", f"{model} {curve} {place}", measure
     if "training" in plan.parts:
         for model, batch in plan.training:
-            yield "training", f"{model} {batch}", lambda told, m=model, b=batch: training_rows(told, m, b)  # type: ignore[misc]
+            yield "training", f"{model} {batch}", functools.partial(training_rows, name=model, batch=batch)
     if "accuracy" in plan.parts:
-        yield from _accuracy_cases(settings, plan)
+        yield from _accuracy_measurements(settings, plan)
 
 
-def _accuracy_cases(settings: BenchSettings, plan: Plan) -> Iterator[Case]:
-    for question in questions(settings, plan.checkpoint, plan.data, plan.per_class):
-        shots = len(question.episodes[0].support)
-        asked = f"{plan.checkpoint} {question.target.dataset.name} {question.digest} {shots}"
-        for variant in variants(plan.budgets, settings.precisions):
-            yield (
-                "accuracy",
-                f"{asked} {variant.name} {variant.precision}",
-                lambda told, q=question, v=variant: [accuracy_row(told, q, v)],  # type: ignore[misc]
-            )
+def _accuracy_measurements(settings: BenchSettings, plan: BenchPlan) -> Iterator[Measurement]:
+    for task in accuracy_tasks(settings, plan.checkpoint, plan.data, plan.per_class):
+        shots = len(task.episodes[0].support)
+        asked = f"{plan.checkpoint} {task.target.dataset.name} {task.digest} {shots}"
+        for variant in accuracy_variants(plan.budgets, settings.precisions):
+            measure = functools.partial(accuracy_rows, task=task, variant=variant)
+            yield "accuracy", f"{asked} {variant.name} {variant.precision}", measure
 
 
 def about(settings: BenchSettings) -> dict[str, Any]:
@@ -115,20 +107,20 @@ def about(settings: BenchSettings) -> dict[str, Any]:
 
 
 def measure(
-    settings: BenchSettings, plan: Plan, results: Results, *, progress: ProgressCallback | None = None
+    settings: BenchSettings, plan: BenchPlan, results: Results, *, progress: ProgressCallback | None = None
 ) -> Results:
     """Measure what the results do not hold yet; `progress` is called with cases done, cases in all, and the next.
 
-    A case that holds less than is wanted is measured again whole, with what it holds: its ways are compared in one run.
+    A case that holds less than is wanted is measured again as a whole, since its variants are compared in one run.
     """
-    todo = list(cases(settings, plan))
+    todo = list(measurements(settings, plan))
     with _threads(settings.threads):
         for number, (part, name, rows) in enumerate(todo):
             if progress is not None:
                 progress(number, len(todo), f"{part}: {name}")
-            told = _wider(settings, part, results.of(part, name)) if results.has(part, name) else settings
-            if told is not None:
-                results.put(part, name, rows(told))
+            wanted = _wider(settings, part, results.of(part, name)) if results.has(part, name) else settings
+            if wanted is not None:
+                results.put(part, name, rows(wanted))
                 gc.collect()
     if progress is not None:
         progress(len(todo), len(todo), "")

@@ -1,4 +1,4 @@
-"""What a run of the measurements is told."""
+"""What a run of the measurements is settings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 from fewseg.core.devices import PRECISIONS, choose_device
 from fewseg.core.errors import InvalidOption, unknown
-from fewseg.tools.bench.cases import MODELS, find_model
-from fewseg.tools.bench.options import LEVELS, Manner
+from fewseg.tools.bench.models import MODELS, bench_model
+from fewseg.tools.bench.options import LEVELS, MeasuringOptions
 from fewseg.tools.bench.timing import CLOCKS
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchSettings(Manner):
+class BenchSettings(MeasuringOptions):
     """What is measured, and how; the defaults are the tables of the documentation."""
 
     models: tuple[str, ...] = tuple(MODELS)
@@ -23,14 +23,14 @@ class BenchSettings(Manner):
     shots: tuple[int, ...] = (1, 5, 10)
     """Numbers of support images."""
     precisions: tuple[str, ...] = ("float32", "bfloat16")
-    """Precisions, of both ways; training is measured in float32 alone."""
+    """Precisions, of both variants; training is measured in float32 alone."""
     repeats: int = 5
-    """Rounds, in each of which every way runs."""
+    """Rounds, in each of which every variant runs."""
 
     def __post_init__(self) -> None:
         """Raises `InvalidOption` for what cannot be measured."""
         for name in self.models:
-            find_model(name)
+            bench_model(name)
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 raise unknown("precision", precision, PRECISIONS)

@@ -1,6 +1,6 @@
-"""A step of training: the straightforward loop beside ours, and what keeping a frozen backbone's maps costs and saves.
+"""A step of training: the baseline loop beside fewseg's, and what keeping a frozen backbone's maps costs and saves.
 
-The straightforward loop encodes every query and every support image of every episode, materialises the scores, and
+The baseline loop encodes every query and every support image of every episode, materialises the scores, and
 lets autograd keep what it likes. Images are read before: reading them is in no time here.
 """
 
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from fewseg.core.distributed import SINGLE_PROCESS
 from fewseg.core.errors import InvalidOption
+from fewseg.core.memory import peak_source
 from fewseg.core.types import IGNORE
 from fewseg.data.datasets.synthetic import SyntheticDataset
 from fewseg.data.episodes.tensors import TrainingSource
@@ -25,14 +26,14 @@ from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
-from fewseg.tools.bench.cases import build, find_model
+from fewseg.tools.bench.baseline import baseline_maps
+from fewseg.tools.bench.baseline_light import baseline_dcama
+from fewseg.tools.bench.baseline_others import baseline_hsnet, baseline_sccan
 from fewseg.tools.bench.machine import synchronise
-from fewseg.tools.bench.memory import peak_mebibytes, together
-from fewseg.tools.bench.options import Clock
-from fewseg.tools.bench.peak import Pieces, way_of_measuring
-from fewseg.tools.bench.queries import Row
-from fewseg.tools.bench.reference import PlainDCAMA, plain_maps
-from fewseg.tools.bench.reference_others import plain_hsnet, plain_sccan
+from fewseg.tools.bench.models import bench_model, build
+from fewseg.tools.bench.options import BASELINE, OPTIMISED, Clock
+from fewseg.tools.bench.peak_memory import Pieces, peak_mebibytes, together
+from fewseg.tools.bench.results import Row
 from fewseg.tools.bench.settings import BenchSettings
 from fewseg.tools.bench.timing import CLOCKS, interleaved, summary
 from fewseg.training.batches import Batch, EpisodeImages
@@ -42,7 +43,7 @@ from fewseg.training.feature_cache import FeatureCache, cached_batches
 from fewseg.training.optim import make_optimiser
 from fewseg.training.step import Gradient
 
-TRAINING_WAYS: Final = ("reference", "ours", "ours, maps kept")
+TRAINING_VARIANTS: Final = (BASELINE, OPTIMISED, "ours, maps kept")
 """The last computes the backbone's maps of every image once."""
 
 EPISODES: Final = 2000
@@ -51,7 +52,7 @@ EPISODES: Final = 2000
 CLASSES: Final = 4
 """Classes that are trained on."""
 
-PICTURES: Final = 5
+IMAGES: Final = 5
 """Images of each: enough that episodes differ."""
 
 Step = Callable[[], Tensor]
@@ -59,56 +60,58 @@ Step = Callable[[], Tensor]
 
 
 def training_rows(settings: BenchSettings, name: str, batch: int, shots: int = 1) -> list[Row]:
-    """Seconds and memory of a step of so many episodes, by way, in float32."""
-    device, method = settings.torch_device, build(find_model(name), settings.size)
-    made = {way: make_step(method, way, batch, shots, device, settings.clock) for way in TRAINING_WAYS}
-    steps: dict[str, Callable[[], object]] = {way: step for way, (step, _) in made.items()}
+    """Seconds and memory of a step of so many episodes, by variant, in float32."""
+    device, method = settings.torch_device, build(bench_model(name), settings.size)
+    made = {variant: make_step(method, variant, batch, shots, device, settings.clock) for variant in TRAINING_VARIANTS}
+    steps: dict[str, Callable[[], object]] = {variant: step for variant, (step, _) in made.items()}
     taken = interleaved(steps, repeats=settings.repeats, device=device, clock=settings.clock, least=0)
-    base = summary(taken["reference"])["seconds"]
+    base = summary(taken[BASELINE])["seconds"]
     peaks: dict[str, float | None] = {}
     if settings.memory:
-        peaks = together({way: functools.partial(_memory, settings, name, way, batch, shots) for way in taken})
+        peaks = together(
+            {variant: functools.partial(_memory, settings, name, variant, batch, shots) for variant in taken}
+        )
     rows = []
-    for way, seconds in taken.items():
+    for variant, seconds in taken.items():
         each = summary(seconds)
         rows.append(
             {
                 "model": name,
-                "about": find_model(name).about,
+                "about": bench_model(name).about,
                 "size": method.config.image_size,
                 "batch": batch,
                 "shots": shots,
-                "way": way,
+                "way": variant,
                 "precision": "float32",
                 **each,
                 "faster": base / each["seconds"],
                 "epoch_seconds": each["seconds"] * EPISODES / batch,
-                "keeping_seconds": made[way][1],
-                "memory_mib": peaks.get(way),
-                "memory_how": way_of_measuring(device) if settings.memory else None,
+                "keeping_seconds": made[variant][1],
+                "memory_mib": peaks.get(variant),
+                "memory_how": peak_source(device) if settings.memory else None,
             }
         )
     return rows
 
 
 def make_step(
-    method: FewShotMethod, way: str, batch: int, shots: int, device: torch.device, clock: Clock = "wall"
+    method: FewShotMethod, variant: str, batch: int, shots: int, device: torch.device, clock: Clock = "wall"
 ) -> tuple[Step, float | None]:
     """A training step on the next batch, over and over; and the seconds that keeping one image's maps took."""
-    if way not in TRAINING_WAYS:
-        raise InvalidOption(f"way {way!r} of training: choose among {', '.join(TRAINING_WAYS)}")
+    if variant not in TRAINING_VARIANTS:
+        raise InvalidOption(f"variant {variant!r} of training: choose among {', '.join(TRAINING_VARIANTS)}")
     method = copy.deepcopy(method).to(device)
-    config = _config(method, batch, shots, kept=way == TRAINING_WAYS[2])
-    dataset = SyntheticDataset(per_class=PICTURES, size=method.config.image_size)
+    config = _config(method, batch, shots, kept=variant == TRAINING_VARIANTS[2])
+    dataset = SyntheticDataset(per_class=IMAGES, size=method.config.image_size)
     source = TrainingSource(dataset, tuple(range(CLASSES)))
-    if way == "reference":
-        return _plain_step(method, _pictures(source, config, method), device), None
+    if variant == BASELINE:
+        return _baseline_step(method, _image_batches(source, config, method), device), None
     optimiser, gradient = make_optimiser(method, config), Gradient(method, config, SINGLE_PROCESS)
     keeping = None
     if config.cached_views:
         batches, keeping = _maps(source, config, method, clock)
     else:
-        batches = _pictures(source, config, method)
+        batches = _image_batches(source, config, method)
     number = itertools.count()
 
     def step() -> Tensor:
@@ -135,7 +138,7 @@ def _config(method: FewShotMethod, batch: int, shots: int, *, kept: bool) -> Tra
     )
 
 
-def _pictures(source: TrainingSource, config: TrainConfig, method: FewShotMethod) -> Iterator[Batch]:
+def _image_batches(source: TrainingSource, config: TrainConfig, method: FewShotMethod) -> Iterator[Batch]:
     """The same few batches again and again, read once."""
     size = method.config.image_size
     read = list(training_batches([source], config, size, start=0, pin=False))
@@ -157,17 +160,17 @@ def _maps(
     return iter(cached_batches(episodes, cache, items, config.batch_size)), each
 
 
-def _plain_step(method: FewShotMethod, batches: Iterator[Batch], device: torch.device) -> Step:
-    """The loop that anybody would write first."""
-    logits, weights = _plain_forward(method, device)
+def _baseline_step(method: FewShotMethod, batches: Iterator[Batch], device: torch.device) -> Step:
+    """The training loop as written without any of fewseg's optimisations."""
+    logits, weights = _baseline_forward(method, device)
     optimiser = torch.optim.SGD(weights, lr=1e-3, momentum=0.9, weight_decay=1e-4, nesterov=True)
 
     def step() -> Tensor:
         batch = next(batches)
         assert isinstance(batch, EpisodeImages)
-        pictures, n = batch.images, batch.masks.shape[1]
-        query = pictures[list(batch.query)]
-        images = pictures[list(batch.support)].unflatten(0, (-1, n))
+        pool, n = batch.images, batch.masks.shape[1]
+        query = pool[list(batch.query)]
+        images = pool[list(batch.support)].unflatten(0, (-1, n))
         optimiser.zero_grad()
         loss = F.cross_entropy(logits(query, images, batch.masks), batch.query_mask, ignore_index=IGNORE)
         loss.backward()
@@ -177,31 +180,39 @@ def _plain_step(method: FewShotMethod, batches: Iterator[Batch], device: torch.d
     return step
 
 
-def _plain_forward(method: FewShotMethod, device: torch.device) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """Logits the straightforward way, with dropout, and the weights that are trained."""
+def _baseline_forward(method: FewShotMethod, device: torch.device) -> tuple[Callable[..., Tensor], list[Tensor]]:
+    """Logits of the baseline implementation, with dropout, and the weights that are trained."""
     if isinstance(method, MaskAggregation):
-        dcama = PlainDCAMA(method, device)
+        dcama = baseline_dcama(method, device)
         return dcama, dcama.trainable()
-    plain: FewShotMethod = method
+    baseline: FewShotMethod = method
     if isinstance(method, (HSNet, SCCAN)):
-        plain = plain_hsnet(method) if isinstance(method, HSNet) else plain_sccan(method)
-    plain.to(device).train()
+        baseline = baseline_hsnet(method) if isinstance(method, HSNet) else baseline_sccan(method)
+    baseline.to(device).train()
 
     def forward(query: Tensor, images: Tensor, masks: Tensor) -> Tensor:
-        found, shown = plain_maps(plain.backbone, query), plain_maps(plain.backbone, images.flatten(0, 1))
+        found, shown = baseline_maps(baseline.backbone, query), baseline_maps(baseline.backbone, images.flatten(0, 1))
         size = (query.shape[-2], query.shape[-1])
-        return plain.segment(plain.query_from_maps(found, size), plain.support_from_maps(shown, masks))
+        return baseline.segment(baseline.query_from_maps(found, size), baseline.support_from_maps(shown, masks))
 
-    return forward, list(plain.trainable_parameters())
+    return forward, list(baseline.trainable_parameters())
 
 
-def _memory(settings: BenchSettings, name: str, way: str, batch: int, shots: int) -> float | None:
-    arguments: dict[str, Any] = {"model": name, "size": settings.size, "way": way, "batch": batch, "shots": shots}
+def _memory(settings: BenchSettings, name: str, variant: str, batch: int, shots: int) -> float | None:
+    arguments: dict[str, Any] = {
+        "model": name,
+        "size": settings.size,
+        "variant": variant,
+        "batch": batch,
+        "shots": shots,
+    }
     found = peak_mebibytes("training:memory_pieces", settings.torch_device, threads=settings.threads, **arguments)
     return found.get("step")
 
 
-def memory_pieces(device: torch.device, *, model: str, size: int | None, way: str, batch: int, shots: int) -> Pieces:
+def memory_pieces(
+    device: torch.device, *, model: str, size: int | None, variant: str, batch: int, shots: int
+) -> Pieces:
     """What `peak` measures: one step."""
-    step, _ = make_step(build(find_model(model), size), way, batch, shots, device)
+    step, _ = make_step(build(bench_model(model), size), variant, batch, shots, device)
     yield "step", step

@@ -1,4 +1,4 @@
-"""How many floating-point operations a query needs when nothing is done twice.
+"""Floating-point operations that a query needs when nothing is computed twice.
 
 Multiplications and additions of convolutions and matrix products, two for each pair; what the exponentials, norms and
 resizing cost is not among them. The support is encoded, so nothing that depends on it alone counts.
@@ -6,7 +6,7 @@ resizing cost is not among them. The support is encoded, so nothing that depends
 DCAMA is counted in closed form, by the fewest operations of an exact computation that we know: the support's share of
 the decoder comes ready, and a convolution over an upsampled map is counted at the map's own size (a 3 x 3 convolution
 is nine shifted 1 x 1 ones, and those commute with the upsampling). SCCAN and HSNet are counted by torch's
-`FlopCounterMode` as they run: SCCAN with the support's stream ready; HSNet's plain way, all correlations once, but
+`FlopCounterMode` as they run: SCCAN with the support's stream ready; HSNet's baseline, all correlations once, but
 those with the support's background, which are zero, where our first convolutions do with less.
 """
 
@@ -30,17 +30,17 @@ from fewseg.models.methods.dcama_light.method import DCAMALight
 from fewseg.models.methods.dcama_light.prototypes import INPUTS_PER_BLOCK
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
-from fewseg.tools.bench.cases import noise
-from fewseg.tools.bench.options import Level
-from fewseg.tools.bench.reference import plain_maps
-from fewseg.tools.bench.reference_others import plain_hsnet, plain_sccan
-from fewseg.tools.bench.ways import prepare
+from fewseg.tools.bench.baseline import baseline_maps
+from fewseg.tools.bench.baseline_others import baseline_hsnet, baseline_sccan
+from fewseg.tools.bench.models import noise
+from fewseg.tools.bench.options import BASELINE, OPTIMISED, Level
+from fewseg.tools.bench.variants import prepare_variant
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Operations:
+class Flops:
     """Of one query."""
 
     backbone: float
@@ -58,7 +58,7 @@ class Operations:
         }[level]
 
 
-def counted(run: Callable[[], object]) -> float:
+def counted_flops(run: Callable[[], object]) -> float:
     """Operations of a computation as torch counts them, attention in full: no fused kernel, whose padding counts."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         run()
@@ -74,7 +74,7 @@ def _counted_zeros(backbone: nn.Module) -> Iterator[list[float]]:
         if layer.conv.stride != (1, 1):
             size = (output.shape[2], output.shape[3])
             multiplied, own = layer.strided_kernel(inputs[0]).shape, layer.conv.weight.shape
-            more = convolution_operations(multiplied, size) - convolution_operations(own, size)
+            more = convolution_flops(multiplied, size) - convolution_flops(own, size)
             zeros.append(more * output.shape[0])
 
     hooks = [m.register_forward_hook(note) for m in backbone.modules() if isinstance(m, ConvNorm)]
@@ -86,41 +86,41 @@ def _counted_zeros(backbone: nn.Module) -> Iterator[list[float]]:
 
 
 @torch.inference_mode()
-def needed(method: FewShotMethod, shots: int) -> Operations:
+def needed_flops(method: FewShotMethod, shots: int) -> Flops:
     """What a query of a method (on the CPU) with so many shots needs."""
     query, images, masks = noise(method.config.image_size, shots)
     query = query.to(method.dtype)
     with _counted_zeros(method.backbone) as zeros:
-        backbone = counted(lambda: plain_maps(method.backbone, query)) - sum(zeros)
+        backbone = counted_flops(lambda: baseline_maps(method.backbone, query)) - sum(zeros)
     if isinstance(method, MaskAggregation):
-        sizes = [(m.shape[-2], m.shape[-1]) for m in plain_maps(method.backbone, query)]
+        sizes = [(m.shape[-2], m.shape[-1]) for m in baseline_maps(method.backbone, query)]
         attention = dcama_attention(method, sizes, shots)
-        return Operations(backbone, attention, dcama_projections(method, sizes) + dcama_decoder(method, sizes))
-    plain = method
+        return Flops(backbone, attention, dcama_projections(method, sizes) + dcama_decoder(method, sizes))
+    baseline = method
     if isinstance(method, (HSNet, SCCAN)):
-        plain = plain_hsnet(method) if isinstance(method, HSNet) else plain_sccan(method)
-    features, support = plain.encode_query(query), plain.encode_support(images, masks)
-    plain.segment(features, support)  # what is kept with the support is there now
-    maps, size = plain_maps(plain.backbone, query), features.image_size
-    head = counted(lambda: plain.segment(plain.query_from_maps(maps, size), support))
-    attention = _counted_op(method, "reference", shots)
+        baseline = baseline_hsnet(method) if isinstance(method, HSNet) else baseline_sccan(method)
+    features, support = baseline.encode_query(query), baseline.encode_support(images, masks)
+    baseline.segment(features, support)  # what is kept with the support is there now
+    maps, size = baseline_maps(baseline.backbone, query), features.image_size
+    head = counted_flops(lambda: baseline.segment(baseline.query_from_maps(maps, size), support))
+    attention = _counted_op(method, BASELINE, shots)
     rest = head - attention
     if isinstance(method, HSNet):
-        attention = min(attention, _counted_op(method, "ours", shots))
-    return Operations(backbone, attention, rest)
+        attention = min(attention, _counted_op(method, OPTIMISED, shots))
+    return Flops(backbone, attention, rest)
 
 
-def _counted_op(method: FewShotMethod, way: str, shots: int) -> float:
-    """Of what compares query and support, as one way does it."""
-    return counted(prepare(method, way, shots, torch.device("cpu"), method.dtype).work["op"])
+def _counted_op(method: FewShotMethod, variant: str, shots: int) -> float:
+    """Of what compares query and support, as one variant does it."""
+    return counted_flops(prepare_variant(method, variant, shots, torch.device("cpu"), method.dtype).work["op"])
 
 
-def attention_operations(queries: int, keys: int, width: int, heads: int, values: int) -> float:
+def attention_flops(queries: int, keys: int, width: int, heads: int, values: int) -> float:
     """Q Kᵀ over all heads together, and P V of so many values a token."""
     return 2.0 * queries * keys * (width + heads * values)
 
 
-def convolution_operations(weight: Sequence[int], size: Size) -> float:
+def convolution_flops(weight: Sequence[int], size: Size) -> float:
     """A convolution with a weight of that shape (O, I, k, k) and so large an output."""
     return 2.0 * math.prod(weight) * size[0] * size[1]
 
@@ -132,7 +132,7 @@ def dcama_attention(method: MaskAggregation, sizes: Sequence[Size], shots: int) 
         positions = sizes[index][0] * sizes[index][1]
         keys = shots * (2 * config.support_pixel_budget if config.support_pixel_budget else positions)
         width = method.token_width(index)
-        total += attention_operations(positions, keys, width, config.heads, 2 if method.class_balanced else 1)
+        total += attention_flops(positions, keys, width, config.heads, 2 if method.class_balanced else 1)
     return total
 
 
@@ -145,8 +145,8 @@ def dcama_projections(method: MaskAggregation, sizes: Sequence[Size]) -> float:
     return total
 
 
-def dcama_decoder(method: MaskAggregation, sizes: Sequence[Size], *, plain: bool = False) -> float:
-    """Of the decoder; `plain`: as the paper writes it, the support's maps and upsampled maps in full."""
+def dcama_decoder(method: MaskAggregation, sizes: Sequence[Size], *, as_published: bool = False) -> float:
+    """Of the decoder; `as_published`: as the paper writes it, the support's maps and upsampled maps in full."""
     if isinstance(method, DCAMALight):
         return _light_decoder(method, sizes)
     assert isinstance(method, DCAMA)
@@ -162,28 +162,28 @@ def dcama_decoder(method: MaskAggregation, sizes: Sequence[Size], *, plain: bool
         names = [f"vote.{scale}.{number}" for number in (0, 3, 6)]
         if scale != scales[0]:
             names += [f"merge.{scale}.{number}" for number in (0, 3, 6)]
-        total += sum(convolution_operations(shapes[name], place[scale]) for name in names)
+        total += sum(convolution_flops(shapes[name], place[scale]) for name in names)
     have = {block.scale: index for index, block in enumerate(method.backbone.blocks)}
     skips = sorted((s for s in set(config.skip_scales) if s in have), reverse=True)
     mix = sizes[have[4]] if 4 in skips else _double(place[scales[-1]])
     # What mixer1 sees: channels and the size of the map that they come from.
     groups = [(shapes[f"vote.{scales[-1]}.6"][0], place[scales[-1]])]
-    copies = 2 if plain and config.skip_support else 1
+    copies = 2 if as_published and config.skip_support else 1
     groups += [(copies * method.backbone.blocks[have[s]].channels, sizes[have[s]]) for s in skips]
     if config.class_balanced:
         groups += [(blocks[scale], place[scale]) for scale in scales]
     outputs, _, *kernel = shapes["mixer1.0"]
     for channels, own in groups:
-        total += convolution_operations((outputs, channels, *kernel), mix if plain else min(own, mix))
+        total += convolution_flops((outputs, channels, *kernel), mix if as_published else min(own, mix))
     double, quadruple = _double(mix), _double(_double(mix))
     for name, size in (
         ("mixer1.2", mix),
-        ("mixer2.0", double if plain else mix),
+        ("mixer2.0", double if as_published else mix),
         ("mixer2.2", double),
-        ("mixer3.0", quadruple if plain else double),
+        ("mixer3.0", quadruple if as_published else double),
         ("mixer3.2", quadruple),
     ):
-        total += convolution_operations(shapes[name], size)
+        total += convolution_flops(shapes[name], size)
     return total
 
 
@@ -202,7 +202,7 @@ def _light_decoder(method: DCAMALight, sizes: Sequence[Size]) -> float:
         for s, places in method.places.items()
     }
     prototypes = {s: [block.flatten(1, 2)[:, :1] for block in blocks] for s, blocks in tokens.items()}
-    return counted(lambda: method.decode(seen, method.decoder.query_share(skips), tokens, prototypes))
+    return counted_flops(lambda: method.decode(seen, method.decoder.query_share(skips), tokens, prototypes))
 
 
 def _attended(method: MaskAggregation) -> list[tuple[int, int]]:
@@ -214,7 +214,7 @@ def _double(size: Size) -> Size:
     return 2 * size[0], 2 * size[1]
 
 
-def operations_by_level(method: FewShotMethod, shots: int) -> dict[str, float]:
+def flops_by_level(method: FewShotMethod, shots: int) -> dict[str, float]:
     """`needed`, level by level."""
-    operations = needed(method, shots)
+    operations = needed_flops(method, shots)
     return {"op": operations.at("op"), "head": operations.at("head"), "query": operations.at("query")}

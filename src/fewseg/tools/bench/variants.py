@@ -1,4 +1,4 @@
-"""The same work done two ways, at three levels: what takes turns in the measurements."""
+"""The work that is measured: by the baseline implementation and by fewseg, at three levels."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from fewseg.models.methods.sccan.method import SCCAN
 from fewseg.models.ops.correlation import convolve_correlation
 from fewseg.models.ops.cosine import unit
 from fewseg.models.ops.window_attention import self_calibrated_attention
-from fewseg.tools.bench.cases import noise
-from fewseg.tools.bench.reference import PlainDCAMA, plain_maps
-from fewseg.tools.bench.reference_others import plain_hsnet, plain_pivot, plain_sccan, plain_windows
+from fewseg.tools.bench.baseline import baseline_maps
+from fewseg.tools.bench.baseline_light import baseline_dcama
+from fewseg.tools.bench.baseline_others import baseline_hsnet, baseline_pivot, baseline_sccan, baseline_windows
+from fewseg.tools.bench.models import noise
+from fewseg.tools.bench.options import BASELINE, OPTIMISED
 
-WAYS: Final = ("reference", "ours")
-"""`reference` is the straightforward way."""
+VARIANTS: Final = (BASELINE, OPTIMISED)
+"""`reference` is the baseline implementation."""
 
 Work = dict[str, Callable[[], Tensor]]
 """Level to a call that does the work and returns its result."""
@@ -33,7 +35,7 @@ Work = dict[str, Callable[[], Tensor]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """One way of one model, ready to be measured."""
+    """One variant of one model, ready to be measured."""
 
     work: Work
     teach: Callable[[], object]
@@ -43,67 +45,69 @@ class Prepared:
 
 
 @torch.inference_mode()
-def prepare(method: FewShotMethod, way: str, shots: int, device: torch.device, dtype: torch.dtype) -> Prepared:
-    """One way of working on noise: `method` stays as it is. Inputs are on the device already."""
+def prepare_variant(
+    method: FewShotMethod, variant: str, shots: int, device: torch.device, dtype: torch.dtype
+) -> Prepared:
+    """A variant's work on noise; `method` stays as it is, inputs are on the device already."""
     query, images, masks = (t.to(device) for t in noise(method.config.image_size, shots))
-    if way == "ours":
-        return _ours(copy.deepcopy(method), query, images, masks, device, dtype)
-    return _reference(copy.deepcopy(method), query.to(dtype), images.to(dtype), masks, device, dtype)
+    if variant == OPTIMISED:
+        return _optimised(copy.deepcopy(method), query, images, masks, device, dtype)
+    return _baseline(copy.deepcopy(method), query.to(dtype), images.to(dtype), masks, device, dtype)
 
 
-def _ours(
+def _optimised(
     method: FewShotMethod, query: Tensor, images: Tensor, masks: Tensor, device: torch.device, dtype: torch.dtype
 ) -> Prepared:
-    precision = str(dtype).removeprefix("torch.")
-    ours = Segmenter(method, device=device, precision=precision).method  # as users have it: whatever it prepares counts
+    # As users have it: whatever a segmenter prepares counts.
+    used = Segmenter(method, device=device, precision=str(dtype).removeprefix("torch.")).method
     query = query.to(dtype)
-    support = ours.encode_support(images, masks)
-    maps = ours.backbone(query)
+    support = used.encode_support(images, masks)
+    maps = used.backbone(query)
     size = (query.shape[-2], query.shape[-1])
 
     def head() -> Tensor:
-        features = ours.query_from_maps(maps, size)
-        return ours.segment(ours.with_guide(features, query) if isinstance(ours, DCAMALight) else features, support)
+        features = used.query_from_maps(maps, size)
+        return used.segment(used.with_guide(features, query) if isinstance(used, DCAMALight) else features, support)
 
-    work: Work = {"op": _op(ours, maps, size, support), "head": head, "query": lambda: ours.segment(query, support)}
+    work: Work = {"op": _op(used, maps, size, support), "head": head, "query": lambda: used.segment(query, support)}
     kept = [*support.tensors.values(), *support.shared.values()]
-    return Prepared(work, lambda: ours.encode_support(images, masks), sum(t.nbytes for t in kept))
+    return Prepared(work, lambda: used.encode_support(images, masks), sum(t.nbytes for t in kept))
 
 
-def _reference(
+def _baseline(
     method: FewShotMethod, query: Tensor, images: Tensor, masks: Tensor, device: torch.device, dtype: torch.dtype
 ) -> Prepared:
     if isinstance(method, MaskAggregation):
-        plain = PlainDCAMA(method, device, dtype)
-        maps, support_maps = plain.maps(query), plain.maps(images.flatten(0, 1))
-        projected = plain.projected(maps, support_maps, masks)
+        baseline = baseline_dcama(method, device, dtype)
+        maps, support_maps = baseline.maps(query), baseline.maps(images.flatten(0, 1))
+        projected = baseline.projected(maps, support_maps, masks)
         work: Work = {
-            "op": lambda: _flat(plain.aggregate(projected)),
-            "head": lambda: plain.head(maps, support_maps, masks, query),
-            "query": lambda: plain(query, images, masks),
+            "op": lambda: _flat(baseline.aggregate(projected)),
+            "head": lambda: baseline.head(maps, support_maps, masks, query),
+            "query": lambda: baseline(query, images, masks),
         }
         return Prepared(work, lambda: None, 0)
     copied: FewShotMethod = method
     if isinstance(method, (HSNet, SCCAN)):
-        copied = plain_hsnet(method) if isinstance(method, HSNet) else plain_sccan(method)
+        copied = baseline_hsnet(method) if isinstance(method, HSNet) else baseline_sccan(method)
     return _encode_again(copied.to(device, dtype), query, images, masks)
 
 
 def _encode_again(method: FewShotMethod, query: Tensor, images: Tensor, masks: Tensor) -> Prepared:
     """The contract's own calls, for every query all of them."""
-    maps, support_maps = plain_maps(method.backbone, query), plain_maps(method.backbone, images.flatten(0, 1))
+    maps, support_maps = baseline_maps(method.backbone, query), baseline_maps(method.backbone, images.flatten(0, 1))
     size = (query.shape[-2], query.shape[-1])
 
     def head() -> Tensor:
         return method.segment(method.query_from_maps(maps, size), method.support_from_maps(support_maps, masks))
 
     def whole() -> Tensor:
-        found, shown = plain_maps(method.backbone, query), plain_maps(method.backbone, images.flatten(0, 1))
+        found, shown = baseline_maps(method.backbone, query), baseline_maps(method.backbone, images.flatten(0, 1))
         return method.segment(method.query_from_maps(found, size), method.support_from_maps(shown, masks))
 
     support = method.support_from_maps(support_maps, masks)
     work: Work = {
-        "op": _plain_op(method, maps, size, support),
+        "op": _baseline_op(method, maps, size, support),
         "head": head,
         "query": whole,
     }
@@ -126,25 +130,25 @@ def _op(method: FewShotMethod, maps: list[Tensor], size: tuple[int, int], suppor
     return lambda: method.segment(query, support)
 
 
-def _plain_op(
+def _baseline_op(
     method: FewShotMethod, maps: list[Tensor], size: tuple[int, int], support: SupportSet
 ) -> Callable[[], Tensor]:
     query = method.query_from_maps(maps, size)
     if isinstance(method, HSNet):
-        plain: Any = method
+        baseline: Any = method
 
         def held() -> Tensor:
             found = []
             for n in range(support.shots):
-                for scale, whole in plain.correlations(query, _shot(support, n)).items():
-                    x = plain_pivot(plain.squeeze[str(scale)][0], whole, activate=False)
+                for scale, whole in baseline.correlations(query, _shot(support, n)).items():
+                    x = baseline_pivot(baseline.squeeze[str(scale)][0], whole, activate=False)
                     found.append(x.permute(0, 2, 3, 4, 5, 1).flatten())
             return torch.cat(found)
 
         return held
     if isinstance(method, SCCAN):
         windows = _windows(method, query.batch)
-        return lambda: _flat([plain_windows(q, own, other) for q, own, other in windows])
+        return lambda: _flat([baseline_windows(q, own, other) for q, own, other in windows])
     return lambda: method.segment(query, support)
 
 

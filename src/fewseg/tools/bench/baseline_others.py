@@ -1,4 +1,4 @@
-"""HSNet and SCCAN the straightforward way: the same weights, every query with its support encoded anew."""
+"""Baseline implementations of HSNet and SCCAN: the same weights, every query with its support encoded anew."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fewseg.models.methods.sccan.method import SCCAN
 from fewseg.models.ops.resize import resize
 
 
-class PlainHSNet(HSNet):
+class BaselineHSNet(HSNet):
     """The 4-D correlation of every scale held whole, channels first, and convolved as whole tensors.
 
     Tensors are (B, C, hq, wq, hs, ws).
@@ -25,11 +25,11 @@ class PlainHSNet(HSNet):
         x = None
         for scale, finer in self.correlations(query, support).items():
             for block in cast("nn.ModuleList", self.squeeze[str(scale)]):
-                finer = plain_pivot(block, finer)
+                finer = baseline_pivot(block, finer)
             if x is not None:
                 finer = self._to_size(x, finer) + finer
                 for block in cast("nn.ModuleList", self.mix[str(scale)]):
-                    finer = plain_pivot(block, finer)
+                    finer = baseline_pivot(block, finer)
             x = finer
         assert x is not None
         decoded = self.decoder1(x.mean((4, 5)))
@@ -53,7 +53,7 @@ class PlainHSNet(HSNet):
         return x.unflatten(0, (-1, hs, ws)).permute(0, 3, 4, 5, 1, 2)
 
 
-def plain_pivot(block: Any, x: Tensor, *, activate: bool = True) -> Tensor:
+def baseline_pivot(block: Any, x: Tensor, *, activate: bool = True) -> Tensor:
     """A `PivotBlock` over (B, C, hq, wq, hs, ws) by two 2-D convolutions; group norm and ReLU if wanted."""
     b, _, hq, wq = x.shape[:4]
     over_support = block.support(x.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))
@@ -66,21 +66,21 @@ def plain_pivot(block: Any, x: Tensor, *, activate: bool = True) -> Tensor:
     return F.relu(block.norm(summed)) if activate else summed
 
 
-def plain_hsnet(method: HSNet) -> PlainHSNet:
-    """A copy of the method that computes the straightforward way."""
-    plain = PlainHSNet(method.backbone, method.config)
-    plain.load_state_dict(method.state_dict())
-    return plain.eval()
+def baseline_hsnet(method: HSNet) -> BaselineHSNet:
+    """A copy of the method that computes as the baseline does."""
+    baseline = BaselineHSNet(method.backbone, method.config)
+    baseline.load_state_dict(method.state_dict())
+    return baseline.eval()
 
 
-def plain_sccan(method: SCCAN) -> SCCAN:
+def baseline_sccan(method: SCCAN) -> SCCAN:
     """A copy of the method whose windows attend with materialised scores."""
-    plain = SCCAN(method.backbone, dataclasses.replace(method.config, implementation="reference"))
-    plain.load_state_dict(method.state_dict())
-    return plain.eval()
+    baseline = SCCAN(method.backbone, dataclasses.replace(method.config, implementation="reference"))
+    baseline.load_state_dict(method.state_dict())
+    return baseline.eval()
 
 
-def plain_windows(query: Tensor, own: tuple[Tensor, Tensor], support: tuple[Tensor, Tensor]) -> Tensor:
+def baseline_windows(query: Tensor, own: tuple[Tensor, Tensor], support: tuple[Tensor, Tensor]) -> Tensor:
     """SCCAN's attention as written: both halves' scores, one softmax, both halves' values; (B, n, heads, T, d)."""
     scores = [query * query.shape[-1] ** -0.5 @ own[0].mT, F.normalize(query, dim=-1) @ support[0].mT]
     return torch.cat(scores, -1).softmax(-1) @ torch.cat([own[1], support[1]], -2)

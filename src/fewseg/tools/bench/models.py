@@ -43,7 +43,7 @@ QUICK: Final = Model("dcama", "tiny", 128, about="DCAMA, small backbone")
 QUICK_NAME: Final = "dcama-tiny"
 
 
-def find_model(name: str) -> Model:
+def bench_model(name: str) -> Model:
     """The model of that name; raises `InvalidOption` with the nearest known names."""
     known = {**MODELS, QUICK_NAME: QUICK}
     if name not in known:
