@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiles import segment_tiled, teach_tiled
-from fewseg.tools.demo.photographs import View, sources
+from fewseg.tools.demo.photographs import PhotoWindow, sources
 
 OpenedImage = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 
@@ -25,7 +25,7 @@ CASES = {"coins": ("coin", 5, 5), "tissue": ("gland", 3, 3)}
 
 def photograph(name: str, label: str) -> OpenedImage:
     """A whole photograph of the demo and the label's mask."""
-    view = View(name, (0, 0, *sources()[name].size))
+    view = PhotoWindow(name, (0, 0, *sources()[name].size))
     return np.asarray(view.image()), view.mask(label) > 0
 
 

@@ -14,7 +14,7 @@ from fewseg.core.errors import FewsegError, InvalidDataset, InvalidMask, Invalid
 from fewseg.core.types import Episode
 from fewseg.data.datasets.benchmark import Benchmark
 from fewseg.data.datasets.coco20i import Coco20i, Coco20iPanet
-from fewseg.data.datasets.counts import count
+from fewseg.data.datasets.counts import count_benchmark
 from fewseg.data.datasets.fss1000 import Fss1000
 from fewseg.data.datasets.pascal5i import Pascal5i
 from fewseg.data.episodes.draw import draw_test_episodes, load_episodes, save_episodes
@@ -90,7 +90,7 @@ def test_pascal_lists_leave_small_objects_out(roots: dict[str, Path]) -> None:
     assert small[1] < 2048
     assert [pair for pair in dataset.test_pairs(0) if pair[0] == "2008_000003"] == [("2008_000003", 0)]
     assert [name for name, _ in dataset.test_pairs(0)] == sorted(name for name, _ in dataset.test_pairs(0))
-    rows = {row.title: row.ours for row in count(dataset).rows}
+    rows = {row.title: row.counted for row in count_benchmark(dataset).rows}
     assert rows["test pairs"] == (15, 15, 15, 15)
     assert sum(rows["test pairs on any area"]) == 80  # 20 of the 60 images show two classes
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import fewseg
 from fewseg.cli import main
-from fewseg.tools.demo.photographs import Query, View, tasks
+from fewseg.tools.demo.photographs import PhotoWindow, Query, tasks
 from helpers.golden_models import released_state
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def commands(text: str) -> Iterator[list[str]]:
                 yield words
 
 
-def write_pair(view: View, label: str, image: Path, mask: Path) -> None:
+def write_pair(view: PhotoWindow, label: str, image: Path, mask: Path) -> None:
     image.parent.mkdir(parents=True, exist_ok=True)
     view.image().save(image)
     Image.fromarray(view.mask(label) * np.uint8(255)).save(mask)
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     by_name = {task.name: task for task in tasks()}
     coins = by_name["coins"]
-    first, second = coins.support["coin"][0], View("coins", (10, 160, 140, 300))
+    first, second = coins.support["coin"][0], PhotoWindow("coins", (10, 160, 140, 300))
     write_pair(first, "coin", tmp_path / "coins/1.jpg", tmp_path / "coins/1.png")
     write_pair(second, "coin", tmp_path / "coins/2.jpg", tmp_path / "coins/2.png")
     coins.queries[0].image().save("table.jpg")

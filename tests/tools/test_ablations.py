@@ -19,7 +19,7 @@ from fewseg.models.methods import create_method
 from fewseg.models.methods.options import method_options
 from fewseg.tools.ablations import EXPERIMENTS, Settings, run, run_experiment
 from fewseg.tools.ablations.costs import multiply_adds, peak_megabytes
-from fewseg.tools.ablations.report import HEADS, table, write_outcome
+from fewseg.tools.ablations.report import HEADS, table, write_experiment
 from helpers.colour_method import write_support
 
 SETTINGS = Settings(
@@ -198,7 +198,7 @@ def test_settings_that_a_given_model_leaves_nothing_to(
 def test_results_of_a_given_model_tell_nothing_of_training(tmp_path: Path, checkpoint: str) -> None:
     settings = dataclasses.replace(MEASURED, checkpoint=checkpoint)
     outcome = run_experiment(EXPERIMENTS["intermediate-masks"], settings, tmp_path)
-    write_outcome(tmp_path / "told", outcome, settings)
+    write_experiment(tmp_path / "told", outcome, settings)
     whole = json.loads((tmp_path / "told" / "results.json").read_text())["settings"]
     part = json.loads((tmp_path / "intermediate-masks" / "DCAMA.json").read_text())["about"]["settings"]
     for told in (whole, part):

@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_every_window_has_its_mask(task: photographs.Task) -> None:
+def test_every_window_has_its_mask(task: photographs.DemoTask) -> None:
     taught = [(view, label) for label, views in task.support.items() for view in views]
     asked = [(query, label) for query in task.queries for label in query.labels]
     assert taught
@@ -45,7 +45,7 @@ def test_every_window_has_its_mask(task: photographs.Task) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_no_query_shares_a_pixel_with_what_was_taught(task: photographs.Task) -> None:
+def test_no_query_shares_a_pixel_with_what_was_taught(task: photographs.DemoTask) -> None:
     for query in task.queries:
         for views in task.support.values():
             for view in views:

@@ -45,7 +45,7 @@ def run(options: Options) -> int:
     """Run the experiments one after the other; a table each."""
     from fewseg.cli.common import log_to_terminal, progress_bar
     from fewseg.tools.ablations.experiments import EXPERIMENTS
-    from fewseg.tools.ablations.report import listing, table, write_outcome
+    from fewseg.tools.ablations.report import listing, table, write_experiment
     from fewseg.tools.ablations.run import check_experiment, run_experiment
 
     log_to_terminal(options.verbose)
@@ -65,7 +65,7 @@ def run(options: Options) -> int:
             # The bar appears with the first step: what fails before that is said in one line and nothing else.
             bar = functools.cache(lambda stack=stack: stack.enter_context(progress_bar("ablation")))
             outcome = run_experiment(experiment, settings, options.out, progress=lambda *done, bar=bar: bar()(*done))
-        write_outcome(options.out / experiment.name, outcome, settings)
+        write_experiment(options.out / experiment.name, outcome, settings)
         print(table(outcome), end="\n\n")
     return 0
 

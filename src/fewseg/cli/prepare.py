@@ -61,9 +61,9 @@ def run(options: Options) -> int:
 
 
 def _report(benchmark: Benchmark) -> str:
-    from fewseg.data.datasets.counts import count
+    from fewseg.data.datasets.counts import count_benchmark
 
-    counts = count(benchmark)
+    counts = count_benchmark(benchmark)
     lists = ", ".join(benchmark.index.published)
     said = [counts.table(), "", "In brackets: the papers' lists."]
     if benchmark.word != "fss1000":

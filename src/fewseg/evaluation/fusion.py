@@ -1,6 +1,6 @@
-"""Segmenting with n shots by fusing n one-shot predictions, for every method: beside its own way, to compare with it.
+"""n-shot segmentation by fusing n one-shot predictions, for any method, to compare with its own n-shot inference.
 
-What depends on the support alone is computed once and serves any number of queries, as in a `SupportSet`.
+Everything that depends on the support alone is computed once and serves any number of queries, as in a `SupportSet`.
 """
 
 from __future__ import annotations

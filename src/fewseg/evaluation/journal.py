@@ -1,4 +1,4 @@
-"""Finished episodes of an evaluation on disk, so that one that was killed goes on where it stopped."""
+"""Finished episodes of an evaluation on disk, so that a run that was killed goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Journal:
 
     def read(self) -> dict[int, NDArray[np.float64]]:
         """Number of every finished episode to its counts, from the files of all processes."""
-        found: dict[int, NDArray[np.float64]] = {}
+        rows: dict[int, NDArray[np.float64]] = {}
         for path in sorted(self.folder.glob(f"{self._key}.*.jsonl")):
             for line in path.read_bytes().splitlines():
-                found.update(_parsed(line))
-        return found
+                rows.update(_parsed(line))
+        return rows
 
     def write(self, numbers: Sequence[int], rows: NDArray[np.float64]) -> None:
         """Add a finished batch; raises `OutputError`."""

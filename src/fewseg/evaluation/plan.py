@@ -1,4 +1,4 @@
-"""What an evaluation runs: datasets, folds, seeds and numbers of shots to lists of episodes."""
+"""From datasets, folds, seeds and numbers of shots to the episode lists of an evaluation."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ class Trial:
 
 
 def open_targets(
-    words: Sequence[str], protocol: Protocol, *, fold: Sequence[int] = (), folds: int = 4, min_area: float = 0.0
+    specs: Sequence[str], protocol: Protocol, *, fold: Sequence[int] = (), folds: int = 4, min_area: float = 0.0
 ) -> list[Target]:
-    """Datasets as written on the command line, each fold apart.
+    """The targets of dataset specs as written on the command line, each fold apart.
 
-    `fold` goes for words without @; without it a benchmark is tested on all its folds, another dataset on all classes.
+    `fold` is for specs without @; without it a benchmark is tested on all its folds, another dataset on all classes.
 
     Raises:
         InvalidDataset, InvalidOption: see `open_source`; two datasets would write the same files.
     """
     targets = []
-    for word in words:
-        name, _, rest = word.partition(":")
+    for spec in specs:
+        name, _, rest = spec.partition(":")
         kind = BENCHMARKS.get(name)
-        place = word if kind is None else rest
+        place = spec if kind is None else rest
         divided = "@" in place and not Path(place).exists()
         numbers: Sequence[int | None] = fold or ((None,) if kind is None else range(kind.folds))
-        first = open_source(word, fold=numbers[0], folds=folds, min_area=min_area, selection=protocol.selection)
+        first = open_source(spec, fold=numbers[0], folds=folds, min_area=min_area, selection=protocol.selection)
         own = first.dataset.fold if isinstance(first.dataset, Benchmark) else None if divided else numbers[0]
         targets.append(Target(first.dataset, first.novel, own))
         targets += [_other_fold(first.dataset, number, folds) for number in numbers[1:] if not divided]

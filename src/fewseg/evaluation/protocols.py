@@ -1,4 +1,4 @@
-"""How a benchmark is measured, as data: named protocols that are printed with every result."""
+"""Named evaluation protocols as data; every result is printed with its protocol."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANY: Final = "*"
 
 @dataclass(frozen=True)
 class Protocol:
-    """What has to be the same for two numbers to be compared."""
+    """Everything that must agree for two numbers to be comparable."""
 
     name: str
     draw: Draw
@@ -108,6 +108,6 @@ def choose_protocol(
     given: dict[str, Any] = {"seeds": seeds or None, "resize": resize, "scoring": scoring}
     if count is not None:
         given["episodes"] = {ANY: count}
-    kept = PROTOCOLS[name]
-    changes = {key: value for key, value in given.items() if value is not None and value != getattr(kept, key)}
-    return replace(kept, **changes, changed=tuple(changes))
+    named = PROTOCOLS[name]
+    changes = {key: value for key, value in given.items() if value is not None and value != getattr(named, key)}
+    return replace(named, **changes, changed=tuple(changes))

@@ -1,4 +1,4 @@
-"""Means over folds and seeds."""
+"""Means of results over folds and seeds."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
 def _summary(dataset: str, shots: int, fusion: Fusion, results: list[EvaluationResult]) -> Summary:
     seeds = sorted({result.seed for result in results if result.seed is not None})
     folds = sorted({result.fold for result in results if result.fold is not None})
-    # Whatever there is of a seed: one result for each fold.
+    # One result for each fold that was run.
     runs = [[r for r in results if r.seed == seed] for seed in seeds] or [results]
     means = [float(np.mean([r.miou for r in run])) for run in runs]
 

@@ -134,9 +134,9 @@ def method_graphs(method: FewShotMethod, *, query_only: bool = False) -> Iterato
     images, masks = random_support(method, _EXAMPLE_SHOTS, seed=0)
     support = method.encode_support(images, masks)
     if not query_only:
-        pictures = {IMAGES: images, MASKS: masks}
-        open_shots = {name: {1: SHOTS} for name in pictures}
-        yield Graph("support", _SupportSide(method), pictures, open_shots, tuple(support.tensors))
+        inputs = {IMAGES: images, MASKS: masks}
+        open_shots = {name: {1: SHOTS} for name in inputs}
+        yield Graph("support", _SupportSide(method), inputs, open_shots, tuple(support.tensors))
     shots = {name: tensor.contiguous() for name, tensor in support.tensors.items()}
     watched = _Watched(shots)
     bare = SupportSet(method.name, support.image_size, watched, method.support_key)

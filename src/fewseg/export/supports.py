@@ -1,4 +1,4 @@
-"""What was taught, as a `.npz` that needs numpy alone: for programs that run an exported query graph."""
+"""Encoded supports as a `.npz` that needs numpy alone: for programs that run an exported query graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what was written the same as the method? Every graph is run on random inputs beside torch."""
+"""Verification of exported graphs: each is run on random inputs beside torch."""
 
 from __future__ import annotations
 

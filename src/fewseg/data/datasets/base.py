@@ -1,4 +1,4 @@
-"""What every dataset offers: classes, and images with a mask of each class they hold."""
+"""The interface of every dataset: classes, and images with a mask of each class they show."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the published benchmarks share: prepared indexes, folds, lists of (image, class) pairs.
+"""Base of the published benchmarks: prepared indexes, folds, lists of (image, class) pairs.
 
 `fewseg prepare` reads every mask once and writes an index (which image holds which class on how many pixels) and, if
-there are any, the published lists. What is here only reads those, so that opening a benchmark takes no time.
+there are any, the published lists. A `Benchmark` reads only those, so that opening it takes no time.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FORMAT: Final = "fewseg.benchmark.1"
 
 @dataclass(frozen=True)
 class Index:
-    """What preparing a benchmark found out."""
+    """Contents of a benchmark's index file."""
 
     classes: tuple[str, ...]
     parts: dict[str, Areas]
@@ -132,7 +132,7 @@ class Benchmark:
 
     def image(self, name: str) -> Image.Image:
         """The image as stored, RGB."""
-        path = self.picture_path(name)
+        path = self.image_path(name)
         with decoding.open_file(path, "image", InvalidImage) as image:
             return decoding.decode(image, os.fspath(path), InvalidImage).convert("RGB")
 
@@ -143,7 +143,7 @@ class Benchmark:
         result[values == IGNORE] = IGNORE
         return result
 
-    def picture_path(self, name: str) -> Path:
+    def image_path(self, name: str) -> Path:
         """Where the image lies."""
         raise NotImplementedError
 

@@ -32,7 +32,7 @@ from fewseg.data.datasets.prepare import (
 )
 from fewseg.data.datasets.published import FOLDERS, find_file, read_pickle
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _HOME: Final = "COCO's home page, Dataset, Download, 2014"
 ANNOTATIONS: Final = Archive("annotations_trainval2014.zip", "annotations", _HOME)
@@ -46,7 +46,7 @@ _CLASSES: Final = 80
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Annotated:
     """One image with what is to be painted."""
 
     name: str
@@ -64,10 +64,10 @@ def build(root: Path, lists: Path | None, workers: int, whole: bool, progress: P
     classes: tuple[str, ...] = ()
     for part, split in SPLITS.items():
         progress(0, 0, f"reading the annotations of {split}")
-        classes, pictures = _read_annotations(root / "annotations" / f"instances_{split}.json", split)
+        classes, images = _read_annotations(root / "annotations" / f"instances_{split}.json", split)
         remove_leftovers(make_folder(root / MASKS / split), spare_running=True)
         work = functools.partial(_prepare, root, whole)
-        parts[part] = dict(sound(in_processes(work, pictures, workers, progress, f"masks of {split}")))
+        parts[part] = dict(sound(in_processes(work, images, workers, progress, f"masks of {split}")))
     for key, (path, pairs) in published.items():
         held = parts[key.split("-")[0]]
         unknown = next((name for name, _ in pairs if name not in held), None)
@@ -86,7 +86,7 @@ def _check(root: Path, progress: ProgressCallback) -> None:
     require(root, found, [f"{file} (from {ANNOTATIONS.file})" for file in lacking])
 
 
-def _read_annotations(path: Path, split: str) -> tuple[tuple[str, ...], list[_Picture]]:
+def _read_annotations(path: Path, split: str) -> tuple[tuple[str, ...], list[_Annotated]]:
     """Class names in category-id order, and every image that has an annotation, by name."""
     try:
         with path.open("rb") as file:
@@ -97,7 +97,9 @@ def _read_annotations(path: Path, split: str) -> tuple[tuple[str, ...], list[_Pi
         for found in content["annotations"]:
             instances.setdefault(found["image_id"], []).append((class_of[found["category_id"]], found["segmentation"]))
         images = [
-            _Picture(f"{split}/{entry['file_name']}", (entry["width"], entry["height"]), tuple(instances[entry["id"]]))
+            _Annotated(
+                f"{split}/{entry['file_name']}", (entry["width"], entry["height"]), tuple(instances[entry["id"]])
+            )
             for entry in content["images"]
             if entry["id"] in instances
         ]
@@ -114,7 +116,7 @@ def _read_annotations(path: Path, split: str) -> tuple[tuple[str, ...], list[_Pi
     return tuple(category["name"] for category in categories), sorted(images, key=lambda image: image.name)
 
 
-def _prepare(root: Path, whole: bool, image: _Picture) -> tuple[str, dict[int, int]] | FewsegError:
+def _prepare(root: Path, whole: bool, image: _Annotated) -> tuple[str, dict[int, int]] | FewsegError:
     """Paint one mask unless it is there, check the image, count the classes."""
     try:
         size = check_image(root / image.name, whole=whole)
@@ -126,16 +128,16 @@ def _prepare(root: Path, whole: bool, image: _Picture) -> tuple[str, dict[int, i
         return error
 
 
-def _mask(path: Path, image: _Picture) -> NDArray[np.uint8]:
+def _mask(path: Path, image: _Annotated) -> NDArray[np.uint8]:
     source = json.dumps(image.instances).encode()
     if path.exists():
         try:
             values = read_values(path, _CLASSES)
             if values.shape == image.size[::-1] and not outdated(path, source):
                 return values
-            LOG.info("%s was painted from other annotations and is painted again", path)
+            log.info("%s was painted from other annotations and is painted again", path)
         except InvalidMask:
-            LOG.info("%s is damaged and is painted again", path)
+            log.info("%s is damaged and is painted again", path)
     values = paint(image.instances, image.size, image.name)
     save_mask(path, values, source)
     return values

@@ -32,7 +32,7 @@ from fewseg.data.datasets.prepare import (
 )
 from fewseg.data.datasets.published import FOLDERS, PascalList, find_file, read_lines, read_pascal
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 VOC: Final = Archive(
     "VOCtrainval_11-May-2012.tar",
@@ -134,11 +134,11 @@ def _merged(folders: _Folders, name: str) -> NDArray[np.uint8]:
             values = read_values(target, len(VOC_CLASSES))
             if not source or not outdated(target, source):
                 return values
-            LOG.info("%s was made from another file than %s and is made again", target, origin)
+            log.info("%s was made from another file than %s and is made again", target, origin)
         except InvalidMask:
             if origin is None:
                 raise
-            LOG.info("%s is damaged and is made again", target)
+            log.info("%s is damaged and is made again", target)
     if origin is None:
         raise InvalidMask(f"{target} is missing: get it again, or put {SBD.file} into the root")
     values = read_values(own, len(VOC_CLASSES)) if origin == own else read_sbd(origin)

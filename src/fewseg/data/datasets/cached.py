@@ -1,4 +1,4 @@
-"""Keeps decoded images and masks of any dataset in memory, within a budget."""
+"""A dataset whose decoded images and masks stay in memory, within a budget."""
 
 from __future__ import annotations
 

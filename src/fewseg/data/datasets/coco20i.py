@@ -26,7 +26,7 @@ class Coco20i(Benchmark):
         check_fold(self.word, fold, self.folds)
         return tuple(range(fold, 80, 4))
 
-    def picture_path(self, name: str) -> Path:
+    def image_path(self, name: str) -> Path:
         """See `Benchmark`."""
         return self.root / name
 

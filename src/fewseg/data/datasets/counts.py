@@ -1,4 +1,4 @@
-"""How many images and pairs a prepared benchmark has, beside the numbers the papers' lists have."""
+"""Numbers of images and pairs of a prepared benchmark, beside those of the papers' lists."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ FSS_CLASSES: Final = (520, 240, 240)
 
 
 @dataclass(frozen=True)
-class Row:
+class CountRow:
     """One line of a table of counts."""
 
     title: str
-    ours: tuple[int, ...]
+    counted: tuple[int, ...]
     published: tuple[int, ...] | None = None
 
 
@@ -33,24 +33,24 @@ class Counts:
     """A table of counts."""
 
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[CountRow, ...]
 
     def table(self) -> str:
-        """As Markdown; a published number stands in brackets behind ours."""
+        """As Markdown; a published number stands in brackets behind the counted one."""
         lines = ["| | " + " | ".join(self.columns) + " |", "|---|" + "---:|" * len(self.columns)]
         for row in self.rows:
-            told = row.published or (None,) * len(row.ours)
-            cells = [f"{n} ({p})" if p is not None else str(n) for n, p in zip(row.ours, told, strict=True)]
+            numbers = row.published or (None,) * len(row.counted)
+            cells = [f"{n} ({p})" if p is not None else str(n) for n, p in zip(row.counted, numbers, strict=True)]
             lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
     @property
     def agree(self) -> bool:
-        """Whether every published number is ours too."""
-        return all(row.published in (None, row.ours) for row in self.rows)
+        """Whether every published number was counted too."""
+        return all(row.published in (None, row.counted) for row in self.rows)
 
 
-def count(benchmark: Benchmark) -> Counts:
+def count_benchmark(benchmark: Benchmark) -> Counts:
     """The counts of a benchmark; for COCO-20i of both kinds of folds."""
     if isinstance(benchmark, Fss1000):
         return _fss(benchmark)
@@ -58,39 +58,39 @@ def count(benchmark: Benchmark) -> Counts:
     return Counts(columns, _pascal(benchmark) if isinstance(benchmark, Pascal5i) else _coco(benchmark))
 
 
-def _pascal(benchmark: Pascal5i) -> tuple[Row, ...]:
+def _pascal(benchmark: Pascal5i) -> tuple[CountRow, ...]:
     def own(fold: int) -> int:
         novel = benchmark.novel(fold)
         return sum(c in novel for _, c in benchmark.train_pairs((fold + 1) % benchmark.folds))
 
     return (
-        Row("training pairs of the fold's classes", _each(own), PASCAL_TRAIN_PAIRS),
-        Row("the same on any area", _each(lambda fold: len(_any_area(benchmark, "train", fold)))),
-        Row("test pairs", _each(lambda fold: len(benchmark.test_pairs(fold))), PASCAL_TEST_PAIRS),
-        Row("test images", _each(lambda fold: _images(benchmark.test_pairs(fold))), PASCAL_TEST_IMAGES),
-        Row("test pairs on any area", _each(lambda fold: len(_any_area(benchmark, "test", fold)))),
+        CountRow("training pairs of the fold's classes", _each(own), PASCAL_TRAIN_PAIRS),
+        CountRow("the same on any area", _each(lambda fold: len(_any_area(benchmark, "train", fold)))),
+        CountRow("test pairs", _each(lambda fold: len(benchmark.test_pairs(fold))), PASCAL_TEST_PAIRS),
+        CountRow("test images", _each(lambda fold: _images(benchmark.test_pairs(fold))), PASCAL_TEST_IMAGES),
+        CountRow("test pairs on any area", _each(lambda fold: len(_any_area(benchmark, "test", fold)))),
     )
 
 
-def _coco(benchmark: Benchmark) -> tuple[Row, ...]:
+def _coco(benchmark: Benchmark) -> tuple[CountRow, ...]:
     panet = Coco20iPanet(benchmark.root)
     interleaved = Coco20i(benchmark.root)
     return (
-        Row("training images", _each(lambda fold: _images(interleaved.train_pairs(fold)))),
-        Row("test images", _each(lambda fold: _images(interleaved.test_pairs(fold))), COCO_TEST_IMAGES),
-        Row("test pairs", _each(lambda fold: len(interleaved.test_pairs(fold)))),
-        Row("contiguous folds: training images", _each(lambda fold: _images(panet.train_pairs(fold)))),
-        Row("contiguous folds: test images", _each(lambda fold: _images(panet.test_pairs(fold)))),
+        CountRow("training images", _each(lambda fold: _images(interleaved.train_pairs(fold)))),
+        CountRow("test images", _each(lambda fold: _images(interleaved.test_pairs(fold))), COCO_TEST_IMAGES),
+        CountRow("test pairs", _each(lambda fold: len(interleaved.test_pairs(fold)))),
+        CountRow("contiguous folds: training images", _each(lambda fold: _images(panet.train_pairs(fold)))),
+        CountRow("contiguous folds: test images", _each(lambda fold: _images(panet.test_pairs(fold)))),
     )
 
 
 def _fss(benchmark: Fss1000) -> Counts:
     parts = (benchmark.base(), benchmark.validation(), benchmark.novel())
     images = tuple(sum(len(benchmark.names(c)) for c in part) for part in parts)
-    told = tuple(10 * n for n in FSS_CLASSES)
+    published = tuple(10 * n for n in FSS_CLASSES)
     return Counts(
         ("train", "validation", "test"),
-        (Row("classes", tuple(map(len, parts)), FSS_CLASSES), Row("images", images, told)),
+        (CountRow("classes", tuple(map(len, parts)), FSS_CLASSES), CountRow("images", images, published)),
     )
 
 

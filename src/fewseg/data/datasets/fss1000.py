@@ -44,7 +44,7 @@ class Fss1000(Benchmark):
         """The classes on which the papers choose their checkpoint."""
         return self._classes_of("validation")
 
-    def picture_path(self, name: str) -> Path:
+    def image_path(self, name: str) -> Path:
         """See `Benchmark`."""
         return self._folder / name
 

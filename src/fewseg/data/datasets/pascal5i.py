@@ -40,7 +40,7 @@ class Pascal5i(Benchmark):
         check_fold(self.word, fold, self.folds)
         return tuple(range(5 * fold, 5 * fold + 5))
 
-    def picture_path(self, name: str) -> Path:
+    def image_path(self, name: str) -> Path:
         """See `Benchmark`."""
         return self._voc / "JPEGImages" / f"{name}.jpg"
 

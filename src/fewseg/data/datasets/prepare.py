@@ -1,7 +1,7 @@
-"""What preparing any benchmark needs: archives, checks of files, many processes, no half-written file ever.
+"""Shared by all benchmark builders: unpacking, checks of files, worker processes, atomic writes.
 
-Everything is resumable without a journal: a file that is there is whole (it was put in place by a rename), so a run
-that was killed is simply run again. Masks say what they were made from, and are made again when that was replaced.
+A build resumes without a journal: a file that exists is whole (a rename put it in place), so a run that was killed is
+run again. Masks hold a digest of their source, and are made again when that was replaced.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from fewseg.core.progress import ProgressCallback
 from fewseg.data.datasets.pascal5i import voc_colour
 from fewseg.images import decode as decoding
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-_TOLD: Final = 5
-"""Damaged files that are named in one message."""
+_NAMED: Final = 5
+"""Damaged files that are named in one message, at most."""
 
 _CHUNK: Final = 1 << 20
 
 _SOURCE: Final = "fewseg source"
-"""Key of a mask's text that says what it was made from."""
+"""Key of the PNG text chunk that holds the digest of a mask's source."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def unpack(root: Path, archive: Archive, progress: ProgressCallback) -> bool:
     path = root / archive.file
     if not path.is_file():
         return False
-    LOG.info("unpacking %s", path)
+    log.info("unpacking %s", path)
     marker = unpacking_marker(root, archive)
     make_folder(marker.parent)
     marker.touch()
@@ -90,7 +90,7 @@ def unpack(root: Path, archive: Archive, progress: ProgressCallback) -> bool:
 
 
 def unpacking_marker(root: Path, archive: Archive) -> Path:
-    """A file that is there while an archive is being unpacked, and after it was not unpacked to the end."""
+    """A file that exists while an archive is being unpacked, and stays after an unpacking that did not end."""
     return root / "fewseg" / f"{archive.file}.unpacking"
 
 
@@ -168,11 +168,11 @@ def _ends_well(path: Path) -> bool:
 
 
 def save_mask(path: Path, values: NDArray[np.uint8], source: bytes) -> None:
-    """Write a palette PNG whose indexes are `values`, atomically, and in it a word for what it was made from."""
+    """Write a palette PNG whose indexes are `values`, atomically, with a digest of its source."""
     image = Image.fromarray(values)
     image.putpalette([channel for value in range(256) for channel in voc_colour(value)])
     about = PngInfo()
-    about.add_text(_SOURCE, _word(source))
+    about.add_text(_SOURCE, _digest(source))
     with replacing(path) as temporary:
         image.save(temporary, "PNG", pnginfo=about)
 
@@ -180,10 +180,10 @@ def save_mask(path: Path, values: NDArray[np.uint8], source: bytes) -> None:
 def outdated(path: Path, source: bytes) -> bool:
     """Whether `save_mask` wrote the mask from another source than this; masks from elsewhere never are."""
     with decoding.open_file(path, "mask", InvalidMask) as image:
-        return bool(image.info.get(_SOURCE, _word(source)) != _word(source))
+        return bool(image.info.get(_SOURCE, _digest(source)) != _digest(source))
 
 
-def _word(source: bytes) -> str:
+def _digest(source: bytes) -> str:
     return hashlib.sha256(source).hexdigest()[:16]
 
 
@@ -248,7 +248,7 @@ def sound(results: Iterable[_R | FewsegError]) -> list[_R]:
         else:
             good.append(result)
     if bad:
-        told = "; ".join(str(error) for error in bad[:_TOLD])
-        more = f"; and {len(bad) - _TOLD} more" if len(bad) > _TOLD else ""
-        raise InvalidDataset(f"{len(bad)} files cannot be used: {told}{more}; then run the same command again")
+        named = "; ".join(str(error) for error in bad[:_NAMED])
+        more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        raise InvalidDataset(f"{len(bad)} files cannot be used: {named}{more}; then run the same command again")
     return good

@@ -33,15 +33,21 @@ def intersection_and_union(
     Raises:
         InvalidMask: the shapes differ.
     """
-    if prediction.shape != target.shape or (ignore is not None and ignore.shape != target.shape):
-        raise InvalidMask(f"prediction is {prediction.shape}, target is {target.shape}: resize the prediction first")
-    counts = target != IGNORE
-    if ignore is not None:
-        counts &= ignore == 0
+    counts = counted_pixels(prediction, target, ignore)
     guess, truth = (prediction == 1) & counts, (target == 1) & counts
     both, either, total = (x.sum((-2, -1), dtype=np.int64) for x in (guess & truth, guess | truth, counts))
     # Background in both is what neither calls foreground; background in either is what not both call foreground.
     return np.stack([total - either, both], -1), np.stack([total - both, either], -1)
+
+
+def counted_pixels(
+    prediction: NDArray[Any], target: NDArray[Any], ignore: NDArray[Any] | None = None
+) -> NDArray[np.bool_]:
+    """The pixels that are neither 255 in the target nor ignored; raises `InvalidMask` where the shapes differ."""
+    if prediction.shape != target.shape or (ignore is not None and ignore.shape != target.shape):
+        raise InvalidMask(f"prediction is {prediction.shape}, target is {target.shape}: resize the prediction first")
+    counted: NDArray[np.bool_] = target != IGNORE
+    return counted if ignore is None else counted & (ignore == 0)
 
 
 @dataclass(frozen=True)

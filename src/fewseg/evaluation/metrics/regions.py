@@ -1,4 +1,4 @@
-"""ROM and RUM: how far a mask falls apart into more regions than the truth has, or runs regions together.
+"""ROM and RUM: how far a mask splits into more regions than the truth has, or merges regions.
 
 Region-wise over- and under-segmentation (Zhang et al., arXiv 2101.08418); both in [0, 1), lower is better. Regions are
 8-connected; a region of the truth and one of the prediction overlap where they share a pixel.
@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fewseg.core.errors import InvalidMask
-from fewseg.core.prediction import IGNORE
+from fewseg.evaluation.metrics.iou import counted_pixels
 
 _EIGHT = np.ones((3, 3), np.uint8)
 
@@ -34,11 +33,7 @@ def region_overlaps(
     Raises:
         InvalidMask: the shapes differ.
     """
-    if prediction.shape != target.shape or (ignore is not None and ignore.shape != target.shape):
-        raise InvalidMask(f"prediction is {prediction.shape}, target is {target.shape}: resize the prediction first")
-    counts = target != IGNORE
-    if ignore is not None:
-        counts &= ignore == 0
+    counts = counted_pixels(prediction, target, ignore)
     truth, truths = ndimage.label((target == 1) & counts, _EIGHT)
     guess, guesses = ndimage.label((prediction == 1) & counts, _EIGHT)
     table = np.zeros((truths + 1, guesses + 1), np.bool_)

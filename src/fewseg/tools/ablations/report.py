@@ -1,4 +1,4 @@
-"""An experiment's outcome beside the paper's numbers: a Markdown table and `results.json`."""
+"""An experiment's results beside the paper's numbers: a Markdown table and `results.json`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fewseg.core.files import make_folder, write_text
 from fewseg.evaluation.report import aligned
 from fewseg.tools.ablations.experiments import Experiment, Variant
 from fewseg.tools.ablations.measure import Row
-from fewseg.tools.ablations.run import Outcome
-from fewseg.tools.ablations.settings import Settings, telling
+from fewseg.tools.ablations.run import ExperimentResult
+from fewseg.tools.ablations.settings import Settings, deciding_settings
 
 HEADS: Final[dict[str, tuple[str, str, str]]] = {
     "miou": ("mIoU", ".1f", "miou"),
@@ -38,23 +38,23 @@ NOTES: Final = {
 }
 
 
-def table(outcome: Outcome) -> str:
+def table(result: ExperimentResult) -> str:
     """Markdown: where, measured against the paper's numbers, and what they mean."""
-    experiment = outcome.experiment
-    where = "" if outcome.protocol is None else f"Measured: {outcome.protocol.describe()}. "
+    experiment = result.experiment
+    where = "" if result.protocol is None else f"Measured: {result.protocol.describe()}. "
     lines = [
         f"## {experiment.name} ({experiment.source})",
         experiment.about,
         f"{where}Paper: {experiment.setting}.",
-        aligned(*_cells(outcome)),
+        aligned(*_cells(result)),
     ]
     return "\n\n".join([*lines, *([NOTES[experiment.measure]] if experiment.measure in NOTES else [])])
 
 
-def _cells(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
-    experiment, rows = outcome.experiment, outcome.rows
+def _cells(result: ExperimentResult) -> tuple[list[str], list[list[str]]]:
+    experiment, rows = result.experiment, result.rows
     columns = [c for c in experiment.columns if any(c in row for row in rows)]
-    papers = [_paper(outcome, row) for row in rows]
+    papers = [_paper(result, row) for row in rows]
     head, cells = ["variant"], [[str(row["title"])] for row in rows]
     for column in columns:
         title, form, paper = HEADS[column]
@@ -77,28 +77,28 @@ def _measured(row: Row, column: str, form: str) -> str:
     return f"{row[column]:{form}}{low}"
 
 
-def _paper(outcome: Outcome, row: Row) -> dict[str, float]:
+def _paper(result: ExperimentResult, row: Row) -> dict[str, float]:
     """The paper's numbers stand at its own number of shots only."""
-    experiment = outcome.experiment
+    experiment = result.experiment
     if experiment.measure == "scores" and row.get("shots") not in experiment.shots:
         return {}
     variant = next(v for v in experiment.variants if v.title == row["variant"])
-    return experiment.paper(variant, outcome.benchmark)
+    return experiment.paper(variant, result.benchmark)
 
 
-def write_outcome(folder: Path, outcome: Outcome, settings: Settings) -> None:
+def write_experiment(folder: Path, result: ExperimentResult, settings: Settings) -> None:
     """Write `results.json` and `table.md`."""
     make_folder(folder)
-    rows = [{**row, "paper": _paper(outcome, row)} for row in outcome.rows]
+    rows = [{**row, "paper": _paper(result, row)} for row in result.rows]
     content: dict[str, Any] = {
-        "experiment": outcome.experiment.name,
-        "source": outcome.experiment.source,
-        "settings": telling(settings),
-        "protocol": outcome.protocol.to_json() if outcome.protocol else None,
+        "experiment": result.experiment.name,
+        "source": result.experiment.source,
+        "settings": deciding_settings(settings),
+        "protocol": result.protocol.to_json() if result.protocol else None,
         "rows": rows,
     }
     write_text(folder / "results.json", json.dumps(content, indent=1) + "\n")
-    write_text(folder / "table.md", table(outcome) + "\n")
+    write_text(folder / "table.md", table(result) + "\n")
 
 
 def listing(experiments: Sequence[Experiment]) -> str:

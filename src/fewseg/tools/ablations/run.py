@@ -25,14 +25,20 @@ from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.options import method_options
 from fewseg.tools.ablations.experiments import Experiment, Variant
 from fewseg.tools.ablations.measure import Row, check_masks, cost_rows, mask_rows, score_rows, shot_rows
-from fewseg.tools.ablations.settings import Settings, check_given_model, telling, train_config, variant_options
+from fewseg.tools.ablations.settings import (
+    Settings,
+    check_given_model,
+    deciding_settings,
+    train_config,
+    variant_options,
+)
 from fewseg.training.train import TrainReport, train
 
 _FORMAT: Final = "fewseg.ablation.1"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExperimentResult:
     """An experiment's rows, in its variants' order."""
 
     experiment: Experiment
@@ -46,7 +52,7 @@ class Outcome:
 
 def run_experiment(
     experiment: Experiment, settings: Settings, out: Path, *, progress: ProgressCallback | None = None
-) -> Outcome:
+) -> ExperimentResult:
     """Run every variant on every fold; what `out` holds already is read instead.
 
     Models are in `out/models`, where other experiments find those that they have in common. Run again after a kill, or
@@ -66,10 +72,10 @@ def run_experiment(
             rows, finished = part.rows()
             skipped += finished
             for row in rows:
-                told = {**row, "variant": variant.title, "seed": seed}
-                found.setdefault(f"{row['title']} {row.get('shots', '')}", []).append(told)
+                labelled = {**row, "variant": variant.title, "seed": seed}
+                found.setdefault(f"{row['title']} {row.get('shots', '')}", []).append(labelled)
     means = tuple(_mean(rows) for rows in found.values())
-    return Outcome(experiment, means, _benchmark(settings), protocol, skipped)
+    return ExperimentResult(experiment, means, _benchmark(settings), protocol, skipped)
 
 
 def check_experiment(experiment: Experiment, settings: Settings) -> None:
@@ -155,7 +161,7 @@ class _Part:
     def _about(self) -> dict[str, Any]:
         """What decides the numbers; not where and how fast they are computed."""
         left_out = ("device", "cache_folder", "repeats", "fold", "seed", "measure_batch")
-        settings = {k: v for k, v in telling(self.settings).items() if k not in left_out}
+        settings = {k: v for k, v in deciding_settings(self.settings).items() if k not in left_out}
         if self.experiment.measure in ("cost", "shots"):  # where and how fast is what they measure
             settings |= {"repeats": self.settings.repeats, "device": str(choose_device(self.settings.device))}
         if self.settings.checkpoint:
@@ -173,11 +179,13 @@ class _Part:
         if self.experiment.measure == "cost":
             return cost_rows(self.variant, method, repeats, self._epochs(report))
         if self.experiment.measure == "shots":
-            return shot_rows(self.variant, method, shots, repeats, self._moved)
+            return shot_rows(self.variant, method, shots, repeats, self._measuring)
         assert self.protocol is not None
         if self.experiment.measure == "masks":
-            return mask_rows(method, trials, self.protocol, self._moved)
-        return score_rows(self.variant, method, trials, self.protocol, self.settings.evaluation_batch_size, self._moved)
+            return mask_rows(method, trials, self.protocol, self._measuring)
+        return score_rows(
+            self.variant, method, trials, self.protocol, self.settings.evaluation_batch_size, self._measuring
+        )
 
     def _trials(self) -> list[Trial]:
         if self.protocol is None:
@@ -204,7 +212,9 @@ class _Part:
         words = "_".join([config.method, *config.model_kwargs])
         folder = self.out / "models" / f"{_slug(words)}{self._end}"
         report = train(
-            config, make_folder(folder), progress=lambda done, total, last: self._said(done, total, last, "training")
+            config,
+            make_folder(folder),
+            progress=lambda done, total, last: self._report_progress(done, total, last, "training"),
         )
         return load_method(report.best), report
 
@@ -214,10 +224,10 @@ class _Part:
             return None
         return (report.best_step or report.steps) / (self.settings.episodes_per_epoch // self.settings.batch_size)
 
-    def _moved(self, done: int, total: int, last: str) -> None:
-        self._said(done, total, last, "measuring")
+    def _measuring(self, done: int, total: int, last: str) -> None:
+        self._report_progress(done, total, last, "measuring")
 
-    def _said(self, done: int, total: int, last: str, what: str) -> None:
+    def _report_progress(self, done: int, total: int, last: str, what: str) -> None:
         self.progress(done, total, f"{self.experiment.name}, {self.variant.title}{self._end}: {what} {last}".rstrip())
 
 

@@ -99,7 +99,7 @@ def check_given_model(settings: Settings) -> None:
             raise InvalidOption(f"--checkpoint brings its own model: leave out --{option}")
 
 
-def telling(settings: Settings) -> dict[str, Any]:
+def deciding_settings(settings: Settings) -> dict[str, Any]:
     """The settings that numbers depend on, as JSON values: with a given model none of those that make one."""
     left_out = _MAKING if settings.checkpoint is not None else ()
     told = {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}

@@ -1,4 +1,4 @@
-"""The demo's arithmetic: every query segmented by a segmenter that was taught its task, and measured."""
+"""Predictions of the demo: every query segmented by a segmenter that was taught its task, and measured."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fewseg.core.progress import ProgressCallback
 from fewseg.core.types import Prediction
 from fewseg.evaluation.metrics.iou import intersection_and_union
 from fewseg.inference.segmenter import Segmenter
-from fewseg.tools.demo.photographs import Query, Task
+from fewseg.tools.demo.photographs import DemoTask, Query
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the segmenter said to one query, and how right it was."""
+    """The prediction for one query, and its IoU."""
 
-    task: Task
+    task: DemoTask
     query: Query
     prediction: Prediction
     iou: dict[str, float]
@@ -26,7 +26,9 @@ class Answer:
     """Time of `Segmenter.segment`."""
 
 
-def answer_all(segmenter: Segmenter, tasks: Sequence[Task], progress: ProgressCallback | None = None) -> list[Answer]:
+def answer_all(
+    segmenter: Segmenter, tasks: Sequence[DemoTask], progress: ProgressCallback | None = None
+) -> list[Answer]:
     """Teach and ask every task in turn; the segmenter forgets one task before the next."""
     total = sum(len(task.queries) for task in tasks)
     answers: list[Answer] = []
@@ -43,7 +45,7 @@ def answer_all(segmenter: Segmenter, tasks: Sequence[Task], progress: ProgressCa
     return answers
 
 
-def _answer(segmenter: Segmenter, task: Task, query: Query) -> Answer:
+def _answer(segmenter: Segmenter, task: DemoTask, query: Query) -> Answer:
     image = query.image()
     start = time.perf_counter()
     prediction = segmenter.segment(image)

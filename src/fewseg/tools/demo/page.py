@@ -17,7 +17,7 @@ from fewseg.images.encode import encode
 from fewseg.images.read import fitted
 from fewseg.tools.demo.answers import Answer
 from fewseg.tools.demo.photographs import Source
-from fewseg.tools.demo.sheet import found_image, taught_image
+from fewseg.tools.demo.sheet import predicted_image, support_image
 
 SIDE = 420
 """Longest side of an embedded image, in pixels."""
@@ -45,7 +45,7 @@ def render_page(answers: Sequence[Answer], sources: Mapping[str, Source], model:
 def _section(answers: list[Answer]) -> str:
     task = answers[0].task
     taught = [
-        _figure(taught_image(view, label, task, SIDE), f"taught: {label}", f"{label}, as it was taught")
+        _figure(support_image(view, label, task, SIDE), f"taught: {label}", f"{label}, as it was taught")
         for label, views in task.support.items()
         for view in views
     ]
@@ -72,7 +72,7 @@ def _query(answer: Answer) -> str:
         chips.append(f'<li style="{style}"><b>{html.escape(label)}</b> {value} <small>score {score:.2f}</small></li>')
     shown = [
         _figure(fitted(answer.query.image(), SIDE), "asked about", "an image the model has not seen"),
-        _figure(found_image(answer, SIDE), "found", "the masks that were found"),
+        _figure(predicted_image(answer, SIDE), "found", "the masks that were found"),
     ]
     for label in answer.iou:
         heat = fitted(Image.fromarray(heat_map(answer.prediction.probabilities[label])), SIDE)

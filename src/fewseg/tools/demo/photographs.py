@@ -1,6 +1,7 @@
-"""What the demo teaches and asks: a manifest of photographs that dependencies carry, and the masks drawn for them.
+"""Supports and queries of the demo: photographs that dependencies carry, and masks drawn for them.
 
-The photographs are read from the installed packages; only the masks (`masks/PICTURE-LABEL.png`) belong to this project.
+The photographs are read from the installed packages; only the masks (`masks/PHOTOGRAPH-LABEL.png`) belong to this
+project.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class View:
+class PhotoWindow:
     """A window of a photograph."""
 
     photograph: str
@@ -70,14 +71,14 @@ class View:
 
 
 @dataclass(frozen=True)
-class Query(View):
+class Query(PhotoWindow):
     """A window to segment, with the labels that are in it."""
 
     labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Task:
+class DemoTask:
     """Labels taught together, and the images they are looked for in."""
 
     name: str
@@ -86,7 +87,7 @@ class Task:
     """What is taught with what, said plainly."""
     colours: dict[str, Colour]
     """Label to a colour that stands out from the task's photographs."""
-    support: dict[str, tuple[View, ...]]
+    support: dict[str, tuple[PhotoWindow, ...]]
     queries: tuple[Query, ...]
 
 
@@ -95,15 +96,18 @@ def sources() -> dict[str, Source]:
     return {name: Source(**{**about, "size": tuple(about["size"])}) for name, about in _manifest()["pictures"].items()}
 
 
-def tasks() -> list[Task]:
+def tasks() -> list[DemoTask]:
     """Every task, in the order of the page."""
     return [
-        Task(
+        DemoTask(
             task["name"],
             task["title"],
             task["about"],
             {label: (red, green, blue) for label, (red, green, blue) in task["colours"].items()},
-            {k: tuple(View(v["picture"], tuple(v["box"])) for v in views) for k, views in task["support"].items()},
+            {
+                k: tuple(PhotoWindow(v["picture"], tuple(v["box"])) for v in views)
+                for k, views in task["support"].items()
+            },
             tuple(Query(q["picture"], tuple(q["box"]), tuple(q["labels"])) for q in task["queries"]),
         )
         for task in _manifest()["tasks"]

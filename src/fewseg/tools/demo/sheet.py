@@ -1,4 +1,4 @@
-"""The demo at a glance: one PNG, a row a task: what was taught, then what was found."""
+"""The demo at a glance: one PNG, a row a task: the supports, then the predictions."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from PIL import Image, ImageDraw, ImageFont
 from fewseg.images.draw import Colour, contact_sheet, overlay
 from fewseg.images.read import fitted
 from fewseg.tools.demo.answers import Answer
-from fewseg.tools.demo.photographs import Task, View
+from fewseg.tools.demo.photographs import DemoTask, PhotoWindow
 
 SIDE = 300
 """Longest side of an image on the sheet, in pixels."""
 
 
-def taught_image(view: View, label: str, task: Task, side: int) -> Image.Image:
+def support_image(view: PhotoWindow, label: str, task: DemoTask, side: int) -> Image.Image:
     """A support image with the mask it was taught with, `side` pixels long."""
     return _painted(view.image(), {label: view.mask(label) > 0}, task.colours, side)
 
 
-def found_image(answer: Answer, side: int) -> Image.Image:
+def predicted_image(answer: Answer, side: int) -> Image.Image:
     """A query with every label's mask, present or not; overlaps go to the more probable label."""
-    found = answer.prediction
-    masks = {label: found.label_map == i for i, label in enumerate(found.labels, 1)}
+    predicted = answer.prediction
+    masks = {label: predicted.label_map == i for i, label in enumerate(predicted.labels, 1)}
     return _painted(answer.query.image(), masks, answer.task.colours, side)
 
 
@@ -58,10 +58,10 @@ def _row(answers: list[Answer]) -> Image.Image:
     images, titles = [], []
     for label, views in task.support.items():
         for view in views:
-            images.append(taught_image(view, label, task, SIDE))
+            images.append(support_image(view, label, task, SIDE))
             titles.append(f"taught: {label}")
     for answer in answers:
-        images.append(found_image(answer, SIDE))
+        images.append(predicted_image(answer, SIDE))
         titles.append(", ".join(f"{label}: IoU {value:.2f}" for label, value in answer.iou.items()))
     row = contact_sheet(images, titles, columns=len(images), side=SIDE)
     result = Image.new("RGB", (row.width, row.height + 40), "white")

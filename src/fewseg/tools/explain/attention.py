@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewseg.core.errors import InvalidOption
 from fewseg.models.ops.resize import resize
-from fewseg.tools.explain.case import Explained, voting
+from fewseg.tools.explain.case import Explained, aggregating
 
 Point = tuple[float, float]
 """Across and down the query, as fractions of its width and height."""
@@ -32,32 +32,32 @@ class BlockAttention:
     """Row and column of each point in the query's map."""
 
     @property
-    def votes(self) -> Tensor:
+    def aggregated(self) -> Tensor:
         """(P,): the mask values that the attention sums up to; equation 3 at these points, before `balance`."""
         return (self.weights * self.values).sum((1, 2, 3))
 
 
 @torch.no_grad()
 def point_attention(
-    explained: Explained, points: Sequence[Point], scales: Sequence[int] = ()
+    explained: Explained, points: Sequence[Point], attention_scales: Sequence[int] = ()
 ) -> tuple[BlockAttention, ...]:
-    """The attention of every block of `scales` (all if none are named), in the backbone's order.
+    """The attention of every block of `attention_scales` (all if none are named), in the backbone's order.
 
     Only the rows of the wanted points are computed. Raises `InvalidOption` for a method without such attention, points
     outside the image, scales that are not attended, or support tokens that have no places.
     """
-    method = voting(explained.method, "attention maps")
+    method = aggregating(explained.method, "attention maps")
     if method.config.support_pixel_budget is not None:
         raise InvalidOption("with support_pixel_budget the support's tokens have no places: choose another checkpoint")
     if not points or not all(0 <= x < 1 and 0 <= y < 1 for x, y in points):
         raise InvalidOption(f"points {list(points)}: give some, each from 0 to below 1 across and down")
     attended = sorted({scale for _, scale in method.attended})
-    if wrong := [s for s in scales if s not in attended]:
+    if wrong := [s for s in attention_scales if s not in attended]:
         raise InvalidOption(f"no attention at scale 1/{wrong[0]}: choose among {', '.join(map(str, attended))}")
     return tuple(
         _block(explained, method.config.heads, index, scale, points)
         for index, scale in method.attended
-        if not scales or scale in scales
+        if not attention_scales or scale in attention_scales
     )
 
 
@@ -86,17 +86,17 @@ def mean_attention(blocks: Sequence[BlockAttention]) -> Tensor:
 
 
 def default_points(probability: Tensor) -> tuple[Point, Point]:
-    """One point on the object that was found and one on background: where each is farthest from the other.
+    """One point on the predicted object and one on background: where each is farthest from the other.
 
-    `probability` is the foreground's, (H, W). Where nothing or everything was found, the surest pixel stands for it.
+    `probability` is the foreground's, (H, W). Where either is empty, its most probable pixel stands for it.
     """
     values = probability.numpy()
     return _deepest(values >= 0.5, values), _deepest(values < 0.5, -values)
 
 
-def _deepest(region: np.ndarray, sureness: np.ndarray) -> Point:
+def _deepest(region: np.ndarray, confidence: np.ndarray) -> Point:
     """The middle of the region's widest place, borders of the image counted as its end."""
-    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1] if region.any() else sureness
+    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1] if region.any() else confidence
     row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
     height, width = depth.shape
     return (float(column) + 0.5) / width, (float(row) + 0.5) / height

@@ -1,4 +1,4 @@
-"""What is explained: one query with its support, as images, and what a method makes of them."""
+"""One query with its support, as images, and what a method computes of them."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Case:
         pairs = tuple(_pair(image, mask) for image, mask in support)
         if truth is None:
             return cls(label, open_image(query).image, pairs)
-        picture, mask = _pair(query, truth)
-        return cls(label, picture, pairs, mask)
+        image, mask = _pair(query, truth)
+        return cls(label, image, pairs, mask)
 
     @classmethod
     def from_episode(cls, dataset: Dataset, episode: Episode) -> Case:
@@ -62,8 +62,8 @@ class Case:
 
 
 def _pair(image: ImageLike, mask: ImageLike) -> tuple[Image.Image, Mask]:
-    picture = open_image(image)
-    return picture.image, read_mask(mask, size=picture.size, orientation=picture.orientation)
+    opened = open_image(image)
+    return opened.image, read_mask(mask, size=opened.size, orientation=opened.orientation)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def explain_case(method: FewShotMethod, case: Case) -> Explained:
     return Explained(method, case, maps, query, support, F.softmax(logits, 1)[0, 1])
 
 
-def voting(method: FewShotMethod, what: str) -> MaskAggregation:
+def aggregating(method: FewShotMethod, what: str) -> MaskAggregation:
     """The method, if it aggregates masks by attention; raises `InvalidOption` for others."""
     if not isinstance(method, MaskAggregation):
         raise InvalidOption(

@@ -90,10 +90,10 @@ def feature_cloud(cases: Sequence[Explained], per_side: int = 300, seed: int = 0
 def _labels(explained: Explained, size: tuple[int, int]) -> NDArray[np.int64]:
     truth = explained.case.truth
     if truth is None:
-        found = (explained.probability >= 0.5).float()
+        mask = (explained.probability >= 0.5).float()
     else:
-        found = square_mask(truth, max(map_size(explained.probability)))
-    near = F.interpolate(found[None, None], size, mode="nearest")[0, 0]
+        mask = square_mask(truth, max(map_size(explained.probability)))
+    near = F.interpolate(mask[None, None], size, mode="nearest")[0, 0]
     return np.asarray(near.numpy(), np.int64)
 
 

@@ -31,7 +31,7 @@ TALLEST, NARROWEST = 2.5, 3.4
 """Inches: the most that a row of images takes, and what a title needs."""
 SIDE: Final = 480
 """Images are shrunk to this many pixels: enough for print at their size, small files."""
-TRUTH, FOUND = "#e69f00", "#56b4e9"
+TRUTH, PREDICTED = "#e69f00", "#56b4e9"
 """Outlines of true and of predicted masks."""
 _STYLE: Final[dict[Any, Any]] = {
     "font.size": 8,
@@ -67,12 +67,12 @@ def attention_figure(
     case = explained.case
     heat = mean_attention(blocks)
     heat = heat * heat[0].numel()
-    votes = [float(np.mean([float(b.votes[p]) for b in blocks])) for p in range(len(points))]
+    aggregated = [float(np.mean([float(b.aggregated[p]) for b in blocks])) for p in range(len(points))]
     shots = len(case.support)
     figure, axes = _grid(len(points), 1 + shots, [case.query, *(image for image, _ in case.support)], bar=True)
     for row, point in enumerate(points):
         _show(axes[row][0], case.query)
-        _outline(axes[row][0], _found(explained), FOUND)
+        _outline(axes[row][0], _predicted(explained), PREDICTED)
         _mark(axes[row][0], case.query, point)
         top = float(np.quantile(heat[row].numpy(), 0.998))  # a few pixels must not darken all others
         for shot, (image, mask) in enumerate(case.support):
@@ -81,7 +81,7 @@ def attention_figure(
         bar = figure.colorbar(drawn, ax=axes[row][-1], fraction=0.05, pad=0.03, shrink=0.9)
         bar.ax.tick_params(labelsize=6)
         bar.set_label("times even attention", fontsize=7)
-        axes[row][0].set_ylabel(f"point {row + 1}: vote {votes[row]:.2f}")
+        axes[row][0].set_ylabel(f"point {row + 1}: mask {aggregated[row]:.2f}")
     axes[0][0].set_title("query (blue: prediction)")
     for shot in range(shots):
         axes[0][1 + shot].set_title(f"support {shot + 1}" if shots > 1 else "support (orange: its mask)")
@@ -114,7 +114,7 @@ def masks_figure(explained: Explained) -> Figure:
         axes[0][column].imshow(values.numpy(), cmap="magma", interpolation="nearest", extent=(0, size[1], size[0], 0))
         axes[0][column].set_title(title)
         _show(axes[1][column], case.query)
-        _outline(axes[1][column], cut.numpy(), FOUND, fill=True)
+        _outline(axes[1][column], cut.numpy(), PREDICTED, fill=True)
         word = "at a half" if column == len(columns) else "Otsu"
         axes[1][column].set_xlabel(word + _iou_word(cut.numpy(), case.truth))
     return figure
@@ -204,7 +204,7 @@ def _mark(axis: Any, image: Image.Image, point: Point) -> None:
     axis.plot([x], [y], "o", markersize=7, markerfacecolor="#d55e00", markeredgecolor="white", markeredgewidth=1.4)
 
 
-def _found(explained: Explained) -> NDArray[np.bool_]:
+def _predicted(explained: Explained) -> NDArray[np.bool_]:
     size = explained.case.query.height, explained.case.query.width
     return np.asarray((resize(explained.probability[None, None], size)[0, 0] >= 0.5).numpy())
 
@@ -214,10 +214,10 @@ def _layers(explained: Explained, scale: int) -> str:
     return f"{count} layers" if count > 1 else "1 layer"
 
 
-def _iou_word(found: NDArray[np.bool_], truth: NDArray[np.uint8] | None) -> str:
+def _iou_word(predicted: NDArray[np.bool_], truth: NDArray[np.uint8] | None) -> str:
     if truth is None:
         return ""
-    both, either = intersection_and_union(found, truth)
+    both, either = intersection_and_union(predicted, truth)
     return f", IoU {both[1] / max(either[1], 1):.2f}"
 
 

@@ -1,4 +1,4 @@
-"""Intermediate masks: what the attention of each scale votes before the decoder (DCAMA, Fig. 4b and 6)."""
+"""Intermediate masks: aggregated masks of each scale, before the decoder (DCAMA, Fig. 4b and 6)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fewseg.core.types import QueryFeatures, SupportSet
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.ops.otsu import otsu_threshold
 from fewseg.models.ops.resize import resize
-from fewseg.tools.explain.case import voting
+from fewseg.tools.explain.case import aggregating
 
 
 @torch.no_grad()
@@ -18,10 +18,10 @@ def scale_masks(method: FewShotMethod, query: QueryFeatures, support: SupportSet
 
     Raises `InvalidOption` for a method that aggregates no masks.
     """
-    model = voting(method, "intermediate masks")
+    model = aggregating(method, "intermediate masks")
     sums: dict[int, Tensor] = {}
-    for (_, scale), vote in zip(model.attended, model.aggregated_masks(query, support), strict=True):
-        sums[scale] = sums[scale] + vote.float() if scale in sums else vote.float()
+    for (_, scale), mask in zip(model.attended, model.aggregated_masks(query, support), strict=True):
+        sums[scale] = sums[scale] + mask.float() if scale in sums else mask.float()
     return {scale: sums[scale].cpu() for scale in sorted(sums)}
 
 
