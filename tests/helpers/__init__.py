@@ -1,0 +1,1 @@
+"""Methods, data, servers and runs that several tests share."""

@@ -1,4 +1,4 @@
-"""A folder of images, and somebody who labels it over HTTP, as the annotation page does."""
+"""Labelling a folder of images over HTTP, as the annotation page does."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fewseg.models.ops.guided_filter import _factors, _solved, follow_guide, make_guide
+from fewseg.models.ops.guided_filter import follow_guide, make_guide, solve_factored, symmetric_factors
 from fewseg.models.ops.resize import shrink
 
 
@@ -85,8 +85,8 @@ def test_factored_matrices_are_solved_whatever_the_colours(colours: str) -> None
         seen = seen + (0.01 * torch.randn(4, 3, 49) if colours != "grey" else 0)
     matrices = (seen @ seen.mT / 49).double() + 0.003 * torch.eye(3)
     wanted = torch.linalg.solve(matrices, (seen @ seen[:, :1].mT / 49).double())[..., 0].float()
-    factors = _factors(matrices.float()[..., None, None])
-    found = _solved(factors, (seen @ seen[:, :1].mT / 49)[..., None])
+    factors = symmetric_factors(matrices.float()[..., None, None])
+    found = solve_factored(factors, (seen @ seen[:, :1].mT / 49)[..., None])
     torch.testing.assert_close(found[..., 0, 0], wanted, atol=2e-3, rtol=2e-3)
 
 

@@ -25,7 +25,7 @@ class Guide(NamedTuple):
     mean: Tensor
     """(B, 3, h, w), of each window."""
     factors: Tensor
-    """(B, 6, h, w), of each window's covariance of colours; see `_factors`."""
+    """(B, 6, h, w), of each window's covariance of colours; see `symmetric_factors`."""
 
 
 def make_guide(image: Tensor, coarse: tuple[int, int], radius: int, tolerance: float) -> Guide:
@@ -42,7 +42,7 @@ def make_guide(image: Tensor, coarse: tuple[int, int], radius: int, tolerance: f
     products = _window_mean((small.unsqueeze(1) * small.unsqueeze(2)).flatten(1, 2), radius)
     covariance = products.unflatten(1, (3, 3)) - mean.unsqueeze(1) * mean.unsqueeze(2)
     even = tolerance * torch.eye(3, dtype=image.dtype, device=image.device)
-    return Guide(image, small, mean, _factors(covariance + even[:, :, None, None]))
+    return Guide(image, small, mean, symmetric_factors(covariance + even[:, :, None, None]))
 
 
 def follow_guide(values: Tensor, guide: Guide, radius: int) -> Tensor:
@@ -55,7 +55,7 @@ def follow_guide(values: Tensor, guide: Guide, radius: int) -> Tensor:
     products = small.unsqueeze(2) * guide.coarse.unsqueeze(1)
     together = _window_mean(products.flatten(1, 2), radius).unflatten(1, (-1, 3))
     covariance = together - mean.unsqueeze(2) * guide.mean.unsqueeze(1)  # (B, L, 3, h, w)
-    slope = _solved(guide.factors.unsqueeze(1), covariance)
+    slope = solve_factored(guide.factors.unsqueeze(1), covariance)
     level = mean - (slope * guide.mean.unsqueeze(1)).sum(2)
     size = map_size(guide.fine)
     slope = resize(_window_mean(slope.flatten(1, 2), radius), size).unflatten(1, (-1, 3))
@@ -66,7 +66,7 @@ def _window_mean(x: Tensor, radius: int) -> Tensor:
     return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
 
 
-def _factors(x: Tensor) -> Tensor:
+def symmetric_factors(x: Tensor) -> Tensor:
     """Of symmetric matrices (B, 3, 3, h, w): L D Lᵀ as (B, 6, h, w), D's diagonal first, then L below its own.
 
     Where all three colours are the same and far apart (grey images) an inverse by cofactors has no digit left.
@@ -80,7 +80,7 @@ def _factors(x: Tensor) -> Tensor:
     return torch.stack([first, second, third, low, left, right], 1)
 
 
-def _solved(factors: Tensor, x: Tensor) -> Tensor:
+def solve_factored(factors: Tensor, x: Tensor) -> Tensor:
     """What the factored matrices (..., 6, h, w) make (..., 3, h, w) of."""
     first, second, third, low, left, right = factors.unbind(-3)
     a, b, c = x.unbind(-3)

@@ -110,9 +110,9 @@ class Decoder(nn.Module):
             query_share: the query's, likewise; part of this computation if not given.
         """
         masks = {scale: convolution_order(stacked) for scale, stacked in masks.items()}
-        x = self._merged(masks)
+        x = self.merged_masks(masks)
         finest = map_size(x)
-        route = _routes([finest, *(map_size(skips[s]) for s in self.skip_scales)], mix)[0]
+        route = resize_routes([finest, *(map_size(skips[s]) for s in self.skip_scales)], mix)[0]
         pieces = [Piece(_along(route, x), self.inputs["masks"])]
         if query_share is None:
             pieces += self._skips("query", skips, finest, mix)
@@ -130,7 +130,7 @@ class Decoder(nn.Module):
     def _first(self) -> nn.Conv2d:
         return cast("nn.Conv2d", self.mixer1[0])
 
-    def _merged(self, masks: dict[int, Tensor]) -> Tensor:
+    def merged_masks(self, masks: dict[int, Tensor]) -> Tensor:
         """Aggregated masks of all scales as one map of the finest attention scale."""
         x = self.vote[str(self.scales[0])](masks[self.scales[0]])
         for scale in self.scales[1:]:
@@ -143,7 +143,7 @@ class Decoder(nn.Module):
     ) -> list[Piece]:
         """The skip maps of the query or of the support, coarse to fine; behind masks of size `finest`, if any."""
         before = [] if finest is None else [finest]
-        routes = _routes([*before, *(map_size(skips[s]) for s in self.skip_scales)], mix)[len(before) :]
+        routes = resize_routes([*before, *(map_size(skips[s]) for s in self.skip_scales)], mix)[len(before) :]
         return [
             Piece(_along(route, skips[s]), self.inputs[f"{whose}.{s}"])
             for s, route in zip(self.skip_scales, routes, strict=True)
@@ -175,7 +175,7 @@ class Decoder(nn.Module):
         return total if bias is None else total + bias.view(1, -1, 1, 1)
 
 
-def _routes(sizes: Sequence[tuple[int, int]], mix: tuple[int, int]) -> list[list[tuple[int, int]]]:
+def resize_routes(sizes: Sequence[tuple[int, int]], mix: tuple[int, int]) -> list[list[tuple[int, int]]]:
     """The sizes to which stacked maps of `sizes` are resized, one after another, until all are of size `mix`.
 
     As released, what is stacked so far is resized whenever a finer map joins it, and at the end; a map that is coarser

@@ -12,7 +12,7 @@ from fewseg.core.errors import InvalidSupport
 from fewseg.core.types import SupportSet
 from fewseg.models.methods import create_method
 from fewseg.models.methods.dcama import aggregation as aggregation_module
-from fewseg.models.methods.dcama.decoder import _routes
+from fewseg.models.methods.dcama.decoder import resize_routes
 from fewseg.models.methods.dcama.method import DCAMA
 from fewseg.models.methods.shared_images import same_images
 from fewseg.models.ops.resize import map_size, resize
@@ -143,7 +143,7 @@ def test_routes_are_those_of_a_growing_stack(sizes: list[tuple[int, int]], mix: 
         else:
             stack = torch.cat([stack, resize(skip, map_size(stack))], 1)
     ours = []
-    for x, route in zip(maps, _routes(sizes, mix), strict=True):
+    for x, route in zip(maps, resize_routes(sizes, mix), strict=True):
         for size in route:
             x = resize(x, size)
         ours.append(x)
@@ -162,7 +162,7 @@ def test_decoder_is_one_convolution_over_the_whole_stack() -> None:
         for s in (8, 16, 32)
     }
     logits = decoder(masks, maps, (64, 64), (16, 16), decoder.support_share(support, (16, 16)))
-    x = decoder._merged(masks)
+    x = decoder.merged_masks(masks)
     x = torch.cat([resize(torch.cat([x, maps[8], support[8]], 1), (16, 16)), maps[4], support[4]], 1)
     x = decoder.mixer1(x)
     x = decoder.mixer3(resize(decoder.mixer2(resize(x, (32, 32))), (64, 64)))
