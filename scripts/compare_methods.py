@@ -36,7 +36,7 @@ from fewseg.training.log import read_metrics
 from fewseg.training.train import train
 from split import MIN_AREA, sources, training  # the script beside this one
 
-LOG = logging.getLogger("compare_methods")
+log = logging.getLogger("compare_methods")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def trained(row: Row, backbone: str, weights: Path, folder: Path, args: argparse
 
     def tell(step: int, total: int, last: str) -> None:
         if step % 25 == 0:
-            LOG.info("%s: %d/%d %s", folder.name, step, total, last)
+            log.info("%s: %d/%d %s", folder.name, step, total, last)
 
     report = train(config, folder, progress=tell)
     lines = [line for line in read_metrics(folder) if "seconds_per_step" in line and line["step"] <= report.best_step]
@@ -137,7 +137,7 @@ def scores(checkpoint: Path, opened: Sequence[OpenSource], per_class: int) -> di
             episodes = draw_test_episodes(source.dataset, source.novel, shots, per_class, 0, min_images=6)
             result = evaluate(method, source.dataset, episodes)
             found[f"{source.dataset.name}.{shots}"] = [round(result.miou, 1), round(result.fb_iou, 1)]
-            LOG.info("%s %d-shot: mIoU %.1f, FB-IoU %.1f", source.dataset.name, shots, result.miou, result.fb_iou)
+            log.info("%s %d-shot: mIoU %.1f, FB-IoU %.1f", source.dataset.name, shots, result.miou, result.fb_iou)
     return found
 
 

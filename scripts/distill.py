@@ -35,7 +35,7 @@ from fewseg.images.transforms import IMAGENET_MEAN, IMAGENET_STD
 from fewseg.models.backbones.tiny import InvertedResidual, TinyNet
 from split import MIN_AREA, NOVEL_CALTECH, sources  # the script beside this one
 
-LOG = logging.getLogger("distill")
+log = logging.getLogger("distill")
 EARLY = 2
 """Blocks, those of the first stage, that learn before the others and then stay."""
 HELD_OUT = 16
@@ -261,7 +261,7 @@ def run_phase(work: Distillation, number: int, state: dict[str, Any], out: Path,
         history.append(loss.item())
         if step % 50 == 0:
             left = (time.time() - started) / (step - first) * (phase.steps - step)
-            LOG.info(
+            log.info(
                 "%s %d/%d loss %.4f, %.0f min left", phase.name, step, phase.steps, np.mean(history[-50:]), left / 60
             )
         if step % 200 == 0 or step == phase.steps:
@@ -285,17 +285,17 @@ def main() -> None:
     torch.manual_seed(args.seed)
 
     images = Pictures(args.data)
-    LOG.info("%d images, and %d of COCO", len(images.plain), len(images.coco))
+    log.info("%d images, and %d of COCO", len(images.plain), len(images.coco))
     work = Distillation(Teacher(args.weights / "mobilenetv2_100.safetensors"), images)
     state: dict[str, Any] = torch.load(args.out, weights_only=True) if args.out.exists() else {}
     if state:
         work.net.load_state_dict(state["net"])
-        LOG.info("resumed at step %d of phase %s", state["step"], PHASES[state["phase"]].name)
+        log.info("resumed at step %d of phase %s", state["step"], PHASES[state["phase"]].name)
     for number in range(state.get("phase", 0), len(PHASES)):
         run_phase(work, number, state, args.out, args.seed)
     weights = args.out.with_suffix(".safetensors")
     save_file({k: v.contiguous() for k, v in work.net.fold_batch_norm().state_dict().items()}, weights)
-    LOG.info("done: %s, explained %s", weights, work.explained())
+    log.info("done: %s, explained %s", weights, work.explained())
 
 
 if __name__ == "__main__":

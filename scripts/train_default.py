@@ -3,7 +3,7 @@
     python scripts/train_default.py DATA WEIGHTS [--out runs/default]
 
 DATA holds `coco_mini/`, `caltech101_24/` and `unlabelled/`, WEIGHTS `mobilenetv2_100.safetensors`. The masks of novel
-classes are never learnt from. Beside the labelled base classes the head learns from classes that `found_things.py`
+classes are never learnt from. Beside the labelled base classes the head learns from classes that `object_discovery.py`
 makes of unlabelled photographs. It is trained twice: without some base classes, to validate on them, and then with all.
 All steps go on where they were when the command is run again; OUT/maps, 10 GB, may be deleted afterwards. Result:
 OUT/default.safetensors, in half precision, and the same head over MobileNetV2 itself,
@@ -35,10 +35,10 @@ from fewseg.training.data import ValidationSet, open_data
 from fewseg.training.loop import LAST
 from fewseg.training.train import train
 from fewseg.training.validate import validate
-from found_things import everything_found, make_classes  # the scripts beside this one
+from object_discovery import discover_objects, make_classes  # the scripts beside this one
 from split import training
 
-LOG = logging.getLogger("train_default")
+log = logging.getLogger("train_default")
 SIZE = 384
 """Input side that the model is used at; it is trained at 256."""
 TEACHER = "mobilenetv2_100"
@@ -50,8 +50,8 @@ VALIDATION = (14, 4)
 """Classes of COCO and of Caltech that are kept for validation; of the found ones none are."""
 
 
-def recipe(data: Path, backbone: str, weights: Path, things: Path | None, **changes: object) -> TrainConfig:
-    """The head's training; `things` are the classes that `found_things.py` makes, None for the labelled ones alone."""
+def recipe(data: Path, backbone: str, weights: Path, objects: Path | None, **changes: object) -> TrainConfig:
+    """The head's training; `objects` are the classes that `object_discovery.py` makes, None for the labelled ones alone."""
     settings: dict[str, object] = {
         "method": "dcama_light",
         "shots": (1, 1, 5),
@@ -65,10 +65,10 @@ def recipe(data: Path, backbone: str, weights: Path, things: Path | None, **chan
         "validation_episodes": 56,
     }
     labelled = training(data, backbone, weights, **{**settings, **changes})
-    if things is None:
+    if objects is None:
         return labelled
     kept = (*labelled.validation_classes, 0)
-    return replace(labelled, data=(*labelled.data, str(things)), weights=SHARES, validation_classes=kept)
+    return replace(labelled, data=(*labelled.data, str(objects)), weights=SHARES, validation_classes=kept)
 
 
 def carry_over(head: Path, backbone_weights: Path) -> FewShotMethod:
@@ -92,7 +92,7 @@ def teller() -> ProgressCallback:
     def tell(step: int, total: int, last: str) -> None:
         nonlocal told
         if time.monotonic() - told > TELL_EVERY or step == total:
-            LOG.info("%d/%d %s", step, total, last)
+            log.info("%d/%d %s", step, total, last)
             told = time.monotonic()
 
     return tell
@@ -105,14 +105,14 @@ def train_heads(data: Path, teacher: Path, out: Path, validation: Sequence[Valid
     """
     photographs = [part for part in validation if part.dataset.name == "caltech101_24"]
     held = sorted({part.dataset.classes[e.class_id] for part in photographs for e in part.episodes})
-    found = everything_found(data, teacher, held, out / "things.pt", seed)
-    things = {"mobilenetv2": out / "things-validated", "mobilenetv2-all": out / "things"}
+    found = discover_objects(data, teacher, held, out / "things.pt", seed)
+    objects = {"mobilenetv2": out / "things-validated", "mobilenetv2-all": out / "things"}
     none: dict[str, Any] = {"validation_classes": (0, 0), "validation_episodes": 0}
     for name, avoided, changes in (("mobilenetv2", held, {}), ("mobilenetv2-all", (), none)):
-        make_classes(found, data, avoided, things[name], seed)
-        config = recipe(data, TEACHER, teacher, things[name], seed=seed, cache_folder=str(out / "maps"), **changes)
+        make_classes(found, data, avoided, objects[name], seed)
+        config = recipe(data, TEACHER, teacher, objects[name], seed=seed, cache_folder=str(out / "maps"), **changes)
         train(config, out / name, progress=teller())
-    return [out / name / LAST for name in things]
+    return [out / name / LAST for name in objects]
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def main() -> None:
     over_own = [carry_over(head, distilled) for head in (shipped, tried)]
     for name, (method, fitted) in (("default", over_own), ("mobilenetv2-default", over_teacher)):
         _, _, scores = validate(fitted, validation, size=SIZE, batch=1)
-        LOG.info("%s: validation %s", name, scores)
+        log.info("%s: validation %s", name, scores)
         finish(method, fitted, validation, args.out / f"{name}.safetensors", args.seed)
 
 
@@ -151,7 +151,7 @@ def finish(
     method.calibration.temperature.copy_(fitted.calibration.temperature)
     method.extra |= presence
     save_method(method, path, dtype=torch.float16)
-    LOG.info("%s: %s", path, method.extra)
+    log.info("%s: %s", path, method.extra)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The network of `found_things.py`: which pixels of a photograph are its thing, whatever that is."""
+"""The network of `object_discovery.py`: which pixels of a photograph are its object, whatever that is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fewseg.models.methods.dcama_light.decoder import DILATIONS, Residual
 from fewseg.models.ops.resize import map_size, resize
 from fewseg.training.losses import choose_loss
 
-LOG = logging.getLogger("thing_network")
+log = logging.getLogger("object_network")
 SIZE, FINE, WORK = 256, 64, 32
 """Sides of the input, of the masks as they are found, and of the network's working size."""
 PROJECTED = {4: 16, 8: 32, 16: 48, 32: 48}
@@ -28,8 +28,8 @@ WIDTH, EDGE_WIDTH = 64, 32
 STEPS, BATCH, LR = 350, 16, 1e-3
 
 
-class ThingNet(nn.Module):
-    """The backbone's last map of every scale to logits (B, 1, h, w) of the photograph's thing, h and w those of 1/4."""
+class ObjectNet(nn.Module):
+    """Logits (B, 1, h, w) of a photograph's object, at the size of 1/4, from the backbone's last map of every scale."""
 
     def __init__(self, channels: dict[int, int]) -> None:
         super().__init__()
@@ -64,14 +64,14 @@ class LastMaps:
         return {scale: maps[place] for scale, place in self.places.items()}
 
 
-def learn_things(maps_of: LastMaps, dataset: Dataset, classes: Sequence[int], seed: int) -> ThingNet:
+def learn_objects(maps_of: LastMaps, dataset: Dataset, classes: Sequence[int], seed: int) -> ObjectNet:
     """Train the network on the masks of these classes."""
     shown = [(name, class_id) for class_id in classes for name in dataset.names(class_id)]
     maps = [{s: m.half() for s, m in maps_of(dataset.image(name)).items()} for name, _ in shown]
     masks = torch.stack([square_mask(dataset.mask(name, class_id), SIZE) for name, class_id in shown]).long()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = ThingNet(maps_of.channels)
+        net = ObjectNet(maps_of.channels)
     rng, loss_of = np.random.default_rng([seed, 9]), choose_loss("ce+dice")
     optimiser = torch.optim.AdamW(net.parameters(), LR, weight_decay=0.05)
     for step in range(STEPS):
@@ -88,5 +88,5 @@ def learn_things(maps_of: LastMaps, dataset: Dataset, classes: Sequence[int], se
         loss.backward()
         optimiser.step()
         if step % 50 == 0:
-            LOG.info("%d/%d loss %.3f", step, STEPS, loss.item())
+            log.info("%d/%d loss %.3f", step, STEPS, loss.item())
     return net.eval()

@@ -1,4 +1,4 @@
-"""What `scripts/found_things.py` promises: Caltech's classes to be tested on are in none of those that it makes."""
+"""What `scripts/object_discovery.py` promises: Caltech's classes to be tested on are in none of those that it makes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.fixture
-def things(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def discovery(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, whose siblings it imports, with small groups."""
     monkeypatch.syspath_prepend(SCRIPTS)
-    module = importlib.import_module("found_things")
+    module = importlib.import_module("object_discovery")
     for name, value in (("GROUPS", 4), ("LEAST", 3), ("MOST", 5), ("TIGHT", 1.0), ("SURE", 1.0)):
         monkeypatch.setattr(module, name, value)
     return module
@@ -39,53 +39,56 @@ def photographs(folder: Path, size: tuple[int, int] = (60, 40)) -> list[Path]:
     return paths
 
 
-def found(things: ModuleType, paths: list[Path]) -> list[object]:
-    """Number // 8 is the kind; a square in the middle is the thing."""
+def found(discovery: ModuleType, paths: list[Path]) -> list[object]:
+    """Number // 8 is the kind; a square in the middle is the object."""
     generator = torch.Generator().manual_seed(0)
     probable = torch.full((64, 64), 0.01)
     probable[16:48, 16:48] = 0.99
-    looks = torch.eye(4, 8).repeat_interleave(8, 0) + 0.1 * torch.rand(32, 8, generator=generator)
-    return [things.Found(path.name, probable, look) for path, look in zip(paths, looks, strict=True)]
+    embedding = torch.eye(4, 8).repeat_interleave(8, 0) + 0.1 * torch.rand(32, 8, generator=generator)
+    return [
+        discovery.DiscoveredObject(path.name, probable, embedding)
+        for path, embedding in zip(paths, embedding, strict=True)
+    ]
 
 
-def test_the_same_photograph_is_known_at_another_size(things: ModuleType, tmp_path: Path) -> None:
+def test_the_same_photograph_is_known_at_another_size(discovery: ModuleType, tmp_path: Path) -> None:
     paths = photographs(tmp_path / "photos")
     smaller = photographs(tmp_path / "smaller", (45, 30))
-    assert things.Photographs.of(paths).among(smaller[3:7]) == {path.name for path in paths[3:7]}
+    assert discovery.Photographs.of(paths).among(smaller[3:7]) == {path.name for path in paths[3:7]}
 
 
 def test_groups_with_tested_photographs_are_left_out(
-    things: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    discovery: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = found(things, photographs(tmp_path / "photos"))
-    kinds = {frozenset(int(thing.name[:2]) // 8 for thing in group) for group in things.groups(every, [], 0)}
+    every = found(discovery, photographs(tmp_path / "photos"))
+    kinds = {frozenset(int(entry.name[:2]) // 8 for entry in group) for group in discovery.groups(every, [], 0)}
     assert kinds == {frozenset({kind}) for kind in range(4)}
-    assert all(len(group) == 5 for group in things.groups(every, [], 0))
-    monkeypatch.setattr(things, "NEAR", 2.0)
-    kept = things.groups(every, [{"08.jpg", "09.jpg"}], 0)  # 2 of 8: the others show the same
-    assert {int(thing.name[:2]) // 8 for group in kept for thing in group} == {0, 2, 3}
-    monkeypatch.setattr(things, "LEAK", 0.2)
-    monkeypatch.setattr(things, "NEAR", 0.7)
-    kept = things.groups(every, [{"08.jpg"}], 0)  # one of 8, but just like it
-    assert {int(thing.name[:2]) // 8 for group in kept for thing in group} == {0, 2, 3}
-    monkeypatch.setattr(things, "NEAR", 2.0)
-    kept = things.groups(every, [{"08.jpg"}], 0)  # one may have strayed there: it alone is left out
-    names = {thing.name for group in kept for thing in group}
+    assert all(len(group) == 5 for group in discovery.groups(every, [], 0))
+    monkeypatch.setattr(discovery, "NEAR", 2.0)
+    kept = discovery.groups(every, [{"08.jpg", "09.jpg"}], 0)  # 2 of 8: the others show the same
+    assert {int(entry.name[:2]) // 8 for group in kept for entry in group} == {0, 2, 3}
+    monkeypatch.setattr(discovery, "LEAK", 0.2)
+    monkeypatch.setattr(discovery, "NEAR", 0.7)
+    kept = discovery.groups(every, [{"08.jpg"}], 0)  # one of 8, but just like it
+    assert {int(entry.name[:2]) // 8 for group in kept for entry in group} == {0, 2, 3}
+    monkeypatch.setattr(discovery, "NEAR", 2.0)
+    kept = discovery.groups(every, [{"08.jpg"}], 0)  # one may have strayed there: it alone is left out
+    names = {entry.name for group in kept for entry in group}
     assert "08.jpg" not in names
     assert names & {f"{number:02d}.jpg" for number in range(9, 16)}
 
 
-def test_what_covers_nothing_or_all_is_no_thing(things: ModuleType) -> None:
+def test_what_covers_nothing_or_all_is_no_thing(discovery: ModuleType) -> None:
     probable = torch.full((64, 64), 0.01)
-    assert things.Found("a", probable, torch.ones(2)).sure == 0
-    assert things.Found("a", 1 - probable, torch.ones(2)).sure == 0
+    assert discovery.DiscoveredObject("a", probable, torch.ones(2)).sure == 0
+    assert discovery.DiscoveredObject("a", 1 - probable, torch.ones(2)).sure == 0
     probable[20:40, 20:40] = 0.99
-    assert things.Found("a", probable, torch.ones(2)).sure == pytest.approx(396 / (400 + 36.96), abs=1e-3)
+    assert discovery.DiscoveredObject("a", probable, torch.ones(2)).sure == pytest.approx(396 / (400 + 36.96), abs=1e-3)
 
 
-def test_the_classes_are_a_dataset(things: ModuleType, tmp_path: Path) -> None:
+def test_the_classes_are_a_dataset(discovery: ModuleType, tmp_path: Path) -> None:
     paths = photographs(tmp_path / "photos")
-    things.write_classes(things.groups(found(things, paths), [], 0), tmp_path / "photos", tmp_path / "classes")
+    discovery.write_classes(discovery.groups(found(discovery, paths), [], 0), tmp_path / "photos", tmp_path / "classes")
     dataset = FolderDataset(tmp_path / "classes")
     assert len(dataset.classes) == 4
     assert [len(dataset.names(c)) for c in range(4)] == [5] * 4
@@ -97,21 +100,21 @@ def test_the_classes_are_a_dataset(things: ModuleType, tmp_path: Path) -> None:
     assert not (tmp_path / "classes.part").exists()
 
 
-def test_novel_and_held_classes_are_avoided(things: ModuleType, tmp_path: Path) -> None:
+def test_novel_and_held_classes_are_avoided(discovery: ModuleType, tmp_path: Path) -> None:
     data = tmp_path / "data"
     paths = photographs(tmp_path / "photos")
     for name, kind in (("airplanes", 0), ("ant", 2), ("bonsai", 3)):
         (data / "caltech101_24" / name).mkdir(parents=True)
         for path in paths[8 * kind : 8 * kind + 4]:
             Image.open(path).save(data / "caltech101_24" / name / f"image_{path.name}", quality=95)
-    for name in things.NOVEL_CALTECH[1:]:  # somewhere else
+    for name in discovery.NOVEL_CALTECH[1:]:  # somewhere else
         (data / "caltech101_24" / name).mkdir()
         Image.new("RGB", (60, 40), "red").save(data / "caltech101_24" / name / "image.jpg")
     (tmp_path / "photos").rename(data / "unlabelled")
-    every = found(things, paths)
-    things.make_classes(every, data, ["ant"], tmp_path / "classes", 0)
+    every = found(discovery, paths)
+    discovery.make_classes(every, data, ["ant"], tmp_path / "classes", 0)
     kinds = {int(path.stem) // 8 for path in (tmp_path / "classes").glob("*/*.jpg")}
     assert kinds == {1, 3}  # bonsai is a base class
-    things.make_classes(every, data, ["ant"], tmp_path / "classes", 0)  # there already
+    discovery.make_classes(every, data, ["ant"], tmp_path / "classes", 0)  # there already
     with pytest.raises(InvalidOption, match=r"made with seed 0, held ant, .* not seed 0, held none"):
-        things.make_classes(every, data, [], tmp_path / "classes", 0)
+        discovery.make_classes(every, data, [], tmp_path / "classes", 0)
