@@ -266,8 +266,8 @@ def run_phase(work: Distillation, number: int, state: dict[str, Any], out: Path,
             )
         if step % 200 == 0 or step == phase.steps:
             line = {"phase": phase.name, "step": step, "loss": round(float(np.mean(history[-50:])), 4)}
-            with (out.parent / "distill.jsonl").open("a") as log:
-                log.write(json.dumps({**line, "explained": work.explained()}) + "\n")
+            with (out.parent / "distill.jsonl").open("a") as file:
+                file.write(json.dumps({**line, "explained": work.explained()}) + "\n")
             kept = {"net": work.net.state_dict(), "optimiser": optimiser.state_dict(), "phase": number, "step": step}
             with replacing(out) as temporary:
                 torch.save(kept, temporary)

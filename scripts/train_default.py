@@ -51,7 +51,7 @@ VALIDATION = (14, 4)
 
 
 def recipe(data: Path, backbone: str, weights: Path, objects: Path | None, **changes: object) -> TrainConfig:
-    """The head's training; `objects` are the classes that `object_discovery.py` makes, None for the labelled ones alone."""
+    """The head's training; `objects` are the classes of `object_discovery.py`, None for the labelled ones alone."""
     settings: dict[str, object] = {
         "method": "dcama_light",
         "shots": (1, 1, 5),
