@@ -16,7 +16,7 @@ import torch
 
 from fewseg.core.errors import InvalidOption
 from fewseg.core.files import make_folder, replacing, write_text
-from fewseg.core.progress import ProgressCallback
+from fewseg.core.progress import ProgressCallback, silent
 from fewseg.export.graphs import Graph, method_graphs
 from fewseg.export.options import Format
 from fewseg.export.options import GraphOptions as GraphOptions
@@ -52,7 +52,7 @@ def export_method(
     folder: str | os.PathLike[str],
     options: GraphOptions = GraphOptions(),
     *,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback = silent,
 ) -> GraphReport:
     """Write a method's graphs (see `fewseg.export.graphs`) and `model.json` to a folder.
 
@@ -75,32 +75,38 @@ def export_method(
     method = _specimen(method)
     graphs = list(method_graphs(method, query_only=options.query_only))
     about = _about(method, graphs, options)
-    steps = len(options.formats) * (len(graphs) + 2 * len(options.verify_shots))
-    done = iter(range(1, steps + 1))
-
-    def step(what: str) -> None:
-        if progress is not None:
-            progress(next(done), steps, what)
-
-    differences: list[Difference] = []
-    names = [(graph, kind, f"{graph.name}.{kind}") for kind in options.formats for graph in graphs]
-    with ExitStack() as stack:
-        paths = {name: stack.enter_context(replacing(out / name)) for _, _, name in names}
-        for graph, kind, name in names:
-            write_graph(graph, kind, paths[name], {**about, "graph": graph.name}, options.opset)
-            step(f"written: {name}")
-        for kind in options.formats:
-            runs = {graph.name: open_graph(paths[name], kind) for graph, k, name in names if k == kind}
-            for difference in _compared(method, runs, kind, options.verify_shots):
-                differences.append(difference)
-                step(f"compared: {kind}, {difference.shots} shots")
-        sizes = {name: paths[name].stat().st_size for *_, name in names}
+    sizes, differences = _write_compared(method, graphs, out, about, options, progress)
     for name in _of_another_model(out / DESCRIPTION, about["fingerprint"]) - sizes.keys():
         (out / name).unlink(missing_ok=True)
     about["files"] = list(sizes)
     about["differences"] = [difference.to_json() for difference in differences]
     write_text(out / DESCRIPTION, json.dumps(about, indent=1) + "\n")
     return GraphReport(sizes, tuple(differences), about)
+
+
+def _write_compared(
+    method: FewShotMethod,
+    graphs: list[Graph],
+    out: Path,
+    about: dict[str, Any],
+    options: GraphOptions,
+    progress: ProgressCallback,
+) -> tuple[dict[str, int], list[Difference]]:
+    """Sizes of the files by name, and their differences from torch; all files take their places, or none."""
+    steps = len(options.formats) * (len(graphs) + 2 * len(options.verify_shots))
+    differences: list[Difference] = []
+    names = [(graph, kind, f"{graph.name}.{kind}") for kind in options.formats for graph in graphs]
+    with ExitStack() as stack:
+        paths = {name: stack.enter_context(replacing(out / name)) for _, _, name in names}
+        for done, (graph, kind, name) in enumerate(names, 1):
+            write_graph(graph, kind, paths[name], {**about, "graph": graph.name}, options.opset)
+            progress(done, steps, f"written: {name}")
+        for kind in options.formats:
+            runs = {graph.name: open_graph(paths[name], kind) for graph, k, name in names if k == kind}
+            for difference in _compared(method, runs, kind, options.verify_shots):
+                differences.append(difference)
+                progress(len(names) + len(differences), steps, f"compared: {kind}, {difference.shots} shots")
+        return {name: paths[name].stat().st_size for *_, name in names}, differences
 
 
 def _of_another_model(description: Path, fingerprint: str) -> set[str]:

@@ -32,14 +32,14 @@ def export_masks(
 ) -> ExportReport:
     """Write masks into the folder `out`, in every one of `formats` (see `FORMATS`), in one pass over the images.
 
-    Memory is bounded by one image's masks: give a generator. Every file is written atomically, those about all images
-    (coco.json, data.yaml) last. Files of single images that were corrected by hand stay, with a line in the log.
+    Memory is bounded by one image's masks: give a generator. Files are written atomically, those about all images last.
+    Files of single images that were corrected by hand stay, with a line in the log.
 
     Args:
         images: one record an image, see `MaskRecord`; only the labels with a mask in it.
         out: the folder, made if missing.
         formats: names from `FORMATS`.
-        labels: every label, in the order of class numbers and colours; in order of appearance if not given.
+        labels: every label, in the order of numbers and colours; in order of appearance if not given.
         options: see `ExportOptions`.
         total: number of images, for the progress; 0 for unknown.
         progress: called after every image with (done, total, name).

@@ -109,7 +109,7 @@ class Benchmark:
         return tuple(c for c in range(len(self.classes)) if c not in novel)
 
     def test_pairs(self, fold: int) -> tuple[Pair, ...]:
-        """(image, novel class) in the published list's order, in ours where the list was computed."""
+        """(image, novel class) in the published list's order, or in that of the computed list."""
         return self._listed("test", fold) or self._computed("test", self.novel(fold))
 
     def train_pairs(self, fold: int) -> tuple[Pair, ...]:

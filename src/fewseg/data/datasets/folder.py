@@ -1,6 +1,6 @@
 """Datasets that are folders of images and masks.
 
-Two layouts, told apart by what is there:
+Two layouts, recognised by their files:
 
 - *class folders*: `CLASS/name.jpg` with `CLASS/name.png`, a mask of two values (0 is background); other names of masks
   are in `fewseg.images.pairs`;

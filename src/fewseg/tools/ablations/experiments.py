@@ -155,7 +155,7 @@ _TABLES: Final = (
     Experiment(
         "intermediate-masks",
         "Figure 6",
-        "How good the masks are that each scale votes for, cut at Otsu's threshold, before the decoder. The figure's "
+        "How good the aggregated masks of each scale are, cut at Otsu's threshold, before the decoder. The figure's "
         "values are not carried.",
         (Variant("DCAMA"),),
         measure="masks",

@@ -102,8 +102,8 @@ def check_given_model(settings: Settings) -> None:
 def deciding_settings(settings: Settings) -> dict[str, Any]:
     """The settings that numbers depend on, as JSON values: with a given model none of those that make one."""
     left_out = _MAKING if settings.checkpoint is not None else ()
-    told = {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
-    return {_KEYS.get(name, name): value for name, value in told.items()}
+    kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
+    return {_KEYS.get(name, name): value for name, value in kept.items()}
 
 
 def train_config(variant: Variant, settings: Settings, fold: int | None, seed: int) -> TrainConfig:

@@ -98,11 +98,11 @@ class BaselineDCAMA:
 
         Boundary refinement, where the method has it, needs the queries' images (B, 3, H, W).
         """
-        votes: dict[int, list[Tensor]] = {}
+        aggregated: dict[int, list[Tensor]] = {}
         blocks = self.projected(query, support, masks)
-        for (_, scale), vote in zip(self.attended, self.aggregate(blocks), strict=True):
-            votes.setdefault(scale, []).append(vote)
-        stacked = {s: torch.stack(v, 1) for s, v in votes.items()}
+        for (_, scale), mask in zip(self.attended, self.aggregate(blocks), strict=True):
+            aggregated.setdefault(scale, []).append(mask)
+        stacked = {s: torch.stack(v, 1) for s, v in aggregated.items()}
         return self._decode(stacked, blocks, query, support, masks, images)
 
     # --------------------------------------------------------------------------------------------- attention
@@ -124,12 +124,12 @@ class BaselineDCAMA:
 
     def aggregate(self, blocks: list[Block]) -> list[Tensor]:
         """Aggregated mask (B, h, w) of every block."""
-        votes = []
+        aggregated = []
         for q, k, value, size in blocks:
             dropout = self.config.dropout if self.training else 0.0
             shares = baseline_aggregation(q, k, value, self.config.heads, dropout)
-            votes.append(self._aggregated(shares, value).unflatten(1, size))
-        return votes
+            aggregated.append(self._aggregated(shares, value).unflatten(1, size))
+        return aggregated
 
     def _aggregated(self, shares: Tensor, sides: Tensor) -> Tensor:
         if not self.class_balanced:
@@ -157,7 +157,7 @@ class BaselineDCAMA:
 
     def _decode(
         self,
-        votes: dict[int, Tensor],
+        aggregated: dict[int, Tensor],
         blocks: list[Block],
         query: list[Tensor],
         support: list[Tensor],
@@ -165,9 +165,9 @@ class BaselineDCAMA:
         images: Tensor | None,
     ) -> Tensor:
         """Logits (B, 2, H, W) of the paper's decoder, from the aggregated masks of every scale."""
-        x = self._block(f"decoder.vote.{self.scales[0]}", votes[self.scales[0]])
+        x = self._block(f"decoder.vote.{self.scales[0]}", aggregated[self.scales[0]])
         for scale in self.scales[1:]:
-            finer = self._block(f"decoder.vote.{scale}", votes[scale])
+            finer = self._block(f"decoder.vote.{scale}", aggregated[scale])
             x = self._block(f"decoder.merge.{scale}", bilinear(x, finer.shape[-2:]) + finer)
         for scale in self.skip_scales:
             maps = [query[self.last[scale]]]
@@ -179,10 +179,10 @@ class BaselineDCAMA:
             else:
                 x = torch.cat([x, *(bilinear(m, x.shape[-2:]) for m in maps)], 1)
         if 4 not in self.skip_scales:
-            height, width = votes[self.scales[-1]].shape[-2:]
+            height, width = aggregated[self.scales[-1]].shape[-2:]
             x = bilinear(x, (2 * height, 2 * width))
         if self.class_balanced:
-            odds = [torch.logit(votes[s].float(), eps=0.01).to(self.dtype) for s in self.scales]
+            odds = [torch.logit(aggregated[s].float(), eps=0.01).to(self.dtype) for s in self.scales]
             x = torch.cat([x, *(bilinear(o, x.shape[-2:]) for o in odds)], 1)
         mix = x.shape[-2:]
         x = F.relu(self._conv("decoder.mixer1.2", F.relu(self._conv("decoder.mixer1.0", x))))

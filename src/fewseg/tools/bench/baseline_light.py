@@ -26,7 +26,7 @@ class BaselineDCAMALight(BaselineDCAMA):
 
     def _decode(
         self,
-        votes: dict[int, Tensor],
+        aggregated: dict[int, Tensor],
         blocks: list[Block],
         query: list[Tensor],
         support: list[Tensor],
@@ -37,18 +37,18 @@ class BaselineDCAMALight(BaselineDCAMA):
         skips = {s: self._conv(f"decoder.project.{s}", query[self.last[s]]) for s in self.skip_scales}
         work, fine = skips[contexts[0]].shape[-2:], skips[edge].shape[-2:]
         prototypes = [_foreground_prototype(block, masks) for block in blocks]
-        inputs = self._inputs(votes, blocks, prototypes, work)
+        inputs = self._inputs(aggregated, blocks, prototypes, work)
         small = [bilinear(skips[s], work) for s in contexts]
         logit = self._first_logit(inputs, small, skips[edge], fine)
         for _ in range(self.config.refinement_steps):
-            logit = logit + self._refinement(logit, votes, blocks, small)
+            logit = logit + self._refinement(logit, aggregated, blocks, small)
         if self.training:
             return bilinear(torch.cat([-logit, logit], 1) / 2, masks.shape[-2:])
         logit = self._calibrated(self._refined_boundary(logit, images, work), blocks, prototypes)
         return bilinear(torch.cat([-logit, logit], 1), masks.shape[-2:])
 
     def _inputs(
-        self, votes: dict[int, Tensor], blocks: list[Block], prototypes: list[Tensor], work: torch.Size
+        self, aggregated: dict[int, Tensor], blocks: list[Block], prototypes: list[Tensor], work: torch.Size
     ) -> Tensor:
         """The decoder's inputs: log-odds of the aggregated masks and two similarities, per block (B, C, h, w)."""
         nearer: dict[int, list[Tensor]] = {}
@@ -59,7 +59,7 @@ class BaselineDCAMALight(BaselineDCAMA):
             similar.setdefault(scale, []).append(tokens.unflatten(1, block[3]))
         inputs = []
         for scale in sorted(self.scales):
-            odds = torch.logit(votes[scale].float(), eps=0.0025).to(self.dtype)
+            odds = torch.logit(aggregated[scale].float(), eps=0.0025).to(self.dtype)
             of_scale = [odds, 10 * torch.stack(nearer[scale], 1), torch.stack(similar[scale], 1)]
             inputs.append(bilinear(torch.cat(of_scale, 1), work))
         return torch.cat(inputs, 1)
@@ -85,7 +85,9 @@ class BaselineDCAMALight(BaselineDCAMA):
         x = F.relu(self._conv("decoder.mix", F.relu(x + self._conv("decoder.refine_edges", edges))))
         return self._conv("decoder.correction", x) + bilinear(linear, fine)
 
-    def _refinement(self, logit: Tensor, votes: dict[int, Tensor], blocks: list[Block], small: list[Tensor]) -> Tensor:
+    def _refinement(
+        self, logit: Tensor, aggregated: dict[int, Tensor], blocks: list[Block], small: list[Tensor]
+    ) -> Tensor:
         """What a refinement step adds to the logit (B, 1, h, w)."""
         context = torch.cat(small, 1)
         work = (context.shape[-2], context.shape[-1])
@@ -95,7 +97,7 @@ class BaselineDCAMALight(BaselineDCAMA):
                 tokens = F.normalize(block[0], dim=-1, eps=EPS)
                 inside, outside = ((tokens * mean.unsqueeze(1)).sum(-1) for mean in _query_prototypes(logit, block))
                 own.append(bilinear(10 * (inside - outside).unflatten(1, block[3]).unsqueeze(1), work))
-            odds.append(bilinear(torch.logit(votes[scale].float(), eps=0.0025).to(self.dtype), work))
+            odds.append(bilinear(torch.logit(aggregated[scale].float(), eps=0.0025).to(self.dtype), work))
         inputs = torch.cat([*own, *odds, bilinear(logit, work).clamp(-8, 8)], 1)
         x = self._conv("decoder.refinement.inputs", inputs) + self._conv("decoder.refinement.context", context)
         x = F.relu(self._norm("decoder.refinement.norm", x))

@@ -124,8 +124,8 @@ def _aggregate(inputs: list[tuple[Tensor, Tensor, Tensor]], heads: int, implemen
     return _all([aggregate_masks(q, k, v, heads=heads, scale=1.0, implementation=implementation) for q, k, v in inputs])
 
 
-def _all(votes: list[Tensor]) -> Tensor:
-    return torch.cat([vote.flatten() for vote in votes])
+def _all(aggregated: list[Tensor]) -> Tensor:
+    return torch.cat([mask.flatten() for mask in aggregated])
 
 
 def _noise(shape: Shape, values: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
