@@ -45,9 +45,9 @@ def export_masks(
         progress: called after every image with (done, total, name).
 
     Raises:
-        InvalidOption: an unknown format, or two images of one name. InvalidMask: a mask that is not of its image's
-            size. InvalidImage: an image that an overlay, a sheet or a copy needs is missing. OutputError: a file
-            cannot be written, or one about all images is there and was not written by fewseg.
+        InvalidOption: an unknown format, or two images of one name. InvalidMask: a mask of another size than its image.
+        InvalidImage: an image that an overlay, a sheet or a copy needs is missing. OutputError: a file cannot be
+            written, or one about all images was not written by fewseg.
     """
     formats, numbers = check_formats(tuple(formats)), LabelNumbers(tuple(labels or ()))
     check_folder(Path(out), formats)
