@@ -173,7 +173,7 @@ def test_accuracy_at_the_size_that_was_given() -> None:
     data = ("synthetic@plain disc",)
     settings = dataclasses.replace(SMALL, shots=(1,))
     (task,) = accuracy_tasks(settings, "default", data, 1)
-    row = accuracy_rows(settings, task, AccuracyVariant())
+    (row,) = accuracy_rows(settings, task, AccuracyVariant())
     assert (row["size"], row["shots"], row["classes"], row["digest"]) == (64, 1, ["plain disc"], task.digest)
     (own,) = accuracy_tasks(dataclasses.replace(settings, size=None), "default", data, 1)
     assert own.digest != task.digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from fewseg.core.errors import InvalidOption
@@ -54,10 +54,7 @@ def export_masks(
     folder = make_folder(out)
     files = annotations = absent = done = 0
     with ExitStack() as stack:
-        writers = []
-        for name in formats:
-            writers.append(_writer(name, folder, numbers))
-            stack.callback(writers[-1].close)
+        writers = [stack.enter_context(closing(_writer(name, folder, numbers))) for name in formats]
         for done, record in enumerate(_of_different_names(images), 1):
             image = MaskedImage(record, numbers, options or ExportOptions())
             files += sum(writer.add(image) for writer in writers)
