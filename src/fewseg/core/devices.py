@@ -1,4 +1,4 @@
-"""Where and how precisely to compute."""
+"""Devices and precisions."""
 
 from __future__ import annotations
 

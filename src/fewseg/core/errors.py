@@ -1,4 +1,4 @@
-"""Errors that say what they got, what they expected and what to do; the command line prints them as one line."""
+"""Errors of one line each: the value given, the value expected, the remedy."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ _CLASSES: Final = 80
 
 @dataclass(frozen=True)
 class _Annotated:
-    """One image with what is to be painted."""
+    """One image with its annotated instances."""
 
     name: str
     size: tuple[int, int]

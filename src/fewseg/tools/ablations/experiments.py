@@ -1,4 +1,4 @@
-"""What each experiment compares: variants as data, and where the paper's numbers for them stand."""
+"""The experiments as data: the variants that each compares, and the paper's numbers for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model and episodes to the numbers of an experiment's rows."""
+"""Rows of an experiment: scores and costs of a variant's model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fewseg.tools.ablations.costs import multiply_adds, peak_megabytes, seconds
 from fewseg.tools.ablations.experiments import Variant
 from fewseg.tools.explain.intermediate import binarised, scale_masks
 
-Row = dict[str, Any]
+ResultRow = dict[str, Any]
 """`title`, and numbers by column."""
 
 
@@ -33,7 +33,7 @@ def score_rows(
     protocol: Protocol,
     batch: int,
     progress: ProgressCallback,
-) -> list[Row]:
+) -> list[ResultRow]:
     """Mean IoU, FB-IoU, ROM and RUM over the trials; a row for each dataset and number of shots."""
     results = evaluate_trials(method, trials, protocol.settings(variant.fusion, batch), progress=progress)
     rows = []
@@ -70,7 +70,7 @@ def check_masks(protocol: Protocol) -> None:
 @torch.inference_mode()
 def mask_rows(
     method: FewShotMethod, trials: Sequence[Trial], protocol: Protocol, progress: ProgressCallback
-) -> list[Row]:
+) -> list[ResultRow]:
     """IoU of each scale's intermediate mask, cut at Otsu's threshold, and the prediction.
 
     Means of the trials of a dataset with a number of shots. Raises `InvalidOption` for a protocol that pads images.
@@ -115,7 +115,7 @@ def _count_masks(
     return meters
 
 
-def cost_rows(variant: Variant, method: FewShotMethod, repeats: int, epochs: float | None) -> list[Row]:
+def cost_rows(variant: Variant, method: FewShotMethod, repeats: int, epochs: float | None) -> list[ResultRow]:
     """Operations and time of one shot; `epochs` to the best checkpoint, where it was trained."""
     whole, backbone = multiply_adds(method)
     both, query = seconds(method, 1, variant.fusion, repeats)
@@ -125,7 +125,7 @@ def cost_rows(variant: Variant, method: FewShotMethod, repeats: int, epochs: flo
 
 def shot_rows(
     variant: Variant, method: FewShotMethod, shots: Sequence[int], repeats: int, progress: ProgressCallback
-) -> list[Row]:
+) -> list[ResultRow]:
     """Memory and time for each number of shots."""
     rows = []
     for done, number in enumerate(shots, 1):

@@ -10,7 +10,7 @@ from typing import Any, Final
 from fewseg.core.files import make_folder, write_text
 from fewseg.evaluation.report import aligned
 from fewseg.tools.ablations.experiments import Experiment, Variant
-from fewseg.tools.ablations.measure import Row
+from fewseg.tools.ablations.measure import ResultRow
 from fewseg.tools.ablations.run import ExperimentResult
 from fewseg.tools.ablations.settings import Settings, deciding_settings
 
@@ -70,14 +70,14 @@ def _cells(result: ExperimentResult) -> tuple[list[str], list[list[str]]]:
     return head, cells
 
 
-def _measured(row: Row, column: str, form: str) -> str:
+def _measured(row: ResultRow, column: str, form: str) -> str:
     if column not in row:
         return ""
     low = f" ({row['miou_low']:.1f} to {row['miou_high']:.1f})" if column == "miou" and "miou_low" in row else ""
     return f"{row[column]:{form}}{low}"
 
 
-def _paper(result: ExperimentResult, row: Row) -> dict[str, float]:
+def _paper(result: ExperimentResult, row: ResultRow) -> dict[str, float]:
     """The paper's numbers stand at its own number of shots only."""
     experiment = result.experiment
     if experiment.measure == "scores" and row.get("shots") not in experiment.shots:

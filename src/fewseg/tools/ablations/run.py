@@ -24,7 +24,7 @@ from fewseg.models.methods import METHODS, FewShotMethod, create_method
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.options import method_options
 from fewseg.tools.ablations.experiments import Experiment, Variant
-from fewseg.tools.ablations.measure import Row, check_masks, cost_rows, mask_rows, score_rows, shot_rows
+from fewseg.tools.ablations.measure import ResultRow, check_masks, cost_rows, mask_rows, score_rows, shot_rows
 from fewseg.tools.ablations.settings import (
     Settings,
     check_given_model,
@@ -42,7 +42,7 @@ class ExperimentResult:
     """An experiment's rows, in its variants' order."""
 
     experiment: Experiment
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
     benchmark: str | None
     """The published benchmark that was measured on, if it was one."""
     protocol: Protocol | None
@@ -64,7 +64,7 @@ def run_experiment(
     """
     check_experiment(experiment, settings)
     protocol = _protocol(settings) if experiment.reads_images else None
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[ResultRow]] = {}
     skipped = 0
     for variant in experiment.variants:
         for fold, seed in itertools.product(settings.fold or (None,), _seeds(experiment, settings)):
@@ -144,7 +144,7 @@ class _Part:
     out: Path
     progress: ProgressCallback
 
-    def rows(self) -> tuple[list[Row], bool]:
+    def rows(self) -> tuple[list[ResultRow], bool]:
         """The measured rows, and whether they were there already."""
         path = make_folder(self.out / self.experiment.name) / f"{_slug(self.variant.title)}{self._end}.json"
         about = json.loads(json.dumps({"format": _FORMAT, **self._about()}))
@@ -171,7 +171,7 @@ class _Part:
         about = {"variant": variant, "fold": self.fold, "seed": self.seed}
         return {**about, "settings": settings, "protocol": protocol}
 
-    def _measure(self) -> list[Row]:
+    def _measure(self) -> list[ResultRow]:
         trials = self._trials()  # before the training: what is missing is said at once
         method, report = self._model()
         method = method.to(choose_device(self.settings.device)).eval()
@@ -231,7 +231,7 @@ class _Part:
         self.progress(done, total, f"{self.experiment.name}, {self.variant.title}{self._end}: {what} {last}".rstrip())
 
 
-def _read(path: Path, about: dict[str, Any]) -> list[Row]:
+def _read(path: Path, about: dict[str, Any]) -> list[ResultRow]:
     """The rows of a finished part; raises `InvalidOption` where it is another run's, or damaged."""
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -260,12 +260,12 @@ def _slug(words: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=]+", "-", words).strip("-")
 
 
-def _mean(rows: list[Row]) -> Row:
+def _mean(rows: list[ResultRow]) -> ResultRow:
     """One row of several folds' and seeds'; the interval is of the mean over the seeds, and without them none."""
     if len(rows) == 1:
         return rows[0]
     numbers = [k for k in rows[0] if k not in ("title", "variant", "seed", "miou_low", "miou_high")]
-    means: Row = {k: sum(row[k] for row in rows) / len(rows) for k in numbers}
+    means: ResultRow = {k: sum(row[k] for row in rows) / len(rows) for k in numbers}
     by_seed: dict[int, list[float]] = {}
     for row in rows:
         by_seed.setdefault(row["seed"], []).append(row.get("miou", 0.0))

@@ -19,7 +19,7 @@ from fewseg.models.methods import FewShotMethod
 from fewseg.tools.bench.models import bench_model, build
 from fewseg.tools.bench.options import BASELINE, OPTIMISED
 from fewseg.tools.bench.peak_memory import Pieces, peak_mebibytes, together
-from fewseg.tools.bench.queries import Case, memory_pieces, score_bytes
+from fewseg.tools.bench.queries import Contender, memory_pieces, score_bytes
 from fewseg.tools.bench.results import Row
 from fewseg.tools.bench.settings import BenchSettings
 from fewseg.tools.bench.timing import interleaved, summary
@@ -47,8 +47,8 @@ def curve_rows(settings: BenchSettings, name: str, curve: str, place: int) -> li
         return _label_rows(settings, name, place)
     size, shots = (place, 1) if curve == "size" else (settings.size, place)
     method, device = build(bench_model(name), size), settings.torch_device
-    works: dict[Case, Callable[[], Tensor]] = {}
-    support: dict[Case, int] = {}
+    works: dict[Contender, Callable[[], Tensor]] = {}
+    support: dict[Contender, int] = {}
     for precision, dtype in settings.dtypes.items():
         for variant in VARIANTS:
             if variant == OPTIMISED or fits(1.5 * score_bytes(method, shots, dtype), device):
@@ -67,7 +67,7 @@ def _row(
     name: str,
     curve: str,
     place: int,
-    case: Case,
+    case: Contender,
     seconds: list[float],
     memory: float | None,
     kept: float | None,
@@ -79,11 +79,11 @@ def _row(
 
 
 def _peaks(
-    task: str, works: Iterable[Case], settings: BenchSettings, arguments: dict[str, Any]
-) -> dict[Case, float | None]:
+    task: str, works: Iterable[Contender], settings: BenchSettings, arguments: dict[str, Any]
+) -> dict[Contender, float | None]:
     """MiB of a query, each variant in a process of its own; nothing where memory is not wanted."""
 
-    def measure(case: Case) -> float | None:
+    def measure(case: Contender) -> float | None:
         variant, precision = case
         how = {**arguments, "variant": variant, "precision": precision}
         return peak_mebibytes(task, settings.torch_device, threads=settings.threads, **how).get("query")
@@ -91,7 +91,7 @@ def _peaks(
     return together({case: functools.partial(measure, case) for case in works}) if settings.memory else {}
 
 
-def _seconds(works: dict[Case, Callable[[], Tensor]], settings: BenchSettings) -> dict[Case, list[float]]:
+def _seconds(works: dict[Contender, Callable[[], Tensor]], settings: BenchSettings) -> dict[Contender, list[float]]:
     contenders = {"/".join(case): work for case, work in works.items()}
     with torch.inference_mode():
         taken = interleaved(contenders, repeats=settings.repeats, device=settings.torch_device, clock=settings.clock)

@@ -1,4 +1,4 @@
-"""Where something was measured: what a reader needs in order to compare the numbers with others."""
+"""The machine of a measurement, as a reader needs it to compare numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: the models, and the images they are given."""
+"""Models to benchmark, and their input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `fewseg bench` lets a person choose; nothing here needs torch."""
+"""Choices of `fewseg bench`; nothing here needs torch."""
 
 from __future__ import annotations
 

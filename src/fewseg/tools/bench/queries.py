@@ -24,10 +24,10 @@ from fewseg.tools.bench.settings import BenchSettings
 from fewseg.tools.bench.timing import interleaved, summary
 from fewseg.tools.bench.variants import VARIANTS, Prepared, prepare_variant
 
-Case = tuple[str, str]
+Contender = tuple[str, str]
 """Variant and precision."""
 
-BASE: Case = (BASELINE, "float32")
+BASE: Contender = (BASELINE, "float32")
 """What everything is compared with."""
 
 
@@ -56,7 +56,7 @@ def query_rows(settings: BenchSettings, name: str, shots: int) -> list[Row]:
     return rows
 
 
-def _times(taken: dict[str, list[float]], level: str, case: Case) -> Row:
+def _times(taken: dict[str, list[float]], level: str, case: Contender) -> Row:
     """Seconds of a case at a level, how many times as fast it is as the baseline, and seconds of teaching."""
     variant, precision = case
     return {
@@ -84,7 +84,7 @@ def score_bytes(method: FewShotMethod, shots: int, dtype: torch.dtype) -> float:
     return 2 * largest * method.config.heads * torch.empty((), dtype=dtype).element_size()
 
 
-def _cases(settings: BenchSettings, method: FewShotMethod, shots: int) -> list[Case]:
+def _cases(settings: BenchSettings, method: FewShotMethod, shots: int) -> list[Contender]:
     """Ways and precisions, without what would not fit into memory."""
     device = settings.torch_device
     cases = []
@@ -95,11 +95,13 @@ def _cases(settings: BenchSettings, method: FewShotMethod, shots: int) -> list[C
     return cases
 
 
-def _name(level: str, case: Case) -> str:
+def _name(level: str, case: Contender) -> str:
     return "/".join((level, *case))
 
 
-def _timed(prepared: dict[Case, Prepared], settings: BenchSettings, device: torch.device) -> dict[str, list[float]]:
+def _timed(
+    prepared: dict[Contender, Prepared], settings: BenchSettings, device: torch.device
+) -> dict[str, list[float]]:
     contenders: dict[str, Callable[[], object]] = {**roofline_contenders(device, settings.precisions)}
     for level in settings.levels:
         for case, what in prepared.items():
@@ -110,13 +112,13 @@ def _timed(prepared: dict[Case, Prepared], settings: BenchSettings, device: torc
     return interleaved(contenders, repeats=settings.repeats, device=device, clock=settings.clock)
 
 
-def _ratio(taken: dict[str, list[float]], level: str, base: Case, case: Case) -> float | None:
+def _ratio(taken: dict[str, list[float]], level: str, base: Contender, case: Contender) -> float | None:
     """How many times as fast as `base`, round by round; the median."""
     slow, fast = taken.get(_name(level, base)), taken[_name(level, case)]
     return None if slow is None else statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
-def _agreement(prepared: dict[Case, Prepared], settings: BenchSettings) -> dict[str, Row]:
+def _agreement(prepared: dict[Contender, Prepared], settings: BenchSettings) -> dict[str, Row]:
     """Largest difference from the baseline implementation in float32, and how much that result varies."""
     found = {}
     for level in settings.levels:
@@ -133,7 +135,7 @@ def _difference(result: Tensor, base: Tensor) -> tuple[float, float]:
     return (result.float() - base).abs().max().item(), base.std().item()
 
 
-def _peaks(settings: BenchSettings, name: str, shots: int, case: Case) -> dict[str, float | None]:
+def _peaks(settings: BenchSettings, name: str, shots: int, case: Contender) -> dict[str, float | None]:
     return peak_mebibytes(
         "queries:memory_pieces",
         settings.torch_device,

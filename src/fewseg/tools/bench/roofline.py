@@ -1,4 +1,4 @@
-"""What this machine multiplies matrices at: no computation made of products can be quicker."""
+"""Roofline: the rate at which this machine multiplies matrices, which bounds every computation made of products."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def matrix_products(device: torch.device, dtype: torch.dtype) -> dict[int, Calla
 
 
 def roofline_contenders(device: torch.device, precisions: Iterable[str]) -> dict[str, Callable[[], Tensor]]:
-    """The products of some precisions, and of float32, under names that `limit` knows."""
+    """The products of some precisions, and of float32, under names that `roofline` knows."""
     return {
         f"roofline/{precision}/{side}": product
         for precision in dict.fromkeys(("float32", *precisions))
@@ -54,7 +54,7 @@ def roofline_contenders(device: torch.device, precisions: Iterable[str]) -> dict
 
 
 def roofline(taken: Mapping[str, list[float]], precision: str) -> float:
-    """Operations a second of the products among what was measured, in a precision or in float32, what is more.
+    """Operations a second of the matrix products that were measured, in a precision or in float32, the larger.
 
     Where bf16 is slower, float32 bounds it too: its results are at least as good.
     """
