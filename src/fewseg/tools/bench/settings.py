@@ -1,4 +1,4 @@
-"""What a run of the measurements is settings."""
+"""Settings of a benchmark run."""
 
 from __future__ import annotations
 
