@@ -46,7 +46,7 @@ bench: $(STAMP)  ## measure speed and memory on this machine
 	@for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 bench-gpu: $(STAMP)  ## the same tables on a GPU, after the correctness tests of its kernels
-	$(BIN)/python -m pytest tests/models/test_mask_aggregation*.py tests/tools/test_bench.py
+	$(BIN)/python -m pytest tests/models/test_mask_aggregation*.py tests/benchmarks
 	$(BIN)/fewseg bench --out bench_output/gpu --device cuda
 
 bench-page: $(STAMP)  ## put what make bench and make bench-gpu measured into docs/performance.md

@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 
 from fewseg.core.errors import FewsegError
-from fewseg.tools.bench.plots import draw_plots
-from fewseg.tools.bench.report import fill_page
-from fewseg.tools.bench.results import FILE, Results
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+from fewseg_bench.plots import draw_plots
+from fewseg_bench.report import fill_page
+from fewseg_bench.results import FILE, Results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 

@@ -8,10 +8,10 @@ import json
 import pytest
 
 from fewseg.cli import main
-from fewseg.tools.bench.curves import CURVES
-from fewseg.tools.bench.models import MODELS, QUICK_NAME
-from fewseg.tools.bench.run import BenchPlan
-from fewseg.tools.bench.settings import BenchSettings
+from fewseg_bench.curves import CURVES
+from fewseg_bench.models import MODELS, QUICK_NAME
+from fewseg_bench.run import BenchPlan
+from fewseg_bench.settings import BenchSettings
 from helpers.bench import small_products as small_products
 
 
@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[BenchSettings, 
     seen: list[tuple[BenchSettings, BenchPlan]] = []
     with monkeypatch.context() as patched:
         patched.setattr(
-            "fewseg.tools.bench.run.measure", lambda settings, plan, results, progress: seen.append((settings, plan))
+            "fewseg_bench.run.measure", lambda settings, plan, results, progress: seen.append((settings, plan))
         )
         assert main(["bench", *words]) == 0
     return seen[0]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewseg.tools.bench import roofline
-from fewseg.tools.bench.models import QUICK_NAME
-from fewseg.tools.bench.settings import BenchSettings
+from fewseg_bench import roofline
+from fewseg_bench.models import QUICK_NAME
+from fewseg_bench.settings import BenchSettings
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from fewseg.models.methods.dcama_light.calibration import near_foreground, scale
 from fewseg.models.methods.dcama_light.decoder import FIRST_GAINS, LightDecoder
 from fewseg.models.methods.dcama_light.prototypes import centred_similarity, foreground_prototypes
 from fewseg.models.methods.dcama_light.refinement import query_similarity
-from fewseg.tools.bench.baseline_light import baseline_dcama
-from fewseg.tools.bench.flops import needed_flops
+from fewseg_bench.baseline_light import baseline_dcama
+from fewseg_bench.flops import needed_flops
 from helpers.dcama_light import light
 
 

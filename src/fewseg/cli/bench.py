@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from fewseg.cli.bench_options import BUDGETS, PARTS, MeasuringOptions
 from fewseg.cli.options import CheckpointOptions, LogOptions
 from fewseg.core.errors import InvalidOption, unknown
-from fewseg.tools.bench.options import BUDGETS, PARTS, MeasuringOptions
 
 if TYPE_CHECKING:
-    from fewseg.tools.bench.results import Results
-    from fewseg.tools.bench.run import BenchPlan
-    from fewseg.tools.bench.settings import BenchSettings
+    from fewseg_bench.results import Results
+    from fewseg_bench.run import BenchPlan
+    from fewseg_bench.settings import BenchSettings
+
+
+BENCHMARKS: Final = Path(__file__).parents[3] / "benchmarks"
+"""Folder of the repository that holds `fewseg_bench`, which measures; the wheel does not carry it."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,11 @@ class Options(MeasuringOptions, CheckpointOptions, LogOptions, _Positional):
 
 def run(options: Options) -> int:
     """Measure, print the tables, write what was asked for."""
+    _require_checkout()
     from fewseg.cli.common import log_to_terminal, progress_bar
-    from fewseg.tools.bench.report import report
-    from fewseg.tools.bench.results import open_results
-    from fewseg.tools.bench.run import about, measure
+    from fewseg_bench.report import report
+    from fewseg_bench.results import open_results
+    from fewseg_bench.run import about, measure
 
     log_to_terminal(options.verbose)
     settings = _settings(options)
@@ -86,10 +93,18 @@ def run(options: Options) -> int:
     return 0
 
 
+def _require_checkout() -> None:
+    """Make `fewseg_bench` importable; raises `InvalidOption` where fewseg does not run from its repository."""
+    if importlib.util.find_spec("fewseg_bench") is None:
+        if not (BENCHMARKS / "fewseg_bench").is_dir():
+            raise InvalidOption("fewseg bench measures with programs of the repository: run it from a checkout of it")
+        sys.path.append(str(BENCHMARKS))
+
+
 def _parts(options: Options, settings: BenchSettings) -> tuple[str, ...]:
     """The parts that were named, or the usual ones; what cannot be read or written is said before it is measured."""
     from fewseg.core.files import make_folder
-    from fewseg.tools.bench.accuracy import accuracy_variants, load_variant, open_accuracy_data
+    from fewseg_bench.accuracy import accuracy_variants, load_variant, open_accuracy_data
 
     for part in options.parts:
         if part not in PARTS:
@@ -115,7 +130,7 @@ def _parts(options: Options, settings: BenchSettings) -> tuple[str, ...]:
 def _settings(options: Options) -> BenchSettings:
     """What was given, and for the rest the usual values, or those of --quick."""
     from fewseg.core.devices import has_bfloat16
-    from fewseg.tools.bench.settings import QUICK, BenchSettings
+    from fewseg_bench.settings import QUICK, BenchSettings
 
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(BenchSettings)}
     usual = QUICK if options.quick else BenchSettings()
@@ -126,8 +141,8 @@ def _settings(options: Options) -> BenchSettings:
 
 
 def _plan(options: Options, settings: BenchSettings, parts: tuple[str, ...]) -> BenchPlan:
-    from fewseg.tools.bench.curves import QUICK_CURVES
-    from fewseg.tools.bench.run import full_plan
+    from fewseg_bench.curves import QUICK_CURVES
+    from fewseg_bench.run import full_plan
 
     more = {"data": options.data, "checkpoint": options.checkpoint, "budgets": options.budgets}
     plan = full_plan(parts, settings, per_class=options.episodes_per_class, **more)
@@ -144,7 +159,7 @@ def _write(options: Options, results: Results, text: str) -> None:
     from rich.console import Console
 
     from fewseg.core.files import write_text
-    from fewseg.tools.bench.plots import draw_plots
+    from fewseg_bench.plots import draw_plots
 
     say = Console(stderr=True)
     if options.out is not None:

@@ -20,9 +20,9 @@ from fewseg.evaluation.protocols import choose_protocol
 from fewseg.models.checkpoints import fingerprint, load_method
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
-from fewseg.tools.bench.machine import synchronise
-from fewseg.tools.bench.results import Row
-from fewseg.tools.bench.settings import BenchSettings
+from fewseg_bench.machine import synchronise
+from fewseg_bench.results import Row
+from fewseg_bench.settings import BenchSettings
 
 SEED: Final = 0
 """Of the episodes."""

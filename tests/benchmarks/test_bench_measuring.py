@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from fewseg import create_method
+from fewseg.cli.bench_options import BASELINE
 from fewseg.core.memory import peak_bytes
-from fewseg.tools.bench import queries
-from fewseg.tools.bench import roofline as roofline_module
-from fewseg.tools.bench.models import QUICK_NAME
-from fewseg.tools.bench.options import BASELINE
-from fewseg.tools.bench.peak_memory import peak_mebibytes
-from fewseg.tools.bench.roofline import matrix_products, product_flops, roofline, roofline_contenders, throughput
-from fewseg.tools.bench.timing import interleaved, summary
+from fewseg_bench import queries
+from fewseg_bench import roofline as roofline_module
+from fewseg_bench.models import QUICK_NAME
+from fewseg_bench.peak_memory import peak_mebibytes
+from fewseg_bench.roofline import matrix_products, product_flops, roofline, roofline_contenders, throughput
+from fewseg_bench.timing import interleaved, summary
 from helpers.bench import CPU
 from helpers.bench import small_products as small_products
 

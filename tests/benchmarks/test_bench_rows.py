@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from fewseg.cli.bench_options import BASELINE, OPTIMISED
 from fewseg.core.errors import InvalidOption
-from fewseg.tools.bench import curves, implementations, queries, run, training
-from fewseg.tools.bench.accuracy import AccuracyVariant, accuracy_rows, accuracy_tasks, accuracy_variants
-from fewseg.tools.bench.models import QUICK_NAME
-from fewseg.tools.bench.options import BASELINE, OPTIMISED
-from fewseg.tools.bench.queries import query_rows
-from fewseg.tools.bench.report import query_table, report
-from fewseg.tools.bench.results import Results, open_results
-from fewseg.tools.bench.run import full_plan, measure
-from fewseg.tools.bench.settings import BenchSettings
+from fewseg_bench import curves, implementations, queries, run, training
+from fewseg_bench.accuracy import AccuracyVariant, accuracy_rows, accuracy_tasks, accuracy_variants
+from fewseg_bench.models import QUICK_NAME
+from fewseg_bench.queries import query_rows
+from fewseg_bench.report import query_table, report
+from fewseg_bench.results import Results, open_results
+from fewseg_bench.run import full_plan, measure
+from fewseg_bench.settings import BenchSettings
 from helpers.bench import SMALL
 from helpers.bench import small_products as small_products
 from helpers.colour_method import write_support

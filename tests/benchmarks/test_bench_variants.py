@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from fewseg import create_method
+from fewseg.cli.bench_options import BASELINE, OPTIMISED
 from fewseg.core.errors import InvalidOption
 from fewseg.models.methods.dcama.method import DCAMA
-from fewseg.tools.bench import training
-from fewseg.tools.bench.baseline import BaselineDCAMA
-from fewseg.tools.bench.models import noise
-from fewseg.tools.bench.options import BASELINE, OPTIMISED
-from fewseg.tools.bench.variants import prepare_variant
+from fewseg_bench import training
+from fewseg_bench.baseline import BaselineDCAMA
+from fewseg_bench.models import noise
+from fewseg_bench.variants import prepare_variant
 from helpers.bench import CPU
 
 

@@ -1,4 +1,4 @@
-"""Baseline implementation of DCAMA with the light decoder: see `fewseg.tools.bench.baseline`."""
+"""Baseline implementation of DCAMA with the light decoder: see `fewseg_bench.baseline`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.dcama_light.method import DCAMALight
-from fewseg.tools.bench.baseline import BaselineDCAMA, Block, bilinear
+from fewseg_bench.baseline import BaselineDCAMA, Block, bilinear
 
 EPS = 1e-6
 

@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fewseg.cli.bench_options import BASELINE, OPTIMISED
 from fewseg.core.devices import PRECISIONS
 from fewseg.core.memory import fits, peak_source
 from fewseg.inference.segmenter import Segmenter
 from fewseg.models.methods import FewShotMethod
-from fewseg.tools.bench.models import bench_model, build
-from fewseg.tools.bench.options import BASELINE, OPTIMISED
-from fewseg.tools.bench.peak_memory import Pieces, peak_mebibytes, together
-from fewseg.tools.bench.queries import Contender, memory_pieces, score_bytes
-from fewseg.tools.bench.results import Row
-from fewseg.tools.bench.settings import BenchSettings
-from fewseg.tools.bench.timing import interleaved, summary
-from fewseg.tools.bench.variants import VARIANTS, prepare_variant
+from fewseg_bench.models import bench_model, build
+from fewseg_bench.peak_memory import Pieces, peak_mebibytes, together
+from fewseg_bench.queries import Contender, memory_pieces, score_bytes
+from fewseg_bench.results import Row
+from fewseg_bench.settings import BenchSettings
+from fewseg_bench.timing import interleaved, summary
+from fewseg_bench.variants import VARIANTS, prepare_variant
 
 CURVES: Final[dict[str, tuple[int, ...]]] = {
     "shots": (1, 2, 5, 10, 20, 50),

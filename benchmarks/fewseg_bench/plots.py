@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fewseg.cli.bench_options import OPTIMISED
 from fewseg.core.files import make_folder, replacing
-from fewseg.tools.bench.options import OPTIMISED
-from fewseg.tools.bench.report import PRECISION_WORDS, variant_words
-from fewseg.tools.bench.results import Results, Row
+from fewseg_bench.report import PRECISION_WORDS, variant_words
+from fewseg_bench.results import Results, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

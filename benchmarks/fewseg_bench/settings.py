@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import torch
 
+from fewseg.cli.bench_options import LEVELS, MeasuringOptions
 from fewseg.core.devices import PRECISIONS, choose_device
 from fewseg.core.errors import InvalidOption, unknown
-from fewseg.tools.bench.models import MODELS, bench_model
-from fewseg.tools.bench.options import LEVELS, MeasuringOptions
-from fewseg.tools.bench.timing import CLOCKS
+from fewseg_bench.models import MODELS, bench_model
+from fewseg_bench.timing import CLOCKS
 
 
 @dataclass(frozen=True, kw_only=True)

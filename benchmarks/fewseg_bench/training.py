@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fewseg.cli.bench_options import BASELINE, OPTIMISED, Clock
 from fewseg.core.distributed import SINGLE_PROCESS
 from fewseg.core.errors import InvalidOption
 from fewseg.core.memory import peak_source
@@ -26,22 +27,21 @@ from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
-from fewseg.tools.bench.baseline import baseline_maps
-from fewseg.tools.bench.baseline_light import baseline_dcama
-from fewseg.tools.bench.baseline_others import baseline_hsnet, baseline_sccan
-from fewseg.tools.bench.machine import synchronise
-from fewseg.tools.bench.models import bench_model, build
-from fewseg.tools.bench.options import BASELINE, OPTIMISED, Clock
-from fewseg.tools.bench.peak_memory import Pieces, peak_mebibytes, together
-from fewseg.tools.bench.results import Row
-from fewseg.tools.bench.settings import BenchSettings
-from fewseg.tools.bench.timing import CLOCKS, interleaved, summary
 from fewseg.training.batches import Batch, EpisodeImages
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import training_batches, training_episodes
 from fewseg.training.feature_cache import FeatureCache, cached_batches
 from fewseg.training.optim import make_optimiser
 from fewseg.training.step import Gradient
+from fewseg_bench.baseline import baseline_maps
+from fewseg_bench.baseline_light import baseline_dcama
+from fewseg_bench.baseline_others import baseline_hsnet, baseline_sccan
+from fewseg_bench.machine import synchronise
+from fewseg_bench.models import bench_model, build
+from fewseg_bench.peak_memory import Pieces, peak_mebibytes, together
+from fewseg_bench.results import Row
+from fewseg_bench.settings import BenchSettings
+from fewseg_bench.timing import CLOCKS, interleaved, summary
 
 TRAINING_VARIANTS: Final = (BASELINE, OPTIMISED, "ours, maps kept")
 """The last computes the backbone's maps of every image once."""

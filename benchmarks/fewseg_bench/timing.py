@@ -10,8 +10,8 @@ from typing import Final
 
 import torch
 
-from fewseg.tools.bench.machine import synchronise
-from fewseg.tools.bench.options import Clock
+from fewseg.cli.bench_options import Clock
+from fewseg_bench.machine import synchronise
 
 CLOCKS: Final[dict[str, Callable[[], float]]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """Clock by name, in seconds."""

@@ -1,6 +1,6 @@
 """Peak memory, each measurement in a process of its own, so that nothing that another left behind counts or helps.
 
-`python -m fewseg.tools.bench.peak_memory SPEC` is that process: it prints MiB by name as JSON. Each piece of work runs
+`python -m fewseg_bench.peak_memory SPEC` is that process: it prints MiB by name as JSON. Each piece of work runs
 once before, so that what torch sets up the first time does not count.
 """
 
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -35,8 +36,11 @@ def peak_mebibytes(task: str, device: torch.device, *, threads: int = 0, **argum
     None where memory did not suffice; nothing at all where the process did not survive, with a line in the log.
     """
     spec = {"task": task, "device": str(device), "threads": threads, "arguments": arguments}
-    command = [sys.executable, "-m", "fewseg.tools.bench.peak_memory", json.dumps(spec)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **PEAK_ENVIRONMENT})
+    command = [sys.executable, "-m", "fewseg_bench.peak_memory", json.dumps(spec)]
+    # The process has to find this package, which is not installed.
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, **PEAK_ENVIRONMENT, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         log.warning("memory of %s %s could not be measured: exit code %d, %s", task, arguments, done.returncode, reason)
@@ -53,16 +57,14 @@ def together(measurements: Mapping[_Key, Callable[[], _Value]]) -> dict[_Key, _V
 
 
 def main(text: str) -> None:
-    """Measure what the spec names: `task` MODULE:FUNCTION of `fewseg.tools.bench`, its `arguments`, `device`,
+    """Measure what the spec names: `task` MODULE:FUNCTION of `fewseg_bench`, its `arguments`, `device`,
     `threads`."""
     spec: dict[str, Any] = json.loads(text)
     if spec["threads"]:
         torch.set_num_threads(spec["threads"])
     device = torch.device(spec["device"])
     module, function = spec["task"].split(":")
-    pieces: Pieces = getattr(importlib.import_module(f"fewseg.tools.bench.{module}"), function)(
-        device, **spec["arguments"]
-    )
+    pieces: Pieces = getattr(importlib.import_module(f"fewseg_bench.{module}"), function)(device, **spec["arguments"])
     measured: dict[str, float | None] = {}
     for name, run in pieces:
         try:

@@ -9,20 +9,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fewseg.cli.bench_options import BASELINE, OPTIMISED
 from fewseg.core.devices import PRECISIONS
 from fewseg.core.memory import fits, peak_source
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.hsnet import HSNet
-from fewseg.tools.bench.flops import flops_by_level
-from fewseg.tools.bench.models import bench_model, build
-from fewseg.tools.bench.options import BASELINE, OPTIMISED
-from fewseg.tools.bench.peak_memory import Pieces, peak_mebibytes, together
-from fewseg.tools.bench.results import Row
-from fewseg.tools.bench.roofline import roofline, roofline_contenders
-from fewseg.tools.bench.settings import BenchSettings
-from fewseg.tools.bench.timing import interleaved, summary
-from fewseg.tools.bench.variants import VARIANTS, Prepared, prepare_variant
+from fewseg_bench.flops import flops_by_level
+from fewseg_bench.models import bench_model, build
+from fewseg_bench.peak_memory import Pieces, peak_mebibytes, together
+from fewseg_bench.results import Row
+from fewseg_bench.roofline import roofline, roofline_contenders
+from fewseg_bench.settings import BenchSettings
+from fewseg_bench.timing import interleaved, summary
+from fewseg_bench.variants import VARIANTS, Prepared, prepare_variant
 
 Contender = tuple[str, str]
 """Variant and precision."""

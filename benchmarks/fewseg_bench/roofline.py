@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewseg.core.devices import PRECISIONS
-from fewseg.tools.bench.machine import synchronise
+from fewseg_bench.machine import synchronise
 
 SIDES: Final = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192), "mps": (2048, 4096)}
 """Sides of the square matrices that are tried, by device, small to large; the quickest counts."""

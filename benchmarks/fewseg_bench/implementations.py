@@ -12,21 +12,21 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from fewseg.cli.bench_options import BASELINE_AGGREGATION
 from fewseg.core.devices import PRECISIONS
 from fewseg.core.memory import fits, peak_source
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.ops.mask_aggregation import Implementation, aggregate_masks, implementations_for
-from fewseg.tools.bench.baseline import baseline_aggregation
-from fewseg.tools.bench.flops import attention_flops
-from fewseg.tools.bench.models import bench_model, build
-from fewseg.tools.bench.options import BASELINE_AGGREGATION
-from fewseg.tools.bench.peak_memory import Pieces, peak_mebibytes, together
-from fewseg.tools.bench.queries import score_bytes
-from fewseg.tools.bench.results import Row
-from fewseg.tools.bench.roofline import roofline, roofline_contenders
-from fewseg.tools.bench.settings import BenchSettings
-from fewseg.tools.bench.timing import interleaved, summary
+from fewseg_bench.baseline import baseline_aggregation
+from fewseg_bench.flops import attention_flops
+from fewseg_bench.models import bench_model, build
+from fewseg_bench.peak_memory import Pieces, peak_mebibytes, together
+from fewseg_bench.queries import score_bytes
+from fewseg_bench.results import Row
+from fewseg_bench.roofline import roofline, roofline_contenders
+from fewseg_bench.settings import BenchSettings
+from fewseg_bench.timing import interleaved, summary
 
 VALUES: Final = (1, 4)
 """Masks that are aggregated at once: one label, and four labels taught on the same images."""

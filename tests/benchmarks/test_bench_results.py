@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from fewseg.core.errors import InvalidOption
-from fewseg.tools.bench import run
-from fewseg.tools.bench.accuracy import AccuracyVariant
-from fewseg.tools.bench.models import QUICK_NAME
-from fewseg.tools.bench.plots import draw_plots
-from fewseg.tools.bench.queries import query_rows
-from fewseg.tools.bench.report import TABLES, accuracy_table, fill, fill_page
-from fewseg.tools.bench.results import Results, open_results
+from fewseg_bench import run
+from fewseg_bench.accuracy import AccuracyVariant
+from fewseg_bench.models import QUICK_NAME
+from fewseg_bench.plots import draw_plots
+from fewseg_bench.queries import query_rows
+from fewseg_bench.report import TABLES, accuracy_table, fill, fill_page
+from fewseg_bench.results import Results, open_results
 from helpers.bench import SMALL
 from helpers.bench import small_products as small_products
 

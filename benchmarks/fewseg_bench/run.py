@@ -13,18 +13,18 @@ from typing import Any, Final
 
 import torch
 
+from fewseg.cli.bench_options import BUDGETS, LEVELS
 from fewseg.core.devices import PRECISIONS
 from fewseg.core.progress import ProgressCallback
-from fewseg.tools.bench.accuracy import accuracy_rows, accuracy_tasks, accuracy_variants
-from fewseg.tools.bench.curves import CURVES, curve_rows
-from fewseg.tools.bench.implementations import implementation_rows
-from fewseg.tools.bench.machine import describe_machine, load_average
-from fewseg.tools.bench.models import MODELS, bench_model
-from fewseg.tools.bench.options import BUDGETS, LEVELS
-from fewseg.tools.bench.queries import query_rows
-from fewseg.tools.bench.results import Results, Row
-from fewseg.tools.bench.settings import BenchSettings
-from fewseg.tools.bench.training import training_rows
+from fewseg_bench.accuracy import accuracy_rows, accuracy_tasks, accuracy_variants
+from fewseg_bench.curves import CURVES, curve_rows
+from fewseg_bench.implementations import implementation_rows
+from fewseg_bench.machine import describe_machine, load_average
+from fewseg_bench.models import MODELS, bench_model
+from fewseg_bench.queries import query_rows
+from fewseg_bench.results import Results, Row
+from fewseg_bench.settings import BenchSettings
+from fewseg_bench.training import training_rows
 
 
 @dataclass(frozen=True)
