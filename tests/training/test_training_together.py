@@ -112,7 +112,9 @@ def test_every_episode_goes_to_one_process() -> None:
 
 
 def test_what_cannot_be_divided_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidOption, match=r"batch 4 cannot be divided among 3 processes .* give a multiple of 3"):
+    with pytest.raises(
+        InvalidOption, match=r"batch_size 4 cannot be divided among 3 processes .* give a multiple of 3"
+    ):
         micro_batch_size(CONFIG, Processes(0, 3))
     with pytest.raises(InvalidOption, match="give a multiple of 3"):
         train(replace(CONFIG, grad_accum_steps=3), tmp_path / "out")
