@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewseg.cli.bench_options import BASELINE, OPTIMISED, Level
 from fewseg.models.backbones.tiny import ConvNorm
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
@@ -31,6 +30,7 @@ from fewseg.models.methods.dcama_light.method import DCAMALight
 from fewseg.models.methods.dcama_light.prototypes import INPUTS_PER_BLOCK
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
+from fewseg.tools.bench_options import BASELINE, OPTIMISED, Level
 from fewseg_bench.baseline import baseline_maps
 from fewseg_bench.baseline_others import baseline_hsnet, baseline_sccan
 from fewseg_bench.models import noise

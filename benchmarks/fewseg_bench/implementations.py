@@ -12,12 +12,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from fewseg.cli.bench_options import BASELINE_AGGREGATION
 from fewseg.core.devices import PRECISIONS
 from fewseg.core.memory import fits, peak_source
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.ops.mask_aggregation import Implementation, aggregate_masks, implementations_for
+from fewseg.tools.bench_options import BASELINE_AGGREGATION
 from fewseg_bench.baseline import baseline_aggregation
 from fewseg_bench.flops import attention_flops
 from fewseg_bench.models import bench_model, build

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fewseg.cli.bench_options import OPTIMISED
 from fewseg.core.files import make_folder, replacing
+from fewseg.tools.bench_options import OPTIMISED
 from fewseg_bench.report import PRECISION_WORDS, variant_words
 from fewseg_bench.results import Results, Row
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from fewseg.cli.bench_options import BASELINE, BASELINE_AGGREGATION, OPTIMISED
 from fewseg.core.errors import InvalidOption
 from fewseg.core.files import write_text
+from fewseg.tools.bench_options import BASELINE, BASELINE_AGGREGATION, OPTIMISED
 from fewseg_bench.results import Results, Row
 
 LEVEL_WORDS: Final = {"op": "aggregation", "head": "head", "query": "whole query"}

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import torch
 
-from fewseg.cli.bench_options import BUDGETS, LEVELS
 from fewseg.core.devices import PRECISIONS
 from fewseg.core.progress import ProgressCallback
+from fewseg.tools.bench_options import BUDGETS, LEVELS
 from fewseg_bench.accuracy import accuracy_rows, accuracy_tasks, accuracy_variants
 from fewseg_bench.curves import CURVES, curve_rows
 from fewseg_bench.implementations import implementation_rows

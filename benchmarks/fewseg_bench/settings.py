@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import torch
 
-from fewseg.cli.bench_options import LEVELS, MeasuringOptions
 from fewseg.core.devices import PRECISIONS, choose_device
 from fewseg.core.errors import InvalidOption, unknown
+from fewseg.tools.bench_options import LEVELS, MeasuringOptions
 from fewseg_bench.models import MODELS, bench_model
 from fewseg_bench.timing import CLOCKS
 

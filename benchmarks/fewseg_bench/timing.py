@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from fewseg.cli.bench_options import Clock
+from fewseg.tools.bench_options import Clock
 from fewseg_bench.machine import synchronise
 
 CLOCKS: Final[dict[str, Callable[[], float]]] = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fewseg.cli.bench_options import BASELINE, OPTIMISED, Clock
 from fewseg.core.distributed import SINGLE_PROCESS
 from fewseg.core.errors import InvalidOption
 from fewseg.core.memory import peak_source
@@ -27,6 +26,7 @@ from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
+from fewseg.tools.bench_options import BASELINE, OPTIMISED, Clock
 from fewseg.training.batches import Batch, EpisodeImages
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import training_batches, training_episodes

@@ -10,7 +10,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from fewseg.cli.bench_options import BASELINE, OPTIMISED
 from fewseg.core.types import SupportSet
 from fewseg.inference.segmenter import Segmenter
 from fewseg.models.methods import FewShotMethod
@@ -21,6 +20,7 @@ from fewseg.models.methods.sccan.method import SCCAN
 from fewseg.models.ops.correlation import convolve_correlation
 from fewseg.models.ops.cosine import unit
 from fewseg.models.ops.window_attention import self_calibrated_attention
+from fewseg.tools.bench_options import BASELINE, OPTIMISED
 from fewseg_bench.baseline import baseline_maps
 from fewseg_bench.baseline_light import baseline_dcama
 from fewseg_bench.baseline_others import baseline_hsnet, baseline_pivot, baseline_sccan, baseline_windows

@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewseg import create_method
-from fewseg.cli.bench_options import BASELINE, OPTIMISED
 from fewseg.models.methods.dcama.method import DCAMA
+from fewseg.tools.bench_options import BASELINE, OPTIMISED
 from fewseg_bench.baseline import BaselineDCAMA, baseline_aggregation
 from fewseg_bench.flops import attention_flops, convolution_flops, counted_flops, dcama_decoder, needed_flops
 from fewseg_bench.models import noise

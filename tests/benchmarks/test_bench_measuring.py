@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fewseg import create_method
-from fewseg.cli.bench_options import BASELINE
 from fewseg.core.memory import peak_bytes
+from fewseg.tools.bench_options import BASELINE
 from fewseg_bench import queries
 from fewseg_bench import roofline as roofline_module
 from fewseg_bench.models import QUICK_NAME

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fewseg.cli.bench_options import BASELINE, OPTIMISED
 from fewseg.core.errors import InvalidOption
+from fewseg.tools.bench_options import BASELINE, OPTIMISED
 from fewseg_bench import curves, implementations, queries, run, training
 from fewseg_bench.accuracy import AccuracyVariant, accuracy_rows, accuracy_tasks, accuracy_variants
 from fewseg_bench.models import QUICK_NAME

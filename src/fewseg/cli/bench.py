@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fewseg.cli.bench_options import BUDGETS, PARTS, MeasuringOptions
 from fewseg.cli.options import CheckpointOptions, LogOptions
 from fewseg.core.errors import InvalidOption, unknown
+from fewseg.tools.bench_options import BUDGETS, PARTS, MeasuringOptions
 
 if TYPE_CHECKING:
     from fewseg_bench.results import Results

@@ -18,13 +18,12 @@ from fewseg.images import ImageLike, read_mask
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import Prompt
 from fewseg.inference.interactive import mask_of_prompts, region_features
-from fewseg.inference.persistence import lasting_name
 from fewseg.inference.postprocess import PresenceRule
 from fewseg.inference.predict import EncodedImages, encode_images
 from fewseg.inference.preprocess import PreparedImage, input_sizes, open_for, prepare, prepare_mask
 from fewseg.inference.supports import LabelSupport
 from fewseg.models.backbones.capture import maps_seen
-from fewseg.models.checkpoints import fingerprint, load_method, load_official
+from fewseg.models.checkpoints import fingerprint, lasting_name, load_method, load_official
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.presence import DEFAULT_THRESHOLD, PresenceScale
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,36 +18,36 @@ from safetensors.torch import save as serialise
 from fewseg.core.errors import InvalidCheckpoint, one_line
 from fewseg.core.files import write_bytes
 from fewseg.core.types import SupportSet
+from fewseg.inference.model import InferenceModel
 from fewseg.inference.supports import LabelSupport
 from fewseg.models.checkpoints import load_method, load_official
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.presence import PresenceScale
 
-if TYPE_CHECKING:
-    from fewseg.inference.segmenter import Segmenter
-
 _KEY: Final = "fewseg.segmenter"
 _VERSION: Final = 1
 
+_Model = TypeVar("_Model", bound=InferenceModel)
 
-def save_segmenter(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
+
+def save_segmenter(model: InferenceModel, supports: Mapping[str, LabelSupport], path: str | os.PathLike[str]) -> None:
     """`Segmenter.save`."""
     about = {
-        "method": segmenter.method.name,
-        "model": segmenter.source,
-        "fingerprint": segmenter.model_fingerprint,
-        "scales": segmenter.tta_scales,
-        "flips": segmenter.tta_flip,
-        "presence_threshold": segmenter.presence_threshold,
-        "presence_scale": segmenter.presence_scale,
+        "method": model.method.name,
+        "model": model.source,
+        "fingerprint": model.model_fingerprint,
+        "scales": model.tta_scales,
+        "flips": model.tta_flip,
+        "presence_threshold": model.presence_threshold,
+        "presence_scale": model.presence_scale,
     }
-    write_supports(path, segmenter.supports, about)
+    write_supports(path, supports, about)
 
 
 def load_segmenter(
-    kind: type[Segmenter], path: str | os.PathLike[str], method: FewShotMethod | None, options: Mapping[str, Any]
-) -> Segmenter:
-    """`Segmenter.load`: a segmenter of that `kind` whose `options` are as saved where they are None."""
+    kind: type[_Model], path: str | os.PathLike[str], method: FewShotMethod | None, options: Mapping[str, Any]
+) -> tuple[_Model, dict[str, LabelSupport]]:
+    """`Segmenter.load`: a model of that `kind`, its `options` as saved where they are None, and what was taught."""
     name = os.fspath(path)
     supports, about = read_supports(path)
     source = None
@@ -57,21 +57,21 @@ def load_segmenter(
     chosen = {**options, "tta_scales": about["scales"]}
     if chosen["tta_flip"] is None:
         chosen["tta_flip"] = about["flips"]
-    segmenter = kind(method, **chosen)
+    model = kind(method, **chosen)
     # On another scale the same number would mean something else.
-    if chosen["presence_threshold"] is None and segmenter.presence_scale == PresenceScale(*about["presence_scale"]):
-        segmenter.presence_threshold = about["presence_threshold"]
-    segmenter.source = source
-    if segmenter.model_fingerprint != about["fingerprint"]:
+    if chosen["presence_threshold"] is None and model.presence_scale == PresenceScale(*about["presence_scale"]):
+        model.presence_threshold = about["presence_threshold"]
+    model.source = source
+    if model.model_fingerprint != about["fingerprint"]:
         raise InvalidCheckpoint(
             f"{name} was taught with another model than {source['name'] if source else 'the given one'} "
-            f"({about['method']}, fingerprint {about['fingerprint']}, not {segmenter.model_fingerprint}): "
+            f"({about['method']}, fingerprint {about['fingerprint']}, not {model.model_fingerprint}): "
             "load it with that model, or teach again"
         )
-    if any(len(support.sets) != len(segmenter.input_sizes) for support in supports.values()):  # sizes may coincide
+    if any(len(support.sets) != len(model.input_sizes) for support in supports.values()):  # sizes may coincide
         raise InvalidCheckpoint(f"{name} has examples for other input sizes than its scales: teach again")
-    device, dtype = segmenter.method.device, segmenter.method.dtype
-    return segmenter.with_supports({label: support.to(device, dtype) for label, support in supports.items()})
+    device, dtype = model.method.device, model.method.dtype
+    return model, {label: support.to(device, dtype) for label, support in supports.items()}
 
 
 def find_model(source: Mapping[str, str] | None, path: str) -> FewShotMethod:
@@ -161,8 +161,3 @@ def _checked(about: dict[str, Any]) -> dict[str, Any]:
     if wrong:
         raise TypeError(f"unexpected value of {wrong[0]}")
     return about
-
-
-def lasting_name(model: str | os.PathLike[str]) -> str:
-    """The model's name, or for a path the absolute one, which still holds when the working directory has changed."""
-    return str(Path(model).resolve()) if Path(model).exists() else os.fspath(model)

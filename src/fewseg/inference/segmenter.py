@@ -232,7 +232,7 @@ class Segmenter(InferenceModel):
 
         Raises `OutputError` when it cannot be written; an older file stays as it was.
         """
-        save_segmenter(self, path)
+        save_segmenter(self, self._supports, path)
 
     @classmethod
     def load(
@@ -260,8 +260,10 @@ class Segmenter(InferenceModel):
         Raises:
             InvalidCheckpoint: no such file, not a saved segmenter, or the model is missing or another one.
         """
-        options = {"device": device, "precision": precision, "tta_flip": tta_flip, "compile": compile}
-        return load_segmenter(cls, path, method, {**options, "presence_threshold": presence_threshold})
+        options: dict[str, Any] = {"device": device, "precision": precision, "tta_flip": tta_flip, "compile": compile}
+        options["presence_threshold"] = presence_threshold
+        segmenter, supports = load_segmenter(cls, path, method, options)
+        return segmenter.with_supports(supports)
 
 
 def _listed(value: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:

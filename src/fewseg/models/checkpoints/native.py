@@ -108,6 +108,11 @@ def load_method(
     return method.to(device) if device is not None else method
 
 
+def lasting_name(model: str | os.PathLike[str]) -> str:
+    """The model's name, or for a path the absolute one, which still holds when the working directory has changed."""
+    return str(Path(model).resolve()) if Path(model).exists() else os.fspath(model)
+
+
 def locate(source: str | os.PathLike[str]) -> Path:
     """The file behind a name, folder, file or hub id."""
     name = os.fspath(source)
