@@ -77,7 +77,7 @@ def test_attention_sums_to_the_aggregated_mask_of_its_point(data: SyntheticDatas
         assert block.weights.shape == (3, 2, *vote.shape[1:])
         torch.testing.assert_close(block.weights.sum((1, 2, 3)), torch.ones(3))
         expected = torch.stack([vote[0, row, column] for row, column in block.cells])
-        torch.testing.assert_close(block.votes, expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(block.aggregated, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_attention_of_one_scale_and_its_mean(explained: Explained) -> None:
