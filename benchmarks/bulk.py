@@ -1,4 +1,6 @@
-"""`fewseg segment` over a folder against the plain loop, and its memory: python benchmarks/bulk.py [FOLDER]
+"""Speed of `fewseg segment` over a folder, beside a loop over `Segmenter.segment`, and its peak memory.
+
+    python benchmarks/bulk.py [FOLDER]
 
 Without FOLDER, the demo's photographs are taken, over and over, at the size of thumbnails.
 
@@ -24,18 +26,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fewseg.tools.demo.pictures import sources
 
 from fewseg import Segmenter
 from fewseg.batch import BatchOptions, find_images, segment_files
 from fewseg.batch.output_folder import OutputFolder, file_identity
 from fewseg.images import read_image
 from fewseg.images.draw import overlay
+from fewseg.tools.demo.photographs import sources
 
 SINGLE = "loop, one thread"
-"""The way whose files the others' are compared with."""
+"""The variant whose files the others' are compared with."""
 SIDE = 300
-"""Of the photographs that are made, at most."""
+"""Longest side in pixels of the images that are made."""
 
 
 def main() -> None:
@@ -78,7 +80,7 @@ def parsed() -> argparse.Namespace:
 
 
 def made(folder: Path, count: int) -> Path:
-    """So many small photographs, of which only a few differ."""
+    """The folder with `count` small images, copies of the demo's few photographs."""
     several = []
     for path in sorted({source.path for source in sources().values()}):
         image = read_image(path).convert("RGB")
@@ -103,39 +105,39 @@ def loop(segmenter: Segmenter, images: Sequence[Path], out: Path, overlays: bool
     """One image after the other, in one thread but for torch's own."""
     folder = OutputFolder(out, segmenter)
     for image in images:
-        found = segmenter.segment(image, probabilities=False)
-        drawn = overlay(image, found) if overlays else None
-        folder.write(image, folder.name_for(image), file_identity(image), found, drawn)
+        prediction = segmenter.segment(image, probabilities=False)
+        drawn = overlay(image, prediction) if overlays else None
+        folder.write(image, folder.name_for(image), file_identity(image), prediction, drawn)
     folder.finish(images, [])
 
 
 def compare(options: argparse.Namespace, images: Sequence[Path]) -> None:
-    """Both ways in turns; prints rates and whether they wrote the same."""
+    """Run all variants in turns; print rates and whether they wrote the same."""
     segmenter = taught(options, images[0])
-    ways: dict[str, Callable[[Sequence[Path], Path], object]] = {
+    variants: dict[str, Callable[[Sequence[Path], Path], object]] = {
         "loop": lambda part, out: loop(segmenter, part, out, not options.no_overlays),
         SINGLE: lambda part, out: in_one_thread(loop, segmenter, part, out, not options.no_overlays),
     }
     for threads in options.model_threads:
         chosen = batch_options(options, threads)
-        ways[f"bulk, model threads {threads or 'chosen'}"] = lambda part, out, chosen=chosen: segment_files(  # type: ignore[misc]
+        variants[f"bulk, model threads {threads or 'chosen'}"] = lambda part, out, chosen=chosen: segment_files(  # type: ignore[misc]
             segmenter, part, out, options=chosen
         )
-    wall: dict[str, list[float]] = {way: [] for way in ways}
-    busy: dict[str, list[float]] = {way: [] for way in ways}
-    differing = dict.fromkeys(ways, 0)
+    wall: dict[str, list[float]] = {variant: [] for variant in variants}
+    busy: dict[str, list[float]] = {variant: [] for variant in variants}
+    differing = dict.fromkeys(variants, 0)
     segmenter.segment(images[0])
     for turn, start in enumerate(range(0, len(images), options.chunk)):
         part = images[start : start + options.chunk]
         with tempfile.TemporaryDirectory() as folder:
-            order = list(ways) if turn % 2 == 0 else list(ways)[::-1]
-            for way in order:
+            order = list(variants) if turn % 2 == 0 else list(variants)[::-1]
+            for variant in order:
                 before, cpu = time.perf_counter(), time.process_time()
-                ways[way](part, Path(folder, way))
-                wall[way].append((time.perf_counter() - before) / len(part))
-                busy[way].append((time.process_time() - cpu) / len(part))
-            for way in ways:
-                differing[way] += differences(Path(folder, SINGLE), Path(folder, way))
+                variants[variant](part, Path(folder, variant))
+                wall[variant].append((time.perf_counter() - before) / len(part))
+                busy[variant].append((time.process_time() - cpu) / len(part))
+            for variant in variants:
+                differing[variant] += differences(Path(folder, SINGLE), Path(folder, variant))
     report(wall, busy, differing)
 
 
@@ -157,11 +159,11 @@ def differences(one: Path, other: Path) -> int:
 
 def report(wall: dict[str, list[float]], busy: dict[str, list[float]], differing: dict[str, int]) -> None:
     """A table: rate over all, ratio to the loop as the median of the turns, processor time, differing files."""
-    print(f"{'':28} {'pictures/s':>10} {'times loop':>10} {'CPU ms each':>11} {'files differ':>12}")
-    for way, seconds in wall.items():
+    print(f"{'':28} {'images/s':>10} {'times loop':>10} {'CPU ms each':>11} {'files differ':>12}")
+    for variant, seconds in wall.items():
         ratios = [a / b for a, b in zip(wall["loop"], seconds, strict=True)]
-        rate, cpu = 1 / statistics.mean(seconds), 1e3 * statistics.mean(busy[way])
-        print(f"{way:28} {rate:10.2f} {statistics.median(ratios):10.2f} {cpu:11.1f} {differing[way]:12d}")
+        rate, cpu = 1 / statistics.mean(seconds), 1e3 * statistics.mean(busy[variant])
+        print(f"{variant:28} {rate:10.2f} {statistics.median(ratios):10.2f} {cpu:11.1f} {differing[variant]:12d}")
 
 
 def batch_options(options: argparse.Namespace, model_threads: int) -> BatchOptions:
@@ -179,10 +181,10 @@ def memory(options: argparse.Namespace) -> None:
         done = subprocess.run(
             [sys.executable, *sys.argv, "--memory-of", str(count)], check=True, stdout=subprocess.PIPE, text=True
         )
-        found = json.loads(done.stdout)
+        measured = json.loads(done.stdout)
         print(
-            f"{found['pictures']:6d} images: peak {found['peak']:.0f} MiB, of which {found['before']:.0f} MiB before "
-            f"the first image; {found['rate']:.2f} pictures/s"
+            f"{measured['images']:6d} images: peak {measured['peak']:.0f} MiB, of which {measured['before']:.0f} MiB "
+            f"before the first image; {measured['rate']:.2f} images/s"
         )
 
 
@@ -191,8 +193,8 @@ def measure_here(options: argparse.Namespace, images: Sequence[Path]) -> None:
     segmenter.segment(images[0])
     before = peak()
     with tempfile.TemporaryDirectory() as out:
-        found = segment_files(segmenter, images, out, options=batch_options(options, options.model_threads[0]))
-    print(json.dumps({"pictures": found.done, "before": before, "peak": peak(), "rate": found.rate}))
+        done = segment_files(segmenter, images, out, options=batch_options(options, options.model_threads[0]))
+    print(json.dumps({"images": done.done, "before": before, "peak": peak(), "rate": done.rate}))
 
 
 def peak() -> float:

@@ -3,13 +3,14 @@
     python benchmarks/server_load.py --clients 8 --seconds 20
 
 Starts `fewseg serve` in a process of its own. Every client has a session with its own label, taught with its own
-images; every answer is compared with what the library finds for the same image, so a mix-up between sessions shows.
+images; every answer is compared with the library's prediction for the same image, so a mix-up between sessions shows.
 Memory of the second half of the time is compared with that of the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -19,13 +20,17 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from fewseg.client import Client, ServerError
+from fewseg.client import Client, RemotePrediction, ServerError
 from fewseg.inference.segmenter import Segmenter
+
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -101,18 +106,22 @@ class Worker:
         while time.monotonic() < end:
             with self.client.session(self.label) as session:
                 for image, mask in self.shots:
-                    self._again(lambda i=image, m=mask: session.teach(self.label, i, m))  # type: ignore[misc]
+                    self._again(functools.partial(session.teach, self.label, image, mask))
                 for _ in range(5):
                     start = time.monotonic()
-                    found = self._again(lambda: session.segment(self.query))
+                    prediction = self._again(functools.partial(session.segment, self.query))
                     self.times.append(time.monotonic() - start)
-                    agreement = (found.masks[self.label] == self.expected).mean() if found is not None else 0.0
-                    self.wrong += int(agreement < 0.999)
+                    self.wrong += int(prediction is None or self._agreement(prediction) < 0.999)
 
-    def _again(self, ask: object) -> object:
+    def _agreement(self, prediction: RemotePrediction) -> float:
+        """The share of the image's pixels where server and library agree."""
+        return float((prediction.masks[self.label] == self.expected).mean())
+
+    def _again(self, ask: Callable[[], T]) -> T | None:
+        """The answer, asked for again while the queue is full; None after any other error, which is counted."""
         while True:
             try:
-                return ask()  # type: ignore[operator]
+                return ask()
             except ServerError as error:
                 if error.status != 503:
                     self.errors.append(f"{error.status} {error}")

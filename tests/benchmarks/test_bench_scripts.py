@@ -1,0 +1,22 @@
+"""The scripts beside `fewseg_bench`, which `make bench` runs, start: their imports and options are in order."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: str(script.stem))
+def test_help(script: Path) -> None:
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--checkpoint" in done.stdout
+
+
+def test_the_scripts_are_found() -> None:
+    assert [script.stem for script in SCRIPTS] == ["bulk", "server_load"]
