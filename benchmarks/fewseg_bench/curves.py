@@ -16,8 +16,8 @@ from fewseg.core.devices import PRECISIONS
 from fewseg.core.memory import fits, peak_source
 from fewseg.inference.segmenter import Segmenter
 from fewseg.models.methods import FewShotMethod
-from fewseg.tools.bench_options import BASELINE, OPTIMISED
 from fewseg_bench.models import bench_model, build
+from fewseg_bench.names import BASELINE, OPTIMISED
 from fewseg_bench.peak_memory import Pieces, peak_mebibytes, together
 from fewseg_bench.queries import Contender, memory_pieces, score_bytes
 from fewseg_bench.results import Row

@@ -30,10 +30,11 @@ from fewseg.models.methods.dcama_light.method import DCAMALight
 from fewseg.models.methods.dcama_light.prototypes import INPUTS_PER_BLOCK
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
-from fewseg.tools.bench_options import BASELINE, OPTIMISED, Level
+from fewseg.tools.bench_options import Level
 from fewseg_bench.baseline import baseline_maps
 from fewseg_bench.baseline_others import baseline_hsnet, baseline_sccan
 from fewseg_bench.models import noise
+from fewseg_bench.names import BASELINE, OPTIMISED
 from fewseg_bench.variants import prepare_variant
 
 Size = tuple[int, int]

@@ -17,10 +17,10 @@ from fewseg.core.memory import fits, peak_source
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.ops.mask_aggregation import Implementation, aggregate_masks, implementations_for
-from fewseg.tools.bench_options import BASELINE_AGGREGATION
 from fewseg_bench.baseline import baseline_aggregation
 from fewseg_bench.flops import attention_flops
 from fewseg_bench.models import bench_model, build
+from fewseg_bench.names import BASELINE_AGGREGATION
 from fewseg_bench.peak_memory import Pieces, peak_mebibytes, together
 from fewseg_bench.queries import score_bytes
 from fewseg_bench.results import Row

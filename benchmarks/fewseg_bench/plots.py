@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fewseg.core.files import make_folder, replacing
-from fewseg.tools.bench_options import OPTIMISED
+from fewseg_bench.names import OPTIMISED
 from fewseg_bench.report import PRECISION_WORDS, variant_words
 from fewseg_bench.results import Results, Row
 

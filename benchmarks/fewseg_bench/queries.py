@@ -14,9 +14,9 @@ from fewseg.core.memory import fits, peak_source
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.hsnet import HSNet
-from fewseg.tools.bench_options import BASELINE, OPTIMISED
 from fewseg_bench.flops import flops_by_level
 from fewseg_bench.models import bench_model, build
+from fewseg_bench.names import BASELINE, OPTIMISED
 from fewseg_bench.peak_memory import Pieces, peak_mebibytes, together
 from fewseg_bench.results import Row
 from fewseg_bench.roofline import roofline, roofline_contenders

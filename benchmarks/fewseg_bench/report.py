@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from fewseg.core.errors import InvalidOption
 from fewseg.core.files import write_text
-from fewseg.tools.bench_options import BASELINE, BASELINE_AGGREGATION, OPTIMISED
+from fewseg_bench.names import BASELINE, BASELINE_AGGREGATION, OPTIMISED
 from fewseg_bench.results import Results, Row
 
 LEVEL_WORDS: Final = {"op": "aggregation", "head": "head", "query": "whole query"}

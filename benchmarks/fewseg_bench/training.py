@@ -26,7 +26,7 @@ from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.sccan.method import SCCAN
-from fewseg.tools.bench_options import BASELINE, OPTIMISED, Clock
+from fewseg.tools.bench_options import Clock
 from fewseg.training.batches import Batch, EpisodeImages
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import training_batches, training_episodes
@@ -38,6 +38,7 @@ from fewseg_bench.baseline_light import baseline_dcama
 from fewseg_bench.baseline_others import baseline_hsnet, baseline_sccan
 from fewseg_bench.machine import synchronise
 from fewseg_bench.models import bench_model, build
+from fewseg_bench.names import BASELINE, OPTIMISED
 from fewseg_bench.peak_memory import Pieces, peak_mebibytes, together
 from fewseg_bench.results import Row
 from fewseg_bench.settings import BenchSettings

@@ -20,11 +20,11 @@ from fewseg.models.methods.sccan.method import SCCAN
 from fewseg.models.ops.correlation import convolve_correlation
 from fewseg.models.ops.cosine import unit
 from fewseg.models.ops.window_attention import self_calibrated_attention
-from fewseg.tools.bench_options import BASELINE, OPTIMISED
 from fewseg_bench.baseline import baseline_maps
 from fewseg_bench.baseline_light import baseline_dcama
 from fewseg_bench.baseline_others import baseline_hsnet, baseline_pivot, baseline_sccan, baseline_windows
 from fewseg_bench.models import noise
+from fewseg_bench.names import BASELINE, OPTIMISED
 
 VARIANTS: Final = (BASELINE, OPTIMISED)
 """`reference` is the baseline implementation."""

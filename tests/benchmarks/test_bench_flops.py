@@ -8,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fewseg import create_method
 from fewseg.models.methods.dcama.method import DCAMA
-from fewseg.tools.bench_options import BASELINE, OPTIMISED
 from fewseg_bench.baseline import BaselineDCAMA, baseline_aggregation
 from fewseg_bench.flops import attention_flops, convolution_flops, counted_flops, dcama_decoder, needed_flops
 from fewseg_bench.models import noise
+from fewseg_bench.names import BASELINE, OPTIMISED
 from fewseg_bench.variants import prepare_variant
 from helpers.bench import CPU
 

@@ -11,10 +11,10 @@ import torch
 
 from fewseg import create_method
 from fewseg.core.memory import peak_bytes
-from fewseg.tools.bench_options import BASELINE
 from fewseg_bench import queries
 from fewseg_bench import roofline as roofline_module
 from fewseg_bench.models import QUICK_NAME
+from fewseg_bench.names import BASELINE
 from fewseg_bench.peak_memory import peak_mebibytes
 from fewseg_bench.roofline import matrix_products, product_flops, roofline, roofline_contenders, throughput
 from fewseg_bench.timing import interleaved, summary

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fewseg.core.errors import InvalidOption
-from fewseg.tools.bench_options import BASELINE, OPTIMISED
 from fewseg_bench import curves, implementations, queries, run, training
 from fewseg_bench.accuracy import AccuracyVariant, accuracy_rows, accuracy_tasks, accuracy_variants
 from fewseg_bench.models import QUICK_NAME
+from fewseg_bench.names import BASELINE, OPTIMISED
 from fewseg_bench.queries import query_rows
 from fewseg_bench.report import query_table, report
 from fewseg_bench.results import Results, open_results

@@ -10,10 +10,10 @@ import torch
 from fewseg import create_method
 from fewseg.core.errors import InvalidOption
 from fewseg.models.methods.dcama.method import DCAMA
-from fewseg.tools.bench_options import BASELINE, OPTIMISED
 from fewseg_bench import training
 from fewseg_bench.baseline import BaselineDCAMA
 from fewseg_bench.models import noise
+from fewseg_bench.names import BASELINE, OPTIMISED
 from fewseg_bench.variants import prepare_variant
 from helpers.bench import CPU
 

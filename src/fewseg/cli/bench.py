@@ -40,6 +40,9 @@ class Options(MeasuringOptions, CheckpointOptions, LogOptions, _Positional):
     this machine multiplies matrices in that precision, or in float32 where that is quicker. Nothing is downloaded:
     weights are random, but for the embedded model's. With --out, the same command goes on where it was stopped.
 
+    The programs that measure belong to fewseg's repository: run the command from a checkout of it, installed with
+    `pip install -e .`.
+
     Parts: queries, implementations (DCAMA's), curves, training (one shot, in float32); these four if none is named.
     And accuracy, that of --checkpoint, which needs --data.
     """

@@ -14,15 +14,6 @@ PARTS: Final[dict[str, str]] = {
 }
 """Every part with its description, in the order of the tables."""
 
-BASELINE: Final = "reference"
-"""The baseline implementation, as results files call it: the support encoded for every query, scores materialised."""
-
-OPTIMISED: Final = "ours"
-"""fewseg's implementation, as results files call it."""
-
-BASELINE_AGGREGATION: Final = "straightforward"
-"""The baseline implementation of mask aggregation, as results files call it; the others are compared with it."""
-
 Level = Literal["op", "head", "query"]
 """`op`: what compares query and support, of all blocks; `head`: all behind the backbone; `query`: image to logits."""
 
