@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,8 @@ def test_of_an_option_given_twice_the_last_counts() -> None:
         ([*FILES, "--shots", "1.5"], "--shots is '1.5': give a whole number"),
         ([*FILES, "--overlap", "much"], "--overlap is 'much': give a number"),
         ([*FILES, "--engine", "rey"], "--engine is 'rey': give one of threads, ray; did you mean 'ray'?"),
+        ([*FILES, "--tile", "big"], "--tile is 'big': give auto or a whole number"),
+        ([*FILES, "--presence-threshold", "low"], "--presence-threshold is 'low': give a number"),
         (["a", *FILES], "unexpected 'a'"),
         ([*FILES, "--export.tolerance", "-1"], "tolerance -1"),
     ],
@@ -60,6 +65,27 @@ def test_what_does_not_fit_is_said(words: list[str], message: str) -> None:
         read(segment, *words)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_argument_without_an_option_is_named() -> None:
+    with pytest.raises(InvalidOption, match=r"^benchmark is 'foo': give one of pascal5i, coco20i, fss1000$"):
+        read(prepare, "foo", "--root", "x")
+
+
+@pytest.mark.parametrize("words", [["segment", "--help"], ["--help"], ["--version"]])
+def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "fewseg", *words],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ COMMANDS: Final[dict[str, str]] = {
     "ablate": "Run an experiment of the DCAMA paper beside its numbers.",
     "serve": "Label a folder on a page in the browser; an HTTP API.",
     "export": "Write a model as ONNX or torch.export files, checked.",
-    "bench": "Measure speed and memory on this machine.",
-    "explain": "Draw what a model attends to, votes for and separates.",
+    "bench": "Measure speed and memory on this machine (from a checkout).",
+    "explain": "Draw what a model attends to, aggregates and separates.",
 }
 """Every command, in the order of the help, with its one-line description."""
 
@@ -47,7 +48,9 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken files, which we name ourselves
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every attempt
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # a reader that has left is noticed here, not when the interpreter ends
+        return code
     except FewsegError as error:
         print(f"fewseg: error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
@@ -64,8 +67,16 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         )
         return BAD_INPUT
     except BrokenPipeError:  # the reader of our output (`| head`) has left: nothing more to say to it
-        sys.stderr.close()
+        _discard_output()
         return 0
+
+
+def _discard_output() -> None:
+    """Send what is left in the buffers of stdout and stderr nowhere: the interpreter flushes them when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _ran_out_of_memory(error: Exception) -> bool:

@@ -6,10 +6,12 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.exceptions import CoercionError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
+from rich.console import Console
 
 from fewseg.cli.help import Panels, reflowed, shown_default
 from fewseg.core.errors import InvalidOption, did_you_mean, unknown
@@ -46,6 +48,13 @@ def options_of(kind: type[Any]) -> list[Argument]:
     return [one for one in _app(kind, "fewseg", ()).assemble_argument_collection(parse_docstring=True) if one.show]
 
 
+class _Terminal(Console):
+    """Where help is printed. A reader that leaves (`| head`) is for the caller: rich would end the process with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
 def _app(kind: type[Any], program: str, sources: Sequence[Source]) -> App:
     def command(options: Any) -> Any:
         return options
@@ -57,6 +66,7 @@ def _app(kind: type[Any], program: str, sources: Sequence[Source]) -> App:
         command.__defaults__ = (kind(),)
     return App(
         name=program,
+        console=_Terminal(),
         help=reflowed(inspect.getdoc(kind) or ""),
         help_format="plaintext",
         help_formatter=Panels(kind),
@@ -94,7 +104,7 @@ def _refuse_fractions(arguments: ArgumentCollection) -> None:
         types = {argument.hint, *get_args(argument.hint)}
         for token in argument.tokens:
             if int in types and float not in types and re.fullmatch(r"[+-]?\d*\.\d*", token.value):
-                raise InvalidOption(f"{_name(token)} is {token.value!r}: give a whole number")
+                raise InvalidOption(f"{_name(token, argument)} is {token.value!r}: give a whole number")
 
 
 def _complaint(error: CycloptsError, arguments: ArgumentCollection, program: str) -> InvalidOption:
@@ -118,7 +128,7 @@ def _complaint(error: CycloptsError, arguments: ArgumentCollection, program: str
         case UnusedCliTokensError():
             return InvalidOption(f"unexpected {(error.unused_tokens or [''])[0]!r}; see {program} --help")
         case CoercionError(token=token) if token is not None:
-            return InvalidOption(f"{_name(token)} is {token.value!r}: {_expected(error, token.value)}")
+            return InvalidOption(f"{_name(token, error.argument)} is {token.value!r}: {_expected(error, token.value)}")
     error.verbose = False
     return InvalidOption(f"{' '.join(str(error).split())}; see {program} --help")
 
@@ -128,14 +138,23 @@ def _expected(error: CoercionError, value: str) -> str:
     if get_origin(error.target_type) is Literal:
         choices = [str(choice) for choice in get_args(error.target_type)]
         return f"give one of {', '.join(choices)}; {did_you_mean(value, choices)}".rstrip("; ")
+    return f"give {_described(error.target_type)}"
+
+
+def _described(kind: Any) -> str:
+    """The values of a type in words, e.g. `auto or a whole number` for `Literal["auto"] | int | None`."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_described(one) for one in get_args(kind) if one is not NoneType)
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
     kinds: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
-    return f"give {kinds.get(error.target_type, 'another value')}"
+    return kinds.get(kind, "another value")
 
 
-def _name(token: Any) -> str:
-    """The option that a value was given for, or the key of the file that gives it."""
+def _name(token: Any, argument: Argument | None) -> str:
+    """The option or argument that a value was given for, or the key of the file that gives it."""
     if token.source == _COMMAND_LINE:
-        return str(token.keyword or "argument")
+        return str(token.keyword or (argument.name.lstrip("-") if argument is not None else "argument"))
     return f"{token.source}: {_key(token.keyword)}"
 
 
