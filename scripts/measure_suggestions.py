@@ -95,14 +95,15 @@ def choose(strategy: str, case: Case, pool: Sequence[int], seen: Sequence[int], 
     if strategy == "coverage":
         return int(pool[choose_covering(tokens, known, 1, left)[0][0]])
     coarse = case.found(pool, [place for place in seen if place in case.shots])
-    present, doubt = torch.tensor(presence_scores(coarse, case.model.segmenter.presence_scale)), uncertainty(coarse)
+    present = torch.tensor(presence_scores(coarse, case.model.segmenter.presence_scale))
+    uncertain = uncertainty(coarse)
     if strategy == "coverage of the object":
         weights = F.adaptive_max_pool2d(coarse[:, None], TOKENS).flatten(1)
         return int(pool[choose_covering(tokens, known, 1, left, weights)[0][0]])
     scores = {
-        "uncertainty": doubt,
-        "uncertainty where present": doubt * present,
-        "combined": doubt * present,
+        "uncertainty": uncertain,
+        "uncertainty where present": uncertain * present,
+        "combined": uncertain * present,
         "presence": present,
     }[strategy]
     return int(pool[choose_uncertain(scores, tokens, 1, left, known if strategy == "combined" else None)[0][0]])

@@ -36,7 +36,7 @@ class Cost:
     step: float
     """Forward and backward pass of one episode."""
     backbone: float
-    """Of them the frozen backbone's, which kept maps save."""
+    """Of them the frozen backbone's, which the feature cache saves."""
     memory: int
     """Of one episode in a training step, beyond the weights."""
     weights: int
@@ -93,9 +93,9 @@ HEAD = (
     "GFLOP an episode",
     "of them frozen backbone",
     "hours a fold",
-    "hours, maps kept",
+    "hours, feature cache",
     "GiB, whole batch",
-    "GB of kept maps",
+    "GB of feature cache",
     "test GFLOP, 1 / 5 shots",
 )
 

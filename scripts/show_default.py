@@ -1,4 +1,4 @@
-"""Figures of the default model: is it as sure as it should be, on classes it has never seen, and how did it learn?
+"""Figures of the default model: calibration on novel classes, and the course of its training.
 
     python scripts/show_default.py DATA --run runs/default [--per-class 4] [--out docs/img/default-model]
 
@@ -49,7 +49,7 @@ COLOURS = {"without the factors": "#7f7f7f", "as shipped": "#0072b2"}
 
 @dataclass
 class Tally:
-    """What the probabilities were worth."""
+    """Counts behind reliability diagrams and ROC curves."""
 
     pixels: NDArray[np.float64]
     """(BINS, 3): number of pixels, sum of their probabilities, how many were foreground."""
@@ -63,8 +63,8 @@ class Tally:
 
     def scaled(self, scale: PresenceScale) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scores as users see them: of queries with the class, of those without it."""
-        here, away = np.array([[scale(score) for score in pair] for pair in self.scores]).T
-        return here, away
+        positives, negatives = np.array([[scale(score) for score in pair] for pair in self.scores]).T
+        return positives, negatives
 
 
 def _calibration_error(bins: NDArray[np.float64]) -> float:
@@ -85,23 +85,23 @@ def test_sets(data: Path, per_class: int, seed: int) -> list[ValidationSet]:
 
 @torch.no_grad()
 def measure(method: DCAMALight, sets: list[ValidationSet], seed: int) -> dict[str, Tally]:
-    """Both ways of being sure, on the same queries."""
+    """Tallies with the fitted temperature and without it, on the same queries."""
     fitted = method.calibration.temperature.clone()
-    ways = {"without the factors": torch.zeros_like(fitted), "as shipped": fitted}
-    tallies = {name: Tally(np.zeros((BINS, 3)), []) for name in ways}
+    temperatures = {"without the factors": torch.zeros_like(fitted), "as shipped": fitted}
+    tallies = {name: Tally(np.zeros((BINS, 3)), []) for name in temperatures}
     for part, *pair in with_negatives(sets, seed):
-        scores: dict[str, list[float]] = {name: [] for name in ways}
+        scores: dict[str, list[float]] = {name: [] for name in temperatures}
         for episode in pair:
             tensors = collate([episode_tensors(part.dataset, episode, method.config.image_size)])
             query, support = method.encode_query(tensors.query), method.encode_support(tensors.images, tensors.masks)
             counts, truth = (tensors.query_mask != IGNORE)[0], (tensors.query_mask == 1)[0]
-            for name, temperature in ways.items():
+            for name, temperature in temperatures.items():
                 method.calibration.temperature.copy_(temperature)
                 foreground = method.segment(query, support).softmax(1)[:, 1]
                 scores[name].append(presence_scores(foreground)[0])
                 _count(tallies[name].pixels, foreground[0][counts].numpy(), truth[counts].numpy())
-        for name, (here, away) in scores.items():
-            tallies[name].scores.append((here, away))
+        for name, (positives, negatives) in scores.items():
+            tallies[name].scores.append((positives, negatives))
     method.calibration.temperature.copy_(fitted)
     return tallies
 
@@ -112,10 +112,10 @@ def _count(bins: NDArray[np.float64], probable: NDArray[Any], truth: NDArray[np.
         bins[:, column] += np.bincount(place, weights, BINS)
 
 
-def score_bins(here: NDArray[np.float64], away: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Like `Tally.pixels`, of scores: how often a label that scores so much is there."""
+def score_bins(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Like `Tally.pixels`, of presence scores: the share of positives in each bin."""
     bins = np.zeros((BINS, 3))
-    _count(bins, np.concatenate([here, away]), np.arange(len(here) + len(away)) < len(here))
+    _count(bins, np.concatenate([positives, negatives]), np.arange(len(positives) + len(negatives)) < len(positives))
     return bins
 
 
@@ -137,9 +137,9 @@ def draw(tallies: dict[str, Tally], bins: NDArray[np.float64], path: Path) -> No
             count, sure, found = tally.pixels[tally.pixels[:, 0] > 0].T
             label = f"{name} (error {tally.error:.3f})"
             left.plot(sure / count, found / count, "o-", color=COLOURS[name], markersize=3, label=label)
-            here, away = np.array(tally.scores).T
-            area = roc_area(here, away)
-            middle.plot(*_roc(here, away), color=COLOURS[name], label=f"{name} (area {area:.2f})")
+            positives, negatives = np.array(tally.scores).T
+            area = roc_area(positives, negatives)
+            middle.plot(*_roc(positives, negatives), color=COLOURS[name], label=f"{name} (area {area:.2f})")
         count, sure, found = bins[bins[:, 0] > 0].T
         label = f"as shipped (error {_calibration_error(bins):.3f})"
         right.plot(sure / count, found / count, "o-", color=COLOURS["as shipped"], markersize=3, label=label)
@@ -171,9 +171,9 @@ def draw_training(run: Path, path: Path) -> None:
         right.legend(frameon=False, fontsize=7, loc="center", bbox_to_anchor=(0.5, 0.56))  # between the two datasets
 
 
-def _roc(here: NDArray[np.float64], away: NDArray[np.float64]) -> tuple[list[float], list[float]]:
-    thresholds = np.sort(np.concatenate([here, away, [np.inf]]))[::-1]
-    return [float((away >= t).mean()) for t in thresholds], [float((here >= t).mean()) for t in thresholds]
+def _roc(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> tuple[list[float], list[float]]:
+    thresholds = np.sort(np.concatenate([positives, negatives, [np.inf]]))[::-1]
+    return [float((negatives >= t).mean()) for t in thresholds], [float((positives >= t).mean()) for t in thresholds]
 
 
 def _finish(axes: Axes, x: str, y: str) -> None:
@@ -196,19 +196,19 @@ def main() -> None:
     method = load_method(args.model)
     assert isinstance(method, DCAMALight)
     tallies = measure(method, test_sets(args.data, args.per_class, args.seed), args.seed)
-    here, away = tallies["as shipped"].scaled(PresenceScale.of(method.extra))
-    bins = score_bins(here, away)
+    positives, negatives = tallies["as shipped"].scaled(PresenceScale.of(method.extra))
+    bins = score_bins(positives, negatives)
     draw(tallies, bins, make_folder(args.out) / "reliability.png")
     threshold = method.extra["presence_threshold"]
     for name, tally in tallies.items():
         area = roc_area(*np.array(tally.scores).T)
-        print(f"{name}: calibration error {tally.error:.3f}, ROC area {area:.3f}, {len(here)} pairs")
-    told = balanced_accuracy(here, away, threshold)
+        print(f"{name}: calibration error {tally.error:.3f}, ROC area {area:.3f}, {len(positives)} pairs")
+    accuracy = balanced_accuracy(positives, negatives, threshold)
     print(
-        f"scores as shipped: calibration error {_calibration_error(bins):.3f}; at {threshold:.3f} {told:.3f} are right:"
+        f"scores as shipped: calibration error {_calibration_error(bins):.3f}; at {threshold:.3f} {accuracy:.3f} are right:"
     )
-    print(f"{(here >= threshold).mean():.3f} of the images with the class are present,")
-    print(f"{(away >= threshold).mean():.3f} of those without it")
+    print(f"{(positives >= threshold).mean():.3f} of the images with the class are present,")
+    print(f"{(negatives >= threshold).mean():.3f} of those without it")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from fewseg.batch.options import BatchOptions
 from fewseg.batch.steps import ImageSteps, Loaded, Outcome, Task
 from fewseg.core.errors import FewsegError
 
-_PICTURES_A_CORE: Final = 2
-"""From so many on, every image has one core; fewer would leave cores idle at the end."""
+_IMAGES_PER_CORE: Final = 2
+"""From so many images per core on, every image has one core; fewer would leave cores idle at the end."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class ThreadPlan:
     def of(cls, options: BatchOptions, device: torch.device, images: int, cores: int | None = None) -> ThreadPlan:
         """What the options leave to us, for so many images; with the machine's and torch's cores, or those given.
 
-        `pictures` counts those that are finished already too: a run that goes on after an interruption computes as the
+        `images` counts those that are finished already too: a run that goes on after an interruption computes as the
         first one did, to the bit.
         """
         on_cpu = device.type == "cpu"
         files = options.workers or min(4 if on_cpu else 16, cores or os.cpu_count() or 1)
         available = cores or torch.get_num_threads()
         # Threads of one run wait for each other, and keep the cores busy meanwhile; side by side, runs need not.
-        many = on_cpu and images >= _PICTURES_A_CORE * available
+        many = on_cpu and images >= _IMAGES_PER_CORE * available
         threads = min(options.model_threads or (1 if many else available), available)
         # A GPU has two: one batch is copied in and out, and prepared, while it computes the other.
         models = available // threads if on_cpu else 1 + (device.type == "cuda")

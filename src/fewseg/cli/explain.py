@@ -48,8 +48,8 @@ class Options(ReleaseOptions, ImageSizeOptions, DeviceOptions, LogOptions):
     figures: tuple[str, ...] = ("attention", "masks")
     """Which: attention, masks, features (needs scikit-learn: pip install "fewseg[explain]")."""
     points: tuple[str, ...] = ()
-    """Points of the query, ACROSS,DOWN: fractions (0.4,0.55) or pixels (120,80). One on what is found and one on
-    background if not given."""
+    """Points of the query, ACROSS,DOWN: fractions (0.4,0.55) or pixels (120,80). One in the predicted
+    foreground and one in the background if not given."""
     attention_scales: tuple[int, ...] = ()
     """Attention of these scales only, e.g. 16; all together if not given."""
     formats: tuple[str, ...] = ("png",)
@@ -152,10 +152,12 @@ def _support(options: Options) -> tuple[str, list[tuple[Path, Path]]]:
         if len(examples) > 1 and not options.label:
             raise InvalidOption(f"{given[0]} has several labels: choose with --label, e.g. --label {label}")
         if prompts := [mask for _, mask in examples[label] if is_prompts(mask)]:
-            raise InvalidSupport(f"{prompts[0]} holds marks: explaining needs masks, save one as PNG beside the image")
+            raise InvalidSupport(
+                f"{prompts[0]} holds prompts: explaining needs masks, save one as PNG beside the image"
+            )
         return label, examples[label]
     if not given or len(given) % 2:
-        raise InvalidSupport(f"{len(given)} support files: give pairs, PICTURE MASK PICTURE MASK ..., or one folder")
+        raise InvalidSupport(f"{len(given)} support files: give pairs, IMAGE MASK IMAGE MASK ..., or one folder")
     return options.label, list(zip(given[::2], given[1::2], strict=True))
 
 

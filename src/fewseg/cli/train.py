@@ -46,8 +46,8 @@ class Options(LogOptions):
     show: bool = False
     """Print all settings as YAML for --config, and end."""
     find_batch: bool = False
-    """Print the largest batch that fits into memory, and end. Reads no data; kept maps and what others start later come
-    on top."""
+    """Print the largest batch that fits into memory, and end. Reads no data; the feature cache and what other programs
+    start later come on top."""
 
 
 def _from_file(app: Any, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

@@ -68,28 +68,28 @@ def overlay(
     Raises:
         InvalidMask: a mask of another size than the image.
     """
-    picture = read_image(image)
+    original = read_image(image)
     prediction = found if isinstance(found, Prediction) else None
     masks: Mapping[str, NDArray[Any]]
     masks = _resolved(found) if isinstance(found, Prediction) else found
     chosen = {**label_colours(tuple(masks)), **(colours or {})}
-    thickness = max(1, round(max(picture.size) / 320))
+    thickness = max(1, round(max(original.size) / 320))
     for label, mask in masks.items():
-        if mask.shape != (picture.height, picture.width):
+        if mask.shape != (original.height, original.width):
             raise InvalidMask(
-                f"the mask of {label!r} is {mask.shape[-1]}x{mask.shape[0]}, the image {picture.width}x"
-                f"{picture.height}: give masks at the image's size"
+                f"the mask of {label!r} is {mask.shape[-1]}x{mask.shape[0]}, the image {original.width}x"
+                f"{original.height}: give masks at the image's size"
             )
-    result = picture.copy()
-    rows, columns = _around(masks.values(), (picture.height, picture.width), 2 * thickness)
+    result = original.copy()
+    rows, columns = _around(masks.values(), (original.height, original.width), 2 * thickness)
     if rows.stop and columns.stop:
         box = (columns.start, rows.start, columns.stop, rows.stop)
-        pixels = np.array(picture.crop(box), np.float32)
+        pixels = np.array(original.crop(box), np.float32)
         for label, mask in masks.items():
             filled = opacity if prediction is None or prediction.present[label] else 0.0
             _paint(pixels, mask[rows, columns] > 0, chosen[label], filled, thickness)
         result.paste(Image.fromarray((pixels + 0.5).astype(np.uint8)), box)
-    if legend and min(picture.size) >= _LEGEND_SIDE:
+    if legend and min(original.size) >= _LEGEND_SIDE:
         _draw_legend(result, _legend_lines(tuple(masks), prediction), [chosen[label] for label in masks])
     return result
 
@@ -208,16 +208,16 @@ def contact_sheet(
     columns = min(max(1, columns or math.ceil(math.sqrt(len(images)))), len(images))
     gap, text = max(2, side // 32), max(10, side // 20)
     below = round(text * 1.5) if titles is not None else 0
-    pictures = [fitted(read_image(image), side) for image in images]
-    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    heights = [max(p.height for p in row) for row in rows]
+    shown = [fitted(read_image(image), side) for image in images]
+    rows = [shown[i : i + columns] for i in range(0, len(shown), columns)]
+    heights = [max(image.height for image in row) for row in rows]
     sheet = Image.new("RGB", (columns * (side + gap) + gap, sum(heights) + len(rows) * (below + gap) + gap), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(text)
     y = gap
     for r, (row, height) in enumerate(zip(rows, heights, strict=True)):
-        for c, picture in enumerate(row):
+        for c, image in enumerate(row):
             x = gap + c * (side + gap)
-            sheet.paste(picture, (x + (side - picture.width) // 2, y + (height - picture.height) // 2))
+            sheet.paste(image, (x + (side - image.width) // 2, y + (height - image.height) // 2))
             if titles is not None:
                 line = _shortened(titles[r * columns + c], font, side)
                 draw.text((x + side / 2, y + height + below / 2), line, fill=(30, 30, 30), font=font, anchor="mm")

@@ -5,7 +5,7 @@ Prototype Alignment", ICCV 2019: masked average pooling, cosine distance, and a 
 with prototypes of the query's predicted mask (section 3.4).
 
 The default is training-free: the frozen backbone's own features at several scales, one background prototype; the
-yardstick that learnt methods have to beat. `learned=True` trains, over the same frozen backbone, what PANet trains as
+baseline that learnt methods have to beat. `learned=True` trains, over the same frozen backbone, what PANet trains as
 a whole network: a projection of each scale, the temperature and the scales' weights.
 """
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewseg.core.types import SupportSet
 
-_SHARED = "pictures"
+_SHARED = "images"
 _GLANCE = 16
 
 

@@ -33,7 +33,7 @@ class BlockAttention:
 
     @property
     def aggregated(self) -> Tensor:
-        """(P,): the mask values that the attention sums up to; equation 3 at these points, before `balance`."""
+        """(P,): the mask values that the attention sums up to; equation 3 at these points, before class balancing."""
         return (self.weights * self.values).sum((1, 2, 3))
 
 
