@@ -205,7 +205,8 @@ def main() -> None:
         print(f"{name}: calibration error {tally.error:.3f}, ROC area {area:.3f}, {len(positives)} pairs")
     accuracy = balanced_accuracy(positives, negatives, threshold)
     print(
-        f"scores as shipped: calibration error {_calibration_error(bins):.3f}; at {threshold:.3f} {accuracy:.3f} are right:"
+        f"scores as shipped: calibration error {_calibration_error(bins):.3f}; "
+        f"at {threshold:.3f} {accuracy:.3f} are right:"
     )
     print(f"{(positives >= threshold).mean():.3f} of the images with the class are present,")
     print(f"{(negatives >= threshold).mean():.3f} of those without it")

@@ -152,9 +152,7 @@ def _support(options: Options) -> tuple[str, list[tuple[Path, Path]]]:
         if len(examples) > 1 and not options.label:
             raise InvalidOption(f"{given[0]} has several labels: choose with --label, e.g. --label {label}")
         if prompts := [mask for _, mask in examples[label] if is_prompts(mask)]:
-            raise InvalidSupport(
-                f"{prompts[0]} holds prompts: explaining needs masks, save one as PNG beside the image"
-            )
+            raise InvalidSupport(f"{prompts[0]} holds prompts: fewseg explain needs a mask, saved as PNG beside it")
         return label, examples[label]
     if not given or len(given) % 2:
         raise InvalidSupport(f"{len(given)} support files: give pairs, IMAGE MASK IMAGE MASK ..., or one folder")
