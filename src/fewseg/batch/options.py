@@ -33,7 +33,7 @@ class BatchOptions:
     overlap: float | None = None
     """Share of a tile's side that neighbours have in common; 0.25 if not given."""
     frame_stride: int = 1
-    """Segment every so many-th frame of a video only."""
+    """Segment every N-th frame of a video."""
     save_frames: bool = False
     """Also save the frames of videos, as JPEG: formats with images beside their annotations need them."""
     batch_size: int = 0

@@ -164,7 +164,7 @@ def fitting(count: int, what: str, segmenter: Segmenter) -> Iterator[None]:
 
 
 class PixelBudget:
-    """So many pixels at a time, whoever needs them."""
+    """A limit on the pixels that all threads together hold in memory: each waits until its image fits."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -173,7 +173,7 @@ class PixelBudget:
 
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room for `pixels` (for more than the limit: until nobody else has any), and hold it."""
+        """Hold `pixels` of the limit, after waiting for them; more than the limit waits until nobody else has any."""
         with self._changed:
             self._changed.wait_for(lambda: self._used == 0 or self._used + pixels <= self.limit)
             self._used += pixels

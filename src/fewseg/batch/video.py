@@ -36,7 +36,7 @@ _Result: TypeAlias = tuple[Frame, Prediction, Record | None]
 
 
 class ClipFrames:
-    """Every so many-th frame of a clip."""
+    """Every N-th frame of a clip."""
 
     def __init__(self, run: Run, clip: Clip) -> None:
         self.segmenter, self.folder, self.options, self.clip = run.segmenter, run.folder, run.options, clip

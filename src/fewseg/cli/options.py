@@ -13,7 +13,7 @@ FLAT: Final = Parameter(name="*")
 
 @dataclass(frozen=True, kw_only=True)
 class LogOptions:
-    """What is said on the way."""
+    """Logging."""
 
     verbose: Annotated[bool, Parameter(alias="-v")] = False
     """Log what is done."""
@@ -39,7 +39,7 @@ class ReleaseOptions(CheckpointOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """Where it is computed."""
+    """Device."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
@@ -47,10 +47,11 @@ class DeviceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionOptions(DeviceOptions):
-    """Where and how precisely it is computed."""
+    """Device and precision."""
 
     precision: str = "auto"
-    """auto, float32, bfloat16 or float16. auto is bfloat16 where processor and model are made for it."""
+    """auto, float32, bfloat16 or float16. auto is bfloat16 where it is faster on the device and the model is no less
+    accurate with it, else float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 Resize = Literal["square", "padded"]
-"""How an image comes to the model's square input: squashed, or with its shape kept and the rest left empty."""
+"""How an image is fitted to the model's square input.
+
+`square`: resized to the square, whatever its aspect ratio. `padded`: aspect ratio kept, the rest of the square padded.
+"""
 
 Scoring = Literal["original", "model"]
 """Where prediction and truth are compared: at the query's own size, or at the model's input size."""

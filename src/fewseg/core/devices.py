@@ -38,12 +38,12 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
 def choose_dtype(
     name: str | torch.dtype, device: torch.device, bfloat16_devices: Collection[str] = ("cuda",)
 ) -> torch.dtype:
-    """The precision named; `auto` is bfloat16 where it is native and pays, and float32 elsewhere.
+    """The precision named; `auto` is bfloat16 where it is native and faster, and float32 elsewhere.
 
     Native means CUDA devices of compute capability 8 or more, and CPUs with a matrix unit for it (AMX). CPUs that have
-    only vector instructions for it (AVX-512) compute in float32: a query took 0.8 times as long there, which does not
-    pay for results that depend on the processor. `bfloat16_devices` names the device types on which the model is
-    faster and no less accurate with it (`FewShotMethod.bfloat16_devices`).
+    only vector instructions for it (AVX-512) compute in float32: a query took 0.8 times as long there, too
+    small a gain for results that depend on the processor. `bfloat16_devices` names the device types on which the model
+    is faster and no less accurate with it (`FewShotMethod.bfloat16_devices`).
     """
     if isinstance(name, torch.dtype):
         name = str(name).removeprefix("torch.")

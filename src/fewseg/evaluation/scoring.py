@@ -29,12 +29,12 @@ COUNTS: Final = 7
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What decides the scores of a method on a list of episodes, beside the two."""
+    """Options that change a method's scores on given episodes: image fitting, comparison size, fusion, batch size."""
 
     scoring: Scoring = "original"
     """`original` resizes the logits to the query's own size, `model` compares at the model's input size."""
     resize: Resize = "square"
-    """`square` squashes images, `padded` keeps their shape as SCCAN does."""
+    """`square` changes the aspect ratio of images, `padded` keeps it, as SCCAN does."""
     fusion: Fusion = "one-pass"
     """How several shots become one prediction: `one-pass` is the method's own n-shot inference; for the others see
     `fewseg.evaluation.fusion`."""

@@ -106,19 +106,19 @@ def region(
     mode: Mode = "grow",
     extent: float = 0.5,
 ) -> NDArray[np.bool_]:
-    """The mask (H, W) of what is meant in an image of `size` (width, height).
+    """The mask (H, W) of one object that points, scribbles or a box stand for, in an image of `size` (width, height).
 
     Args:
-        size: of the image.
-        regions_of: its superpixels, or those of a window of it.
-        points: x, y, and 1 for a place inside or 0 for one outside.
-        box: around it; points may correct it.
-        scribble: lines inside.
-        mode: `merged` or `grown`; a box always grows.
-        extent: 0 for the smallest region to 1 for the largest.
+        size: width and height of the image in pixels.
+        regions_of: gives the superpixels of a window of the image.
+        points: x, y, and 1 for a place on the object or 0 for one off it.
+        box: x0, y0, x1, y1 around the object; points may correct the mask.
+        scribble: lines on the object, each a list of places.
+        mode: `superpixel` for `merged` regions, `grow` for `grown` ones; with a box, always `in_box`.
+        extent: wanted size of the mask, from 0, the smallest, to 1, the largest; without effect on a box.
 
     Raises:
-        InvalidOption: nothing inside is marked, or the box lies outside.
+        InvalidOption: there is neither a place on the object nor a box, or the box lies outside the image.
     """
     lines = [line for line in scribble if len(line)]
     if box is None and not lines and not any(kind for _, _, kind in points):
