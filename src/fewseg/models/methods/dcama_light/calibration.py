@@ -6,16 +6,18 @@ is therefore measured on validation episodes once training ends; the base classe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewseg.core.types import IGNORE
+from fewseg.core.types import IGNORE, EpisodeTensors
 from fewseg.models.methods.dcama_light.prototypes import centred
+from fewseg.models.ops.resize import map_size, resize
 from fewseg.models.ops.top_k import top_fraction_mean
 
 TOP_FRACTION: Final = 0.01
@@ -135,17 +137,40 @@ class Calibration(nn.Module):
                 total += prototype * (weight / len(prototypes))
         self.base_prototype.copy_(total / sum(weights))
 
-    def fit_logit_offset(self, peaks: Tensor, ious: Tensor) -> None:
-        """Maximise the mean IoU of episodes, and clear the temperature, which has to be fitted to the new logits.
+    def fit(
+        self,
+        episodes: Iterable[EpisodeTensors],
+        pairs: Iterable[tuple[EpisodeTensors, EpisodeTensors]],
+        *,
+        raised: Callable[[EpisodeTensors], tuple[Tensor, Tensor]],
+        predicted: Callable[[EpisodeTensors], tuple[Tensor, Tensor]],
+    ) -> None:
+        """Fit the logit offset to the episodes' masks, then the temperature to the pixels of the pairs.
 
-        `peaks` (E) are the peaks of their logits, `ious` (E, R) the IoU of their masks after each of `RAISES`.
+        The offset maximises the mean IoU, and clears the temperature, which has to be fitted to the new logits. The
+        temperature minimises the pixels' cross-entropy; masks stay as they are. Either stays where nothing is given.
+
+        Args:
+            episodes: batches of one whose query shows the class.
+            pairs: such an episode, and one of the same support whose query does not.
+            raised: a query's foreground logits (1, 1, h, w), and those (R, 1, h, w) after each of `RAISES`.
+            predicted: a query's foreground logits (1, 1, h, w), and their `foreground_similarity` (1).
         """
-        self.reset()
-        self.logit_offset.copy_(best_offset(peaks, ious))
-
-    def fit_temperature(self, samples: Sequence[PixelSample]) -> None:
-        """Minimise the cross-entropy of pixels of queries with and without the class; masks stay as they are."""
-        self.temperature.copy_(best_temperature(samples))
+        measured = []
+        for episode in episodes:
+            self.reset()  # what is fitted is fitted to the decoder's own logits
+            logit, after = raised(episode)
+            measured.append((peak(logit)[0].cpu(), mask_ious(after, episode.query_mask)))
+        if measured:
+            peaks, ious = (torch.stack(values) for values in zip(*measured, strict=True))
+            self.reset()
+            self.logit_offset.copy_(best_offset(peaks, ious))
+        samples = []
+        for episode in chain.from_iterable(pairs):
+            self.temperature.zero_()
+            samples.append(pixel_sample(*predicted(episode), episode.query_mask))
+        if samples:
+            self.temperature.copy_(best_temperature(samples))
 
 
 def peak(logit: Tensor) -> Tensor:
@@ -156,6 +181,32 @@ def peak(logit: Tensor) -> Tensor:
 def near_foreground(logit: Tensor) -> Tensor:
     """Probability, in [0, 1], that each pixel of (B, 1, h, w) is within `BORDER` of the predicted foreground."""
     return F.max_pool2d(logit.sigmoid(), 2 * BORDER + 1, stride=1, padding=BORDER)
+
+
+def mask_ious(logits: Tensor, truth: Tensor) -> Tensor:
+    """IoU (R), on the CPU, of the masks of logits (R, 1, h, w) of one image with its truth (1, H, W): 0, 1, 255."""
+    truth = truth.to(logits.device)
+    predicted = (resize(logits, map_size(truth))[:, 0] >= 0) & (truth != IGNORE)
+    foreground = truth == 1
+    both, either = (predicted & foreground).sum((1, 2)), (predicted | foreground).sum((1, 2))
+    return (both / either.clamp_min(1)).cpu()
+
+
+def pixel_sample(logit: Tensor, similarity: Tensor, truth: Tensor) -> PixelSample:
+    """Evenly spaced pixels of logits (1, 1, h, h) with such a similarity (1) and truth (1, H, H)."""
+    logit = logit.cpu()
+    fine, places = _spaced(logit.shape[-2]), _spaced(truth.shape[-1])
+    return PixelSample(
+        logit[:, :, fine][..., fine],
+        near_foreground(logit)[:, :, fine][..., fine],
+        similarity.float().cpu(),
+        truth.cpu()[:, None, places][..., places],
+    )
+
+
+def _spaced(side: int) -> Tensor:
+    """Indices of the sampled pixels of a side."""
+    return torch.linspace(0, side - 1, SAMPLES_PER_SIDE).round().long()
 
 
 def scale_logits(logit: Tensor, near: Tensor, similarity: Tensor, temperature: Tensor) -> Tensor:

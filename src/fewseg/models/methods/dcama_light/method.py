@@ -17,18 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from fewseg.core.errors import InvalidOption
-from fewseg.core.types import IGNORE, EpisodeTensors, QueryFeatures, SupportSet
+from fewseg.core.types import EpisodeTensors, QueryFeatures, SupportSet
 from fewseg.models.backbones import FeaturePyramid
 from fewseg.models.methods.dcama.aggregation import Decoding, MaskAggregation, batched_scales
 from fewseg.models.methods.dcama_light.boundary import GUIDE, guide_from, guide_tensors, refine_boundary
-from fewseg.models.methods.dcama_light.calibration import (
-    RAISES,
-    SAMPLES_PER_SIDE,
-    Calibration,
-    PixelSample,
-    near_foreground,
-    peak,
-)
+from fewseg.models.methods.dcama_light.calibration import RAISES, Calibration
 from fewseg.models.methods.dcama_light.config import DCAMALightConfig, check_light_config
 from fewseg.models.methods.dcama_light.decoder import LightDecoder
 from fewseg.models.methods.dcama_light.prototypes import (
@@ -188,23 +181,13 @@ class DCAMALight(MaskAggregation):
     def calibrate(
         self, episodes: Iterable[EpisodeTensors], pairs: Iterable[tuple[EpisodeTensors, EpisodeTensors]]
     ) -> None:
-        """Fit the logit offset to the episodes' masks, then the temperature to the pixels of the pairs.
-
-        Either stays as it is where there is nothing to fit it to. The method is left in eval mode.
-        """
+        """Fit the calibration, see `Calibration.fit`. The method is left in eval mode."""
         self.eval()
-        measured = [self._ious_when_raised(episode) for episode in episodes]
-        if measured:
-            peaks, ious = (torch.stack(values) for values in zip(*measured, strict=True))
-            self.calibration.fit_logit_offset(peaks, ious)
-        samples = [self._pixel_sample(episode) for pair in pairs for episode in pair]
-        if samples:
-            self.calibration.fit_temperature(samples)
+        self.calibration.fit(episodes, pairs, raised=self._raised, predicted=self._predicted)
 
     @torch.no_grad()
-    def _ious_when_raised(self, episode: EpisodeTensors) -> tuple[Tensor, Tensor]:
-        """The peak of a query's logits, and the IoU (R) of its mask after each of `RAISES`."""
-        self.calibration.reset()  # what is fitted is fitted to the decoder's own logits
+    def _raised(self, episode: EpisodeTensors) -> tuple[Tensor, Tensor]:
+        """A query's logits (1, 1, h, w) without boundary refinement, and (R, 1, h, w) after `RAISES`, with it."""
         query, support = self._encoded(episode)
         guide = guide_from(query.tensors)
         bare = {name: tensor for name, tensor in query.tensors.items() if not name.startswith(GUIDE)}
@@ -212,27 +195,14 @@ class DCAMALight(MaskAggregation):
         raised = logit + RAISES.to(logit.device).view(-1, 1, 1, 1)
         if guide is not None:  # every raise is a label of the same image
             raised = refine_boundary(raised, guide, len(RAISES))
-        mask = episode.query_mask.to(self.device)
-        predicted = resize(raised, map_size(mask))[:, 0] >= 0
-        truth = mask == 1
-        predicted = predicted & (mask != IGNORE)
-        both, either = (predicted & truth).sum((1, 2)), (predicted | truth).sum((1, 2))
-        return peak(logit)[0].cpu(), (both / either.clamp_min(1)).cpu()
+        return logit, raised
 
     @torch.no_grad()
-    def _pixel_sample(self, episode: EpisodeTensors) -> PixelSample:
-        """Evenly spaced pixels of a query, before the temperature."""
-        self.calibration.temperature.zero_()
+    def _predicted(self, episode: EpisodeTensors) -> tuple[Tensor, Tensor]:
+        """A query's logits (1, 1, h, w), and the `foreground_similarity` (1) of what they predict."""
         query, support = self._encoded(episode)
         logits = self.segment(query, support)
-        logit = _foreground(logits).cpu()
-        fine, places = _spaced(query.image_size[0]), _spaced(episode.query_mask.shape[-1])
-        return PixelSample(
-            logit[:, :, fine][..., fine],
-            near_foreground(logit)[:, :, fine][..., fine],
-            self.foreground_similarity(query, support, logits).float().cpu(),
-            episode.query_mask.cpu()[:, None, places][..., places],
-        )
+        return _foreground(logits), self.foreground_similarity(query, support, logits)
 
     def _encoded(self, episode: EpisodeTensors) -> tuple[QueryFeatures, SupportSet]:
         """Query, to be segmented at the finest skip scale, where logits are calibrated, and support."""
@@ -244,8 +214,3 @@ class DCAMALight(MaskAggregation):
 def _foreground(logits: Tensor) -> Tensor:
     """(B, 2, h, w) to (B, 1, h, w), float32: by how much foreground is ahead of background."""
     return (logits[:, 1:] - logits[:, :1]).float()
-
-
-def _spaced(side: int) -> Tensor:
-    """Indices of the sampled pixels of a side."""
-    return torch.linspace(0, side - 1, SAMPLES_PER_SIDE).round().long()
