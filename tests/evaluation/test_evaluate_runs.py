@@ -26,12 +26,12 @@ from fewseg.evaluation.evaluate import EvaluationResult, EvaluationSettings, eva
 from fewseg.evaluation.metrics.iou import IoUMeter
 from fewseg.evaluation.metrics.regions import RegionMeter
 from fewseg.evaluation.plan import Target, draw_trials, open_targets, read_trials
-from fewseg.evaluation.protocols import PROTOCOLS, choose_protocol
+from fewseg.evaluation.protocols import PROTOCOLS, choose_protocol, default_protocol
 from fewseg.evaluation.published import paper_backbone, paper_results, published
 from fewseg.evaluation.report import markdown_table, published_tables
 from fewseg.evaluation.summary import mean_interval, summarise
 from fewseg.models.checkpoints import load_method, save_method
-from fewseg.models.methods import FewShotMethod, create_method
+from fewseg.models.methods import METHODS, FewShotMethod, create_method
 from helpers.colour_method import ColourMethod
 from helpers.tiny_benchmarks import make_fss1000
 
@@ -322,6 +322,14 @@ def test_walks(pascal: Path) -> None:
     folder = choose_protocol("pfenet", count=8)
     (trial,) = draw_trials(open_targets(["synthetic@0/4"], folder), folder, (1,))
     assert {e.class_id for e in trial.episodes} == set(range(0, 32, 4)), "an image of each class in turn"
+
+
+def test_the_default_protocol_is_that_of_the_methods_paper() -> None:
+    assert default_protocol(["pascal5i:data", "synthetic"], METHODS["sccan"]) == "folder"
+    named = {name: default_protocol(["pascal5i:data"], kind) for name, kind in METHODS.items()}
+    assert named.pop("sccan") == default_protocol(["coco20i:data", "fss1000:data"], METHODS["sccan"]) == "sccan"
+    assert set(named.values()) == {default_protocol(["pascal5i:data"])} == {"hsnet"}
+    assert {kind.benchmark_protocol for kind in METHODS.values()} <= PROTOCOLS.keys()
 
 
 def test_protocols() -> None:

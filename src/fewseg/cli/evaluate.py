@@ -151,8 +151,9 @@ def _check(options: Options) -> None:
 
 def _protocol(options: Options) -> Protocol:
     from fewseg.evaluation.protocols import choose_protocol, default_protocol
+    from fewseg.models.methods import METHODS, FewShotMethod
 
-    name = options.protocol or default_protocol(options.data, options.method or "")
+    name = options.protocol or default_protocol(options.data, METHODS.get(options.method or "", FewShotMethod))
     by_class = name == "folder"
     if (options.episodes if by_class else options.episodes_per_class) is not None:
         wrong, right = ("--episodes", "--episodes-per-class") if by_class else ("--episodes-per-class", "--episodes")

@@ -12,6 +12,7 @@ from fewseg.data.episodes.sources import BENCHMARKS
 from fewseg.evaluation.fusion import Fusion
 from fewseg.evaluation.scoring import EvaluationSettings, Scoring
 from fewseg.images.transforms import Resize
+from fewseg.models.methods import FewShotMethod
 
 Draw = Literal["class-by-class", "hsnet", "walk"]
 """`class-by-class`: as many episodes of every class, queries in turn. `hsnet`: as HSNet's and DCAMA's code draws them.
@@ -80,12 +81,12 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
 episodes of one seed. `folder`: this project's own, for datasets of one's own."""
 
 
-def default_protocol(data: Sequence[str], method: str = "") -> str:
-    """Name of the protocol for datasets as written on the command line: `hsnet` (`sccan` for SCCAN) where all are
-    benchmarks, else `folder`."""
+def default_protocol(data: Sequence[str], method: type[FewShotMethod] = FewShotMethod) -> str:
+    """Name of the protocol for datasets as written on the command line: the method's `benchmark_protocol` where all
+    are benchmarks, else `folder`."""
     if not all(text.partition(":")[0] in BENCHMARKS for text in data):
         return "folder"
-    return "sccan" if method == "sccan" else "hsnet"
+    return method.benchmark_protocol
 
 
 def choose_protocol(

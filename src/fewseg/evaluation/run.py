@@ -49,14 +49,14 @@ def evaluate_datasets(
         method: on the device and in the dtype to measure.
         data: datasets as on the command line: `pascal5i:FOLDER`, `FOLDER@cat,dog`, `synthetic@0/4`.
         out: the folder, made where missing.
-        protocol: see `choose_protocol`; `hsnet` (or `sccan`) for benchmarks and `folder` for other data if not given.
+        protocol: see `choose_protocol`; the method's `benchmark_protocol` and `folder` for other data if not given.
         shots: numbers of support images.
         fold: folds of data without @; all of a benchmark if empty.
         min_area: share of an image that a class must cover, for data that are no benchmark.
         sheets: best and worst episodes of each list to draw.
         progress: called with episodes done and episodes in all.
     """
-    protocol = protocol or choose_protocol(default_protocol(data, method.name))
+    protocol = protocol or choose_protocol(default_protocol(data, type(method)))
     trials = draw_trials(open_targets(data, protocol, fold=fold, min_area=min_area), protocol, shots)
     about = {**describe(method), "min_area": min_area, "protocol": protocol.to_json()}
     evaluation = Evaluation(method, protocol, Path(out), about)

@@ -39,6 +39,8 @@ class FewShotMethod(nn.Module):
     bfloat16_devices: ClassVar[tuple[str, ...]] = ("cuda",)
     """Device types with native bfloat16 on which `precision="auto"` chooses it: those where this method was measured
     to be faster with it, its mIoU within 0.1 of float32's."""
+    benchmark_protocol: ClassVar[str] = "hsnet"
+    """Name of the evaluation protocol under which the method's paper reports its benchmarks."""
     compiled_parts: ClassVar[tuple[str, ...]] = ()
     """Names of modules, beside the backbone, that `compile_parts` compiles."""
     config: Any
@@ -165,6 +167,9 @@ class FewShotMethod(nn.Module):
         self, episodes: Iterable[EpisodeTensors], pairs: Iterable[tuple[EpisodeTensors, EpisodeTensors]]
     ) -> None:
         """Called after training: fit here what depends on the final weights, on validation classes.
+
+        The presence scale is no part of it: it is fitted afterwards, alike for every method, to the probabilities that
+        the calibrated method gives, and stands in `extra`, because it changes no logits.
 
         Args:
             episodes: validation episodes, batches of one, to fit masks to; none for a model that was trained with

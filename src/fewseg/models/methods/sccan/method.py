@@ -41,6 +41,7 @@ class SCCAN(FewShotMethod):
         "resnet50": "resnet50_deep_dilated",
         "resnet101": "resnet101_deep_dilated",
     }
+    benchmark_protocol: ClassVar[str] = "sccan"
     adamw_parameters: ClassVar[tuple[str, ...]] = ("transformer.",)
 
     def __init__(self, backbone: FeaturePyramid, config: SCCANConfig = SCCANConfig()) -> None:
