@@ -56,8 +56,8 @@ def test_maps_are_not_overwritten_later(name: str) -> None:
     torch.manual_seed(0)
     pyramid = create_backbone(name)
     clones = []
-    if hasattr(pyramid, "_taps"):
-        blocks = [pyramid.net.get_submodule(tap) for tap in pyramid._taps]
+    if hasattr(pyramid, "taps"):
+        blocks = [pyramid.net.get_submodule(tap) for tap in pyramid.taps]
     else:
         blocks = [block for stage in resnet_stages(pyramid.net) for block in stage]
     handles = [b.register_forward_hook(lambda _m, _i, out: clones.append(out.clone())) for b in blocks]

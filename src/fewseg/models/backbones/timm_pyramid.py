@@ -102,9 +102,10 @@ class ResNetPyramid(FeaturePyramid):
 class HookedPyramid(FeaturePyramid):
     """Networks whose blocks can be named: hooks collect what each block returns."""
 
-    def __init__(self, spec: BackboneSpec, model: nn.Module, size: int, fixed: bool) -> None:
-        """`size`: side of the image that the maps are measured with; `fixed`: the model takes no other."""
+    def __init__(self, spec: BackboneSpec, model: nn.Module, name: str, size: int, fixed: bool) -> None:
+        """`name`: timm's; `size`: side of the image that maps are measured with; `fixed`: the model takes no other."""
         super().__init__(spec, size if fixed else None)
+        self.timm_name = name
         for unused in ("conv_head", "bn2", "norm"):  # after the last block: costly and never looked at
             if isinstance(getattr(model, unused, None), nn.Module):
                 setattr(model, unused, nn.Identity())
@@ -116,12 +117,12 @@ class HookedPyramid(FeaturePyramid):
         shapes = self._probe(size)
         self._channels_last = frozenset(name for name, shape in shapes.items() if _is_channels_last(shape, model))
         shapes = {k: torch.Size([s[0], s[3], *s[1:3]]) if k in self._channels_last else s for k, s in shapes.items()}
-        self._taps = tuple(name for name in taps if name in shapes and 1 < shapes[name][-1] < size)
-        for name in set(taps) - set(self._taps):
+        self.taps = tuple(name for name in taps if name in shapes and 1 < shapes[name][-1] < size)
+        for name in set(taps) - set(self.taps):
             handles[name].remove()
-        self._check(model, {name: shapes[name] for name in self._taps}, size)
-        self._own_hooks = len(self._taps)
-        self.blocks = tuple(BlockInfo(shapes[name][1], size / shapes[name][-1]) for name in self._taps)
+        self._check(model, {name: shapes[name] for name in self.taps}, size)
+        self._own_hooks = len(self.taps)
+        self.blocks = tuple(BlockInfo(shapes[name][1], size / shapes[name][-1]) for name in self.taps)
         self.freeze().eval()
 
     @staticmethod
@@ -156,13 +157,11 @@ class HookedPyramid(FeaturePyramid):
 
     def features(self, images: Tensor) -> list[Tensor]:
         maps = self._run(images)
-        return [maps[n].permute(0, 3, 1, 2) if n in self._channels_last else maps[n] for n in self._taps]
+        return [maps[n].permute(0, 3, 1, 2) if n in self._channels_last else maps[n] for n in self.taps]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedPyramid:
         # Hooks are bound to this pyramid and thread-local storage cannot be copied: build the copy's own.
-        from fewseg.models.backbones import build_pyramid
-
-        copy = build_pyramid(self.spec)
+        copy = build_timm_pyramid(self.spec, self.timm_name)
         copy.load_state_dict(self.state_dict())
         weight = next(self.parameters())
         return copy.to(weight.device, weight.dtype).freeze(self.frozen)  # type: ignore[return-value]
@@ -248,7 +247,7 @@ def build_timm_pyramid(spec: BackboneSpec, name: str) -> FeaturePyramid:
     if _is_flat_transformer(model) and not fixed:
         return TransformerPyramid(spec, model)
     try:
-        pyramid = HookedPyramid(spec, model, size, fixed)
+        pyramid = HookedPyramid(spec, model, name, size, fixed)
         if len(pyramid.blocks) > 1:
             return pyramid
     except (RuntimeError, AttributeError, KeyError, AssertionError, TypeError):
