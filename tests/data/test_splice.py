@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from fewseg.core.errors import InvalidOption
-from fewseg.core.types import IGNORE
+from fewseg.core.types import IGNORE, Episode
 from fewseg.data.datasets.synthetic import SyntheticDataset
 from fewseg.data.episodes.splice import splice_views
 from fewseg.data.episodes.tensors import TrainingEpisodes, TrainingSource, collate
@@ -98,11 +98,25 @@ def test_runs_with_joined_maps_and_images_resume(tmp_path: Path) -> None:
         assert losses(tmp_path / f"{name}-plain") != losses(tmp_path / name)
 
 
-def test_masks_without_the_class_are_not_kept() -> None:
+def test_masks_without_the_class_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache(toy().backbone, [SOURCE], size=32, count=1, views=None, seed=0)
     batches = list(cached_batches(_episodes(splice=1.0, shots=(1,)), cache, range(40), 4))
     assert all((batch.masks == 1).flatten(1).any(1).all() for batch in batches)
-    assert all((mask == 1).any() for mask in cache._masks.values())
+    read: list[str] = []
+    original = DATA.mask
+
+    def mask(name: str, class_id: int) -> torch.Tensor:
+        read.append(name)
+        return original(name, class_id)
+
+    monkeypatch.setattr(DATA, "mask", mask)
+    class_id = SOURCE.classes[0]
+    shown = DATA.names(class_id)[0]
+    absent = next(n for c in SOURCE.classes for n in DATA.names(c) if n not in DATA.names(class_id))
+    for _ in range(2):
+        cache.episode(0, Episode(absent, (shown,), class_id), np.random.default_rng(0))
+    assert read.count(absent) == 2
+    assert read.count(shown) <= 1
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])

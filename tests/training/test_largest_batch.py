@@ -12,7 +12,7 @@ from fewseg.core.errors import InvalidOption
 from fewseg.core.memory import available_bytes, can_measure
 from fewseg.training import largest_batch as module
 from fewseg.training.config import TrainConfig
-from fewseg.training.largest_batch import MOST, LargestBatch, largest_batch, noise_batch, search
+from fewseg.training.largest_batch import MOST, LargestBatch, Trial, largest_batch, noise_batch, search, step_peaks
 from fewseg.training.train import make_method
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def test_search_finds_the_largest(limit: int) -> None:
 
 
 def test_a_straight_line_through_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_measured", lambda _: [3 * GIB, 5 * GIB])  # 2 an episode and 1 beside
+    monkeypatch.setattr(module, "step_peaks", lambda _: [3 * GIB, 5 * GIB])  # 2 an episode and 1 beside
     monkeypatch.setattr(module, "available_bytes", lambda _: 20 * GIB)
     found = largest_batch(config(workers=0))
     assert (found.episodes, found.each, found.fixed) == (7, 2 * GIB, GIB)  # 0.8 * 20 = 16 >= 1 + 7 * 2
@@ -52,7 +52,7 @@ def test_a_straight_line_through_two_steps(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.skipif(not can_measure(CPU), reason="memory cannot be measured on this system")
 def test_steps_are_measured_in_a_process_of_their_own() -> None:
-    one, two = module._measured(config(batch_size=2))
+    one, two = step_peaks(config(batch_size=2))
     assert 0 < one < two
     free = available_bytes(CPU)
     assert free is not None
@@ -63,7 +63,7 @@ def test_steps_are_measured_in_a_process_of_their_own() -> None:
 def test_noise_is_what_a_step_takes(kept: bool) -> None:
     method = make_method(config())
     batch = noise_batch(method, 2, 3, cached=kept)
-    trial = module._Trial.prepare(config(cached_views=int(kept), ema_decay=0.9, shots=(3,)), CPU)
+    trial = Trial.prepare(config(cached_views=int(kept), ema_decay=0.9, shots=(3,)), CPU)
     trial.step(2)
     assert batch.query_mask.shape == (2, 64, 64)
     assert batch.masks.shape == (2, 3, 64, 64)
@@ -81,7 +81,7 @@ def test_what_cannot_be_measured_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.undo()
     monkeypatch.setattr("sys.executable", "false")
     with pytest.raises(InvalidOption, match="cannot be computed here"):
-        module._measured(config())
+        largest_batch(config())
 
 
 def test_command_prints_it_and_how_to_get_there(

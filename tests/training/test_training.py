@@ -21,6 +21,7 @@ from fewseg.core.errors import InvalidCheckpoint, InvalidDataset, InvalidImage, 
 from fewseg.data.datasets.synthetic import SyntheticDataset
 from fewseg.data.episodes.sources import OpenSource, open_source
 from fewseg.models.checkpoints.native import load_method
+from fewseg.models.presence import DEFAULT_THRESHOLD, UNSCALED
 from fewseg.training.data import divide, training_batches
 from fewseg.training.log import MetricsLog, read_metrics
 from fewseg.training.train import fit, make_method
@@ -101,7 +102,9 @@ def test_what_is_asked_for_less_on_resuming_is_still_fitted(tmp_path: Path, less
         run(tmp_path, longer, stop_at=21)
     assert "presence_threshold" not in load_method(tmp_path / "best.safetensors").extra
     report = run(tmp_path, replace(longer, **less))
-    assert 0 <= load_method(report.best).extra["presence_threshold"] <= 1
+    extra = load_method(report.best).extra
+    assert extra["presence_threshold"] == DEFAULT_THRESHOLD
+    assert extra["presence_slope"] not in (0.0, UNSCALED.slope)
 
 
 def test_what_was_fitted_to_other_weights_does_not_stay() -> None:

@@ -87,8 +87,8 @@ def largest_batch(config: TrainConfig) -> LargestBatch:
         config, pretrained=False, backbone_weights=None, random_backbone=True, device=str(device), grad_accum_steps=1
     )
     if device.type == "cuda":
-        return LargestBatch(search(_Trial.prepare(config, device).fits), _name(device))
-    first, second = _measured(config)
+        return LargestBatch(search(Trial.prepare(config, device).fits), _name(device))
+    first, second = step_peaks(config)
     each = max(1, second - first)
     fixed = max(0, first - each)
     available = available_bytes(device)
@@ -110,8 +110,8 @@ def search(fits: Callable[[int], bool]) -> int:
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """All that a run holds while it trains, see `loop.fit`."""
+class Trial:
+    """All that a run holds while it trains, see `train.fit`."""
 
     config: TrainConfig
     method: FewShotMethod
@@ -119,7 +119,7 @@ class _Trial:
     ema: WeightEMA | None
 
     @classmethod
-    def prepare(cls, config: TrainConfig, device: torch.device) -> _Trial:
+    def prepare(cls, config: TrainConfig, device: torch.device) -> Trial:
         method = make_method(config).to(device)
         place(method, config)
         ema = WeightEMA(method, config.ema_decay) if config.ema_decay else None
@@ -165,7 +165,7 @@ def noise_batch(method: FewShotMethod, episodes: int, shots: int, *, cached: boo
     return EpisodeMaps(copies(episodes), query_mask, copies(supports), masks)
 
 
-def _measured(config: TrainConfig) -> list[int]:
+def step_peaks(config: TrainConfig) -> list[int]:
     """Peaks of steps of `_PROBES` episodes, in bytes, in a process of its own."""
     spec = json.dumps({"config": config.to_json(), "threads": torch.get_num_threads()})
     command = [sys.executable, "-m", "fewseg.training.largest_batch", spec]
@@ -181,11 +181,11 @@ def _measured(config: TrainConfig) -> list[int]:
 
 
 def _probe(text: str) -> None:
-    """What the process of `_measured` does."""
+    """What the process of `step_peaks` does."""
     spec = json.loads(text)
     torch.set_num_threads(spec["threads"])
     config, device = TrainConfig.from_json(spec["config"]), torch.device("cpu")
-    trial = _Trial.prepare(config, device)
+    trial = Trial.prepare(config, device)
     peaks = []
     for episodes in _PROBES:
         trial.step(episodes)  # what torch sets up the first time does not count
