@@ -1,0 +1,1 @@
+"""Scores of methods on lists of episodes: protocols, metrics, journals, reports."""

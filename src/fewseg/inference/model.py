@@ -44,20 +44,17 @@ class InferenceModel:
     ) -> None:
         """Wrap a method, which moves to the chosen device in evaluation mode.
 
-        Where the precision is another than the method's, a rounded copy of it is wrapped and the one given keeps its
-        weights, so that it can serve again: with another precision, or for `load`.
+        Where the precision is another than the method's, a rounded copy is wrapped; the one given keeps its weights.
 
         Args:
             method: a trained few-shot method.
             device: `auto` (CUDA, else Apple's GPU, else CPU) or a torch device.
-            precision: `auto` (bfloat16 on CUDA devices that have it, on CPUs with a matrix unit for it if the method
-                was measured to lose nothing by it; else float32), `float32`, `bfloat16`, `float16`.
+            precision: `auto` (bfloat16 where the device has units for it and the method was measured to lose nothing,
+                see `FewShotMethod.bfloat16_devices`; else float32), `float32`, `bfloat16`, `float16`.
             tta_flip: average with the prediction for the mirrored image.
-            tta_scales: input sizes to average over, as factors of `method.config.image_size`, rounded to multiples of
-                32. Supports are encoded at every size, so this cannot change later.
+            tta_scales: factors of the input size to average over, in multiples of 32 pixels; supports depend on them.
             presence_threshold: score from which a label counts as present; the model's own if not given, else 0.5.
-            compile: have `torch.compile` translate backbone and decoder when they first run: minutes, for a few percent
-                on CPUs (docs/performance.md). The same results, to rounding.
+            compile: use `torch.compile`, see `FewShotMethod.compile_parts` and docs/performance.md.
 
         Raises:
             InvalidOption: an unknown device or precision, or an impossible scale or threshold.
@@ -73,8 +70,7 @@ class InferenceModel:
         self.presence_threshold = _threshold(method, presence_threshold)
         self.presence_scale = PresenceScale.of(method.extra)
         self.model_fingerprint = fingerprint(method)  # of the weights as they come, before rounding
-        self.source: dict[str, str] | None = None
-        """Where the model came from, for `load`; None for a method that was passed in."""
+        self.source: dict[str, str] | None = None  # where it came from, for `load`; None for a method passed in
         if compile or any(v.is_floating_point() and v.dtype != dtype for v in method.state_dict().values()):
             method = copy.deepcopy(method)
         self.method = method.to(device, dtype).eval()

@@ -1,0 +1,1 @@
+"""Training of methods: data, steps, checkpoints to resume from, calibration."""

@@ -127,7 +127,7 @@ def _novel_classes(source: OpenSource) -> tuple[int, ...]:
     return source.novel
 
 
-class _Share(Sampler[int]):
+class _ShardSampler(Sampler[int]):
     """This process's items from step `start` to the end, in order."""
 
     def __init__(self, config: TrainConfig, processes: Processes, start: int) -> None:
@@ -187,7 +187,7 @@ def training_batches(
     Raises, while they are read, what reading their images raised, from a worker too.
     """
     for batch in _loader(
-        sources, config, size, _Share(config, processes, start), micro_batch_size(config, processes), pin
+        sources, config, size, _ShardSampler(config, processes, start), micro_batch_size(config, processes), pin
     ):
         if isinstance(batch, FewsegError):
             raise batch
@@ -211,7 +211,7 @@ def training_episodes(sources: Sequence[TrainingSource], config: TrainConfig, si
 
 
 def _loader(
-    sources: Sequence[TrainingSource], config: TrainConfig, size: int, sampler: _Share, batch: int, pin: bool
+    sources: Sequence[TrainingSource], config: TrainConfig, size: int, sampler: _ShardSampler, batch: int, pin: bool
 ) -> DataLoader[Any]:
     """Of what `_collate` makes."""
     episodes = training_episodes(sources, config, size)

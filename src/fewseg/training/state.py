@@ -44,7 +44,7 @@ def save_state(
 ) -> None:
     """Write the state; raises `OutputError`, an older one then stays.
 
-    No random state: every step seeds its own (see `loop.step_seed`).
+    No random state: every step seeds its own (see `step.step_seed`).
     """
     buffer = io.BytesIO()
     torch.save(

@@ -1,4 +1,4 @@
-"""The training loop of the DCAMA paper: killed at any moment, it goes on with the same losses."""
+"""A training from its config to the calibrated checkpoint: killed at any moment, it goes on with the same losses."""
 
 from __future__ import annotations
 

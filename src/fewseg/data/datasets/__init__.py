@@ -1,0 +1,1 @@
+"""Images and masks by class: the benchmarks, folders of one's own, synthetic shapes."""

@@ -1,0 +1,1 @@
+"""Episodes: drawn from datasets, augmented, and made tensors."""

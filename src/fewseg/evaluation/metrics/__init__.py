@@ -1,0 +1,1 @@
+"""Overlap of predicted and true masks, by pixels and by regions."""

@@ -6,6 +6,10 @@ Support Attention Weighted Mask Aggregation for Few-Shot Segmentation", ECCV 202
 The mask value of a query pixel is the attention-weighted sum of the mask values of all support pixels, foreground and
 background, for every block of the backbone at scales 1/8, 1/16 and 1/32. All shots go into one softmax. A small
 convolutional decoder merges the blocks' masks with the backbone's maps.
+
+The choices marked "ours" (cosine attention, `identity_start`, `position_weight`, `class_balanced`) are options, not a
+method of their own: each is a single choice within the paper's equations, off by default, and rows of docs/results.md
+compare them.
 """
 
 from __future__ import annotations

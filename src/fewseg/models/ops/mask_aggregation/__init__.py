@@ -51,10 +51,12 @@ def aggregate_masks(
 ) -> Tensor:
     """Attention-weighted mean of mask values, averaged over the heads.
 
+    Longer than other functions for this docstring alone: it is the contract of all five implementations.
+
     One support may serve a batch of queries: leave its batch at 1 (nothing is copied, and nothing need be expanded).
-    Several masks over the same keys (labels taught on the same images; foreground and background of a balanced vote)
-    are columns of one call: up to about 16 they cost little more than one. Values keep their own precision; they may
-    be float32 where the tokens are bfloat16, and a column `1 - mask` is then as exact as the mask.
+    Several masks over the same keys (labels taught on the same images; foreground and background in class-balanced
+    attention) are columns of one call: up to about 16 they cost little more than one. Values keep their own precision;
+    they may be float32 where the tokens are bfloat16, and a column `1 - mask` is then as exact as the mask.
 
     Inputs may be strided views; heads lie side by side in C.
 

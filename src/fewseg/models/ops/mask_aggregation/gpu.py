@@ -53,7 +53,11 @@ def _kernel(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One block of queries of one head; scale has log2(e) in it, the last stride of query and key is 1."""
+    """One block of queries of one head; scale has log2(e) in it, the last stride of query and key is 1.
+
+    One long function: its loop carries the running softmax in registers, and a Triton function in its place would have
+    to be handed, and to return, every pointer, mask and sum.
+    """
     head = tl.program_id(1)
     item = (head // heads).to(tl.int64)
     query += item * query_batch + (head % heads) * query_head
