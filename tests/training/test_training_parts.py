@@ -1,4 +1,4 @@
-"""Parts of training: kept maps, mixed shots, absent queries, averaged weights, two optimisers, presence, views."""
+"""Parts of training: feature cache, mixed shots, negative episodes, EMA, two optimisers, presence, views."""
 
 from __future__ import annotations
 

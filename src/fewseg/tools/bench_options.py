@@ -9,7 +9,7 @@ PARTS: Final[dict[str, str]] = {
     "queries": "the baseline implementation and fewseg's side by side: op, head and whole query, time and memory",
     "implementations": "every implementation of DCAMA's aggregation that this device has",
     "curves": "time and memory against shots, input size and labels",
-    "training": "a step of training, one shot in float32, and the maps of a frozen backbone kept",
+    "training": "a step of training, one shot in float32, and with the feature cache of a frozen backbone",
     "accuracy": "mIoU against precision and against the support-token budget; needs --data",
 }
 """Every part with its description, in the order of the tables."""
