@@ -330,6 +330,15 @@ def test_finished_images_are_skipped(tmp_path: Path) -> None:
     assert len(results(tmp_path / "out")["pictures"]) == 4
 
 
+def test_one_path_in_place_of_several(tmp_path: Path) -> None:
+    """The letters of a path are no paths: `.` among them would mean the whole working folder."""
+    photo = images(tmp_path / "photos", "a.png") / "a.png"
+    for query in (photo, str(photo)):
+        with pytest.raises(InvalidOption, match=r"a\.png in place of several: give a list"):
+            segment_files(segmenter(), query, tmp_path / "out")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_examples_or_options_mean_doing_it_again(tmp_path: Path) -> None:
     photos = images(tmp_path / "photos", "a.png")
     run(segmenter(), photos, tmp_path / "out")

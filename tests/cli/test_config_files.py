@@ -67,6 +67,7 @@ def test_what_is_shown_is_a_config_file(tmp_path: Path, capsys: pytest.CaptureFi
         ("schedule: cosin", "{path}: schedule is 'cosin': give one of constant, cosine, poly; did you mean 'cosine'?"),
         ("shots: {a: 1}", "unknown key of {path} 'shots.a'"),
         ("lr: -1", "lr is -1"),
+        ("lr: null", "{path} has no value for lr"),
         ("- lr", "{path} holds no settings"),
         ("lr: [", "{path} is no YAML"),
         (None, "cannot read {path}"),

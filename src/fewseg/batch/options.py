@@ -101,6 +101,8 @@ class BatchOptions:
         """Raise `InvalidOption` for options that do not fit the queries, files as their endings say."""
         from fewseg.images.video import is_video
 
+        if isinstance(queries, (str, os.PathLike)):  # its letters would be taken for paths
+            raise InvalidOption(f"{queries} in place of several: give a list, [path]")
         clips = [query for query in queries if is_video(query)]
         if not clips:
             if self.frame_stride > 1 or self.save_frames:

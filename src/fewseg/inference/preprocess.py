@@ -34,10 +34,12 @@ def input_sizes(side: int, tta_scales: Sequence[float]) -> tuple[int, ...]:
     Raises `InvalidOption` for no factor or an impossible one.
     """
     if isinstance(tta_scales, (int, float, str)):
-        raise InvalidOption(f"scales {tta_scales!r}: give a list of factors, e.g. ({tta_scales},)")
+        raise InvalidOption(f"tta_scales {tta_scales!r}: give a list of factors, e.g. ({tta_scales},)")
     factors = tuple(float(s) for s in tta_scales)
     if not factors or not all(0.1 <= s <= 8 for s in factors):
-        raise InvalidOption(f"scales {factors}: give one or more factors from 0.1 to 8, e.g. 1 1.25")
+        raise InvalidOption(
+            f"tta_scales {' '.join(map(str, factors)) or '()'}: give one or more factors from 0.1 to 8, e.g. 1 1.25"
+        )
     sizes = [side if s == 1 else max(32, round(side * s / 32) * 32) for s in factors]
     return tuple(dict.fromkeys(sizes))
 

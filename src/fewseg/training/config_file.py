@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,13 +32,18 @@ def as_yaml(config: TrainConfig, recipe: Recipe | None = None) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Setting to value, those that are not null; raises `InvalidOption` for what is no such file."""
+    """Setting to value without those that are null; raises `InvalidOption` for other files and where a value lacks."""
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidOption(f"cannot read {path}: {one_line(error)}") from error
+        reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+        raise InvalidOption(f"cannot read {path} ({reason}): give a YAML file") from error
     except yaml.YAMLError as error:
         raise InvalidOption(f"{path} is no YAML: {one_line(error)}") from error
     if not isinstance(content or {}, dict):
         raise InvalidOption(f"{path} holds no settings: write lines like `lr: 0.01`")
-    return {str(key): value for key, value in (content or {}).items() if value is not None}
+    settings = {str(key): value for key, value in (content or {}).items()}
+    optional = {field.name for field in fields(TrainConfig) if field.default is None}
+    if empty := [key for key, value in settings.items() if value is None and key not in optional]:
+        raise InvalidOption(f"{path} has no value for {empty[0]}: give one, or leave the line out")
+    return {key: value for key, value in settings.items() if value is not None}
