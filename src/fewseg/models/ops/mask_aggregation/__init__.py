@@ -15,6 +15,13 @@ Name           How                                                    Where
 =============  =====================================================  ==========================================
 
 `choose_implementation` says which is the fastest where.
+
+One support may serve a batch of queries: leave its batch at 1 (nothing is copied, and nothing need be expanded).
+Several masks over the same keys (labels taught on the same images; foreground and background in class-balanced
+attention) are columns of one call: up to about 16 they cost little more than one. Values keep their own precision; they
+may be float32 where the tokens are bfloat16, and a column `1 - mask` is then as exact as the mask. Inputs may be
+strided views; heads lie side by side in C. `memory` bounds the scores of `tiled`, and of the gradients of `tiled`,
+`native` and `triton`, whatever the number of keys, but holds at least one query's.
 """
 
 from __future__ import annotations
@@ -49,16 +56,7 @@ def aggregate_masks(
     implementation: Implementation = "auto",
     memory: int | None = None,
 ) -> Tensor:
-    """Attention-weighted mean of mask values, averaged over the heads.
-
-    Longer than other functions for this docstring alone: it is the contract of all five implementations.
-
-    One support may serve a batch of queries: leave its batch at 1 (nothing is copied, and nothing need be expanded).
-    Several masks over the same keys (labels taught on the same images; foreground and background in class-balanced
-    attention) are columns of one call: up to about 16 they cost little more than one. Values keep their own precision;
-    they may be float32 where the tokens are bfloat16, and a column `1 - mask` is then as exact as the mask.
-
-    Inputs may be strided views; heads lie side by side in C.
+    """Attention-weighted mean of mask values, averaged over the heads; the module says what one call can share.
 
     Args:
         query: (B, Nq, C) projected query tokens.
@@ -69,8 +67,7 @@ def aggregate_masks(
         dropout: probability of dropping an attention weight (training only).
         implementation: see the module; `auto` asks `choose_implementation`. With dropout only `reference`, `streaming`
             on CUDA, and `tiled` differ: the others compute as `tiled` does.
-        memory: bytes of scores that `tiled`, and the gradient of `tiled`, `native` and `triton`, hold at once, whatever
-            Nk (but at least one query's); 4 MiB on CPUs and 256 MiB elsewhere if not given.
+        memory: bytes of scores that `tiled` and gradients hold at once; 4 MiB on CPUs, else 256 MiB, if not given.
 
     Returns:
         (B, Nq) or (B, Nq, V), like `values`; in the queries' precision. Equal to the definition in float64 within 1e-5
