@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewseg.core.errors import FolderInUse
 from fewseg.inference.segmenter import Segmenter
-from fewseg.server.project.state import InvalidProject
 from helpers.annotating import API, Page, colour_segmenter, png, serving, write_images
 from helpers.colour_method import blob, iou
 
@@ -328,7 +328,7 @@ def test_a_second_server_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path, "r")
     with (
         serving(tmp_path, start=False),
-        pytest.raises(InvalidProject, match="open in another server"),
+        pytest.raises(FolderInUse, match="in use by another fewseg"),
         serving(tmp_path),
     ):
         pass

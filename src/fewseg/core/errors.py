@@ -38,6 +38,10 @@ class OutputError(FewsegError):
     """A result cannot be written."""
 
 
+class FolderInUse(OutputError):
+    """Another process writes the folder."""
+
+
 class WorkerError(FewsegError):
     """Processes that share the work cannot be started or used."""
 

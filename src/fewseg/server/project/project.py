@@ -38,8 +38,8 @@ class Project:
     def __init__(self, folder: str | Path) -> None:
         """Open the folder's project, or start one.
 
-        Raises `InvalidImage` for no folder, `InvalidProject` where another server has it open or its file and the
-        backup are damaged, `OutputError` where it cannot be written.
+        Raises `InvalidImage` for no folder, `InvalidProject` where its file and the backup are damaged, `OutputError`
+        where it cannot be written or another server has it open.
         """
         self.folder = Path(folder).absolute()
         if not self.folder.is_dir():

@@ -17,17 +17,16 @@ import json
 import logging
 import os
 import shutil
-import socket
 import time
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from fewseg.core.errors import OutputError
-from fewseg.core.files import free_name, make_folder, replacing, write_text
+from fewseg.core.files import free_name, make_folder, replacing
+from fewseg.core.locks import FolderLock
 from fewseg.images.encode import encode, mask_image
 from fewseg.images.masks import read_mask
 from fewseg.server.project.state import InvalidProject, State, from_json, to_json
@@ -43,12 +42,12 @@ class ProjectStore:
     def __init__(self, folder: Path) -> None:
         """Make the hidden folder where missing and lock it.
 
-        Raises `OutputError` where that fails and `InvalidProject` when another server has it open.
+        Raises `OutputError` where that fails, its kind `FolderInUse` when another server has it open.
         """
         self.root = make_folder(folder / FOLDER)
         self.file, self.backup = self.root / "project.json", self.root / "project.backup.json"
         self.masks, self.cache = make_folder(self.root / "annotations"), make_folder(self.root / "cache")
-        self._lock = _acquired(self.root / "lock", folder)
+        self._lock = FolderLock(self.root, "lock")
         try:
             ignored = self.root / ".gitignore"
             if not ignored.exists():
@@ -142,20 +141,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _acquired(path: Path, folder: Path) -> FileLock:
-    """The lock of a project, which the operating system releases with the process, however that ends.
-
-    Raises `InvalidProject` where another server holds it, `OutputError` where it cannot be written.
-    """
-    lock, owner = FileLock(path, timeout=0, thread_local=False), path.with_name("lock.owner")
-    try:
-        lock.acquire()
-        write_text(owner, f"process {os.getpid()} on {socket.gethostname()}\n")
-    except Timeout:
-        holder = owner.read_text("utf-8")[:200].strip() if owner.exists() else "another process"
-        raise InvalidProject(f"{folder} is open in another server ({holder}): use that one, or stop it") from None
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; make the folder writable") from error
-    return lock
