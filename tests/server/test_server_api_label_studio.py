@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageDraw
 
-from fewseg.core.errors import InvalidImage, InvalidMask, InvalidOption
+from fewseg.core.errors import FolderInUse, InvalidImage, InvalidMask, InvalidOption
 from fewseg.server.label_studio import brush_rle
 from fewseg.server.label_studio.config import mask_tags
 from fewseg.server.label_studio.task_images import ImageSources
@@ -274,10 +274,16 @@ def test_what_was_taught_outlives_the_server(tmp_path: Path) -> None:
         assert len(body["results"][0]["result"]) == 1
 
 
+def test_one_server_at_a_time_keeps_its_examples_in_a_folder(tmp_path: Path) -> None:
+    with client(label_studio_folder=tmp_path), pytest.raises(FolderInUse, match="in use by another fewseg"):
+        client(label_studio_folder=tmp_path)
+    client(label_studio_folder=tmp_path)
+
+
 def test_what_another_model_was_taught_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with client(label_studio_folder=tmp_path) as first:
         teach(first)
-    (taught,) = tmp_path.iterdir()
+    (taught,) = tmp_path.glob("*.fewseg")
     content = taught.read_bytes()
     taught.write_bytes(content[:-9])
     with client(label_studio_folder=tmp_path) as second:

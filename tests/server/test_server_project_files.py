@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewseg.core.errors import FewsegError, InvalidImage, InvalidMask, OutputError
+from fewseg.core.errors import FewsegError, FolderInUse, InvalidImage, InvalidMask, OutputError
 from fewseg.server.project import state as project_state
 from fewseg.server.project import store as project_store
 from fewseg.server.project.project import Project
@@ -62,7 +64,7 @@ def test_a_killed_server_loses_nothing_that_was_answered(tmp_path: Path) -> None
     answered = 0
     for _ in range(25):
         answered = int(child.stdout.readline())
-    with pytest.raises(InvalidProject, match=f"process {child.pid}"):
+    with pytest.raises(FolderInUse, match=f"process {child.pid}"):
         Project(tmp_path)
     child.send_signal(signal.SIGKILL)
     rest = child.stdout.read().split()
@@ -222,7 +224,7 @@ def test_masks_that_nobody_needs_are_deleted_when_opened(tmp_path: Path, monkeyp
     project.close()
     assert len(list((tmp_path / ".fewseg/annotations").glob("*.png"))) == 7
     project = Project(tmp_path)
-    assert len(list((tmp_path / ".fewseg/annotations").glob("*.png"))) == 3
+    assert len(list((tmp_path / ".fewseg/annotations").glob("*.png"))) == 4  # the backup names one more
     project.undo()
     project.undo()
     with pytest.raises(InvalidProject, match="nothing to undo"):
@@ -308,6 +310,117 @@ def test_undo_and_redo_are_exact_and_survive_saving(changes: list[Change]) -> No
         state = project_state.redo(state)
         assert seen(state) == seen(after)
     assert state.undo == states[-1].undo
+
+
+DAMAGES = [lambda whole: whole[: len(whole) // 2], lambda whole: "", lambda whole: "\0" * len(whole)]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=["half", "empty", "zeros"])
+@pytest.mark.parametrize("stale", [0, 1, 3, 99], ids=lambda n: f"{n} changes")
+def test_a_damaged_project_file_never_costs_a_mask(tmp_path: Path, damage: Any, stale: int) -> None:
+    """Whether the backup is one change older, or was not written since (a full disk)."""
+    masks = write_images(tmp_path, "rrbb")
+    project = Project(tmp_path)
+    label = project.add_label("disc").id
+    file, backup = project.store.file, project.store.backup
+    old = [file.read_bytes()]
+    for name in masks:
+        project.annotate(by_name(project)[name], label, masks[name])
+        old.append(file.read_bytes())
+    project.close()
+    if stale:
+        backup.write_bytes(old[max(0, len(old) - 1 - stale)])
+    file.write_text(damage(file.read_text()))
+    for _ in range(3):  # and restarts collect nothing
+        project = Project(tmp_path)
+        assert [label.name for label in project.state.labels] == ["disc"]
+        for name, mask in masks.items():
+            np.testing.assert_array_equal(project.mask(by_name(project)[name], label), mask)
+        assert len(project.store.names()) == len(masks)
+        project.close()
+
+
+def test_labels_that_the_backup_lacks_are_read_from_the_damaged_file_or_numbered(tmp_path: Path) -> None:
+    project, _ = painted(tmp_path)
+    file, backup, empty = project.store.file, project.store.backup, project.store.root / "empty.json"
+    whole = file.read_text()
+    project.close()
+    empty.write_text(json.dumps(project_state.to_json(State())))
+    for text, name in ((whole[: whole.index('"annotations"')], "disc"), ("", "label 1")):
+        file.write_text(text)
+        shutil.copy(empty, backup)
+        project = Project(tmp_path)
+        assert [label.name for label in project.state.labels] == [name]
+        assert project.mask(by_name(project)["0.png"], 1).any()
+        assert project.add_label("next").id == 2
+        project.close()
+
+
+def test_masks_of_another_project_file_are_set_aside_and_not_deleted(tmp_path: Path) -> None:
+    project, label = painted(tmp_path)
+    image, mask = by_name(project)["0.png"], np.ones((64, 96), bool)
+    older = project.store.file.read_bytes()
+    first = project.store.names()
+    project.annotate(image, label, mask)
+    project.close()
+    newest = project.store.file.read_bytes()
+    project.store.file.write_bytes(older)  # somebody puts an old copy back
+    project.store.backup.unlink()
+    project = Project(tmp_path)
+    assert project.store.names() == first
+    project.annotate(image, label, ~mask | (np.arange(96) < 9))  # the same revision again
+    project.close()
+    assert len(list(project.store.unclaimed.glob("*.png"))) == 1
+    project.store.file.write_bytes(newest)  # and takes it back
+    project.store.file.with_name("project.older.json").write_bytes(older)
+    project = Project(tmp_path)
+    assert set(first) < set(project.store.names())
+    project.close()
+    for file in project.store.root.glob("project*.json"):
+        file.unlink()  # to start anew, as the message for two damaged files says
+    project = Project(tmp_path)
+    assert (project.state, project.store.names()) == (State(), [])
+    assert len(list(project.store.unclaimed.glob("*.png"))) == 3
+    project.close()
+
+
+def test_backups_are_whole_whatever_the_disk_does(tmp_path: Path) -> None:
+    project, label = painted(tmp_path)
+    file, backup = project.store.file, project.store.backup
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])  # damaged while the server runs
+    project.change_label(label, "round")
+    assert backup.read_bytes() == whole
+    project.close()
+    backup.write_text("damaged")
+    Project(tmp_path).close()
+    assert backup.read_bytes() == file.read_bytes()
+
+
+def test_a_flipped_bit_in_the_project_file_is_seen(tmp_path: Path) -> None:
+    project, label = painted(tmp_path)
+    project.annotate(by_name(project)["1.png"], label, np.ones((64, 96), bool))
+    project.close()
+    file, backup = project.store.file, project.store.backup
+    whole, before = file.read_bytes(), backup.read_bytes()
+    drawn = random.Random(0)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        damaged[drawn.randrange(len(whole) - 90)] ^= 1 << drawn.randrange(8)
+        file.write_bytes(damaged)
+        backup.write_bytes(before)
+        project = Project(tmp_path)
+        assert "damaged" in project.notices[0]
+        assert len(project.state.annotations) == 2
+        assert all(project.mask(*place).any() for place in project.state.annotations)
+        project.close()
+    old = json.loads(whole)
+    del old["checksum"]  # as earlier versions wrote it
+    file.write_text(json.dumps(old))
+    project = Project(tmp_path)
+    assert project.notices == []
+    assert len(project.state.annotations) == 2
+    project.close()
 
 
 def test_a_good_backup_survives_the_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,7 @@ def create_app(
     _add_info(app, services, folder)
     app.include_router(session_routes.router(services, sessions), prefix=API)
     studio = LabelStudio(services, sources or ImageSources(), label_studio_folder)
+    closing.append(studio.close)
     app.include_router(label_studio.router(studio), prefix="/label-studio")
     if folder is not None:
         _add_project(app, folder, services.model.segmenter(), closing)

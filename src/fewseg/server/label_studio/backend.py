@@ -20,7 +20,7 @@ from fastapi import APIRouter, Body
 from starlette.concurrency import run_in_threadpool
 
 from fewseg.core.errors import FewsegError, InvalidImage, InvalidOption
-from fewseg.core.files import make_folder
+from fewseg.core.locks import FolderLock
 from fewseg.core.types import Prediction
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.api_errors import ApiError, error_responses
@@ -67,11 +67,18 @@ class LabelStudio:
     """All projects; every method may be called from any thread."""
 
     def __init__(self, services: Services, sources: ImageSources, folder: Path | None = None) -> None:
+        """Raise `OutputError` for a folder that cannot be written, `FolderInUse` where another server writes it."""
         self.services, self.sources = services, sources
         self.model, self.limits = services.model, services.limits
-        self.folder = make_folder(folder) if folder else None
+        self.folder = folder
+        self._folder_lock = FolderLock(folder) if folder else None
         self._projects: dict[str, StudioProject] = {}
         self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let another server use the folder."""
+        if self._folder_lock is not None:
+            self._folder_lock.release()
 
     def project(self, name: Any, config: str | None = None, key: str | None = None) -> StudioProject:
         """A project by its id: `12.1700000000` in requests, 12 in events; raises `ApiError`."""

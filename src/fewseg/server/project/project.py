@@ -5,7 +5,6 @@ Masks are predicted by `fewseg.server.engine.engine`, which listens to the chang
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import threading
@@ -21,8 +20,9 @@ from fewseg.core.errors import InvalidImage, InvalidMask, InvalidOption
 from fewseg.images.draw import label_colours
 from fewseg.server.project import state as project_state
 from fewseg.server.project.images import ImageEntry, file_digest, scan
+from fewseg.server.project.recovery import lost_masks, mask_name, restore
 from fewseg.server.project.state import Annotation, Change, KnownImage, Label, NotFound, State
-from fewseg.server.project.store import ProjectStore
+from fewseg.server.project.store import ProjectStore, mask_digest
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +53,30 @@ class Project:
         self._images: dict[str, ImageEntry] = {}
         self._missing: tuple[KnownImage, ...] = ()
         try:
-            self._state, self._damage = self.store.load()
-            if self._damage:
-                self.store.save(self._state)
-            self.rescan()
-            self.store.collect(self._state)
+            self._open()
         except BaseException:
             self.store.close()
             raise
+
+    def _open(self) -> None:
+        """Load the state; masks that only a damaged or missing file named are put back, and none is deleted then."""
+        loaded = self.store.load()
+        self._state, self._damage = loaded.state, [loaded.damage] if loaded.damage else []
+        if loaded.damage:
+            log.warning("%s: %s", self.store.root, loaded.damage)
+            self.store.save(self._state)
+        self.rescan()
+        lost = lost_masks(self._state, self.store.names())
+        if loaded.damage and lost:
+            state, lost = restore(
+                self._state, lost, loaded.labels, self._images, digest=self.store.digest, remember=self._remember
+            )
+            self._save(state)
+        if lost:
+            kept = self.store.set_aside(lost)
+            log.warning("%s masks belong to no image or label of %s: kept in %s", len(lost), self.store.file, kept)
+        if not loaded.damage:
+            self.store.collect(self._state)
 
     def close(self) -> None:
         """Let another process open the folder."""
@@ -186,7 +202,7 @@ class Project:
                 f"the mask is empty: paint at least one pixel of {named.name}, or remove the mask to let the model "
                 "find it"
             )
-        digest = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:32]
+        digest = mask_digest(mask)
         known = self._remember(file)
         with self.lock:
             self.label(label)  # it may have been deleted meanwhile
@@ -194,7 +210,7 @@ class Project:
             if before is not None and before.digest == digest:
                 return before
             revision = self._state.revision + 1
-            annotation = Annotation(f"{image}-{label}-{revision}.png", digest, revision)
+            annotation = Annotation(mask_name(image, label, revision), digest, revision)
             self.store.write_mask(annotation.file, mask)
             text = f"{'Paint' if before is None else 'Correct'} {named.name} in {file.shown_name}"
             new = project_state.do(self._state, Change(text, annotations={(image, label): annotation}))
