@@ -16,7 +16,16 @@ from fewseg.batch import BatchOptions, BatchReport, find_images, segment_files
 from fewseg.batch.output_folder import OutputFolder
 from fewseg.batch.steps import ImageSteps, Task
 from fewseg.batch.threads import ThreadPlan, ThreadsEngine
-from fewseg.core.errors import FewsegError, InvalidImage, InvalidMask, InvalidOption, InvalidSupport, OutputError
+from fewseg.core.errors import (
+    FewsegError,
+    FolderInUse,
+    InvalidImage,
+    InvalidMask,
+    InvalidOption,
+    InvalidSupport,
+    OutputError,
+)
+from fewseg.core.locks import FolderLock
 from fewseg.formats import read_supports, write_results
 from fewseg.formats.mask_folders import read_mask_folders, require_apart
 from fewseg.images import read_image_size
@@ -537,3 +546,30 @@ def test_large_images_pass_one_at_a_time(tmp_path: Path) -> None:
     assert len(list(ThreadsEngine(steps, ThreadPlan(3, 3, 1, 1, 1)).run(tasks))) == 5
     assert max(Image.open(tmp_path / "out/overlays/0.jpg").size) == 40
     assert Image.open(tmp_path / "out/labels/0.png").size == (96, 64)
+
+
+# --------------------------------------------------------------------------------- one run, and what it was taught
+
+
+@pytest.mark.parametrize("label", ["red", "green"])
+def test_a_run_goes_by_what_was_taught_when_it_began(tmp_path: Path, label: str) -> None:
+    made, queries = segmenter("red"), images(tmp_path / "queries", "a.png", "b.png", "c.png")
+
+    def teach(done: int, total: int, name: str) -> None:
+        made.teach(label, *blob("green", "red"))
+
+    first = segment_files(made, [queries], tmp_path / "out", options=BatchOptions(workers=1), progress=teach)
+    assert first.done == 3
+    assert results(tmp_path / "out")["support"] == {"red": 1}
+    run(segmenter("red"), queries, tmp_path / "alone")
+    for file in (tmp_path / "alone" / "masks").rglob("*.png"):
+        assert file.read_bytes() == (tmp_path / "out" / file.relative_to(tmp_path / "alone")).read_bytes()
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    queries, out = images(tmp_path / "queries", "a.png"), tmp_path / "out"
+    with FolderLock(out), pytest.raises(FolderInUse, match="is in use by process"):
+        run(segmenter(), queries, out)
+    assert run(segmenter(), queries, out).done == 1
+    with FolderLock(out), pytest.raises(FolderInUse):
+        write_results(out, ["coco"])

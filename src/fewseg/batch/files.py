@@ -25,6 +25,7 @@ from fewseg.batch.run import Run, Source
 from fewseg.batch.sources import Queries
 from fewseg.core.errors import FewsegError, OutputError
 from fewseg.core.files import remove_leftovers, write_text
+from fewseg.core.locks import FolderLock
 from fewseg.core.progress import ProgressCallback
 from fewseg.inference.segmenter import Segmenter
 
@@ -67,7 +68,8 @@ def segment_files(
     written there; times.json says how fast.
 
     Images and frames that an earlier run finished with the same model, examples and options are skipped. An image that
-    cannot be read is reported in results.json and in the report, and does not stop the others.
+    cannot be read is reported in results.json and in the report, and does not stop the others. The call goes by what
+    was taught when it began.
 
     Args:
         segmenter: taught with at least one label.
@@ -79,19 +81,22 @@ def segment_files(
 
     Raises:
         InvalidSupport: nothing was taught. InvalidImage: a folder without images, or a video that cannot be read.
-            InvalidOption: an impossible option. OutputError: the folder belongs to something else, or cannot be
-            written. WorkerError: Ray cannot be started or used. What has been written stays, and a later run resumes.
+            InvalidOption: an impossible option. OutputError: the folder belongs to something else, another process
+            writes into it, or it cannot be written. WorkerError: Ray cannot be started or used. What has been written
+            stays, and a later run resumes.
     """
     options = options or BatchOptions()
     options.check()
     options.check_for(queries)
-    segmenter.require_labels()
+    now = segmenter.with_supports(segmenter.supports)  # other threads may teach meanwhile
+    now.require_labels()
     if options.engine == "ray":
         require_ray()  # before anything is made
     named, tiles = Queries.find(queries, out, masks), options.tiles
-    variant = None if tiles is None else {"tile": tiles.side_for(segmenter), "overlap": tiles.overlap}
-    run = Run(segmenter, OutputFolder(out, segmenter, variant), options)
-    return _segment(run, named.sources(run), progress)
+    variant = None if tiles is None else {"tile": tiles.side_for(now), "overlap": tiles.overlap}
+    with FolderLock(out):
+        run = Run(now, OutputFolder(out, now, variant), options)
+        return _segment(run, named.sources(run), progress)
 
 
 def _segment(run: Run, sources: Sequence[Source], progress: ProgressCallback | None) -> BatchReport:

@@ -112,15 +112,16 @@ def run(options: Options) -> int:
         evaluation = Evaluation(
             method, protocol, options.out, about, options.fusion, options.batch_size, options.workers, processes
         )
-        evaluation.check(trials)
-        if not processes.main:
-            evaluation.run(trials)
-            return 0
-        if not options.episode_lists:
-            evaluation.save_lists(trials, min_area=options.min_area)
-        with progress_bar("evaluating") as advance:
-            results = evaluation.run(trials, progress=advance)
-        print(evaluation.report(trials, results, sheets=options.save_examples))
+        with evaluation.locked():
+            evaluation.check(trials)
+            if not processes.main:
+                evaluation.run(trials)
+                return 0
+            if not options.episode_lists:
+                evaluation.save_lists(trials, min_area=options.min_area)
+            with progress_bar("evaluating") as advance:
+                results = evaluation.run(trials, progress=advance)
+            print(evaluation.report(trials, results, sheets=options.save_examples))
     return 0
 
 

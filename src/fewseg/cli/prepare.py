@@ -44,6 +44,7 @@ class Options(LogOptions, _Positional):
 def run(options: Options) -> int:
     """Prepare, print the counts."""
     from fewseg.cli.common import log_to_terminal, progress_bar
+    from fewseg.core.locks import FolderLock
     from fewseg.data.episodes.sources import BENCHMARKS
 
     log_to_terminal(options.verbose)
@@ -54,7 +55,7 @@ def run(options: Options) -> int:
         raise InvalidOption(f"workers is {options.workers}: give 0 or more")
     # Each needs other packages (COCO's masks, .mat files): they are imported when they are used.
     builder: Any = importlib.import_module(f"fewseg.data.datasets.build_{options.benchmark}")
-    with progress_bar(f"preparing {options.benchmark}") as advance:
+    with FolderLock(options.root / "fewseg"), progress_bar(f"preparing {options.benchmark}") as advance:
         builder.build(options.root, options.lists, options.workers, options.whole, advance)
     print(_report(BENCHMARKS[options.benchmark](options.root)))
     return 0

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from fewseg.core.distributed import SINGLE_PROCESS, Processes
 from fewseg.core.errors import InvalidOption
 from fewseg.core.files import make_folder, write_text
+from fewseg.core.locks import FolderLock
 from fewseg.core.progress import ProgressCallback, part_of, silent
 from fewseg.data.episodes.draw import save_episodes
 from fewseg.evaluation.evaluate import EvaluationResult, EvaluationSettings, evaluate, open_journal
@@ -60,10 +62,11 @@ def evaluate_datasets(
     trials = draw_trials(open_targets(data, protocol, fold=fold, min_area=min_area), protocol, shots)
     about = {**describe(method), "min_area": min_area, "protocol": protocol.to_json()}
     evaluation = Evaluation(method, protocol, Path(out), about)
-    evaluation.check(trials)
-    evaluation.save_lists(trials, min_area=min_area)
-    results = evaluation.run(trials, progress=progress)
-    return results, evaluation.report(trials, results, sheets=sheets)
+    with evaluation.locked():
+        evaluation.check(trials)
+        evaluation.save_lists(trials, min_area=min_area)
+        results = evaluation.run(trials, progress=progress)
+        return results, evaluation.report(trials, results, sheets=sheets)
 
 
 def evaluate_trials(
@@ -115,6 +118,10 @@ class Evaluation:
     def settings(self) -> EvaluationSettings:
         """What decides the scores beside method and episodes."""
         return self.protocol.settings(self.fusion, self.batch)
+
+    def locked(self) -> AbstractContextManager[Any]:
+        """Holds the folder for this run's processes; raises `FolderInUse`."""
+        return FolderLock(self.out) if self.processes.main else nullcontext()
 
     def check(self, trials: Sequence[Trial]) -> None:
         """Make the folder.

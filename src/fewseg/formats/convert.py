@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fewseg.core.errors import InvalidMask, OutputError
+from fewseg.core.locks import FolderLock
 from fewseg.core.progress import ProgressCallback, silent
 from fewseg.formats.records import ExportOptions, ExportReport, MaskRecord, check_formats
 from fewseg.formats.write import export_masks
@@ -40,10 +41,10 @@ def write_results(
     images, labels = content["pictures"], tuple(content["support"])
     if not wanted:
         return ExportReport(len(images), 0, 0)
-    total = len(images)
-    return export_masks(
-        _records(root, images), root, wanted, labels=labels, options=options, total=total, progress=progress
-    )
+    with FolderLock(root):
+        return export_masks(
+            _records(root, images), root, wanted, labels=labels, options=options, total=len(images), progress=progress
+        )
 
 
 def _results(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import torch
 
 from fewseg.core.devices import choose_device
 from fewseg.core.distributed import Processes, join_processes
-from fewseg.core.files import make_folder, write_text
+from fewseg.core.files import write_text
+from fewseg.core.locks import FolderLock
 from fewseg.core.progress import ProgressCallback
 from fewseg.models.checkpoints.native import BEST, load_method
 from fewseg.models.methods import FewShotMethod, create_method
@@ -109,6 +110,19 @@ def fit(
         progress: called by the main process.
     """
     processes = processes or Processes(device=choose_device(config.device))
+    with FolderLock(out) if processes.main else nullcontext():
+        return _fit(method, data, config, out, state, processes, progress)
+
+
+def _fit(
+    method: FewShotMethod,
+    data: TrainingData,
+    config: TrainConfig,
+    out: Path,
+    state: dict[str, Any] | None,
+    processes: Processes,
+    progress: ProgressCallback | None,
+) -> TrainReport:
     place(method.to(processes.device), config)
     optimiser = make_optimiser(method, config)
     if state is None and not config.init_from and processes.main:  # trained weights rely on what was fitted for them
@@ -123,8 +137,8 @@ def fit(
         stack.enter_context(_seeded(config.seed))
         metrics = None
         if processes.main:
-            write_text(make_folder(out) / CONFIG, as_yaml(config))
-            metrics = stack.enter_context(MetricsLog(make_folder(out), done.step, tensorboard=config.tensorboard))
+            write_text(out / CONFIG, as_yaml(config))
+            metrics = stack.enter_context(MetricsLog(out, done.step, tensorboard=config.tensorboard))
         processes.barrier()
         report = progress if processes.main else None
         loss = Run(method, data, config, out, optimiser, ema, done, processes, metrics, report).run()
