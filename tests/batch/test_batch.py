@@ -25,7 +25,7 @@ from fewseg.core.errors import (
     InvalidSupport,
     OutputError,
 )
-from fewseg.core.locks import FolderLock
+from fewseg.core.locks import FolderLock, is_lock
 from fewseg.formats import read_supports, write_results
 from fewseg.formats.mask_folders import read_mask_folders, require_apart
 from fewseg.images import read_image_size
@@ -57,7 +57,7 @@ def results(out: Path) -> dict:  # type: ignore[type-arg]
 
 
 def listing(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and not is_lock(p))
 
 
 # ------------------------------------------------------------------------------------------ support folders
@@ -568,7 +568,7 @@ def test_a_run_goes_by_what_was_taught_when_it_began(tmp_path: Path, label: str)
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     queries, out = images(tmp_path / "queries", "a.png"), tmp_path / "out"
-    with FolderLock(out), pytest.raises(FolderInUse, match="is in use by process"):
+    with FolderLock(out), pytest.raises(FolderInUse, match="is in use by another fewseg"):
         run(segmenter(), queries, out)
     assert run(segmenter(), queries, out).done == 1
     with FolderLock(out), pytest.raises(FolderInUse):

@@ -25,6 +25,7 @@ from fewseg.batch.steps import ImageSteps, Loaded, PixelBudget, Task
 from fewseg.batch.threads import ThreadPlan, ThreadsEngine
 from fewseg.core.errors import InvalidOption
 from fewseg.core.files import remove_leftovers, replacing, write_bytes
+from fewseg.core.locks import is_lock
 from fewseg.images.draw import overlay
 from fewseg.inference.segmenter import Segmenter
 from fewseg.models.methods import create_method
@@ -60,7 +61,7 @@ def trained() -> Segmenter:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not is_lock(p)}
     files.pop("times.json", None)
     return files
 
