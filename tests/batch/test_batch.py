@@ -26,7 +26,8 @@ from fewseg.core.errors import (
     OutputError,
 )
 from fewseg.core.locks import FolderLock, is_lock
-from fewseg.formats import read_supports, write_results
+from fewseg.core.prediction import Prediction
+from fewseg.formats import ExportOptions, read_supports, write_results
 from fewseg.formats.mask_folders import read_mask_folders, require_apart
 from fewseg.images import read_image_size
 from fewseg.inference.segmenter import Segmenter
@@ -573,3 +574,81 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     assert run(segmenter(), queries, out).done == 1
     with FolderLock(out), pytest.raises(FolderInUse):
         write_results(out, ["coco"])
+
+
+# ------------------------------------------------------------------------------------------------- absent labels
+
+
+def masks_in(out: Path, name: str) -> dict[str, np.ndarray]:
+    return {p.parent.name: np.asarray(Image.open(p)) > 0 for p in sorted((out / "masks").rglob(f"{name}.png"))}
+
+
+def test_absent_labels_are_in_no_format(tmp_path: Path) -> None:
+    queries = images(tmp_path / "queries", "a.png")
+    made = segmenter("red", "green", presence_threshold=0.9)
+    report = run(made, queries, tmp_path / "out")
+    entry = results(tmp_path / "out")["pictures"][0]
+    absent = [label for label, about in entry["labels"].items() if not about["present"]]
+    assert absent == ["green"]
+    shown = masks_in(tmp_path / "out", "a")
+    label_map = np.asarray(Image.open(tmp_path / "out/labels/a.png"))
+    assert report.absent == (entry["labels"]["green"]["area"] > 0)
+    assert not shown["green"].any()
+    np.testing.assert_array_equal(label_map, shown["red"])
+    for kind in ("coco", "coco-rle"):
+        write_results(tmp_path / "out", [kind])
+    for file in ("coco.json", "coco_rle.json"):
+        content = json.loads((tmp_path / "out" / file).read_text())
+        assert {a["category_id"] for a in content["annotations"]} == {1}
+    with pytest.raises(InvalidOption, match="no masks of absent labels: segment again with"):
+        write_results(tmp_path / "out", ["coco"], options=ExportOptions(absent=True))
+
+
+def test_pixels_of_absent_labels_go_to_those_that_are_present() -> None:
+    a, b, c = (np.array([[bool(v) for v in row]]) for row in ((1, 1, 0, 0), (1, 1, 1, 0), (0, 1, 1, 1)))
+    found = Prediction(
+        {"a": a, "b": b, "c": c}, {}, np.array([[2, 2, 2, 3]], np.uint16), {"a": 0.9, "b": 0.2, "c": 0.6},
+        {"a": True, "b": False, "c": True},
+    )  # fmt: skip
+    shown = found.of_present()
+    assert shown.label_map.tolist() == [[1, 1, 3, 3]]
+    assert not shown.masks["b"].any()
+    assert found.masks["b"].any()
+
+
+def test_absent_labels_on_request(tmp_path: Path) -> None:
+    queries = images(tmp_path / "queries", "a.png")
+    made = Segmenter(ColourMethod(sharpness=0.2), device="cpu", presence_threshold=1.0)
+    made.teach("red", *blob("red"))
+    report = run(made, queries, tmp_path / "out")
+    assert report.absent == 1
+    assert not masks_in(tmp_path / "out", "a")["red"].any()
+    report = segment_files(made, [queries], tmp_path / "out", absent=True)
+    assert (report.done, report.absent) == (1, 0)
+    assert masks_in(tmp_path / "out", "a")["red"].any()
+    write_results(tmp_path / "out", ["coco"], options=ExportOptions(absent=True))
+    assert len(json.loads((tmp_path / "out/coco.json").read_text())["annotations"]) == 1
+
+
+def test_every_mask_carries_its_score(tmp_path: Path) -> None:
+    run(segmenter("red"), images(tmp_path / "queries", "a.png"), tmp_path / "out")
+    score = results(tmp_path / "out")["pictures"][0]["labels"]["red"]["score"]
+    assert Image.open(tmp_path / "out/masks/red/a.png").info == {"label": "red", "score": f"{score:.4f}"}
+    write_results(tmp_path / "out", ["yolo"])
+    assert json.loads((tmp_path / "out/yolo/scores.json").read_text()) == {"a": {"red": score}}
+
+
+def test_masks_of_a_label_that_was_taken_away_are_moved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    queries, out = images(tmp_path / "queries", "a.png", "b.png"), tmp_path / "out"
+    run(segmenter("red", "blue"), queries, out)
+    old = (out / "masks/blue/a.png").read_bytes()
+    run(segmenter("red"), queries / "a.png", out)
+    assert "5 files of earlier runs" in caplog.text
+    assert listing(out / "masks") == ["red/a.png"]
+    assert listing(out / "labels") == ["a.png"]
+    assert not (out / "masks/blue").exists()
+    assert (out / "earlier/masks/blue/a.png").read_bytes() == old
+    caplog.clear()
+    run(segmenter("red"), queries, out)
+    assert "earlier runs" not in caplog.text
+    assert listing(out / "masks") == ["red/a.png", "red/b.png"]

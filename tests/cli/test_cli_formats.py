@@ -14,9 +14,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from fewseg import cli
+from fewseg.cli.options import ModelOptions
+from fewseg.inference.segmenter import Segmenter
 from fewseg.models.checkpoints import save_method
 from fewseg.models.methods import create_method
-from helpers.colour_method import blob, write_support
+from helpers.colour_method import ColourMethod, blob, write_support
 
 
 @pytest.fixture(scope="module")
@@ -71,22 +73,32 @@ def test_formats_are_complete_after_resuming(tmp_path: Path, model: Path, photos
 
 
 def test_what_is_left_out_as_absent_is_told(
-    tmp_path: Path, model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, model: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def colours(options: ModelOptions, compile: bool = False) -> Segmenter:
+        return Segmenter(ColourMethod(sharpness=0.2), device="cpu", presence_threshold=options.presence_threshold)
+
+    monkeypatch.setattr("fewseg.cli.common.make_segmenter", colours)
     support = write_support(tmp_path / "support", "red", shots=1)
     arguments = ("--support", support, "--input", photos / "red.jpg", "--formats", "coco")
     assert call(tmp_path, model, *arguments) == 0
     assert "judged absent" not in capsys.readouterr().err
-    results = tmp_path / "out/results.json"
-    results.write_text(results.read_text().replace('"present": true', '"present": false'))
-    Image.fromarray(blob("red")[1]).save(tmp_path / "out/masks/red/red.png")  # whatever an untrained model found
+    arguments = (*arguments, "--presence-threshold", "1")
     assert call(tmp_path, model, *arguments) == 0
     told = capsys.readouterr().err
-    assert "1 of 1 masks are not in coco: judged absent; --export.absent writes them too" in told
-    assert json.loads((tmp_path / "out/coco.json").read_text())["annotations"] == []
+    assert "1 masks are left out, empty in every format, for their label is judged absent" in told
+    assert "--export.absent writes them too" in told
+    assert _annotated(tmp_path / "out") == (0, False, False)
     assert call(tmp_path, model, *arguments, "--export.absent") == 0
     assert "judged absent" not in capsys.readouterr().err
-    assert len(json.loads((tmp_path / "out/coco.json").read_text())["annotations"]) == 1
+    assert _annotated(tmp_path / "out") == (1, True, True)
+
+
+def _annotated(out: Path) -> tuple[int, bool, bool]:
+    """Annotations in coco.json, and whether the mask and the label map hold anything."""
+    annotations = json.loads((out / "coco.json").read_text())["annotations"]
+    filled = [bool(np.asarray(Image.open(out / file)).any()) for file in ("masks/red/red.png", "labels/red.png")]
+    return len(annotations), *filled  # type: ignore[return-value]
 
 
 def test_a_coco_file_teaches(tmp_path: Path, model: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -293,3 +293,20 @@ def test_bad_exports(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         export_masks([record], tmp_path / "file", ["coco"])
+
+
+def test_absent_labels_are_in_no_format(tmp_path: Path) -> None:
+    """Index map and PNG masks hold what the other formats do, and no pixel is lost to a label that is not there."""
+    panda, roo = np.zeros((12, 16), bool), np.zeros((12, 16), bool)
+    panda[2:8, 2:8], roo[4:11, 4:14] = True, True
+    scores, present = {"panda": 0.6, "roo": 0.9}, {"panda": True, "roo": False}
+    record = MaskRecord("a", (16, 12), {"panda": panda, "roo": roo}, scores, present)
+    for absent in (False, True):
+        out = tmp_path / str(absent)
+        report = export_masks([record], out, ["png", "coco-rle"], options=ExportOptions(absent=absent))
+        assert (report.annotations, report.absent) == (1 + absent, 1 - absent)
+        index = np.asarray(Image.open(out / "labels/a.png"))
+        np.testing.assert_array_equal(index, np.where(roo & absent, 2, panda))
+        written = Image.open(out / "masks/roo/a.png")
+        np.testing.assert_array_equal(np.asarray(written) > 0, roo & absent)
+        assert written.info == {"label": "roo", "score": "0.9000"}

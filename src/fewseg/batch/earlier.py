@@ -21,6 +21,8 @@ RESULTS: Final = "results.json"
 JOURNAL: Final = "journal.jsonl"
 FOLDERS: Final = ("labels", "masks", "overlays")
 """Folders within the output folder."""
+EARLIER: Final = "earlier"
+"""Folder for files in them that results.json does not list any more."""
 
 
 def earlier_records(root: Path) -> Iterator[Record]:

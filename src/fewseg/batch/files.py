@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewseg.batch.earlier import FOLDERS
+from fewseg.batch.earlier import EARLIER, FOLDERS
 from fewseg.batch.find_images import find_images
 from fewseg.batch.options import BatchOptions
 from fewseg.batch.output_folder import OutputFolder
@@ -44,6 +44,8 @@ class BatchReport:
     """Images segmented now."""
     skipped: int = 0
     """Images that were finished already."""
+    absent: int = 0
+    """Masks that were left out of all images in results.json, as their label is judged absent there."""
     errors: list[tuple[str, str]] = field(default_factory=list)
     """Images that could not be used, and videos with parts that could not, and why."""
     seconds: float = 0.0
@@ -62,6 +64,7 @@ def segment_files(
     *,
     options: BatchOptions | None = None,
     masks: Iterable[Path] = (),
+    absent: bool = False,
     progress: ProgressCallback | None = None,
 ) -> BatchReport:
     """Segment images and videos into `out`: see `fewseg.batch.output_folder` and `fewseg.batch.video` for what is
@@ -77,6 +80,7 @@ def segment_files(
         out: the output folder, made if missing.
         options: see `BatchOptions`.
         masks: files in the folders that are masks, not images: those of the examples, where they lie together.
+        absent: also write masks of labels that are judged absent; they are left empty otherwise.
         progress: called in this thread after every image.
 
     Raises:
@@ -95,7 +99,7 @@ def segment_files(
     named, tiles = Queries.find(queries, out, masks), options.tiles
     variant = None if tiles is None else {"tile": tiles.side_for(now), "overlap": tiles.overlap}
     with FolderLock(out):
-        run = Run(now, OutputFolder(out, now, variant), options)
+        run = Run(now, OutputFolder(out, now, variant, absent=absent), options)
         return _segment(run, named.sources(run), progress)
 
 
@@ -114,6 +118,9 @@ def _segment(run: Run, sources: Sequence[Source], progress: ProgressCallback | N
     for part in FOLDERS:
         remove_leftovers(folder.root / part)
     _conclude(folder, sources, report)
+    if moved := folder.set_aside():
+        there = folder.root / EARLIER
+        log.warning("%d files of earlier runs, with other labels, examples or images, were moved to %s", moved, there)
     if report.done or report.errors:
         _write_times(folder.root / "times.json", report, run.options)
     return report
@@ -148,6 +155,9 @@ def _conclude(folder: OutputFolder, sources: Sequence[Source], report: BatchRepo
     order = {str(key): i for i, key in enumerate(keys)}
     report.errors.sort(key=lambda error: order.get(error[0], len(order)))
     folder.finish(keys, report.errors)
+    if not folder.absent:
+        labels = (label for record in folder.entries for label in record["labels"].values())
+        report.absent = sum(not label["present"] and label["area"] > 0 for label in labels)
 
 
 def _write_times(path: Path, report: BatchReport, options: BatchOptions) -> None:

@@ -2,12 +2,16 @@
 
     results.json          every image's labels, by which model and examples, and what could not be read
     labels/NAME.png       label map: 0 background, i the i-th label (palette image; 16-bit above 255 labels)
-    masks/LABEL/NAME.png  the label's mask, 0 and 255; labels may overlap here
+    masks/LABEL/NAME.png  the label's mask, 0 and 255, with its score as text; labels may overlap here
     overlays/NAME.jpg     the masks on the image
+    earlier/              what earlier runs left in these folders and results.json does not list any more
     journal.jsonl         finished images, while a run is under way or after it was interrupted
 
 Everything but the journal is written to a temporary file that takes the final name when complete. NAME is the
 image's name without ending, with its folder's name or a number where two images would share one.
+
+A label that is judged absent has an empty mask, and no pixels in the label map and the overlay, unless masks of absent
+labels are asked for: results.json says its score and the area that its mask would have.
 """
 
 from __future__ import annotations
@@ -24,12 +28,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fewseg.batch.earlier import FORMAT, JOURNAL, RESULTS, Record, earlier_records
+from fewseg.batch.earlier import EARLIER, FOLDERS, FORMAT, JOURNAL, RESULTS, Record, earlier_records
 from fewseg.core.errors import InvalidImage, OutputError
 from fewseg.core.files import cut_name, folder_name, free_name, make_folder, write_text
 from fewseg.core.types import Prediction
 from fewseg.images.draw import label_colours
-from fewseg.images.encode import Encoding, index_image, mask_image, save_image
+from fewseg.images.encode import Encoding, index_image, save_image, save_mask
 from fewseg.inference.segmenter import Segmenter
 
 
@@ -37,19 +41,26 @@ class OutputFolder:
     """The output folder of one run, which knows what earlier runs left there."""
 
     def __init__(
-        self, root: str | os.PathLike[str], segmenter: Segmenter, variant: Mapping[str, Any] | None = None
+        self,
+        root: str | os.PathLike[str],
+        segmenter: Segmenter,
+        variant: Mapping[str, Any] | None = None,
+        *,
+        absent: bool = False,
     ) -> None:
         """Make or open the folder; raises `OutputError` where that fails or it belongs to something else.
 
-        `variant` are further choices (JSON values) that results depend on, beside the segmenter's.
+        `variant` are further choices (JSON values) that results depend on, beside the segmenter's; with `absent`, masks
+        of labels that are judged absent are written too.
         """
-        self.root = Path(root)
+        self.root, self.absent = Path(root), absent
+        variant = {**(variant or {}), "absent": absent}
         self.results, self.journal = self.root / RESULTS, self.root / JOURNAL
-        self._made_by = segmenter.fingerprint
+        self.made_by = segmenter.fingerprint
+        """What decides the results beside the images: entries of other runs are not listed beside this one's."""
         self._about = _describe(segmenter)
-        if variant:
-            self._made_by += "+" + json.dumps(variant, sort_keys=True)
-            self._about["options"] |= variant
+        self.made_by += "+" + json.dumps(variant, sort_keys=True)
+        self._about["options"] |= variant
         self._colours = list(label_colours(segmenter.labels).values())
         self._label_folders = _folder_names(segmenter.labels)
         self._lock: threading.Lock | None = threading.Lock()
@@ -80,7 +91,7 @@ class OutputFolder:
         `identity` is that of the image's file, which for a frame is its clip's.
         """
         record = self._records.get(str(source))
-        if record is None or record["made_by"] != self._made_by or record["source"] != identity:
+        if record is None or record["made_by"] != self.made_by or record["source"] != identity:
             return None
         files = [record["label_map"], *(label["mask"] for label in record["labels"].values())]
         return record if all(_is_whole(self.root / file) for file in files) else None
@@ -103,6 +114,10 @@ class OutputFolder:
             self._names[f"{clip}#"] = f"{name}-"  # of all its frames
             return name
         return known[str(clip)]
+
+    def shown(self, result: Prediction) -> Prediction:
+        """The prediction as it is written and drawn here."""
+        return result if self.absent else result.of_present()
 
     def write(
         self,
@@ -128,19 +143,20 @@ class OutputFolder:
             "overlay": None if drawn is None else f"overlays/{name}.jpg",
             "labels": {},
         }
-        self.save(record["label_map"], index_image(result.label_map, self._colours), "PNG")
-        for label, mask in result.masks.items():
-            file = f"masks/{self._label_folders[label]}/{name}.png"
-            self.save(file, mask_image(mask), "PNG")
+        shown = self.shown(result)
+        self.save(record["label_map"], index_image(shown.label_map, self._colours), "PNG")
+        for label, mask in shown.masks.items():
+            file, found = f"masks/{self._label_folders[label]}/{name}.png", result.masks[label]
+            save_mask(self.root / file, mask, label, result.scores[label], compress_level=4)
             record["labels"][label] = {
                 "score": round(result.scores[label], 4),
                 "present": result.present[label],
-                "area": round(float(np.count_nonzero(mask)) / mask.size, 6),
+                "area": round(float(np.count_nonzero(found)) / found.size, 6),
                 "mask": file,
             }
         if drawn is not None:
             self.save(record["overlay"], drawn, "JPEG")
-        record |= {"made_by": self._made_by, "source": identity}
+        record |= {"made_by": self.made_by, "source": identity}
         self.accept(record)
         return record
 
@@ -183,24 +199,47 @@ class OutputFolder:
                 f"cannot write {self.journal}: {error.strerror or error}; choose another folder"
             ) from error
 
-    def finish(self, sources: Sequence[Path], errors: Sequence[tuple[str, str]]) -> None:
-        """Write results.json and drop the journal, which is in it then; raises `OutputError`.
+    @property
+    def entries(self) -> list[Record]:
+        """Those of results.json: of this run, and of earlier ones with the same model, examples and options."""
+        return [record for record in self._records.values() if record["made_by"] == self.made_by]
 
-        Images of earlier runs stay listed while model, examples and options are the same.
-        """
+    def finish(self, sources: Sequence[Path], errors: Sequence[tuple[str, str]]) -> None:
+        """Write results.json and drop the journal, which is in it then; raises `OutputError`."""
         order = {str(source): i for i, source in enumerate(sources)}
-        mine = [r for r in self._records.values() if r["made_by"] == self._made_by]
-        failed = {image for image, _ in errors}
-        mine = [r for r in mine if r["picture"] not in failed]
-        mine.sort(key=lambda r: order.get(r["picture"], len(order)))
+        for image, _ in errors:
+            self._records.pop(image, None)
         content = {
             "format": FORMAT,
             **self._about,
-            "pictures": mine,
+            "pictures": sorted(self.entries, key=lambda record: order.get(record["picture"], len(order))),
             "errors": [{"picture": image, "error": error} for image, error in errors],
         }
         write_text(self.results, json.dumps(content, indent=1) + "\n")
         self.journal.unlink(missing_ok=True)
+
+    def set_aside(self) -> int:
+        """Move files that results.json does not list into `earlier/`; gives how many. Raises `OutputError`.
+
+        They are of labels, images and examples of earlier runs, and look like this run's.
+        """
+        kept: set[str] = set()
+        for record in self.entries:
+            kept |= {record["label_map"], *(label["mask"] for label in record["labels"].values())}
+            kept |= {record["overlay"] or "", f"overlays/{record['name'].rpartition('-')[0]}.mp4"}
+        moved = 0
+        for file in [file for folder in FOLDERS for file in sorted((self.root / folder).rglob("*")) if file.is_file()]:
+            name = file.relative_to(self.root)
+            if name.as_posix() in kept:
+                continue
+            try:
+                os.replace(file, make_folder(self.root / EARLIER / name.parent) / name.name)
+            except OSError as error:
+                raise OutputError(f"cannot move {file} aside: {error.strerror or error}; remove it") from error
+            with suppress(OSError):  # others are in it
+                file.parent.rmdir()
+            moved += 1
+        return moved
 
 
 def _describe(segmenter: Segmenter) -> dict[str, Any]:

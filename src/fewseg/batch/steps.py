@@ -106,7 +106,8 @@ class ImageSteps:
         (width, height), small = loaded.prepared.size, loaded.small
         with self._writing.taken(width * height):
             result = self.segmenter.postprocess(coarse, (width, height), probabilities=False)
-            drawn = overlay_of(small, result, side=self.overlay_side) if small is not None else None
+            shown = self.folder.shown(result)
+            drawn = overlay_of(small, shown, side=self.overlay_side) if small is not None else None
             return self.folder.write(loaded.task.source, loaded.task.name, loaded.identity, result, drawn)
 
 
@@ -136,7 +137,7 @@ class TilesEngine:
             result = segment_tiled(
                 self.segmenter, image, tile=side, overlap=overlap, batch_size=size, probabilities=False
             )
-        drawn = overlay_of(image, result) if self.overlays else None
+        drawn = overlay_of(image, self.folder.shown(result)) if self.overlays else None
         return self.folder.write(task.source, task.name, identity, result, drawn)
 
 

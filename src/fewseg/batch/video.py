@@ -45,7 +45,7 @@ class ClipFrames:
         self.identity = file_identity(clip.path)
         self.name = run.folder.name_for_clip(clip.path)
         # What the clip with the masks was made from: kept in it, so that it is known to be up to date.
-        self.made_from = f"fewseg {run.segmenter.fingerprint} {self.identity} {self.stride}"
+        self.made_from = f"fewseg {run.folder.made_by} {self.identity} {self.stride}"
         self.target = run.folder.root / "overlays" / f"{self.name}.mp4"
         self.keys: list[Path] = self._finished_before() if run.options.overlays and not run.options.overwrite else []
         self.skipped = len(self.keys)
@@ -64,7 +64,7 @@ class ClipFrames:
                 video = stack.enter_context(ClipWriter(temporary, self.clip, self.stride, self.made_from))
             for frame, result, record in self._results(damage):
                 if video is not None:
-                    video.add(overlay_of(frame.image, result, side=LONGEST_SIDE))
+                    video.add(overlay_of(frame.image, self.folder.shown(result), side=LONGEST_SIDE))
                 yield self._key(frame.number), record
             self.folder.forget_frames(self.clip.path, self.identity)
         if damage:

@@ -83,7 +83,13 @@ def run(options: Options) -> int:
         options = replace(options, save_frames=True)
     with progress_bar("segmenting", rate="images/s") as advance:
         report = segment_files(
-            segmenter, options.input, options.out, options=options, masks=supports.mask_files, progress=advance
+            segmenter,
+            options.input,
+            options.out,
+            options=options,
+            masks=supports.mask_files,
+            absent=options.export.absent,
+            progress=advance,
         )
     export(options)
     return _conclude(report)
@@ -149,17 +155,17 @@ def export(options: Options) -> None:
     if not wanted:
         return
     with progress_bar("exporting") as advance:
-        report = write_results(options.out, wanted, options=options.export, progress=advance)
-    if report.absent:
-        told = f"{report.absent} of {report.absent + report.annotations} masks are not in {', '.join(wanted)}: "
-        told += "judged absent; --export.absent writes them too, a lower --presence-threshold judges fewer so"
-        print(told, file=sys.stderr)
+        write_results(options.out, wanted, options=options.export, progress=advance)
 
 
 def _conclude(report: BatchReport) -> int:
     """Say what was done; raise `InvalidImage` with the unreadable files, if any."""
     from rich.console import Console
 
+    if report.absent:
+        told = f"{report.absent} masks are left out, empty in every format, for their label is judged absent from the "
+        told += "image: --export.absent writes them too, a lower --presence-threshold judges fewer so"
+        print(told, file=sys.stderr)
     finished = f"{report.done} segmented, {report.skipped} already finished"
     if report.rate:
         finished += f", {report.rate:.3g} images a second"

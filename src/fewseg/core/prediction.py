@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,3 +30,20 @@ class Prediction:
     def labels(self) -> tuple[str, ...]:
         """In order of teaching; value 1 of `label_map` is the first."""
         return tuple(self.masks)
+
+    def of_present(self) -> Prediction:
+        """What is shown and exported: masks of labels that are not present are empty, and `label_map` lacks them.
+
+        Their pixels go to the label that is present, covers them, and has the highest score.
+        """
+        absent = [i for i, label in enumerate(self.labels, 1) if not self.present[label]]
+        if not absent:
+            return self
+        nothing = np.zeros(self.label_map.shape, np.bool_)
+        masks = {label: mask if self.present[label] else nothing for label, mask in self.masks.items()}
+        taken, label_map = np.isin(self.label_map, absent), self.label_map.copy()
+        label_map[taken] = 0
+        numbers = {label: i for i, label in enumerate(self.labels, 1) if self.present[label]}
+        for label in sorted(numbers, key=self.scores.__getitem__):
+            label_map[taken & masks[label]] = numbers[label]
+        return replace(self, masks=masks, label_map=label_map)

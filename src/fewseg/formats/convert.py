@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fewseg.core.errors import InvalidMask, OutputError
+from fewseg.core.errors import InvalidMask, InvalidOption, OutputError
 from fewseg.core.locks import FolderLock
 from fewseg.core.progress import ProgressCallback, silent
 from fewseg.formats.records import ExportOptions, ExportReport, MaskRecord, check_formats
@@ -33,12 +33,15 @@ def write_results(
 
     Raises:
         OutputError: the folder is not one of `fewseg segment`, or cannot be written. InvalidMask: a mask in it is gone
-            or damaged. InvalidImage: an image that a format needs is gone. InvalidOption: an unknown format.
+            or damaged. InvalidImage: an image that a format needs is gone. InvalidOption: an unknown format, or absent
+            labels are wanted of a folder that was written without them.
     """
     root = Path(folder)
     wanted = [name for name in check_formats(tuple(formats)) if name != "png"]
     content = _results(root / "results.json")
     images, labels = content["pictures"], tuple(content["support"])
+    if (options or ExportOptions()).absent and content.get("options", {}).get("absent") is False:
+        raise InvalidOption(f"{root} holds no masks of absent labels: segment again with --export.absent")
     if not wanted:
         return ExportReport(len(images), 0, 0)
     with FolderLock(root):

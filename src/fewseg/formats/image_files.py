@@ -11,7 +11,7 @@ from PIL import Image
 from fewseg.core.files import folder_name
 from fewseg.formats.writer import MaskedImage, Writer
 from fewseg.images.draw import contact_sheet
-from fewseg.images.encode import index_image, mask_image, save_image
+from fewseg.images.encode import index_image, save_image, save_mask
 from fewseg.images.read import fitted
 
 _ON_A_SHEET: Final = 30
@@ -22,7 +22,7 @@ _SHEET_SIDE: Final = 360
 class PngWriter(Writer):
     """`masks/LABEL/NAME.png` and `labels/NAME.png`, as `fewseg segment` writes them.
 
-    Where masks overlap, the index map has the label with the higher score.
+    Where masks overlap, the index map has the label with the higher score. Masks hold their score as text.
     """
 
     def __init__(self, out: Path) -> None:
@@ -31,19 +31,18 @@ class PngWriter(Writer):
         self._taken: set[str] = set()
 
     def add(self, image: MaskedImage) -> int:
-        """Two files and more: every label's mask, empty ones too, and the index map."""
+        """Two files and more: every label's mask, empty where it is not written elsewhere, and the index map."""
         record = image.record
-        numbers = [image.labels.number(label) + 1 for label in record.masks]
-        index = np.zeros(record.size[::-1], np.uint16 if max(numbers, default=0) > 255 else np.uint8)
-        for label in sorted(record.masks, key=record.score):
-            index[record.masks[label]] = image.labels.number(label) + 1
-        for label, mask in record.masks.items():
+        numbers = [image.labels.number(label) + 1 for label in image.masks]
+        index = np.array([0, *numbers], np.uint16)[image.label_map]
+        nothing = np.zeros(record.size[::-1], np.bool_)
+        for label in record.masks:
             if label not in self._folders:
                 self._folders[label] = folder_name(label, self._taken)
             path = self._out / "masks" / self._folders[label] / f"{record.name}.png"
-            save_image(path, mask_image(mask), "PNG")
+            save_mask(path, image.masks.get(label, nothing), label, record.score(label))
         colours = [image.labels.colours[name] for name in image.labels.names]
-        drawn = index_image(index, colours[:255] if index.dtype == np.uint8 else colours)
+        drawn = index_image(index, colours[:255] if max(numbers, default=0) < 256 else colours)
         save_image(self._out / "labels" / f"{record.name}.png", drawn, "PNG")
         return 1 + len(record.masks)
 

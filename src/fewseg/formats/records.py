@@ -83,7 +83,8 @@ class ExportOptions:
     split: bool = False
     """COCO, GeoJSON: an annotation for every separate region, not one a label and image."""
     absent: bool = False
-    """Also export masks of labels that are probably not in the image (score below the threshold)."""
+    """Also write masks of labels that are judged absent from the image (score below the threshold): they are left out
+    of every format, PNG masks and label maps too."""
     copy_images: Literal["needed", "always", "never"] = "needed"
     """Copy images beside their annotations: where a format needs it (YOLO), also for labelme, or never."""
 

@@ -15,6 +15,7 @@ from shapely import Polygon
 
 from fewseg.core.errors import InvalidImage
 from fewseg.core.files import make_folder, replacing
+from fewseg.core.prediction import Prediction
 from fewseg.formats.polygons import regions
 from fewseg.formats.records import ExportOptions, MaskRecord
 from fewseg.images import open_image
@@ -55,7 +56,7 @@ class MaskedImage:
         self.masks: dict[str, NDArray[np.bool_]] = {
             label: mask for label, mask in filled.items() if options.absent or record.present.get(label, True)
         }
-        """Masks that become annotations: those that are not empty, of labels that are present."""
+        """Masks that are written: those that are not empty, of labels that are present or where absent ones are too."""
         self.absent = len(filled) - len(self.masks)
         """Number of masks of labels that are probably absent."""
         self._exact: dict[str, list[Polygon]] = {}
@@ -74,7 +75,18 @@ class MaskedImage:
         """The masks on the image; of huge images on a smaller copy. Raises `InvalidImage` without an image."""
         image = open_image(self.needed_image("an overlay"), at_least=OVERLAY_SIDE)
         self._check_size(image.size)
-        return overlay_of(image.image, self.masks, self.labels.colours)
+        scores = {label: self.record.score(label) for label in self.masks}
+        found = Prediction(self.masks, {}, self.label_map, scores, dict.fromkeys(self.masks, True))
+        return overlay_of(image.image, found, self.labels.colours)
+
+    @cached_property
+    def label_map(self) -> NDArray[np.uint16]:
+        """(height, width): 0 background, i + 1 the i-th of `masks`; overlaps go to the label with the highest score."""
+        index = np.zeros(self.record.size[::-1], np.uint16)
+        numbers = {label: i for i, label in enumerate(self.masks, 1)}
+        for label in sorted(self.masks, key=self.record.score):
+            index[self.masks[label]] = numbers[label]
+        return index
 
     def needed_image(self, what: str) -> Path:
         """The image's file; raises `InvalidImage` where the record has none or it is gone."""

@@ -12,7 +12,7 @@ from fewseg.formats.writer import LabelNumbers, MaskedImage, Writer, copy_image
 
 
 class YoloWriter(Writer):
-    """`yolo/`: a data set for YOLO's segmentation models.
+    """`yolo/`: a data set for YOLO's segmentation models; its format has no scores: they are in scores.json.
 
     data.yaml, images/NAME.jpg and labels/NAME.txt, with a line `CLASS x1 y1 x2 y2 ...` for every region, coordinates
     as shares of width and height; holes are cut into the outline. An image without labels has an empty file. Images
@@ -22,6 +22,7 @@ class YoloWriter(Writer):
 
     def __init__(self, out: Path, labels: LabelNumbers) -> None:
         self._out, self._labels = out / "yolo", labels
+        self._scores: dict[str, dict[str, float]] = {}
         here = self._out / "labels"
         self._moved = {
             path.stem: path
@@ -45,15 +46,17 @@ class YoloWriter(Writer):
                 corners = (one_ring(region) / record.size).clip(0, 1)
                 lines.append(f"{self._labels.number(label)} " + " ".join(f"{v:.7g}" for v in corners.ravel()))
         write_text(target, "".join(line + "\n" for line in lines))
+        self._scores[record.name] = {label: round(record.score(label), 4) for label in image.masks}
         return files
 
     def finish(self) -> int:
-        """data.yaml; without `path`, folders are beside the file."""
+        """data.yaml, in which without `path` folders are beside the file, and scores.json."""
         names = "".join(f"  {i}: {_quoted(name)}\n" for i, name in enumerate(self._labels.names))
         head = f"{YOLO_MARK}: move some images (and their labels) to a val folder before training.\n"
         text = f"names:{' {}' if not names else ''}\n{names}"
         write_text(self._out / "data.yaml", head + self._folders() + text)
-        return 1
+        write_text(self._out / "scores.json", json.dumps(self._scores, indent=1) + "\n")
+        return 2
 
     def _folders(self) -> str:
         """Lines about folders: those that are there, or one folder for everything."""

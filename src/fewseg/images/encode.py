@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fewseg.core.files import make_folder, write_bytes
 
@@ -31,6 +32,14 @@ def save_image(path: Path, image: Image.Image, kind: Encoding, **options: Any) -
     encoded = encode(image, kind, **options)
     make_folder(path.parent)
     write_bytes(path, encoded)
+
+
+def save_mask(path: Path, mask: NDArray[Any], label: str, score: float, **options: Any) -> None:
+    """Write a mask (H, W) as a PNG of 0 and 255 that carries its label and score as text; raises `OutputError`."""
+    about = PngInfo()
+    about.add_text("label", label)
+    about.add_text("score", f"{score:.4f}")
+    save_image(path, mask_image(mask), "PNG", pnginfo=about, **options)
 
 
 def mask_image(mask: NDArray[Any]) -> Image.Image:

@@ -160,7 +160,9 @@ def _segment(
     headers = {"X-Fewseg-Labels": json.dumps(list(prediction.labels)), "X-Fewseg-Scores": scores}
     if format == "png":
         return Response(mask_png(prediction.masks[prediction.labels[0]]), media_type="image/png", headers=headers)
-    return Response(index_png(prediction.label_map, prediction.labels), media_type="image/png", headers=headers)
+    return Response(
+        index_png(prediction.of_present().label_map, prediction.labels), media_type="image/png", headers=headers
+    )
 
 
 def _negotiated(accept: str, supports: SupportsByLabel) -> Format:
