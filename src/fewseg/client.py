@@ -31,6 +31,7 @@ from pycocotools import mask as coco
 from fewseg.core.errors import FewsegError, InvalidImage, one_line
 from fewseg.core.files import write_bytes
 from fewseg.images import decode as decoding
+from fewseg.images.orientation import orientation, upright
 from fewseg.images.prompts import Prompt
 
 Sendable: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
@@ -264,7 +265,8 @@ def _bytes(file: Sendable) -> tuple[str, bytes]:
         raise InvalidImage(f"a {type(file).__name__} is no image: give a path, bytes, a Pillow image or an array")
     buffer = io.BytesIO()
     try:
-        image = decoding.upright(image, decoding.orientation(image))  # the PNG does not carry the orientation
+        decoded = decoding.decode(image, "the image", InvalidImage)
+        image = upright(decoded, orientation(image))  # the PNG does not carry the orientation
         image.save(buffer, "PNG")
     except (OSError, ValueError) as error:
         raise InvalidImage(f"the image cannot be sent ({error}): save it as PNG and give the path") from error

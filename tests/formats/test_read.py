@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from fewseg.core.errors import FewsegError, InvalidOption, InvalidSupport
 from fewseg.data.datasets.pascal5i import voc_colour
 from fewseg.formats import ExportOptions, MaskRecord, Supports, export_masks, read_supports
-from fewseg.images import decode as decoding
+from fewseg.images.orientation import upright, upright_size
 from fewseg.inference.segmenter import Segmenter
 from helpers.colour_method import ColourMethod, blob, iou, write_support
 from helpers.discs import SIZE, A, B, disc, image_file
@@ -270,7 +270,7 @@ def test_boxes_are_turned_with_their_images(tmp_path: Path, orientation: int) ->
     write(tmp_path / "set.json", content)
     ((mark,),) = [e.load_prompts() for e in read_supports(tmp_path / "set.json").examples if e.load_prompts]
     with Image.open(path) as image:
-        upright = A if decoding.upright_size(image.size, orientation) == SIZE else np.asarray(turned(A, orientation))
+        upright = A if upright_size(image.size, orientation) == SIZE else np.asarray(turned(A, orientation))
     y, x = (np.flatnonzero(upright.any(axis)) for axis in (1, 0))
     assert mark.box == (x[0], y[0], x[-1] + 1, y[-1] + 1)
     content["images"][0] |= {"width": 2 * SIZE[0], "height": 2 * SIZE[1]}
@@ -280,7 +280,7 @@ def test_boxes_are_turned_with_their_images(tmp_path: Path, orientation: int) ->
 
 
 def turned(mask: np.ndarray, orientation: int) -> Image.Image:
-    return decoding.upright(Image.fromarray(mask.view(np.uint8)), orientation)
+    return upright(Image.fromarray(mask.view(np.uint8)), orientation)
 
 
 def test_coco_images_in_folders_are_told_apart(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin
 from fewseg.core.errors import InvalidImage, InvalidMask
 from fewseg.images import decode as decoding
 from fewseg.images import open_image, read_image, read_image_size, read_mask
+from fewseg.images import orientation as turns
 from fewseg.images import read as images
 
 ORIENTATIONS = range(1, 9)
@@ -99,10 +100,6 @@ def test_bfloat16_tensor() -> None:
     assert as_array(torch.ones(3, 2, 5, dtype=torch.bfloat16)).shape == (2, 5, 3)
 
 
-def test_sixteen_bits_are_scaled_linearly_whatever_their_range() -> None:
-    assert as_array(np.full((2, 2), 4095, np.uint16)).max() == 16
-
-
 def big_endian_tiff(path: Path, values: np.ndarray, orientation: int = 1) -> Path:
     """A 16-bit grey TIFF as written on big-endian machines, which Pillow reads but cannot write."""
     height, width = values.shape
@@ -178,7 +175,7 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
 def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
     upright = colours()
     back = {6: 8, 8: 6}.get(orientation, orientation)  # every other turn undoes itself
-    stored = decoding.upright(Image.fromarray(upright), back)
+    stored = turns.upright(Image.fromarray(upright), back)
     path = saved_with_orientation(tmp_path / "a.png", stored, orientation)
     image = open_image(path)
     assert (image.size, image.orientation) == ((6, 5), orientation)
@@ -359,8 +356,15 @@ def test_two_valued_masks_of_every_kind(tmp_path: Path) -> None:
     index = Image.fromarray(truth * 7).convert("P")
     index.save(tmp_path / "index.png")
     files = [tmp_path / f"{n}.png" for n in ("grey", "bit", "one", "16", "red", "cut", "index")]
+    for ending in ("bmp", "tif"):
+        Image.fromarray(truth * 255).save(tmp_path / f"grey.{ending}")
+        files.append(tmp_path / f"grey.{ending}")
+    for kind in (np.uint16, np.int32, np.float32):
+        Image.fromarray(truth.astype(kind)).save(tmp_path / f"{kind.__name__}.tif")
+        files.append(tmp_path / f"{kind.__name__}.tif")
     tensor = torch.from_numpy(truth)
     arrays = [truth, truth * 255, truth == 1, truth * 0.5, tensor, tensor[None], tensor.bool(), truth[..., None], red]
+    arrays += [np.dstack([truth / 255] * 3), np.dstack([truth == 1] * 3)]  # as matplotlib reads a PNG
     for source in [*files, *arrays, Image.open(tmp_path / "grey.png")]:
         found = read_mask(source, size=(60, 40))
         assert found.dtype == np.uint8
@@ -377,18 +381,13 @@ def test_palette_in_any_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (20, 200, 90)])
 @pytest.mark.parametrize("large", [True, False])
-@pytest.mark.parametrize("ending", ["png", "gif"])
-def test_transparent_index_is_background(
-    tmp_path: Path, colour: tuple[int, int, int], large: bool, ending: str
-) -> None:
+def test_transparent_index_is_background(tmp_path: Path, colour: tuple[int, int, int], large: bool) -> None:
     """Whichever of the two comes first in the palette, and whatever colour hides behind transparency."""
     truth = 1 - disc() if large else disc()
     rgba = np.concatenate([np.broadcast_to(np.uint8(colour), (*truth.shape, 3)), truth[..., None] * 255], -1)
-    path = tmp_path / f"a.{ending}"
-    image = Image.fromarray(np.ascontiguousarray(rgba))
-    (image.quantize(2) if ending == "png" else image).save(path)
-    assert Image.open(path).mode == "P"
-    np.testing.assert_array_equal(read_mask(path), truth)
+    Image.fromarray(np.ascontiguousarray(rgba)).quantize(2).save(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").mode == "P"
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), truth)
 
 
 def test_all_foreground() -> None:
@@ -427,7 +426,10 @@ def test_chosen_colour() -> None:
         (np.arange(12, dtype=np.uint8).reshape(2, 2, 3), (1, 1, 1), "no pixel is"),
         (np.array([[0, 255]], np.uint8), (255, 0, 0), "it is grey"),
         (np.array([[0, 255]], np.uint8), (255, 0, 300), "neither an index nor a colour"),
-        (np.zeros((2, 2, 3)), None, "colours as uint8"),
+        (np.arange(12.0).reshape(2, 2, 3), None, "colours as uint8"),
+        (np.ones((3, 4, 5), bool), None, r"bool array of shape \(3, 4, 5\), so 3 masks: give one, as mask\[0\]"),
+        (np.eye(3)[None].repeat(4, 0), None, r"so 3 masks: give one, as mask\[..., 0\]"),
+        (torch.ones(3, 4, 5), None, "so 3 masks: give one"),
         (np.zeros(5), None, "shape"),
         (np.zeros((0, 5)), None, "no pixels"),
     ],

@@ -29,9 +29,9 @@ from fewseg.formats.polygons import one_ring
 from fewseg.formats.rasterise import check_size, fill_polygons
 from fewseg.formats.rle import mask_of_rle, rle_entry, rle_of_mask, rle_of_regions
 from fewseg.formats.writer import LabelNumbers, MaskedImage, Writer
-from fewseg.images import decode as decoding
 from fewseg.images import read_image_header, read_image_size
 from fewseg.images.decode import ImageLike
+from fewseg.images.orientation import upright_size
 from fewseg.images.prompts import Prompt
 
 
@@ -138,7 +138,7 @@ def _turn(size: tuple[int, int] | None, file: Path, path: Path) -> int:
     upright, turn = read_image_header(file)
     if size is None or size == upright:
         return 1
-    if decoding.upright_size(size, turn) == upright:
+    if upright_size(size, turn) == upright:
         return turn
     raise InvalidSupport(
         f"{path} says that {file} is {size[0]}x{size[1]}, and it is {upright[0]}x{upright[1]}: boxes would lie "

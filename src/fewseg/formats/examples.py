@@ -57,7 +57,9 @@ class SupportExample:
         if self.load_mask is None:
             raise InvalidSupport(f"{self.image} has prompts for {self.label!r}, not a mask: teach a segmenter with it")
         image = open_image(self.image)
-        return read_mask(self.load_mask(), value=self.value, size=image.size, orientation=image.orientation)
+        return read_mask(
+            self.load_mask(), value=self.value, size=image.size, orientation=image.orientation, image=image.name
+        )
 
     def covered(self) -> float:
         """Share of the image that the label covers; reads the mask where the file does not say it.

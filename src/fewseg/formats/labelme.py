@@ -32,6 +32,7 @@ from fewseg.formats.writer import MaskedImage, Writer, copy_image
 from fewseg.images import decode as decoding
 from fewseg.images import read_image_size
 from fewseg.images.decode import ImageLike
+from fewseg.images.kinds import FORMATS
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def _image(path: Path, content: Any, images: Path | None) -> Path | Image.Image:
         return find_image(str(content["imagePath"]), path, images)
     try:
         data = json.loads(path.read_bytes())["imageData"]
-        image: Image.Image = Image.open(io.BytesIO(base64.b64decode(data)))
+        image: Image.Image = Image.open(io.BytesIO(base64.b64decode(data)), formats=FORMATS)
         decoding.check_pixels(image.size, f"the image in {path}", InvalidImage)
     except (ValueError, TypeError, OSError, Image.DecompressionBombError) as error:
         raise InvalidSupport(f"{path} has a damaged imageData ({error}): save it again in labelme") from error
@@ -136,7 +137,7 @@ def _filled(shape: Any, size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
 def _placed(data: Any, points: NDArray[np.float64], size: tuple[int, int], where: str) -> NDArray[np.bool_]:
     """A mask that is a PNG of the box from the first to the second point, both in it."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        with Image.open(io.BytesIO(base64.b64decode(data)), formats=FORMATS) as image:
             decoding.check_pixels(image.size, where, InvalidImage)
             part = np.asarray(image.convert("L")) > 0
     except (ValueError, TypeError, OSError, Image.DecompressionBombError) as error:

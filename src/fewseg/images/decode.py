@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fewseg.core.errors import FewsegError, one_line
+from fewseg.images.integrity import require_whole
+from fewseg.images.kinds import FORMATS, MASK_FORMATS
 
 if TYPE_CHECKING:
     import torch
@@ -31,23 +33,7 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torc
 MAX_PIXELS: Final = 1_000_000_000
 """Largest image that is opened, in pixels (width x height): a decoded gigapixel takes 4 GB."""
 
-SUFFIXES: Final = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".jp2"}
-)
-"""File name endings, in lower case, of the images that a folder is searched for."""
-
 _OPENING = threading.Lock()
-
-_ORIENTATION_TAG: Final = 0x0112
-_TURNS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 _Kind = Literal["image", "mask"]
 
@@ -66,18 +52,29 @@ def open_file(path: str | os.PathLike[str], kind: _Kind, error: type[FewsegError
     try:
         image = _open_unchecked(name)
     except UnidentifiedImageError:
-        raise error(f"{name} is not a readable {kind} (damaged, or no image format): save it again as PNG") from None
+        raise error(f"{name} is not a readable {kind} (damaged, or no known format): save it again as PNG") from None
     except PermissionError:
         raise error(f"{name}: no permission to read it; change its permissions") from None
     except Exception as reason:  # Pillow's readers raise anything on damaged headers
         raise error(f"{name} cannot be opened ({one_line(reason)}): save the {kind} again as PNG") from reason
     check_pixels(image.size, name, error)
+    if kind == "mask":
+        require_mask_format(image, name, error)
     return image
+
+
+def require_mask_format(image: Image.Image, name: str, error: type[FewsegError]) -> None:
+    """Raise `error` for a mask in a file of a format that changes values, or in which damage does not show."""
+    if isinstance(image, ImageFile.ImageFile) and image.format not in MASK_FORMATS:
+        raise error(
+            f"{name} is a {image.format}, which does not keep a mask's values, or not safely: save the mask as PNG "
+            "(TIFF and BMP will do)"
+        )
 
 
 def _open_unchecked(name: str) -> Image.Image:
     with _unchecked():
-        return Image.open(name)
+        return Image.open(name, formats=FORMATS)
 
 
 @contextmanager
@@ -107,6 +104,8 @@ def decode(image: Image.Image, name: str, error: type[FewsegError]) -> Image.Ima
     the pixels but hardly do anything with them.
     """
     try:
+        if isinstance(image, ImageFile.ImageFile):
+            require_whole(image)
         _load(image)
         if image.mode.startswith("I;16") and image.mode != "I;16":
             return Image.fromarray(np.asarray(image).astype(np.uint16))
@@ -131,27 +130,6 @@ def _load(image: Image.Image) -> None:
             image.load()
     finally:
         image.filename = name
-
-
-def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) to 8; 1 where there is none, it cannot be read, or Pillow applies it (TIFF)."""
-    if image.format == "TIFF":  # turned while decoding
-        return 1
-    try:
-        found = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF must not make a sound image unreadable
-        return 1
-    return found if found in _TURNS else 1
-
-
-def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """The image as a viewer shows it."""
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-
-
-def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """(width, height) after `upright`."""
-    return (size[1], size[0]) if orientation >= 5 else size
 
 
 def is_tensor(value: Any) -> TypeIs[torch.Tensor]:

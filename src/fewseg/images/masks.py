@@ -7,8 +7,10 @@ chosen index, 255 is ignored, as in PASCAL VOC. Palette images are read by their
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -18,10 +20,13 @@ from PIL import Image
 from fewseg.core.errors import InvalidMask
 from fewseg.core.prediction import IGNORE
 from fewseg.images import decode as decoding
+from fewseg.images import orientation as turns
 from fewseg.images.decode import ImageLike
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 MaskValue: TypeAlias = "int | tuple[int, int, int]"
 """Which pixels are foreground: an index, or an RGB colour."""
@@ -43,16 +48,24 @@ class _Raw:
     colours: bool = False
     background: int = 0
     """The value that is background when nothing is chosen."""
+    turned: bool = False
+    """Whether its file had an orientation, by which it has been turned."""
 
 
 def read_mask(
-    mask: ImageLike, *, value: MaskValue | None = None, size: tuple[int, int] | None = None, orientation: int = 1
+    mask: ImageLike,
+    *,
+    value: MaskValue | None = None,
+    size: tuple[int, int] | None = None,
+    orientation: int = 1,
+    image: str = "the image",
 ) -> NDArray[np.uint8]:
     """The mask as (H, W) of 0 background, 1 foreground, 255 ignored.
 
-    `size` is the upright image's (width, height) and `orientation` its EXIF orientation: a mask drawn on the image
-    as stored, before turning it upright, is turned likewise (seen by its size; a mask that fits both ways counts as
-    drawn on the upright image).
+    `size` is the upright image's (width, height), `orientation` its EXIF orientation and `image` its name: a mask drawn
+    on the image as stored, before turning it upright, is turned likewise. A mask with an orientation of its own says
+    so; of others the size tells, one that fits both ways counts as drawn on the upright image, and the log says what
+    was taken.
 
     Raises `InvalidMask` for a mask that cannot be read, is of another size, has no foreground, or has more than two
     values and no chosen one.
@@ -65,7 +78,7 @@ def read_mask(
     raw = _from_array(mask) if isinstance(mask, np.ndarray) or decoding.is_tensor(mask) else _from_image(mask, value)
     if raw.values.dtype.kind == "f" and not np.isfinite(raw.values).all():
         raise InvalidMask(f"{raw.name} holds values that are no finite numbers: give 0 and 1")
-    raw = _fit(raw, size, orientation)
+    raw = _fit(raw, size, orientation, image)
     if value is None:
         return _two_valued(raw)
     chosen = _comparable(raw, value)
@@ -84,8 +97,20 @@ def _from_array(mask: np.ndarray | torch.Tensor) -> _Raw:
         raise InvalidMask(f"the mask is a {mask.dtype} array of shape {tuple(mask.shape)}: give numbers as (H, W)")
     decoding.check_pixels((values.shape[1], values.shape[0]), "the mask", InvalidMask)
     if values.ndim == 3 and values.dtype != np.uint8:
-        raise InvalidMask(f"the mask is a {mask.dtype} array of colours: give colours as uint8")
+        values = _one_of(mask, values)
     return _packed(values, "the mask")
+
+
+def _one_of(mask: np.ndarray | torch.Tensor, values: NDArray[Any]) -> NDArray[Any]:
+    """The mask (H, W) of an image (H, W, C) of one in bool or float; raises `InvalidMask` for several masks."""
+    shape, last = tuple(mask.shape), tuple(mask.shape) == values.shape
+    alike = all(np.array_equal(values[..., 0], values[..., plane]) for plane in (1, 2))
+    if alike and last and values.shape[2] == 3:
+        return values[..., 0]
+    about = f"the mask is a {mask.dtype} array of shape {shape}"
+    if values.dtype == np.bool_ or alike or len(np.unique(values)) <= 2:
+        raise InvalidMask(f"{about}, so {values.shape[2]} masks: give one, as mask[{'..., 0' if last else '0'}]")
+    raise InvalidMask(f"{about}: give one mask (H, W), or colours as uint8")
 
 
 def _from_image(mask: str | os.PathLike[str] | Image.Image, value: MaskValue | None) -> _Raw:
@@ -96,14 +121,17 @@ def _from_image(mask: str | os.PathLike[str] | Image.Image, value: MaskValue | N
         decoding.check_pixels(image.size, name, InvalidMask)
     else:
         raise InvalidMask(f"a mask is a path, Pillow image, array or tensor, not a {type(mask).__name__}")
-    turn = decoding.orientation(image)
-    image = decoding.upright(decoding.decode(image, name, InvalidMask), turn)
+    decoding.require_mask_format(image, name, InvalidMask)
+    decoded = decoding.decode(image, name, InvalidMask)
+    turn = turns.orientation(image)
+    image = turns.upright(decoded, turn)
     if image.mode == "P" and not isinstance(value, tuple):
-        raw = _Raw(np.asarray(image), name)
+        raw = _Raw(np.asarray(image), name, turned=turn != 1)
         return replace(raw, background=_darkest(image, raw)) if value is None else raw
     if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
-        return _Raw(np.asarray(image), name)
-    return _packed(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")), name)
+        return _Raw(np.asarray(image), name, turned=turn != 1)
+    raw = _packed(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")), name)
+    return replace(raw, turned=turn != 1)
 
 
 def _darkest(image: Image.Image, raw: _Raw) -> int:
@@ -136,27 +164,36 @@ def _packed(values: NDArray[Any], name: str) -> _Raw:
     return _Raw((packed & 255).astype(np.uint8), name) if grey else _Raw(packed, name, colours=True)
 
 
-def _fit(raw: _Raw, size: tuple[int, int] | None, orientation: int) -> _Raw:
+def _fit(raw: _Raw, size: tuple[int, int] | None, orientation: int, image: str) -> _Raw:
     """The mask of an upright image of `size`, turned when it was drawn on the image as stored."""
     height, width = raw.values.shape
-    if size is None or (width, height) == size:
+    if size is None:
         return raw
-    if decoding.upright_size((width, height), orientation) == size:
-        # Pillow turns 8-bit and 32-bit images only; numpy can turn any, by the same two steps.
-        return replace(raw, values=_turned(raw.values, orientation))
+    stored = turns.upright_size((width, height), orientation) == size
+    if (width, height) == size:
+        if stored and orientation != 1 and not raw.turned:
+            _tell_turn(image, "fits it as stored, too: it is taken as drawn on the upright image", orientation)
+        return raw
+    if stored:
+        if not raw.turned:
+            _tell_turn(image, "has the size of the image as stored: it is taken as drawn before turning", orientation)
+        # Pillow turns 8-bit and 32-bit images only; numpy can turn any.
+        return replace(raw, values=turns.upright_values(raw.values, orientation))
     raise InvalidMask(
         f"{raw.name} is {width}x{height}, its image {size[0]}x{size[1]}: save the mask at the image's size"
     )
 
 
-def _turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """What `decoding.upright` does, for an orientation that swaps the sides (5 to 8)."""
-    values = values.T
-    if orientation in (6, 7):
-        values = values[:, ::-1]
-    if orientation in (7, 8):
-        values = values[::-1]
-    return np.ascontiguousarray(values)
+@lru_cache(maxsize=4096)
+def _tell_turn(image: str, what: str, orientation: int) -> None:
+    """Log how a mask is taken, once for each image: nothing in the files says which is right."""
+    log.warning(
+        "%s is turned upright (EXIF orientation %d), and its mask %s; if that is wrong, save image and mask upright, "
+        "without EXIF",
+        image,
+        orientation,
+        what,
+    )
 
 
 def _two_valued(raw: _Raw) -> NDArray[np.uint8]:

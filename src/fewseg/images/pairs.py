@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from fewseg.core.errors import FewsegError
-from fewseg.images.decode import SUFFIXES
+from fewseg.images.kinds import SUFFIXES
 
 MASK_ENDINGS: Final = (".mask", "_mask")
 """What the name of a mask may end in, before `.png`."""

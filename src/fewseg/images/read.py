@@ -2,29 +2,34 @@
 
 What is done to which input, once and for all:
 
-- files and Pillow images are turned upright by their EXIF orientation; of animations the first frame is used;
+- files and Pillow images are turned upright by their EXIF orientation (`fewseg.images.orientation`), and the result
+  carries none;
+- of animations and files of several pages the first is used, and the log says so;
 - transparency is laid over white;
-- 16-bit grey is scaled linearly, 0..65535 to 0..255, whatever range the image uses, so that images stay
-  comparable; wider integers hold 0..255 or else 0..65535; floats hold 0..1;
+- more than 8 bits are scaled linearly by their depth (`fewseg.images.depth`); floats hold 0..1;
 - arrays are (H, W), (H, W, 1 | 3 | 4) or, where that does not fit, channels first; tensors the other way round;
 - colour profiles are ignored, as the papers' pipelines do.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from fewseg.core.errors import InvalidImage
 from fewseg.images import decode as decoding
-from fewseg.images.decode import MAX_PIXELS, SUFFIXES, ImageLike
+from fewseg.images.decode import MAX_PIXELS, ImageLike
+from fewseg.images.depth import not_finite, to_bytes
+from fewseg.images.integrity import tells_more_behind_pixels
+from fewseg.images.kinds import SUFFIXES
 from fewseg.images.masks import read_mask
+from fewseg.images.orientation import orientation, upright, upright_size
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +44,8 @@ __all__ = [
     "read_image_size",
     "read_mask",
 ]
+
+log = logging.getLogger(__name__)
 
 REDUCE_ABOVE: Final = 24_000_000
 """`open_image(at_least=...)` decodes images with more pixels than this at a fraction of their size."""
@@ -89,16 +96,16 @@ def open_image(image: ImageLike, *, at_least: int | None = None, reduce_above: i
         name, opened = "the image", _from_array(image)
     else:
         raise InvalidImage(f"an image is a path, Pillow image, array or tensor, not a {type(image).__name__}")
-    turn = decoding.orientation(opened)
     size, drafted = opened.size, None
     if at_least is not None and size[0] * size[1] > reduce_above and isinstance(image, (str, os.PathLike)):
         # JPEG: decodes at 1/2, 1/4 or 1/8
         drafted = opened.draft(None, (min(at_least, size[0]), min(at_least, size[1])))
-    opened = decoding.decode(opened, name, InvalidImage)
+    source, opened = opened, decoding.decode(opened, name, InvalidImage)
+    turn = orientation(source)
     if drafted is None:
         size = opened.size  # some versions of Pillow turn a TIFF, and its size, only now
     small = _to_rgb(opened, name)(opened) if at_least is None else _reduced(opened, name, at_least, reduce_above)
-    return OpenedImage(decoding.upright(small, turn), decoding.upright_size(size, turn), turn, name)
+    return OpenedImage(upright(small, turn), upright_size(size, turn), turn, name)
 
 
 def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -107,10 +114,15 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def read_image_header(path: str | os.PathLike[str]) -> tuple[tuple[int, int], int]:
-    """`read_image_size` and the EXIF orientation, without decoding the pixels; raises `InvalidImage`."""
+    """`read_image_size` and the EXIF orientation, without decoding the pixels; raises `InvalidImage`.
+
+    A PNG whose tags stand behind its pixels is decoded.
+    """
     with decoding.open_file(path, "image", InvalidImage) as image:
-        orientation = decoding.orientation(image)
-        return decoding.upright_size(image.size, orientation), orientation
+        if isinstance(image, ImageFile.ImageFile) and tells_more_behind_pixels(image):
+            decoding.decode(image, os.fspath(path), InvalidImage)
+        turn = orientation(image)
+        return upright_size(image.size, turn), turn
 
 
 def _reduced(image: Image.Image, name: str, at_least: int, reduce_above: int) -> Image.Image:
@@ -137,13 +149,13 @@ def _to_rgb(image: Image.Image, name: str) -> Callable[[Image.Image], Image.Imag
     if mode.startswith("I") or mode == "F":
         kind = np.dtype(np.uint16 if ";" in mode else np.float32 if mode == "F" else np.int32)
         low, high = cast("tuple[float, float]", image.getextrema())  # one band, so one pair
-        scale = _scale(kind, low, high, name)
+        scaled = to_bytes(kind, low, high, name)
 
         def grey(part: Image.Image) -> Image.Image:
             values = np.asarray(part)
             if mode == "F" and not np.isfinite(values).all():  # Pillow's extrema pass NaN over
-                raise _not_finite(name)
-            return Image.fromarray(_bytes(values, scale)).convert("RGB")
+                raise not_finite(name)
+            return Image.fromarray(scaled(values)).convert("RGB")
 
         return grey
     if image.has_transparency_data:
@@ -158,34 +170,6 @@ def _over_white(image: Image.Image) -> Image.Image:
     return canvas
 
 
-def _scale(kind: np.dtype[np.generic], low: float, high: float, name: str) -> float:
-    """The factor that takes values of this kind, which span `low` to `high`, to 0..255."""
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise _not_finite(name)
-    if kind.kind == "b":
-        return 255.0
-    if kind.kind == "f":
-        if low < 0 or high > 1:
-            raise InvalidImage(f"{name} has float values from {low:g} to {high:g}: scale them to 0..1")
-        return 255.0
-    if low < 0 or high > 65535:
-        raise InvalidImage(f"{name} has values from {low} to {high}: scale them to 0..255 (or 0..65535 for 16 bits)")
-    return 1 / 257 if kind == np.uint16 or high > 255 else 1.0
-
-
-def _not_finite(name: str) -> InvalidImage:
-    return InvalidImage(f"{name} holds NaN or infinite values: replace them")
-
-
-def _bytes(values: NDArray[np.generic], scale: float) -> NDArray[np.uint8]:
-    if values.dtype == np.uint8 and scale == 1:
-        return values  # type: ignore[return-value]
-    scaled = values.astype(np.float32)
-    scaled *= scale
-    scaled += 0.5
-    return scaled.astype(np.uint8)
-
-
 def _from_array(image: np.ndarray | torch.Tensor) -> Image.Image:
     """An 8-bit Pillow image of an array or tensor."""
     first = decoding.is_tensor(image)
@@ -197,7 +181,7 @@ def _from_array(image: np.ndarray | torch.Tensor) -> Image.Image:
         raise InvalidImage(f"the image is an array of shape {tuple(image.shape)}: give (H, W), (H, W, 3) or (H, W, 4)")
     decoding.check_pixels((values.shape[1], values.shape[0]), "the image", InvalidImage)
     low, high = values.min().item(), values.max().item()
-    values = _bytes(values, _scale(values.dtype, low, high, "the image"))
+    values = to_bytes(values.dtype, low, high, "the image")(values)
     return Image.fromarray(np.ascontiguousarray(values))
 
 

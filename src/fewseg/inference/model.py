@@ -106,7 +106,7 @@ class InferenceModel:
     def encode_example(self, image: ImageLike, mask: ImageLike, value: MaskValue | None = None) -> LabelSupport:
         """One example as `teach` keeps it, for `with_supports`; arguments and errors as there."""
         opened = open_for(image, self.input_sizes)
-        foreground = read_mask(mask, value=value, size=opened.size, orientation=opened.orientation)
+        foreground = read_mask(mask, value=value, size=opened.size, orientation=opened.orientation, image=opened.name)
         truths = prepare_mask(foreground, self.input_sizes, f"the mask of {opened.name}")
         digest = hashlib.sha256()
         sets = []

@@ -118,7 +118,7 @@ def teach_tiled(
     """
     side = TileOptions(tile).side_for(segmenter)
     opened = open_image(image)
-    foreground = read_mask(mask, value=value, size=opened.size, orientation=opened.orientation)
+    foreground = read_mask(mask, value=value, size=opened.size, orientation=opened.orientation, image=opened.name)
     pixels = np.asarray(opened.image)
     boxes = crops(foreground == 1, side)
     parts = [(slice(top, top + height), slice(left, left + width)) for left, top, width, height in boxes]

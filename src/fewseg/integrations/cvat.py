@@ -21,6 +21,7 @@ from scipy import ndimage
 from fewseg.core.errors import InvalidOption, InvalidSupport
 from fewseg.formats.polygons import one_ring, regions
 from fewseg.formats.read import read_supports
+from fewseg.images.orientation import as_stored
 from fewseg.inference.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -86,9 +87,8 @@ class FewsegFunction:
 
         The EXIF orientation of `image` is ignored: CVAT turns frames upright itself.
         """
-        image = image.copy()
-        image.getexif().clear()  # masks must match the frame as CVAT stores it
-        prediction = self._segmenter.segment(image, probabilities=False)
+        # Masks must match the frame as CVAT stores it.
+        prediction = self._segmenter.segment(as_stored(image), probabilities=False)
         shapes: list[models.LabeledShapeRequest] = []
         for label, mask in prediction.masks.items():
             threshold = context.conf_threshold

@@ -34,7 +34,7 @@ API: Final = "/api/v1"
 _ABOUT: Final = """Teach labels with a few images and masks, and segment them in others.
 
 Create a session, teach it, segment with it. Errors are `{"error": "one line"}`. Images may be PNG, JPEG, WEBP, BMP,
-TIFF, GIF, PPM or JPEG 2000, and are turned upright by their EXIF orientation."""
+TIFF, GIF, PPM, JPEG 2000 or AVIF, masks PNG, TIFF or BMP; images are turned upright by their EXIF orientation."""
 
 
 def create_app(

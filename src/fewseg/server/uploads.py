@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import IO, Final
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,10 @@ from PIL import Image
 from fewseg.core.errors import InvalidOption, one_line
 from fewseg.images.draw import label_colours
 from fewseg.images.encode import encode, index_image, mask_image
+from fewseg.images.kinds import FORMATS
 from fewseg.images.masks import MaskValue
 from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import Limits
-
-FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
-"""Accepted formats; Pillow reads more, some by calling other programs."""
 
 
 def open_upload(file: IO[bytes], kind: str, limits: Limits) -> Image.Image:

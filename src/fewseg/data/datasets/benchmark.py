@@ -23,6 +23,7 @@ from fewseg.core.errors import InvalidDataset, InvalidImage, InvalidMask, Invali
 from fewseg.core.files import make_folder, write_text
 from fewseg.core.prediction import IGNORE
 from fewseg.images import decode as decoding
+from fewseg.images.orientation import as_stored
 
 Pair: TypeAlias = tuple[str, int]
 """An image's name and a class id."""
@@ -134,7 +135,7 @@ class Benchmark:
         """The image as stored, RGB."""
         path = self.image_path(name)
         with decoding.open_file(path, "image", InvalidImage) as image:
-            return decoding.decode(image, os.fspath(path), InvalidImage).convert("RGB")
+            return as_stored(decoding.decode(image, os.fspath(path), InvalidImage)).convert("RGB")
 
     def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
         """(H, W): 1 the class, 255 ignored, 0 everything else."""

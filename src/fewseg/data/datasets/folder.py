@@ -104,7 +104,8 @@ class FolderDataset:
             shown = self.mask(name, next(iter(entry.areas)))
             return np.where(shown == IGNORE, shown, np.uint8(0))
         value = class_id + 1 if self._indexed else None
-        return read_mask(item.mask, value=value, size=entry.size, orientation=entry.orientation)
+        about = os.fspath(item.image)
+        return read_mask(item.mask, value=value, size=entry.size, orientation=entry.orientation, image=about)
 
     def _check(self, class_id: int) -> int:
         if not 0 <= class_id < len(self.classes):
@@ -168,7 +169,7 @@ def _by_name(items: Iterable[_Item]) -> dict[str, _Item]:
 def _read_single(item: _Item) -> _Entry:
     assert item.class_id is not None
     size, orientation = read_image_header(item.image)
-    mask = read_mask(item.mask, size=size, orientation=orientation)
+    mask = read_mask(item.mask, size=size, orientation=orientation, image=os.fspath(item.image))
     return _Entry(size, orientation, {item.class_id: float(np.count_nonzero(mask == 1) / mask.size)})
 
 

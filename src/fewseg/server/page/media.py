@@ -14,6 +14,7 @@ from fewseg.core.errors import InvalidImage, InvalidMask, one_line
 from fewseg.images import decode as decoding
 from fewseg.images import open_image
 from fewseg.images.encode import encode, mask_image
+from fewseg.images.orientation import orientation, upright
 from fewseg.images.read import fitted
 from fewseg.server.project.images import ImageEntry
 
@@ -33,12 +34,11 @@ def jpeg(entry: ImageEntry, side: int) -> bytes:
 
 def _decoded(image: ImageEntry, side: int) -> Image.Image:
     opened = decoding.open_file(image.path, "image", InvalidImage)
-    turn = decoding.orientation(opened)
     # A JPEG decodes at 1/2, 1/4 or 1/8 of its size in as much less time.
     if opened.format == "JPEG" and opened.draft(None, (2 * side, 2 * side)) is not None:
         whole = decoding.decode(opened, str(image.path), InvalidImage)
         if whole.mode in ("RGB", "L"):
-            return decoding.upright(whole.convert("RGB"), turn)
+            return upright(whole.convert("RGB"), orientation(opened))
     return open_image(image.path, at_least=2 * side).image
 
 

@@ -63,7 +63,7 @@ class Case:
 
 def _pair(image: ImageLike, mask: ImageLike) -> tuple[Image.Image, Mask]:
     opened = open_image(image)
-    return opened.image, read_mask(mask, size=opened.size, orientation=opened.orientation)
+    return opened.image, read_mask(mask, size=opened.size, orientation=opened.orientation, image=opened.name)
 
 
 @dataclass(frozen=True)
