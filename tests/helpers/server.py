@@ -18,6 +18,7 @@ from PIL import Image
 
 from fewseg.inference.segmenter import Segmenter
 from fewseg.server.app import create_app
+from fewseg.server.connections import server_config
 from fewseg.server.limits import Limits
 from helpers.colour_method import ColourMethod
 
@@ -57,11 +58,13 @@ def refused(answer: Any, status: int, said: str) -> None:
 
 
 @contextmanager
-def listening(served: FastAPI) -> Iterator[str]:
+def listening(served: FastAPI, limits: Limits | None = None) -> Iterator[str]:
     """The address at which uvicorn serves the app, as it does for `fewseg serve`."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(served, log_level="error", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(
+            server_config(served, limits or Limits(), log_level="error", timeout_graceful_shutdown=1)
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         end = time.monotonic() + 20

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import functools
 import http.client
+import json
+import os
+import re
+import select
 import socket
+import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from fewseg.core.errors import InvalidOption
+from fewseg.server import bodies, connections
 from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import Limits
 from fewseg.server.queue import RequestQueue
-from helpers.server import SESSIONS, app, client, listening
+from helpers.colour_method import blob
+from helpers.server import SESSIONS, app, client, listening, png, refused
 
 INFO = "/api/v1/info"
 TOKEN = "a-token-for-tests"
@@ -183,6 +195,186 @@ def test_uploads_at_the_same_time_are_bounded() -> None:
                 answer = raw(address, POST + "Content-Length: 2\r\n\r\n", [b"{}"])
             assert b" 503 " in answer
             assert b"retry-after: 1" in answer.lower()
+
+
+def half_open(address: str, count: int) -> list[socket.socket]:
+    """Connections that sent half a header."""
+    place = urlsplit(address)
+    assert place.hostname is not None
+    made = [socket.create_connection((place.hostname, place.port or 80), timeout=20) for _ in range(count)]
+    for connection in made:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ")
+    return made
+
+
+def closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(100) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_half_open_connections_end_and_others_are_served(token: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_MOST", 20)
+    limits = Limits(header_seconds=1.5)
+    with listening(app(limits=limits, token=token), limits) as address:
+        waiting = half_open(address, 60)
+        assert health(address) == 200
+        assert all(closed(connection) for connection in waiting[:40])  # at once: the oldest of too many
+        begin = time.monotonic()
+        while time.monotonic() < begin + 1:  # whoever goes on sending bytes of a header gains nothing
+            waiting[-1].sendall(b"x")
+            time.sleep(0.1)
+        assert all(closed(connection) for connection in waiting)
+        assert time.monotonic() - begin < 10
+        silent = socket.create_connection((urlsplit(address).hostname or "", urlsplit(address).port or 0), timeout=20)
+        assert closed(silent)
+
+
+def test_a_connection_is_used_again_and_ends_when_idle() -> None:
+    limits = Limits(header_seconds=1)
+    with listening(app(limits=limits), limits) as address:
+        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+        for pause in (0.0, 0.6, 0.6):  # longer than a second together
+            time.sleep(pause)
+            connection.request("POST", SESSIONS, b"{}", {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert answer.status == 201
+            answer.read()
+        assert connection.sock is not None
+        assert closed(connection.sock)
+
+
+def health(address: str) -> int:
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection.request("GET", "/health")
+    return connection.getresponse().status
+
+
+def test_slow_bodies_give_way_to_others() -> None:
+    with listening(app(limits=Limits(uploads=4, seconds=60))) as address:
+        place = urlsplit(address)
+        head = (POST.format(place=place.netloc) + "Content-Length: 200\r\n\r\n").encode()
+        slow = [socket.create_connection((place.hostname or "", place.port or 0), timeout=20) for _ in range(4)]
+        for connection in slow:
+            connection.sendall(head + b" ")
+        assert health(address) == 200  # has no body
+        time.sleep(1.2)
+        for _ in range(3):
+            assert b" 201 " in raw(address, POST + "Content-Length: 2\r\n\r\n", [b"{}"])
+        ended = [connection for connection in slow if select.select([connection], [], [], 0)[0]]
+        assert len(ended) == 1
+        assert b" 408 " in ended[0].recv(4096)
+
+
+def test_bodies_that_trickle_end() -> None:
+    with listening(app(limits=Limits(seconds=60))) as address:
+        bodies._GRACE, before = 0.5, bodies._GRACE
+        try:
+            begin = time.monotonic()
+            head = POST + "Content-Length: 200\r\n\r\n"
+            assert b" 408 " in raw(address, head, [b" "] * 12, pause=0.1)
+            assert time.monotonic() - begin < 5
+            fast = [b" " * 40_000] * 20  # slow as a whole, and yet fast enough
+            assert b" 201 " in raw(address, POST + "Content-Length: 800002\r\n\r\n", [*fast, b"{}"], pause=0.05)
+        finally:
+            bodies._GRACE = before
+
+
+LARGE = {
+    "nested lists": b'{"name": "x", "a": [' + b"[]," * 700_000 + b"[]]}",
+    "objects": b'{"tasks": [' + b"{}," * 700_000 + b"{}]}",
+    "numbers": b'{"tasks": [' + b"1," * 8_000_001 + b"1]}",
+}
+
+
+@pytest.mark.parametrize("content", LARGE.values(), ids=LARGE)
+@pytest.mark.parametrize("path", [SESSIONS, "/api/v1/labels", "/label-studio/webhook", "/label-studio/predict"])
+def test_large_json_is_refused_before_it_is_parsed(path: str, content: bytes, tmp_path: Path) -> None:
+    blob("red")[0].save(tmp_path / "a.png")
+    with client(folder=tmp_path) as http:
+        begin = time.monotonic()
+        refused(http.post(path, content=content, headers={"Content-Type": "application/json"}), 413, "the ")
+        assert time.monotonic() - begin < 2
+
+
+def test_others_are_answered_while_json_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsing, go = threading.Event(), threading.Event()
+
+    def slow(content: bytes) -> Any:
+        parsing.set()
+        assert go.wait(20)
+        return json.loads(content)
+
+    monkeypatch.setattr(bodies, "json", SimpleNamespace(loads=slow))
+    with listening(app()) as address, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(raw, address, POST + "Content-Length: 2\r\n\r\n", [b"{}"])
+        assert parsing.wait(20)
+        assert health(address) == 200
+        go.set()
+        assert b" 201 " in answer.result()
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY")
+
+
+@pytest.mark.parametrize("with_page", [True, False])
+def test_other_methods_are_refused_with_those_that_are_possible(with_page: bool, tmp_path: Path) -> None:
+    blob("red")[0].save(tmp_path / "a.png")
+    served = app(folder=tmp_path if with_page else None)
+    possible = {path: sorted(m.upper() for m in methods) for path, methods in served.openapi()["paths"].items()}
+    with TestClient(served, base_url="http://localhost") as http:
+        for template, methods in possible.items():
+            path = re.sub("{label}", "1", re.sub("{(?!label)[a-z_]+}", "x", template))
+            for method in set(METHODS) - set(methods):
+                answer = http.request(method, path)
+                assert answer.status_code == 405, (method, path)
+                assert answer.headers["allow"].split(", ") == methods, (method, path)
+        for path in ("/api/v1/nothing", "/label-studio/nothing"):
+            refused(http.post(path), 404, "there is nothing at")
+        page = http.post("/")
+        assert (page.status_code, page.headers.get("allow")) == ((405, "GET, HEAD") if with_page else (404, None))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_disk_is_said(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, mask = blob("red")
+    image.save(tmp_path / "a.png")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path))
+
+    with client(folder=tmp_path) as http:
+        label = http.post("/api/v1/labels", json={"name": "disc"}).json()["id"]
+        picture = http.get("/api/v1/project").json()["pictures"][0]["id"]
+        path = f"/api/v1/pictures/{picture}/annotations/{label}"
+        assert http.put(path, content=png(mask)).status_code == 200
+        monkeypatch.setattr(os, "replace", fail)
+        monkeypatch.setattr(tempfile, "mkdtemp", fail)
+        for answer in (
+            http.put(path, content=png(255 - mask)),
+            http.post("/api/v1/labels", json={"name": "more"}),
+            http.post("/api/v1/export", json={"formats": ["png"], "which": "all"}),
+            http.get("/api/v1/export.zip"),
+        ):
+            refused(answer, 500, f"the server cannot write ({os.strerror(number)})")
+            assert str(tmp_path) not in answer.text
+
+
+def test_a_text_where_a_file_belongs_is_named() -> None:
+    path = ask().post(SESSIONS).json()["id"]
+    answer = ask().post(f"{SESSIONS}/{path}/shots", data={"label": "x", "image": "A" * 2_000_000}, files={"mask": b"x"})
+    refused(answer, 400, "send images and masks as files")
+
+
+def test_websockets_are_refused() -> None:
+    head = "GET /health HTTP/1.1\r\nHost: {place}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    with listening(app()) as address:
+        assert b" 404 " in raw(address, head.replace("/health", "/ws") + key, [])
+    with pytest.raises(WebSocketDisconnect), ask().websocket_connect("/ws"):
+        pass
 
 
 def test_the_queue_is_bounded_and_tells_when_to_come_again() -> None:

@@ -126,6 +126,8 @@ def _app(options: Options, token: str | None) -> Any:
 def _server(app: Any, options: Options) -> uvicorn.Server:
     import uvicorn
 
+    from fewseg.server.connections import server_config
+
     class Server(uvicorn.Server):
         """Ends the streams of open pages when it is stopped, instead of waiting for them."""
 
@@ -133,13 +135,12 @@ def _server(app: Any, options: Options) -> uvicorn.Server:
             app.state.end_streams()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(
+    config = server_config(
         app,
+        options.limits,
         log_level="info" if options.verbose else "warning",
         access_log=options.verbose,
-        server_header=False,
         timeout_graceful_shutdown=3,  # for answers on their way
-        timeout_keep_alive=30,
     )
     return Server(config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -12,11 +13,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from fewseg.core.errors import FewsegError, OutputError, one_line
 
 log = logging.getLogger(__name__)
 
+_PROGRAMS: Final = ("/api/", "/label-studio/")
+_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 INTERNAL: Final = "the server failed on this request: it is noted in the server's log"
 
 
@@ -69,17 +73,32 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(FewsegError, _fewseg_error)
+    app.add_exception_handler(OSError, _os_error)
     app.add_exception_handler(RecursionError, _nested_too_deeply)
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    text = str(error.detail)
-    if error.status_code == 404 and text == "Not Found":
-        text = f"there is nothing at {request.url.path[:200]}: see /api/v1/openapi.json"
-    elif error.status_code == 405:
-        text = f"{request.method} is not possible at {request.url.path[:200]}: see /api/v1/openapi.json"
-    return error_response(error.status_code, text, error.headers)
+    status, text, headers, path = error.status_code, str(error.detail), error.headers, request.url.path
+    methods = _methods_at(request.app, path) if status in (404, 405) else []
+    if methods and request.method not in methods:  # routers know one route at a time
+        status, headers = 405, {"Allow": ", ".join(methods)}
+    elif status == 405 and (not headers or path.startswith(_PROGRAMS)):
+        status, headers = 404, None
+    if status == 405 or (status == 404 and not isinstance(error, ApiError)):
+        text = "there is nothing" if status == 404 else f"{request.method} is not possible"
+        text = f"{text} at {path[:200]}: see /api/v1/openapi.json"
+    elif "exceeded maximum size of" in text:
+        text = "a text in the form has more than 1 MB: send images and masks as files, with file names"
+    return error_response(status, text, headers)
+
+
+def _methods_at(app: FastAPI, path: str) -> list[str]:
+    """The methods at a path: those of the route with the fewest parameters."""
+    if not hasattr(app.state, "methods"):
+        paths = sorted(app.openapi()["paths"].items(), key=lambda item: item[0].count("{"))
+        app.state.methods = [(compile_path(template)[0], sorted(map(str.upper, on))) for template, on in paths]
+    return next((methods for regex, methods in app.state.methods if regex.match(path)), [])
 
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -107,8 +126,22 @@ def describe_invalid(errors: Sequence[Any]) -> str:
 def _fewseg_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, OutputError):  # the server's disk, not the request
         log.error("%s %s: %s", request.method, request.url.path, one_line(error))
-        return error_response(500, INTERNAL)
+        return _disk(error.__cause__ or error)
     return error_response(422, str(error))
+
+
+def _os_error(request: Request, error: Exception) -> JSONResponse:
+    """A full or read-only disk; other errors of the system are the server's own."""
+    if not isinstance(error, OSError) or error.errno not in _DISK:
+        raise error
+    log.error("%s %s: %s", request.method, request.url.path, one_line(error))
+    return _disk(error)
+
+
+def _disk(error: BaseException) -> JSONResponse:
+    """What clients are told: the reason without the server's paths."""
+    reason = getattr(error, "strerror", None) or "see its log"
+    return error_response(500, f"the server cannot write ({reason}): free space there or make it writable, then repeat")
 
 
 def _nested_too_deeply(request: Request, error: Exception) -> JSONResponse:

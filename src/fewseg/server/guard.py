@@ -1,6 +1,4 @@
-"""Checks of every request before its route: host name, origin, token, size and duration.
-
-They are applied in this order; size and duration are checked while the body arrives.
+"""Checks of every request before its route: host name, origin and token, in this order; then its body arrives.
 
 - **Names.** A page on the internet can give its own name our address ("DNS rebinding") and then talk to a server on
   localhost as if it were its own. So only IP addresses, `localhost` and allowed names are accepted.
@@ -12,7 +10,6 @@ They are applied in this order; size and duration are checked while the body arr
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hmac
@@ -28,6 +25,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fewseg.server.api_errors import INTERNAL, ApiError, error_response
+from fewseg.server.bodies import Bodies
 from fewseg.server.limits import Limits
 
 log = logging.getLogger(__name__)
@@ -50,15 +48,16 @@ class Guard:
     """The ASGI middleware around the whole app."""
 
     def __init__(self, app: ASGIApp, *, limits: Limits, token: str | None = None, names: Sequence[str] = ()) -> None:
-        self.app, self.limits, self.token = app, limits, token
+        self.app, self.token, self.bodies = app, token, Bodies(limits)
         self.names = {"localhost", *(name.lower().rstrip(".") for name in names)}
-        self.receiving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
-            return  # no websockets: unanswered, they close
+            else:  # no WebSockets: 403
+                await send({"type": "websocket.close", "code": 1008})
+            return
         started = False
 
         async def sending(message: Message) -> None:
@@ -72,7 +71,7 @@ class Guard:
 
         try:
             if not await self._authorise(scope, receive, sending):
-                await self._forward(scope, receive, sending)
+                await self.bodies.pass_on(self.app, scope, receive, sending)
         except ApiError as error:
             if not started:
                 await error_response(error.status_code, error.detail, error.headers)(scope, receive, sending)
@@ -119,52 +118,6 @@ class Guard:
             what = "the token is wrong" if given else "a token is needed"
             remedy = "open the address that fewseg serve printed, or send Authorization: Bearer TOKEN"
             raise ApiError(401, f"{what}: {remedy}")
-
-    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on to the app, counting the bytes of its body while they arrive."""
-        headers = Headers(scope=scope)
-        if not ("transfer-encoding" in headers or headers.get("content-length", "0") != "0"):
-            await self.app(scope, receive, send)
-            return
-        self._check_length(headers.get("content-length"))
-        if self.receiving >= self.limits.uploads:
-            raise ApiError(503, f"{self.receiving} requests are arriving already: try again in a moment", retry_after=1)
-        self.receiving += 1
-        try:
-            await self.app(scope, self._counting(receive), send)
-        finally:
-            self.receiving -= 1
-
-    def _check_length(self, length: str | None) -> None:
-        if length is not None and not (length.isascii() and length.isdigit()):
-            raise ApiError(400, f"Content-Length is {length[:30]!r}: send a number")
-        if length is not None and int(length) > self.limits.request_bytes:
-            raise self._too_large()
-
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"the request has more than {self.limits.request_mb} MB: send smaller or fewer images")
-
-    def _counting(self, receive: Receive) -> Receive:
-        arrived, complete = 0, False
-        end = asyncio.get_running_loop().time() + self.limits.seconds
-
-        async def counting() -> Message:
-            nonlocal arrived, complete
-            if complete:  # only the disconnect is still to come
-                return await receive()
-            try:
-                async with asyncio.timeout_at(end):
-                    message = await receive()
-            except TimeoutError:
-                raise ApiError(408, f"the request took more than {self.limits.seconds:g} s to arrive") from None
-            if message["type"] == "http.request":
-                arrived += len(message.get("body", b""))
-                complete = not message.get("more_body", False)
-                if arrived > self.limits.request_bytes:
-                    raise self._too_large()
-            return message
-
-        return counting
 
 
 def _cookie(scope: Scope) -> str:

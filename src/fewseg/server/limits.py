@@ -16,10 +16,14 @@ class Limits:
 
     request_mb: int = 64
     """Megabytes of one request; larger ones are cut off while they arrive."""
+    json_mb: int = 1
+    """Megabytes of one request of JSON; those of Label Studio may have request-mb."""
     megapixels: int = 64
     """Megapixels of one image; larger ones are refused before they are decoded."""
     seconds: float = 120.0
     """Seconds that a request may take to arrive, and again to be answered once it has arrived."""
+    header_seconds: float = 15.0
+    """Seconds in which a connection must send a whole header, counted from its last answer."""
     running: int = 1
     """Requests that compute at the same time."""
     waiting: int = 16

@@ -24,6 +24,7 @@ from fewseg.core.locks import FolderLock
 from fewseg.core.types import Prediction
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.api_errors import ApiError, error_responses
+from fewseg.server.bodies import JsonRoute
 from fewseg.server.label_studio.config import MaskTag, mask_tags
 from fewseg.server.label_studio.regions import masks_of, results_of
 from fewseg.server.label_studio.schemas import Event, Learnt, Predict, Predictions, Setup, TaskPrediction, Version
@@ -182,7 +183,7 @@ def _moved_aside(file: Path) -> Path:
 
 def router(studio: LabelStudio) -> APIRouter:
     """The routes, to be included below `/label-studio`."""
-    routes = APIRouter(tags=["Label Studio"])
+    routes = APIRouter(tags=["Label Studio"], route_class=JsonRoute)
 
     @routes.get("/health")
     async def health() -> dict[str, str]:

@@ -19,7 +19,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
 
 from fewseg.core.errors import InvalidOption, OutputError
-from fewseg.core.files import cut_name, free_name, make_folder
+from fewseg.core.files import cut_name, free_name, make_folder, write_text
 from fewseg.formats import FORMATS, ExportReport, MaskRecord, export_masks
 from fewseg.server.page.schemas import ExportBody, ExportRequest
 from fewseg.server.page.view import ProjectView
@@ -109,7 +109,7 @@ def _write(view: ProjectView, chosen: _Chosen, out: Path, formats: Sequence[str]
     if not wanted or not set(wanted) <= set(FORMATS):
         raise InvalidOption(f"formats {', '.join(wanted)[:200] or 'none'}: choose from {', '.join(FORMATS)}")
     make_folder(out)
-    (out / EXPORT_MARK).write_text("masks that fewseg serve exported; not shown as images\n")
+    write_text(out / EXPORT_MARK, "masks that fewseg serve exported; not shown as images\n")
     names = [label.name for label in view.engine.plan.state.labels]
     return export_masks(_records(view, chosen), out, wanted, labels=names, total=len(chosen.images))
 

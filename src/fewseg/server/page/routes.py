@@ -9,12 +9,12 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from fewseg.core.errors import InvalidMask
 from fewseg.server.api_errors import ApiError, error_responses
+from fewseg.server.bodies import JsonRoute
 from fewseg.server.engine.assist import Assistant
 from fewseg.server.engine.engine import Engine
 from fewseg.server.page import exports as project_exports
@@ -44,7 +44,7 @@ _JPEG: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"image/jpeg":
 _PNG: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"image/png": {}}, "description": "8-bit greyscale."}}
 
 
-class _Route(APIRoute):
+class _Route(JsonRoute):
     """Turns the errors of a project into HTTP errors: 404 and 409."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -13,6 +13,7 @@ from fastapi.responses import Response
 
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.api_errors import ApiError, error_responses
+from fewseg.server.bodies import JsonRoute
 from fewseg.server.model import SupportsByLabel
 from fewseg.server.services import Services
 from fewseg.server.sessions.schemas import LabelInfo, Name, NewSession, PredictionBody, SessionId, SessionInfo
@@ -40,7 +41,7 @@ _FILE: Final[dict[str, Any]] = {
 
 def router(services: Services, sessions: SessionStore) -> APIRouter:
     """The routes, to be included below `/api/v1`."""
-    routes = APIRouter(prefix="/sessions", tags=["sessions"])
+    routes = APIRouter(prefix="/sessions", tags=["sessions"], route_class=JsonRoute)
     _add_sessions(routes, sessions)
     _add_files(routes, services, sessions)
     add_teaching(routes, services, sessions)
