@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageDraw
+from starlette.requests import Request
 
 from fewseg.core.errors import FolderInUse, InvalidImage, InvalidMask, InvalidOption
 from fewseg.server.label_studio import brush_rle
+from fewseg.server.label_studio.backend import LabelStudio
 from fewseg.server.label_studio.config import mask_tags
 from fewseg.server.label_studio.task_images import ImageSources
 from fewseg.server.limits import Limits
@@ -310,13 +313,22 @@ def test_configurations() -> None:
             mask_tags(wrong)
 
 
+def token(kind: str) -> str:
+    """A personal access token, as Label Studio makes them."""
+    parts = ({"alg": "HS256", "typ": "JWT"}, {"token_type": kind, "exp": 8_000_000_000, "user_id": 1})
+    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
+    return ".".join([*encoded, "c2lnbmF0dXJl"])
+
+
 class Site(http.server.BaseHTTPRequestHandler):
-    """An image, and redirects to it and elsewhere."""
+    """Label Studio: an image, redirects to it and elsewhere, and access tokens that are good for two requests."""
 
     seen: list[tuple[str, str | None]] = []  # noqa: RUF012
+    issued: list[str] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
-        self.seen.append((self.path, self.headers.get("Authorization")))
+        header = self.headers.get("Authorization")
+        self.seen.append((self.path, header))
         away = {
             "/away": "http://127.0.0.1:1/x",
             "/loop": "/loop",
@@ -325,9 +337,22 @@ class Site(http.server.BaseHTTPRequestHandler):
         }
         content = png(blob("red")[0])
         status = 302 if self.path in away else 404 if self.path == "/none" else 200
-        self.send_response(status if "*/*" in self.headers["Accept"] else 406)  # as Label Studio 1.23 does
-        if self.path in away:
-            self.send_header("Location", away[self.path])
+        if self.path.startswith(("/private", "/tasks/")) and header != "Bearer " + (self.issued or [""])[-1]:
+            status = 401
+        if sum(seen == header for _, seen in self.seen) >= 2 and self.path.startswith("/private"):
+            self.issued.append("none")
+        self.answer(status if "*/*" in self.headers["Accept"] else 406, content, away.get(self.path))  # as 1.23 does
+
+    def do_POST(self) -> None:
+        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        good = self.path == "/api/token/refresh/" and sent == {"refresh": token("refresh")}
+        self.issued.append(f"access-{len(self.issued)}")
+        self.answer(200 if good else 401, json.dumps({"access": self.issued[-1]}).encode())
+
+    def answer(self, status: int, content: bytes, location: str | None = None) -> None:
+        self.send_response(status)
+        if location:
+            self.send_header("Location", location)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -361,7 +386,7 @@ def test_images_come_from_allowed_hosts_only(site: str) -> None:
         f"{site}/loop": "redirects",
         f"{site}/file": "not fetched from",
         f"{site}/none": "answers 404",
-        "file:///etc/passwd": "not fetched from",
+        "file:///etc/passwd": "not fetched from file:///etc/passwd: give an http or https address",
         "http://localhost.evil.example/": "not fetched from",
         f"http://evil@{site[7:]}/": "not fetched from",
         f"{site}@evil.example/": "not fetched from",
@@ -379,3 +404,81 @@ def test_images_come_from_allowed_hosts_only(site: str) -> None:
         ImageSources().fetch("data:," + "a" * 1_100_000, Limits(request_mb=1))
     with pytest.raises(InvalidOption, match="write it as http"):
         ImageSources(home="localhost:8080")
+
+
+def test_personal_tokens_are_exchanged_and_renewed(site: str) -> None:
+    limits, expected = Limits(), png(blob("red")[0])
+    Site.seen.clear()
+    Site.issued.clear()
+    home = ImageSources(home=site, key=token("refresh"))
+    for _ in range(5):
+        assert home.fetch("/private/a.png", limits).read() == expected
+    assert {header for _, header in Site.seen} <= {f"Bearer access-{n}" for n in range(12)}
+    assert len([name for name in Site.issued if name != "none"]) in (3, 4)  # not for each request
+    Site.issued.append("given")
+    with pytest.raises(InvalidImage, match=r"answers 401; check that the token of LABEL_STUDIO_API_KEY"):
+        ImageSources(home=site, key=token("access")).fetch("/private/b.png", limits)
+    assert Site.seen[-1][1] == f"Bearer {token('access')}"
+    with pytest.raises(InvalidImage, match=r"legacy tokens"):
+        ImageSources(home=site, key="0123456789abcdef").fetch("/private/b.png", limits)
+    with pytest.raises(InvalidImage, match=r"answers 401; set LABEL_STUDIO_API_KEY"):
+        ImageSources(home=site).fetch("/private/b.png", limits)
+    with pytest.raises(InvalidImage, match=r"refuses the token of LABEL_STUDIO_API_KEY \(401\): make a new personal"):
+        ImageSources(home=site, key=token("other")).fetch("/private/b.png", limits)
+    Site.seen.clear()
+    elsewhere = ImageSources(hosts=[site.removeprefix("http://")], key=token("refresh"))
+    elsewhere.fetch(f"{site}/a.png", limits)
+    assert Site.seen == [("/a.png", None)]
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/a b.jpg", "gs://bucket/k.jpg", "azure-blob://c/é.png"])
+def test_addresses_in_clouds_are_resolved_by_label_studio(site: str, address: str) -> None:
+    Site.seen.clear()
+    home = ImageSources(home=f"{site}/", key=token("refresh"))
+    assert home.fetch(address, Limits(), task=7).read() == png(blob("red")[0])
+    path, _, encoded = Site.seen[-1][0].partition("?fileuri=")
+    assert path == "/tasks/7/resolve/"
+    assert base64.urlsafe_b64decode(encoded).decode() == address
+    with pytest.raises(InvalidImage, match="--label-studio-url") as error:
+        ImageSources().fetch(address, Limits(), task=7)
+    assert "--image-hosts" not in str(error.value)
+    with pytest.raises(InvalidImage, match="send the task's id"):
+        home.fetch(address, Limits(), task="../x")
+
+
+def test_any_number_of_tasks_is_answered_and_images_are_segmented_once(
+    studio: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach(studio)
+    made: list[None] = []
+    segment = LabelStudio.segment
+    monkeypatch.setattr(LabelStudio, "segment", lambda *a: made.append(None) or segment(*a))
+    images = [blob("red", place=0.3 + n / 20)[0] for n in range(4)]
+    many = studio.post("/label-studio/predict", json=tasks(*images * 150))
+    assert many.status_code == 200
+    assert [len(result["result"]) for result in many.json()["results"]] == [1] * 600
+    assert len(made) == 4
+    version = many.json()["model_version"]
+    assert teach(studio, "blue", number=6).json()["model_version"] != version
+    studio.post("/label-studio/predict", json=tasks(*images))  # by what is taught now
+    assert len(made) == 8
+
+
+def test_a_request_that_breaks_off_goes_on_when_it_is_repeated(
+    studio: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    teach(studio)
+    made: list[None] = []
+    segment = LabelStudio.segment
+    monkeypatch.setattr(LabelStudio, "segment", lambda *a: made.append(None) or segment(*a))
+
+    async def gone(self: object) -> bool:
+        return len(made) == 3
+
+    images = [blob("red", place=0.3 + n / 20)[0] for n in range(5)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Request, "is_disconnected", gone)
+        assert studio.post("/label-studio/predict", json=tasks(*images)).status_code == 503
+    assert "hung up after 3 of 5 tasks" in caplog.text
+    assert studio.post("/label-studio/predict", json=tasks(*images)).status_code == 200
+    assert len(made) == 5

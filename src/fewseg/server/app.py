@@ -19,7 +19,7 @@ from fewseg.core.version import __version__
 from fewseg.inference.segmenter import Segmenter
 from fewseg.server import api_errors
 from fewseg.server.guard import Guard
-from fewseg.server.label_studio import backend as label_studio
+from fewseg.server.label_studio import routes as label_studio
 from fewseg.server.label_studio.backend import LabelStudio
 from fewseg.server.label_studio.task_images import ImageSources
 from fewseg.server.limits import Limits

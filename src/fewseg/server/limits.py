@@ -21,7 +21,8 @@ class Limits:
     megapixels: int = 64
     """Megapixels of one image; larger ones are refused before they are decoded."""
     seconds: float = 120.0
-    """Seconds that a request may take to arrive, and again to be answered once it has arrived."""
+    """Seconds that a request may take to arrive, and again to be answered once it has arrived; for one of Label Studio
+    to be answered, times its tasks."""
     header_seconds: float = 15.0
     """Seconds in which a connection must send a whole header, counted from its last answer."""
     running: int = 1

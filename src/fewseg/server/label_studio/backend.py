@@ -1,8 +1,7 @@
 """A machine learning back end for Label Studio: every annotation teaches, tasks come back with masks.
 
-Label Studio calls `/health` and `/setup` when the back end is connected, `/predict` for tasks, and `/webhook` for
-annotations. Every Label Studio project has its own examples, kept in memory and, where a folder is given, in one file
-per project.
+Every Label Studio project has its own examples, kept in memory and, where a folder is given, in one file per project.
+`routes` has what Label Studio calls.
 """
 
 from __future__ import annotations
@@ -14,20 +13,16 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Any, Final
-
-from fastapi import APIRouter, Body
-from starlette.concurrency import run_in_threadpool
+from typing import IO, Any, Final
 
 from fewseg.core.errors import FewsegError, InvalidImage, InvalidOption
 from fewseg.core.locks import FolderLock
+from fewseg.core.lru import LRUCache
 from fewseg.core.types import Prediction
 from fewseg.inference.supports import LabelSupport
-from fewseg.server.api_errors import ApiError, error_responses
-from fewseg.server.bodies import JsonRoute
+from fewseg.server.api_errors import ApiError
 from fewseg.server.label_studio.config import MaskTag, mask_tags
-from fewseg.server.label_studio.regions import masks_of, results_of
-from fewseg.server.label_studio.schemas import Event, Learnt, Predict, Predictions, Setup, TaskPrediction, Version
+from fewseg.server.label_studio.schemas import TaskPrediction
 from fewseg.server.label_studio.task_images import ImageSources
 from fewseg.server.model import supports_bytes
 from fewseg.server.services import Services
@@ -37,8 +32,9 @@ log = logging.getLogger(__name__)
 ExamplesByAnnotation = dict[str, dict[str, LabelSupport]]
 """Annotation id to label to encoded example."""
 
+_KEPT: Final = 256 << 20
+"""Bytes of predictions that are kept."""
 _PROJECT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_TAUGHT: Final = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED")
 
 
 class StudioProject:
@@ -73,6 +69,8 @@ class LabelStudio:
         self.model, self.limits = services.model, services.limits
         self.folder = folder
         self._folder_lock = FolderLock(folder) if folder else None
+        self.predictions = LRUCache[tuple[Any, ...], TaskPrediction](_KEPT)
+        """Made lately, so that a request that was broken off can be repeated."""
         self._projects: dict[str, StudioProject] = {}
         self._lock = threading.Lock()
 
@@ -114,7 +112,7 @@ class LabelStudio:
         for tag in tags:
             address = data.get(tag.key) if isinstance(data, Mapping) else None
             if isinstance(address, str) and address:
-                return self.sources.fetch(address, self.limits, project.key)
+                return self.sources.fetch(address, self.limits, project.key, task.get("id"))
         raise InvalidImage(f"task {str(task.get('id'))[:30]} has no image in {tags[0].key!r}: check its data")
 
     def segment(self, project: StudioProject, file: IO[bytes]) -> Prediction:
@@ -179,115 +177,3 @@ def _moved_aside(file: Path) -> Path:
     with contextlib.suppress(OSError):
         file.rename(kept)
     return kept
-
-
-def router(studio: LabelStudio) -> APIRouter:
-    """The routes, to be included below `/label-studio`."""
-    routes = APIRouter(tags=["Label Studio"], route_class=JsonRoute)
-
-    @routes.get("/health")
-    async def health() -> dict[str, str]:
-        """Whether the back end is up."""
-        return {"status": "UP", "model_class": "fewseg"}
-
-    @routes.post("/setup", responses=error_responses(429))
-    async def setup(request: Setup) -> Version:
-        """Label Studio connects a project; its labelling configuration needs BrushLabels or PolygonLabels."""
-        project = studio.project(request.project, request.schema_, request.access_token)
-        return Version(model_version=studio.version(project))
-
-    @routes.post("/predict", responses=error_responses(429))
-    async def predict(request: Predict) -> Predictions:
-        """Masks of tasks. A task whose image cannot be used gets none; it is an error if that is every task."""
-        return await _predict(studio, request)
-
-    @routes.post("/webhook", status_code=201, responses=error_responses(429))
-    async def webhook(event: Annotated[Event, Body()]) -> Learnt:
-        """Learn from an annotation that was created, changed or deleted; other events are ignored."""
-        number = (event.project or {}).get("id")
-        project = studio.project(number, str((event.project or {}).get("label_config") or ""))
-        if event.action in _TAUGHT:
-            await _learn_all(studio, number, project, _annotated(event))
-        elif event.action == "ANNOTATIONS_DELETED":
-            for annotation in event.annotations or []:
-                studio.keep(number, project, str(annotation.get("id")), None)
-        return Learnt(model_version=studio.version(project), taught=studio.shots(project))
-
-    return routes
-
-
-async def _predict(studio: LabelStudio, request: Predict) -> Predictions:
-    queue, project = studio.services.queue, studio.project(request.project, request.label_config)
-    tags, version = project.tags(), studio.version(project)
-    empty = TaskPrediction(result=[], score=0.0, model_version=version)
-    made: list[TaskPrediction] = []
-    errors: list[str] = []
-    for task in request.tasks if project.examples else []:
-        try:
-            file = await run_in_threadpool(studio.open, project, task, tags)
-            prediction = await queue.run(studio.segment, project, file)
-            result = await queue.run(results_of, prediction, tags)
-        except (FewsegError, ApiError) as error:
-            if isinstance(error, ApiError) and error.status_code == 503:
-                raise
-            errors.append(_one_line(error))
-            log.warning("task %s: %s", _short(task.get("id")), errors[-1])
-            made.append(empty)
-            continue
-        scores = [prediction.scores[label] for label in {r["value"][r["type"]][0] for r in result}]
-        score = round(sum(scores) / len(scores), 4) if scores else 0.0
-        made.append(TaskPrediction(result=result, score=score, model_version=version))
-    if errors and len(errors) == len(request.tasks):
-        raise ApiError(422, f"no image could be used: {errors[0]}")
-    return Predictions(results=made or [empty for _ in request.tasks], model_version=version)
-
-
-def _one_line(error: FewsegError | ApiError) -> str:
-    return " ".join(str(error.detail if isinstance(error, ApiError) else error).split())
-
-
-def _short(number: Any) -> str:
-    """A received id, shortened to one line of the log."""
-    return " ".join(str(number)[:30].split())
-
-
-def _annotated(event: Event) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Pairs of annotation and task; several annotations refer to their tasks by id."""
-    annotations = event.annotation if isinstance(event.annotation, list) else [event.annotation or {}]
-    tasks = event.task if isinstance(event.task, list) else [event.task or {}]
-    by_id = {task.get("id"): task for task in tasks}
-    return [(a, tasks[0] if len(tasks) == 1 else by_id.get(a.get("task"), {})) for a in annotations]
-
-
-async def _learn_all(
-    studio: LabelStudio,
-    number: Any,
-    project: StudioProject,
-    annotated: Sequence[tuple[dict[str, Any], dict[str, Any]]],
-) -> None:
-    """Learn every usable annotation, then raise the first error. Label Studio hides the response: errors are logged."""
-    errors: list[FewsegError | ApiError] = []
-    for annotation, task in annotated:
-        try:
-            await _learn(studio, number, project, annotation, task)
-        except (FewsegError, ApiError) as error:
-            log.warning("annotation %s: %s", _short(annotation.get("id")), _one_line(error))
-            errors.append(error)
-    if errors:
-        raise errors[0]
-
-
-async def _learn(
-    studio: LabelStudio, number: Any, project: StudioProject, annotation: dict[str, Any], task: dict[str, Any]
-) -> None:
-    tags, name = project.tags(), str(annotation.get("id"))
-    if annotation.get("was_cancelled"):  # the annotator skipped the task
-        studio.keep(number, project, name, None)
-        return
-    queue = studio.services.queue
-    masks = await queue.run(masks_of, annotation.get("result"), tags, studio.limits.pixels)
-    if not masks:
-        studio.keep(number, project, name, None)
-        return
-    file = await run_in_threadpool(studio.open, project, task, tags)
-    studio.keep(number, project, name, await queue.run(studio.encode, file, masks))

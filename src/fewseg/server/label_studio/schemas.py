@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-
-_TASKS: Final = 500
-"""Tasks of one request."""
 
 
 class Setup(BaseModel):
@@ -30,7 +27,7 @@ class Predict(BaseModel):
     """Tasks to segment."""
 
     model_config = ConfigDict(extra="ignore")
-    tasks: list[dict[str, Any]] = Field(max_length=_TASKS)
+    tasks: list[dict[str, Any]]
     project: str | int | None = None
     label_config: str | None = None
 
