@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from shapely import Polygon
 
 from fewseg.core.errors import InvalidSupport
 from fewseg.formats.polygons import one_ring
+
+_DIGITS: Final = 9
+"""More characters than a compressed run length has."""
 
 
 def rle_entry(rle: dict[str, Any]) -> tuple[dict[str, Any], float, list[float]]:
@@ -51,14 +54,30 @@ def mask_of_rle(rle: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_
         raise InvalidSupport(
             f"{where} has run lengths for {' x '.join(map(str, said[::-1]))} pixels, its image has {width} x {height}"
         )
+    pixels = width * height
+    # pycocotools and numpy would trust what they are given: every run is compared with the image before anything is
+    # allocated, as numbers without limit, for sums of 64 bits wrap around.
+    if (
+        not isinstance(counts, (str, list))
+        or len(counts) > (_DIGITS if isinstance(counts, str) else 1) * (pixels + 2) * 2
+    ):
+        raise InvalidSupport(f"{where} has damaged run lengths: {counts!r:.60}")
     try:
-        # pycocotools would trust what it is given: damaged run lengths are pixels that nobody drew, or worse.
-        runs = np.asarray(_runs(counts) if isinstance(counts, str) else counts, np.int64)
+        runs = _runs(counts) if isinstance(counts, str) else counts
+        whole = [run if isinstance(run, int) else _whole(run) for run in runs]
     except (TypeError, ValueError, OverflowError, IndexError):
         raise InvalidSupport(f"{where} has damaged run lengths: {counts!r:.60}") from None
-    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != width * height:
+    if any(not 0 <= run <= pixels for run in whole) or sum(whole) != pixels:
         raise InvalidSupport(f"{where} has run lengths that do not add up to {width}x{height} pixels")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    drawn = np.arange(len(whole)) % 2 == 1
+    return np.repeat(drawn, np.asarray(whole, np.int64)).reshape(width, height).T
+
+
+def _whole(run: Any) -> int:
+    """A run that is written as 5.0; raises `ValueError` for what is no whole number."""
+    if not isinstance(run, float) or not run.is_integer():
+        raise ValueError(f"run {run!r:.20}")
+    return int(run)
 
 
 def _runs(text: str) -> list[int]:

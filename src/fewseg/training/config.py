@@ -190,6 +190,8 @@ class TrainConfig:
         ):
             if not getattr(self, name) >= 0:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more")
+        if self.seed >= 1 << 63:
+            raise InvalidOption(f"seed is {self.seed}: give a number below 2 ** 63")
         for name in ("negative_episodes", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more, below 1")
