@@ -115,10 +115,8 @@ def broken(folder: Path, what: str) -> None:
     ("what", "error", "words"),
     [
         ("nothing", InvalidSupport, "support does not exist"),
-        ("label without files", InvalidSupport, "blue is empty"),
         ("no mask", InvalidSupport, "0.jpg has no mask: save one as 0.png"),
         ("no image", InvalidSupport, "0.png has no mask.*its image is missing"),
-        ("marked mask without image", InvalidSupport, "b.mask.png is a mask without its image"),
         ("two masks", InvalidSupport, "several masks"),
         ("other size", InvalidMask, "support of 'red': .*0.png is 96x10, its image 96x64"),
         ("no foreground", InvalidMask, "support of 'red': .*0.png has no foreground"),
@@ -131,6 +129,21 @@ def test_bad_support_folders(tmp_path: Path, what: str, error: type[FewsegError]
     with pytest.raises(error, match=words) as caught:
         read_supports(tmp_path / "support").teach(Segmenter(ColourMethod(), device="cpu"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("label without files", "blue is empty"),
+        ("marked mask without image", "b.mask.png is a mask without its image"),
+    ],
+)
+def test_a_bad_entry_is_left_out(tmp_path: Path, what: str, words: str, caplog: pytest.LogCaptureFixture) -> None:
+    broken(tmp_path / "support", what)
+    assert read_supports(tmp_path / "support").labels == ("red",)
+    assert words in caplog.text
+    with pytest.raises(InvalidSupport, match=words):
+        read_supports(tmp_path / "support", strict=True)
 
 
 def test_output_in_the_support_folder(tmp_path: Path) -> None:

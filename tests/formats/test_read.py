@@ -275,7 +275,7 @@ def test_boxes_are_turned_with_their_images(tmp_path: Path, orientation: int) ->
     assert mark.box == (x[0], y[0], x[-1] + 1, y[-1] + 1)
     content["images"][0] |= {"width": 2 * SIZE[0], "height": 2 * SIZE[1]}
     write(tmp_path / "set.json", content)
-    with pytest.raises(InvalidSupport, match="boxes would lie elsewhere; give the images that were annotated"):
+    with pytest.raises(InvalidSupport, match="shapes would lie elsewhere; give the images that were annotated"):
         [e.load_prompts() for e in read_supports(tmp_path / "set.json").examples if e.load_prompts]
 
 
@@ -290,7 +290,7 @@ def test_coco_images_in_folders_are_told_apart(tmp_path: Path) -> None:
     write(tmp_path / "set.json", coco((1, 7, rle(A)), (2, 7, rle(B)), files=names))
     found = [str(e.image) for e in read_supports(tmp_path / "set.json").examples]
     assert found == [str(tmp_path / "images" / name) for name in names]
-    with pytest.raises(InvalidSupport, match=r"lists cam1/0001.jpg and cam2/0001.jpg, and both would be"):
+    with pytest.raises(InvalidSupport, match=r"image cam1/0001.jpg of .* and image cam2/0001.jpg of .*: both would be"):
         read_supports(tmp_path / "set.json", images=tmp_path)
 
 
@@ -379,14 +379,41 @@ BAD: list[tuple[str, Any, str]] = [
     ("nan", coco((1, 7, [[0, 0, float("nan"), 5, 6, 7]])), "far outside"),
     ("short rle", coco((1, 7, {"size": [64, 96], "counts": [5, 5]})), "do not add up"),
     ("negative rle", coco((1, 7, {"size": [64, 96], "counts": [-5, 6149]})), "do not add up"),
+    *(
+        (f"rle that overflows {i}", coco((1, 7, {"size": [64, 96], "counts": counts})), words)
+        for i, (counts, words) in enumerate(
+            [
+                ([2**62] * 4 + [6144], "do not add up"),  # the sum wraps around in 64 bits
+                ([2**63, 2**63, 6144], "do not add up"),
+                ([10**30], "do not add up"),
+                ([6144.5], "damaged run lengths"),
+                ([0] * 20_000, "damaged run lengths"),
+                ("o" * 200_000, "damaged run lengths"),
+                ("Pooooooo1" * 3, "run lengths"),
+                ([[6144]], "damaged run lengths"),
+                ({"a": 1}, "damaged run lengths"),
+            ]
+        )
+    ),
+    ("an id of many digits", coco((1, 7, rle(A)), images=[{"id": "9" * 5000, "file_name": "a.jpg"}]), "image 1, which"),
+    (
+        "an area without end",
+        {
+            **coco((1, 7, [])),
+            "annotations": [
+                {"id": 1, "image_id": 1, "category_id": 7, "area": 10**400, "segmentation": [[1, 1, 1, 1, 1, 1]]}
+            ],
+        },
+        "covers no pixel",
+    ),
     ("other rle", coco((1, 7, {"size": [96, 64], "counts": [6144]})), "64 x 96 pixels, its image has 96 x 64"),
     ("broken rle", coco((1, 7, {"size": [64, 96], "counts": "zzzz"})), "damaged run lengths"),
     ("other text", coco((1, 7, {"size": [64, 96], "counts": "01"})), "do not add up"),
     ("half text", coco((1, 7, {**rle(A), "counts": rle(A)["counts"][:-3]})), "run lengths"),
     ("no counts", coco((1, 7, {"size": [64, 96]})), "without size or counts"),
     ("text", coco((1, 7, "abc")), "neither polygons nor run lengths"),
-    ("empty", coco((1, 7, [[1, 1, 1, 1, 1, 1]])), "no foreground"),
-    ("whose mask is empty", coco((1, 7, [[1, 1, 1, 1, 1, 1]])), "a.jpg: the mask has"),
+    ("empty", coco((1, 7, [[1, 1, 1, 1, 1, 1]])), "annotation 1 of"),
+    ("whose mask is empty", coco((1, 7, [[1, 1, 1, 1, 1, 1]])), "covers no pixel of its image"),
     (
         "huge",
         {**coco((1, 7, rle(A))), "images": [{"id": 1, "file_name": "a.jpg", "width": 10**6, "height": 10**6}]},

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from starlette.requests import Request
 
 from fewseg.core.errors import FolderInUse, InvalidImage, InvalidMask, InvalidOption
-from fewseg.server.label_studio import brush_rle
+from fewseg.formats import brush_rle
 from fewseg.server.label_studio.backend import LabelStudio
 from fewseg.server.label_studio.config import mask_tags
 from fewseg.server.label_studio.task_images import ImageSources
@@ -86,7 +86,8 @@ def test_brush_masks_go_there_and_back(mask: np.ndarray) -> None:
 def test_masks_that_list_their_values_are_read(rgba: np.ndarray) -> None:
     height, width, _ = rgba.shape
     found = brush_rle.decode(write_lists(rgba.reshape(-1)), (width, height))
-    np.testing.assert_array_equal(found, rgba[..., 3] > 0)
+    # The editor's brush has a soft edge: half of the greatest alpha is where it ends.
+    np.testing.assert_array_equal(found, rgba[..., 3] >= max(1, rgba[..., 3].max() / 2))
 
 
 def test_long_runs_and_the_sdks_reader() -> None:

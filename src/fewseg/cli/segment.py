@@ -27,8 +27,9 @@ class Options(ModelOptions, BatchOptions, LogOptions):
 
     The support folder holds one folder a label, each with images and their masks side by side: LABEL/name.jpg and
     LABEL/name.png (the mask of an image name.png is name.mask.png or name_mask.png). A mask is as large as its
-    image, 0 where the label is not; a box, points or a scribble in name.weak.json do instead. COCO JSON,
-    labelme JSON and VOC folders are read as well. Run the same command again to resume: finished images are skipped.
+    image, 0 where the label is not; a box, points or a scribble in name.weak.json do instead. images/ with masks/,
+    COCO, labelme, YOLO, CVAT, Label Studio, VIA, VOC and Roboflow's exports are read as well, zipped too. Run the same
+    command again to resume: finished images are skipped.
     """
 
     input: tuple[Path, ...]
@@ -36,14 +37,18 @@ class Options(ModelOptions, BatchOptions, LogOptions):
     out: Path
     """Where masks, overlays and results.json go."""
     support: Path | None = None
-    """The examples: a folder with one folder of images and masks a label, a COCO or labelme JSON file or a folder of
-    them, or a VOC folder."""
+    """The examples: a folder with one folder of images and masks a label, or a file or folder of another tool, or its
+    zip; the format is found out."""
     images: Path | None = None
     """Where the images of a JSON file are, if not beside it."""
     labels: tuple[str, ...] = ()
     """Teach these labels only; all if not given."""
     shots: int = 0
     """Teach at most so many examples a label, those that show enough of it; 0 for all."""
+    split: str = ""
+    """Teach this part of a data set only: train, val, test; all if not given."""
+    strict: bool = False
+    """End where an example cannot be used (an image is missing, a mask is damaged); by default it is left out."""
     frame: int | None = None
     """Teach with this frame of the video, counted from 0, and --mask (`fewseg frame` saves it for painting)."""
     mask: tuple[str, ...] = ()
@@ -108,8 +113,8 @@ def check_examples(options: Options) -> None:
         raise InvalidOption("--frame is a frame of the video that is segmented: give one video after --input")
     check_folder(options.out, check_formats(options.formats))
     if options.support is None:
-        for name, given in (("images", options.images), ("labels", options.labels), ("shots", options.shots)):
-            if given:
+        for name in ("images", "labels", "shots", "split", "strict"):
+            if getattr(options, name):
                 raise InvalidOption(f"--{name} chooses among the examples of --support: give --support too")
         return
     require_apart(options.support, options.out)
@@ -126,7 +131,8 @@ def read_examples(options: Options) -> Supports:
     examples: list[SupportExample] = []
     kinds = []
     if options.support is not None:
-        supports = read_supports(options.support, images=options.images, labels=options.labels, shots=options.shots)
+        chosen = {name: getattr(options, name) for name in ("images", "labels", "shots", "split", "strict")}
+        supports = read_supports(options.support, **chosen)
         examples += supports.examples
         kinds.append(supports.kind)
     if options.frame is not None:

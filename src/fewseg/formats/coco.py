@@ -3,7 +3,8 @@
 Reading: a label is a category; all its annotations in an image (instances and crowds; polygons and run lengths,
 compressed or not) make one mask. Annotations with a `bbox` and no segmentation are box prompts
 (`fewseg.inference.interactive`). Images are looked for by their `file_name`, and by its last part, in the folder given,
-beside the JSON, in `images/` beside it and one folder up.
+beside the JSON, in `images/` beside it and one folder up. Label Studio multiplies its per cent by the size that an
+image has before turning: its polygons are drawn out to the upright image.
 """
 
 from __future__ import annotations
@@ -12,33 +13,25 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from shapely import Polygon
 
 from fewseg.core.errors import InvalidSupport, OutputError
 from fewseg.core.files import make_folder, replacing
-from fewseg.formats.examples import SupportExample, Supports, choose_examples, find_image
+from fewseg.formats.annotated import AnnotatedImage, Box, Mask, Shape, Size
+from fewseg.formats.left_out import LeftOut
 from fewseg.formats.manifest import COCO_MARK
 from fewseg.formats.polygons import one_ring
-from fewseg.formats.rasterise import check_size, fill_polygons
+from fewseg.formats.rasterise import check_size, corners, fill_polygons
+from fewseg.formats.reading import Reading, Request, find_image, reading_of
 from fewseg.formats.rle import mask_of_rle, rle_entry, rle_of_mask, rle_of_regions
 from fewseg.formats.writer import LabelNumbers, MaskedImage, Writer
-from fewseg.images import read_image_header, read_image_size
-from fewseg.images.decode import ImageLike
-from fewseg.images.orientation import upright_size
-from fewseg.images.prompts import Prompt
-
-
-@dataclass(frozen=True)
-class _Image:
-    file_name: str
-    size: tuple[int, int] | None
+from fewseg.images.decode import MAX_PIXELS
 
 
 def is_coco(content: Any) -> bool:
@@ -46,119 +39,124 @@ def is_coco(content: Any) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(k), list) for k in ("images", "annotations"))
 
 
-def read_coco(path: Path, content: Any, images: Path | None, labels: tuple[str, ...] = (), shots: int = 0) -> Supports:
+def read_coco(path: Path, content: Any, request: Request) -> Reading:
     """The examples in parsed COCO JSON from `path`; raises `InvalidSupport` for what is not as documented."""
+    names = _categories(path, content, request.left)
+    images = _annotated(path, content, names, request.images, request.left)
+    drawn = {shape.label for image in images for shape in image.shapes}
+    if not drawn:
+        raise request.left.nothing(f"{path} has neither segmentations nor boxes: draw polygons, masks or boxes")
+    return reading_of("COCO JSON", [name for name in names.values() if name in drawn], images, request)
+
+
+def _categories(path: Path, content: Any, left: LeftOut) -> dict[Any, str]:
     categories = content.get("categories")
     if not isinstance(categories, list) or not categories:
         raise InvalidSupport(f"{path} has no categories: a COCO file names its labels there")
-    names = {_key(c, "id", path): str(_key(c, "name", path)) for c in categories}
-    listed = {_key(i, "id", path): _image(i, path) for i in content["images"]}
-    groups: dict[tuple[Any, str], list[Any]] = {}
-    for annotation in content["annotations"]:
-        place, category = _key(annotation, "image_id", path), _key(annotation, "category_id", path)
-        about = f"annotation {annotation.get('id', '?')} of {path}"
-        if place not in listed or category not in names:
-            missing = f"image {place!r}" if place not in listed else f"category {category!r}"
-            raise InvalidSupport(f"{about} is of {missing}, which the file does not list: export it again")
-        if _is_drawn(annotation) or annotation.get("bbox"):
-            groups.setdefault((place, names[category]), []).append(annotation)
-    if not groups:
-        raise InvalidSupport(f"{path} has neither segmentations nor boxes: draw polygons, masks or boxes")
-    # Labels in the order of their categories, images in the order of the file.
-    order = {label: i for i, label in enumerate(names.values())}
-    places = {place: i for i, place in enumerate(listed)}
-    keys = sorted(groups, key=lambda key: (order[key[1]], places[key[0]]))
-    found = _examples(path, images, listed, {key: groups[key] for key in keys if not labels or key[1] in labels})
-    return Supports("COCO JSON", choose_examples(found, (label for _, label in keys), labels, shots))
-
-
-def _examples(
-    path: Path, images: Path | None, listed: dict[Any, _Image], groups: dict[tuple[Any, str], list[Any]]
-) -> Iterator[SupportExample]:
-    owners: dict[Path, Any] = {}
-    for (place, label), group in groups.items():
-        image = listed[place]
-        file = find_image(image.file_name, path, images)
-        if owners.setdefault(file, place) != place:
-            raise InvalidSupport(
-                f"{path} lists {listed[owners[file]].file_name} and {image.file_name}, and both would be {file}: "
-                "keep the folders that the file names below --images"
-            )
-        drawn = [a for a in group if _is_drawn(a)]
-        boxes = [a for a in group if not _is_drawn(a)]
-        load = partial(_mask, drawn, image, file, path) if drawn else None
-        load_prompts = partial(_boxes, boxes, image.size, file, path) if boxes else None
-        share = None
-        if image.size is not None and all(isinstance(a.get("area"), (int, float)) for a in group):
-            share = sum(a["area"] for a in group) / (image.size[0] * image.size[1])
-        yield SupportExample(label, file, load, value=1, share=share, load_prompts=load_prompts)
-
-
-def _is_drawn(annotation: Any) -> bool:
-    """Whether it has a segmentation; some tools write `[[]]` beside a box."""
-    shape = annotation.get("segmentation")
-    return any(part != [] for part in shape) if isinstance(shape, list) else bool(shape)
-
-
-def _mask(group: list[Any], image: _Image, file: Path, path: Path) -> ImageLike:
-    """All annotations of a label in an image as one mask."""
-    size = image.size or read_image_size(file)
-    mask: NDArray[np.bool_] = np.zeros(size[::-1], np.bool_)
-    for annotation in group:
-        where, shape = f"annotation {annotation.get('id', '?')} of {path}", annotation["segmentation"]
-        if isinstance(shape, dict):
-            mask |= mask_of_rle(shape, size, where)
-        elif isinstance(shape, list):
-            flat = shape and not isinstance(shape[0], (list, dict))  # one polygon that was not put into a list
-            mask |= fill_polygons([shape] if flat else shape, size, where)
-        else:
-            raise InvalidSupport(f"{where} has a segmentation that is neither polygons nor run lengths: {shape!r:.60}")
-    return mask.astype(np.uint8)
-
-
-def _boxes(group: list[Any], size: tuple[int, int] | None, file: Path, path: Path) -> tuple[Prompt, ...]:
-    """Box prompts of annotations without segmentation; COCO's boxes are x, y, width, height."""
-    prompts = []
-    turn = _turn(size, file, path)
-    for annotation in group:
-        where, box = f"annotation {annotation.get('id', '?')} of {path}", annotation["bbox"]
+    names: dict[Any, str] = {}
+    for entry in categories:
         try:
-            x, y, width, height = (float(v) for v in box)
-            prompts.append(Prompt.of(box=_turned((x, y, x + width, y + height), size, turn)))
-        except (TypeError, ValueError, OverflowError, InvalidSupport):
-            raise InvalidSupport(f"{where} has the bbox {box!r:.60}: expected x, y, width, height") from None
-    return tuple(prompts)
+            names[_key(entry, "id", path)] = str(_key(entry, "name", path)).strip()
+        except InvalidSupport as error:
+            left.bad(error)
+    if list(names.values()) == ["default"] and categories[0].get("keypoints"):
+        raise InvalidSupport(
+            f"{path} has the category 'default' alone: Label Studio writes that where a project has KeyPointLabels; "
+            "export it as JSON instead"
+        )
+    return names
 
 
-def _turn(size: tuple[int, int] | None, file: Path, path: Path) -> int:
-    """The EXIF orientation by which boxes are to be turned: 1 where they are drawn on the upright image.
+def _annotated(
+    path: Path, content: Any, names: dict[Any, str], images: Path | None, left: LeftOut
+) -> list[AnnotatedImage]:
+    info = content.get("info")
+    stretched = isinstance(info, dict) and info.get("contributor") == "Label Studio"
+    listed: dict[Any, AnnotatedImage] = {}
+    broken: set[Any] = set()
+    for entry in content["images"]:
+        try:
+            place = _key(entry, "id", path)
+            broken.add(place)
+            listed[place] = _image(entry, path, images, upright=stretched)
+        except InvalidSupport as error:
+            left.bad(error)
+    shapes: dict[Any, list[Shape]] = {}
+    for annotation in content["annotations"]:
+        try:
+            place, category = _key(annotation, "image_id", path), _key(annotation, "category_id", path)
+            where = f"annotation {annotation.get('id', '?')!s:.40} of {path}"
+            if place in listed and category in names:
+                size = listed[place].size
+                shape = _shape(annotation, names[category], where, size if stretched else None)
+                if shape is None:
+                    left.kind("annotations without segmentation and box", where)
+                else:
+                    shapes.setdefault(place, []).append(shape)
+            elif place in listed or place not in broken:
+                missing = f"image {place!r:.60}" if place not in listed else f"category {category!r:.60}"
+                left.bad(f"{where} is of {missing}, which the file does not list: export it again")
+        except InvalidSupport as error:
+            left.bad(error)
+    return [replace(image, shapes=shapes[place]) for place, image in listed.items() if place in shapes]
 
-    As masks are: what fits the image as stored, and not upright, was drawn before turning.
+
+def _shape(annotation: dict[str, Any], label: str, where: str, stretched: Size | None) -> Shape | None:
+    drawn, area = annotation.get("segmentation"), annotation.get("area")
+    if any(part != [] for part in drawn) if isinstance(drawn, list) else bool(drawn):  # some write `[[]]` beside a box
+        plausible = isinstance(area, (int, float)) and 0 <= area <= MAX_PIXELS
+        reach = partial(_reach, drawn) if isinstance(drawn, list) else None
+        fill = partial(_fill, drawn, where, stretched)
+        return Shape(label, where, fill, area=float(area) if plausible else None, reach=reach)  # type: ignore[arg-type]
+    box = annotation.get("bbox")
+    return Shape(label, where, box=partial(_box, box, where)) if box else None
+
+
+def _fill(drawn: Any, where: str, stretched: Size | None, size: Size) -> Mask:
+    """The mask of a segmentation: polygons, run lengths compressed or not.
+
+    Coordinates that belong to an image of the size `stretched` are drawn out to `size`.
     """
-    upright, turn = read_image_header(file)
-    if size is None or size == upright:
-        return 1
-    if upright_size(size, turn) == upright:
-        return turn
-    raise InvalidSupport(
-        f"{path} says that {file} is {size[0]}x{size[1]}, and it is {upright[0]}x{upright[1]}: boxes would lie "
-        "elsewhere; give the images that were annotated"
-    )
+    if isinstance(drawn, dict):
+        return mask_of_rle(drawn, size, where)
+    if not isinstance(drawn, list):
+        raise InvalidSupport(f"{where} has a segmentation that is neither polygons nor run lengths: {drawn!r:.60}")
+    polygons = _polygons_in(drawn)
+    if stretched is not None and stretched != size:
+        factors = np.array(size) / stretched
+        polygons = [(corners(polygon, where) * factors).reshape(-1).tolist() for polygon in polygons]
+    return fill_polygons(polygons, size, where)
 
 
-def _turned(box: tuple[float, float, float, float], size: tuple[int, int] | None, turn: int) -> tuple[float, ...]:
-    if turn < 5 or size is None:
-        return box
-    x0, y0, x1, y1 = box
-    left, right = (size[1] - y1, size[1] - y0) if turn in (6, 7) else (y0, y1)
-    top, bottom = (size[0] - x1, size[0] - x0) if turn in (7, 8) else (x0, x1)
-    return left, top, right, bottom
+def _polygons_in(drawn: list[Any]) -> list[Any]:
+    flat = drawn and not isinstance(drawn[0], (list, dict))  # one polygon that was not put into a list
+    return [drawn] if flat else drawn
 
 
-def _image(entry: Any, path: Path) -> _Image:
-    name = _key(entry, "file_name", path)
+def _reach(drawn: list[Any]) -> Size:
+    """How far the corners reach; nothing for what cannot be drawn."""
+    try:
+        points = np.concatenate([corners(polygon, "") for polygon in _polygons_in(drawn)])
+        return int(points[:, 0].max()), int(points[:, 1].max())
+    except (InvalidSupport, ValueError, OverflowError):
+        return 0, 0
+
+
+def _box(box: Any, where: str, _: Size) -> Box:
+    """COCO's boxes are x, y, width, height."""
+    try:
+        x, y, width, height = (float(v) for v in box)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidSupport(f"{where} has the bbox {box!r:.60}: expected x, y, width, height") from None
+    return x, y, x + width, y + height
+
+
+def _image(entry: Any, path: Path, images: Path | None, *, upright: bool) -> AnnotatedImage:
+    name = str(_key(entry, "file_name", path))
     size = (entry["width"], entry["height"]) if entry.get("width") and entry.get("height") else None
-    return _Image(str(name), None if size is None else check_size(size, f"image {name} in {path}"))
+    where = f"image {name:.200} of {path}"
+    stated = None if size is None else check_size(size, where)
+    return AnnotatedImage(where, partial(find_image, name, path, images), size=stated, upright=upright, name=name)
 
 
 def _key(entry: Any, key: str, path: Path) -> Any:
@@ -168,7 +166,8 @@ def _key(entry: Any, key: str, path: Path) -> Any:
     if not isinstance(value, (int, str)):
         raise InvalidSupport(f"{path} has an entry without {key}: {entry!r:.80}; export it again as COCO JSON")
     # Some tools write a number here and a text there.
-    return int(value) if isinstance(value, str) and key.endswith("id") and value.isdecimal() else value
+    number = isinstance(value, str) and key.endswith("id") and len(value) < 20 and value.isdecimal()
+    return int(value) if number else value
 
 
 class CocoWriter(Writer):
@@ -212,7 +211,7 @@ class CocoWriter(Writer):
         if not self._run_lengths:
             found = image.regions(label)
             for group in ([region] for region in found) if split else [found] if found else []:
-                yield _polygons(group), round(sum(region.area for region in group), 2), _box(group)
+                yield _polygons(group), round(sum(region.area for region in group), 2), _bounds(group)
         elif split or image.options.min_area > 0:
             found = image.regions(label, exact=True)
             for group in ([region] for region in found) if split else [found] if found else []:
@@ -267,7 +266,7 @@ def _polygons(group: list[Polygon]) -> list[list[float]]:
     return [[round(float(value), 2) for value in one_ring(region).ravel()] for region in group]
 
 
-def _box(group: list[Polygon]) -> list[float]:
+def _bounds(group: list[Polygon]) -> list[float]:
     bounds = np.array([region.bounds for region in group])
     left, top = bounds[:, :2].min(0)
     right, bottom = bounds[:, 2:].max(0)

@@ -7,18 +7,21 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Final
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewseg.core.errors import FewsegError, InvalidMask, InvalidOption, InvalidSupport, did_you_mean
+from fewseg.core.errors import FewsegError, InvalidOption, InvalidSupport, did_you_mean
+from fewseg.formats.left_out import LeftOut
 from fewseg.images import open_image, read_mask
 from fewseg.images.decode import ImageLike
 from fewseg.images.masks import MaskValue
+from fewseg.images.orientation import orientation, upright_size
 from fewseg.images.prompts import Prompt, require_foreground
+from fewseg.images.read import read_image_header
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiles import teach_tiled
 from fewseg.inference.tiling import Tile
@@ -27,6 +30,11 @@ log = logging.getLogger(__name__)
 
 GOOD_SHARE: Final = 0.02
 """Examples whose label covers this share of the image are chosen before others."""
+
+_LEAST: Final = 64
+"""Side to which images are decoded when they are only checked."""
+
+_T = TypeVar("_T")
 
 _SLOW: Final = 50
 """More examples of a label than this are worth a warning."""
@@ -56,24 +64,20 @@ class SupportExample:
         """
         if self.load_mask is None:
             raise InvalidSupport(f"{self.image} has prompts for {self.label!r}, not a mask: teach a segmenter with it")
-        image = open_image(self.image)
-        return read_mask(
-            self.load_mask(), value=self.value, size=image.size, orientation=image.orientation, image=image.name
-        )
+        size, turn = header_of(self.image)
+        name = self._name
+        return read_mask(self.load_mask(), value=self.value, size=size, orientation=turn, image=name)
 
-    def covered(self) -> float:
-        """Share of the image that the label covers; reads the mask where the file does not say it.
+    def check(self) -> float:
+        """Share of the image that the label covers, 1 where there are prompts only, whose mask is not known yet.
 
-        1 where there are prompts only, whose mask is not known yet. 0 where the mask cannot be used.
+        Reads the mask and the prompts, as teaching will; raises `FewsegError` where they cannot be used.
         """
-        if self.share is not None:
-            return self.share
-        if self.load_mask is None:
-            return 1.0
-        try:
-            return float((read_mask(self.load_mask(), value=self.value) == 1).mean())  # without opening the image
-        except InvalidMask:  # teaching reports it, with its file
-            return 0.0
+        if self.load_prompts is not None:
+            size, _ = header_of(self.image)
+            for prompt in self._prompts():
+                self._named(_check_within, prompt, size)
+        return 1.0 if self.load_mask is None else float((self.mask() == 1).mean())
 
     def mask_for(self, segmenter: Segmenter) -> tuple[ImageLike, MaskValue | None]:
         """Mask and the value of the label in it, as `Segmenter.teach` takes them; prompts become masks."""
@@ -86,13 +90,30 @@ class SupportExample:
         return np.where(mask == 1, mask, np.where(prompted == 1, prompted, mask)), 1
 
     def _mask_from_prompts(self, segmenter: Segmenter) -> NDArray[np.bool_]:
-        name = os.fspath(self.image) if isinstance(self.image, Path) else "the image"
-        try:
-            mask = segmenter.mask_from_prompts(self.image, self.load_prompts() if self.load_prompts is not None else ())
-        except (InvalidSupport, InvalidOption) as error:
-            raise InvalidSupport(f"prompts of {name}: {error}") from error
-        require_foreground(mask, name)
+        mask = self._named(segmenter.mask_from_prompts, self.image, self._prompts())
+        require_foreground(mask, self._name)
         return mask
+
+    def _prompts(self) -> tuple[Prompt, ...]:
+        return () if self.load_prompts is None else self._named(self.load_prompts)
+
+    @property
+    def _name(self) -> str:
+        return os.fspath(self.image) if isinstance(self.image, Path) else "the image"
+
+    def _named(self, call: Callable[..., _T], *arguments: Any) -> _T:
+        """What the call gives; its error says whose prompts they are."""
+        try:
+            return call(*arguments)
+        except (InvalidSupport, InvalidOption) as error:
+            raise InvalidSupport(f"prompts of {self._name}: {error}") from error
+
+    def about(self, error: FewsegError) -> str:
+        """The error in a line that says which label and file it is about."""
+        # The error of a mask out of a JSON file names no file.
+        files = [str(f) for f in (self.image, self.mask_file) if isinstance(f, Path)]
+        named = not isinstance(self.image, Path) or any(file in str(error) for file in files)
+        return f"support of {self.label!r}{'' if named else f' in {self.image}'}: {error}"
 
 
 @dataclass(frozen=True)
@@ -126,40 +147,98 @@ class Supports:
                 else:
                     teach_tiled(segmenter, example.label, example.image, mask, tile=tile, value=value)
             except FewsegError as error:
-                # The error of a mask out of a JSON file names no file.
-                files = [str(f) for f in (example.image, example.mask_file) if isinstance(f, Path)]
-                named = not isinstance(example.image, Path) or any(file in str(error) for file in files)
-                where = "" if named else f" in {example.image}"
-                raise type(error)(f"support of {example.label!r}{where}: {error}") from error
+                raise type(error)(example.about(error)) from error
+
+
+def _check_within(prompt: Prompt, size: tuple[int, int]) -> None:
+    """Raise `InvalidSupport` where the prompt is not of an image of this size."""
+    prompt.check_within(size)
+    if prompt.box is not None:
+        x0, y0, x1, y1 = prompt.box
+        if x1 <= 0 or y1 <= 0 or x0 >= size[0] or y0 >= size[1]:
+            given = ", ".join(f"{v:g}" for v in prompt.box)
+            raise InvalidSupport(f"box {given} in an image of {size[0]}x{size[1]}: give x0, y0, x1, y1 within it")
+
+
+def header_of(image: Path | Image.Image) -> tuple[tuple[int, int], int]:
+    """(width, height) of the upright image, and its EXIF orientation; no pixels are decoded."""
+    if isinstance(image, Path):
+        return read_image_header(image)
+    turn = orientation(image)
+    return upright_size(image.size, turn), turn
 
 
 def choose_examples(
-    examples: Iterable[SupportExample], known: Iterable[str], wanted: tuple[str, ...], shots: int
+    examples: Iterable[SupportExample], known: Iterable[str], wanted: tuple[str, ...], shots: int, left: LeftOut
 ) -> tuple[SupportExample, ...]:
     """The examples of the wanted labels (all if empty), at most `shots` of each (all if 0), grouped by label.
 
     First come those that cover at least `GOOD_SHARE` of their image, in order, then those that cover most. Reading
-    stops when every label has enough. Raises `InvalidSupport` for a wanted label that is not there or has no example.
+    stops when every label has enough. Every chosen example has been checked: its image can be read and its mask fits.
+    Raises `InvalidSupport` for a wanted label that is not there, and where no example can be used.
     """
     names = tuple(dict.fromkeys(known))
     for label in wanted:
         if label not in names:
             hint = did_you_mean(label, names) or f"there are: {', '.join(map(repr, names[:20]))}"
             raise InvalidSupport(f"no label {label!r} among the examples; {hint}")
+    usable = _Check(left)
     groups: dict[str, list[SupportExample]] = {label: [] for label in wanted or names}
     small: dict[str, list[tuple[float, SupportExample]]] = {label: [] for label in groups}
     for example in _until_full(examples, groups, shots):
-        share = example.covered() if shots else 1.0
-        if share >= GOOD_SHARE:
-            groups[example.label].append(example)
-        else:
+        share = example.share
+        if share is None or share >= GOOD_SHARE or not shots:
+            share = usable.share(example)
+        if shots and share is not None and share < GOOD_SHARE:
             small[example.label].append((share, example))
+        elif share is not None:
+            groups[example.label].append(example)
     for label, group in groups.items():
-        rest = sorted(small[label], key=lambda pair: -pair[0])
-        group += [example for _, example in rest[: max(0, shots - len(group))]]
+        for _, example in sorted(small[label], key=lambda pair: -pair[0]):
+            if len(group) < shots and usable.share(example) is not None:
+                group.append(example)
         if not group and wanted:
-            raise InvalidSupport(f"no example of {label!r}: its images have no mask of it")
+            raise left.nothing(f"no example of {label!r}: its images have no mask of it")
+    if left.any and not any(groups.values()):
+        raise left.nothing("no example is left")
+    for label in (label for label, group in groups.items() if not group and label in usable.failed):
+        left.note(f"label {label!r} is not taught: none of its examples can be used")
     return tuple(example for group in groups.values() for example in group)
+
+
+class _Check:
+    """Reads examples before they are chosen, each image once."""
+
+    def __init__(self, left: LeftOut) -> None:
+        self._left = left
+        self._images: dict[Path, FewsegError | None] = {}
+        self.failed: set[str] = set()
+        """Labels of examples that could not be used."""
+
+    def share(self, example: SupportExample) -> float | None:
+        """Share of the image that the label covers; None, and a line, where the example cannot be used."""
+        try:
+            self._read(example.image)
+            return example.check()
+        except FewsegError as error:
+            self._left.bad(type(error)(example.about(error)))
+            self.failed.add(example.label)
+            return None
+
+    def _read(self, image: Path | Image.Image) -> None:
+        """Raise `InvalidImage` for an image that cannot be decoded."""
+        if not isinstance(image, Path):
+            open_image(image)
+            return
+        if image not in self._images:
+            try:
+                open_image(image, at_least=_LEAST)
+                self._images[image] = None
+            except FewsegError as error:
+                self._images[image] = error
+        error_before = self._images[image]
+        if error_before is not None:
+            raise error_before
 
 
 def _until_full(
@@ -172,16 +251,3 @@ def _until_full(
                 return
             continue
         yield example
-
-
-def find_image(name: str, path: Path, images: Path | None) -> Path:
-    """The image that a JSON file at `path` calls `name`; raises `InvalidSupport` saying where it was looked for."""
-    parts = PurePosixPath(name.replace("\\", "/"))
-    beside = path.parent
-    folders = [images] if images is not None else [beside, beside / "images", beside.parent, beside.parent / "images"]
-    # The whole path anywhere goes before the bare name anywhere: another image may be called the same.
-    for candidate in (*(folder / parts for folder in folders), *(folder / parts.name for folder in folders)):
-        if candidate.is_file():
-            return candidate
-    looked = str(images) if images is not None else f"{beside} and its images/, and one folder up"
-    raise InvalidSupport(f"image {name} of {path} is not in {looked}: give its folder with --images")

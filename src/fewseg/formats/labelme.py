@@ -1,8 +1,9 @@
 """labelme's JSON files, one an image: examples read from them, masks written as them.
 
-Reading: shapes that cover an area count (polygon, rectangle, oriented rectangle, circle, mask); lines and points are
-left out with a warning. All shapes of a label make one mask; `__ignore__` marks pixels that are ignored. The image is
-the embedded `imageData`, or else the file `imagePath`, relative to the JSON.
+Reading: shapes that cover an area count (polygon, rectangle, oriented rectangle, circle, mask; capitals do not matter,
+and a shape without kind is a polygon); lines and points are left out with a warning. All shapes of a label make one
+mask; `__ignore__` marks pixels that are ignored. The image is the embedded `imageData`, or else the file `imagePath`,
+relative to the JSON.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,18 +23,16 @@ from PIL import Image
 
 from fewseg.core.errors import InvalidImage, InvalidSupport
 from fewseg.core.files import make_folder
-from fewseg.core.prediction import IGNORE
-from fewseg.formats.examples import SupportExample, Supports, choose_examples, find_image
+from fewseg.formats.annotated import AnnotatedImage, Mask, Shape, Size
+from fewseg.formats.left_out import LeftOut
 from fewseg.formats.manifest import write_correctable
+from fewseg.formats.parse import read_text
 from fewseg.formats.polygons import one_ring
-from fewseg.formats.rasterise import check_size, fill_circle, fill_polygons
+from fewseg.formats.rasterise import check_size, fill_ellipse, fill_polygons, place_mask, png_mask
+from fewseg.formats.reading import Reading, Request, find_image, reading_of
 from fewseg.formats.writer import MaskedImage, Writer, copy_image
 from fewseg.images import decode as decoding
-from fewseg.images import read_image_size
-from fewseg.images.decode import ImageLike
 from fewseg.images.kinds import FORMATS
-
-log = logging.getLogger(__name__)
 
 _IGNORED: Final = "__ignore__"
 _BACKGROUND: Final = "_background_"
@@ -48,78 +46,70 @@ def is_labelme(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list) and "imagePath" in content
 
 
-def read_labelme(
-    files: Sequence[tuple[Path, Any]], images: Path | None, labels: tuple[str, ...] = (), shots: int = 0
-) -> Supports:
+def read_labelme(files: Sequence[tuple[Path, Any]], request: Request) -> Reading:
     """The examples in parsed labelme files with their paths; raises `InvalidSupport`."""
-    shapes = [(path, content, _by_label(path, content)) for path, content in files]
-    known = sorted({label for _, _, groups in shapes for label in groups} - {_IGNORED, _BACKGROUND})
+    images = [_annotated(path, content, request) for path, content in files]
+    known = sorted({shape.label for image in images for shape in image.shapes} - {_BACKGROUND})
     if not known:
-        raise InvalidSupport(
-            f"{files[0][0].parent if len(files) > 1 else files[0][0]} has no shapes that cover an area"
-        )
-    wanted = [label for label in known if not labels or label in labels]
-    found = (example for label in wanted for example in _examples(label, shapes, images))
-    return Supports("labelme", choose_examples(found, known, labels, shots))
+        place = files[0][0].parent if len(files) > 1 else files[0][0]
+        raise request.left.nothing(f"{place} has no shapes that cover an area")
+    return reading_of("labelme", known, images, request)
 
 
-def _examples(
-    label: str, files: Sequence[tuple[Path, Any, dict[str, list[Any]]]], images: Path | None
-) -> Iterator[SupportExample]:
-    for path, content, groups in files:
-        if label in groups:
-            image = _image(path, content, images)
-            load = partial(_mask, path, content, groups[label], groups.get(_IGNORED, []), image)
-            yield SupportExample(label, image, load, value=1)
+def _annotated(path: Path, content: Any, request: Request) -> AnnotatedImage:
+    shapes = []
+    for entry in content["shapes"]:
+        try:
+            shapes += _shape(entry, path, request.left)
+        except InvalidSupport as error:
+            request.left.bad(error)
+    name = str(content["imagePath"])
+    size = (content.get("imageWidth"), content.get("imageHeight"))
+    return AnnotatedImage(
+        f"image {name:.200} of {path}",
+        partial(_image, path, content, request.images),
+        [shape for shape in shapes if shape.label != _IGNORED],
+        size=check_size(size, str(path)) if all(size) else None,
+        ignored=[shape for shape in shapes if shape.label == _IGNORED],
+        name=name,
+        upright=True,  # labelme turns images when it opens them
+    )
 
 
-def _by_label(path: Path, content: Any) -> dict[str, list[Any]]:
-    groups: dict[str, list[Any]] = {}
-    for shape in content["shapes"]:
-        if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
-            raise InvalidSupport(f"{path} has a shape without label: {shape!r:.80}")
-        if shape.get("shape_type", "polygon") in _AREAS:
-            groups.setdefault(shape["label"], []).append(shape)
-        else:
-            log.warning("%s: a %s covers no area and is left out", path, shape.get("shape_type"))
-    return groups
+def _shape(entry: Any, path: Path, left: LeftOut) -> list[Shape]:
+    """The shape; none for one that covers no area by its kind."""
+    label = entry.get("label") if isinstance(entry, dict) else None
+    if not isinstance(label, (str, int, float)) or not str(label).strip():
+        raise InvalidSupport(f"{path} has a shape without label: {entry!r:.80}")
+    kind = str(entry.get("shape_type") or "polygon").strip().lower()
+    where = f"a {kind:.40} of {str(label)!r:.80} in {path}"
+    if kind not in _AREAS:
+        left.kind("shapes that cover no area (lines, points ...)", where)
+        return []
+    return [Shape(str(label).strip(), where, partial(_filled, entry, kind, where))]
 
 
 def _image(path: Path, content: Any, images: Path | None) -> Path | Image.Image:
     if not content.get("imageData"):
         return find_image(str(content["imagePath"]), path, images)
     try:
-        data = json.loads(path.read_bytes())["imageData"]
+        data = json.loads(read_text(path))["imageData"]
         image: Image.Image = Image.open(io.BytesIO(base64.b64decode(data)), formats=FORMATS)
         decoding.check_pixels(image.size, f"the image in {path}", InvalidImage)
-    except (ValueError, TypeError, OSError, Image.DecompressionBombError) as error:
+    except (ValueError, TypeError, OSError, InvalidImage, Image.DecompressionBombError) as error:
         raise InvalidSupport(f"{path} has a damaged imageData ({error}): save it again in labelme") from error
     return image
 
 
-def _mask(path: Path, content: Any, shapes: list[Any], ignored: list[Any], image: Path | Image.Image) -> ImageLike:
-    """0, 1 for the label, 255 for `__ignore__` where the label is not."""
-    if content.get("imageWidth") and content.get("imageHeight"):
-        size = check_size((content["imageWidth"], content["imageHeight"]), str(path))
-    else:
-        size = image.size if isinstance(image, Image.Image) else read_image_size(image)
-    mask = np.zeros(size[::-1], np.uint8)
-    for shape in ignored:
-        mask[_filled(shape, size, path)] = IGNORE
-    for shape in shapes:
-        mask[_filled(shape, size, path)] = 1
-    return mask
-
-
-def _filled(shape: Any, size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
-    kind = shape.get("shape_type", "polygon")
-    where = f"a {kind} of {shape['label']!r} in {path}"
+def _filled(entry: Any, kind: str, where: str, size: Size) -> Mask:
     try:
-        points = np.asarray(shape["points"], np.float64)
-    except (KeyError, TypeError, ValueError):
+        points = np.asarray(entry["points"], np.float64)
+    except (KeyError, TypeError, ValueError, OverflowError):
         points = np.zeros(0)
+    if not points.size:
+        raise InvalidSupport(f"{where} has no points: draw it again, or remove it")
     if points.ndim != 2 or points.shape[1] != 2:
-        raise InvalidSupport(f"{where} has points that are no pairs x, y: {shape.get('points')!r:.60}")
+        raise InvalidSupport(f"{where} has points that are no pairs x, y: {entry.get('points')!r:.60}")
     if kind == "rectangle" and len(points) == 4:  # X-AnyLabeling's
         points = np.stack([points.min(0), points.max(0)])
     if kind in ("rectangle", "circle", "mask") and len(points) != 2:
@@ -128,31 +118,23 @@ def _filled(shape: Any, size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
         (a, b), (c, d) = points
         points = np.array([(a, b), (c, b), (c, d), (a, d)])
     if kind == "circle":
-        return fill_circle(points[0], points[1], size, where)
+        radius = float(np.hypot(*(points[1] - points[0])))
+        return fill_ellipse(points[0], (radius, radius), size, where)
     if kind == "mask":
-        return _placed(shape.get("mask"), points, size, where)
+        return _placed(entry.get("mask"), points, size, where)
     return fill_polygons([points], size, where)
 
 
-def _placed(data: Any, points: NDArray[np.float64], size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    """A mask that is a PNG of the box from the first to the second point, both in it."""
+def _placed(data: Any, points: NDArray[np.float64], size: Size, where: str) -> Mask:
+    """A mask that is a PNG with its left upper pixel at the first corner; tools disagree about the second."""
+    if not np.isfinite(points).all() or np.abs(points).max() > 1e9:
+        raise InvalidSupport(f"{where} has points that are no places in an image")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(data)), formats=FORMATS) as image:
-            decoding.check_pixels(image.size, where, InvalidImage)
-            part = np.asarray(image.convert("L")) > 0
-    except (ValueError, TypeError, OSError, Image.DecompressionBombError) as error:
+        part = png_mask(base64.b64decode(data), size, where)
+    except (ValueError, TypeError) as error:
         raise InvalidSupport(f"{where} has a damaged mask ({error}): save it again in labelme") from error
-    width, height = size
-    mask = np.zeros((height, width), np.bool_)
-    if not np.isfinite(points).all():
-        raise InvalidSupport(f"{where} has points that are no numbers")
     left, top = (round(float(value)) for value in points.min(0))
-    if left < 0 or top < 0 or left + part.shape[1] > width or top + part.shape[0] > height:
-        raise InvalidSupport(
-            f"{where} is {part.shape[1]}x{part.shape[0]} at ({left}, {top}), outside its image of {width}x{height}"
-        )
-    mask[top : top + part.shape[0], left : left + part.shape[1]] = part
-    return mask
+    return place_mask(part, (left, top), size, where)
 
 
 class LabelmeWriter(Writer):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fewseg.core.errors import InvalidOption, InvalidSupport
+from fewseg.formats.left_out import LeftOut
 from fewseg.images.pairs import class_folders, images_in, only_mask, pairs_in
 from fewseg.images.prompts import ENDING
 
@@ -28,22 +29,24 @@ FolderExamples: TypeAlias = dict[str, list[tuple[Path, Path]]]
 """Label to images, each with its mask or its file of prompts (`fewseg.images.prompts`)."""
 
 
-def read_mask_folders(folder: str | os.PathLike[str]) -> FolderExamples:
+def read_mask_folders(folder: str | os.PathLike[str], left: LeftOut | None = None) -> FolderExamples:
     """The examples in a support folder, labels and images sorted by name; no image is opened.
 
-    Raises `InvalidSupport` for a folder that is missing or empty, an image without mask, or a mask without image.
+    An image without mask, a mask without image and a label folder without either are left out with a line, where `left`
+    is given. Raises `InvalidSupport` for a folder that is missing or has no example, and for those entries without it.
     """
     root = Path(folder)
+    left = left or LeftOut(strict=True)
     if not root.is_dir():
         state = "is a file, not a folder" if root.exists() else "does not exist"
         raise InvalidSupport(f"support folder {root} {state}: give one with LABEL/name.jpg and LABEL/name.png")
     try:
-        examples = {label.name: _pairs(label) for label in class_folders(root)}
+        examples = {label.name: _pairs(label, left) for label in class_folders(root)}
     except PermissionError as error:
         raise InvalidSupport(f"no permission to read {error.filename}: change its permissions") from error
-    if not examples:
+    if not any(examples.values()):
         loose = " (images lie in it directly: move them into a folder named as the label)" if images_in(root) else ""
-        raise InvalidSupport(
+        raise left.nothing(
             f"support folder {root} has no label folders{loose}: expected LABEL/name.jpg and LABEL/name.png"
         )
     return examples
@@ -61,26 +64,34 @@ def is_prompts(path: Path) -> bool:
     return path.name.endswith(ENDING)
 
 
-def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+def _pairs(folder: Path, left: LeftOut) -> list[tuple[Path, Path]]:
     """Images of a label, each with its mask or its file of prompts; every file belongs to exactly one image."""
     found = pairs_in(folder)
     prompts = {p for p in folder.iterdir() if is_prompts(p) and p.is_file() and not p.name.startswith(".")}
     if not found.images and not found.orphans and not prompts:
-        raise InvalidSupport(
-            f"label folder {folder} is empty: put name.jpg and its mask name.png into it, or remove it"
-        )
+        left.bad(f"label folder {folder} is empty: put name.jpg and its mask name.png into it, or remove it")
     owners: dict[Path, Path] = {}
+    used: set[Path] = set()
     for image, masks in found.images.items():
         beside = image.with_name(image.stem + ENDING)
-        mask = only_mask(image, (*masks, beside) if beside in prompts else masks, InvalidSupport)
-        if mask is None:
-            raise _without_mask(image)
-        if mask in owners:
-            raise InvalidSupport(f"{mask} is the mask of {owners[mask].name} and of {image.name}: rename one of them")
-        owners[mask] = image
-    if alone := sorted([*found.orphans, *(prompts - owners.keys())]):
-        raise InvalidSupport(f"{alone[0]} is a mask without its image: put the image beside it, or remove it")
+        given = (*masks, beside) if beside in prompts else masks
+        used.update(given)
+        try:
+            owners[_mask_of(image, given, owners)] = image
+        except InvalidSupport as error:
+            left.bad(error)
+    for alone in sorted([*found.orphans, *(prompts - used)]):
+        left.bad(f"{alone} is a mask without its image: put the image beside it, or remove it")
     return [(image, mask) for mask, image in owners.items()]
+
+
+def _mask_of(image: Path, given: tuple[Path, ...], owners: dict[Path, Path]) -> Path:
+    mask = only_mask(image, given, InvalidSupport)
+    if mask is None:
+        raise _without_mask(image)
+    if mask in owners:
+        raise InvalidSupport(f"{mask} is the mask of {owners[mask].name} and of {image.name}: rename one of them")
+    return mask
 
 
 def _without_mask(image: Path) -> InvalidSupport:

@@ -1,8 +1,10 @@
-"""Examples from a folder as PASCAL VOC has it: JPEGImages/ and SegmentationClass/.
+"""Examples from a folder as PASCAL VOC has it, CVAT's segmentation masks among them: JPEGImages/, SegmentationClass/.
 
 Masks are palette images, whose indices are the classes, or RGB images in the classes' colours. 0 (black) is
-background and 255 (or the colour 224, 224, 192) ignored. Names and colours come from labelmap.txt (as CVAT writes it),
-names from class_names.txt (labelme) or classes.txt; without any of these files they are VOC's own twenty.
+background and 255 (or the colour 224, 224, 192) ignored. Names and colours come from labelmap.txt (as CVAT writes it,
+its labels sorted, the background among them), names from class_names.txt (labelme) or classes.txt; without any of these
+files they are VOC's own twenty. Images and masks may lie in subfolders; the images are those of `--images` where there
+is no JPEGImages/.
 
 Ignored pixels stay ignored (255) in the masks read here. Methods count what is not foreground in a support as
 background, the ignored rim around VOC's objects too, as the papers do.
@@ -10,136 +12,88 @@ background, the ignored rim around VOC's objects too, as the papers do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from fewseg.core.errors import InvalidMask, InvalidSupport
-from fewseg.core.prediction import IGNORE
+from fewseg.core.errors import InvalidSupport
 from fewseg.data.datasets.pascal5i import VOC_CLASSES, voc_colour
-from fewseg.formats.examples import SupportExample, Supports, choose_examples
-from fewseg.images import decode as decoding
-from fewseg.images.decode import ImageLike
-from fewseg.images.pairs import images_in
+from fewseg.formats.index_masks import ClassTable, Colour, pairs_by_name, read_index_masks
+from fewseg.formats.parse import read_text
+from fewseg.formats.reading import Reading, Request
 
-_RIM: Final = (224, 224, 192)
-"""VOC's colour of ignored pixels."""
-
+MASKS: Final = "SegmentationClass"
+_IMAGES: Final = ("JPEGImages", "images", "Images")
 _NAMES: Final = ("labelmap.txt", "class_names.txt", "classes.txt")
-
-
-@dataclass(frozen=True)
-class _Class:
-    name: str
-    colour: tuple[int, int, int]
+_BACKGROUND: Final = ("background", "bg")
 
 
 def is_voc(folder: Path) -> bool:
-    """Whether the folder has VOC's subfolders."""
-    return (folder / "JPEGImages").is_dir() and (folder / "SegmentationClass").is_dir()
+    """Whether the folder has VOC's masks."""
+    return (folder / MASKS).is_dir()
 
 
-def read_voc(folder: Path, labels: tuple[str, ...] = (), shots: int = 0) -> Supports:
+def read_voc(folder: Path, request: Request) -> Reading:
     """The examples in a VOC folder: every class in every mask; raises `InvalidSupport`."""
-    images = {p.stem: p for p in images_in(folder / "JPEGImages")}
-    masks = [p for p in images_in(folder / "SegmentationClass") if p.suffix.lower() == ".png"]
-    if not masks:
-        raise InvalidSupport(f"{folder / 'SegmentationClass'} has no PNG masks: put one there for every labelled image")
-    for mask in masks:
-        if mask.stem not in images:
-            raise InvalidSupport(f"{mask} has no image {mask.stem}.jpg in {folder / 'JPEGImages'}: put it there")
-    classes = _classes(folder)
-    found = _examples([(images[mask.stem], mask) for mask in masks], classes)
-    every = [c.name for number, c in sorted(classes.items()) if number]
-    examples = choose_examples(found, every, labels, shots)
-    if not examples:
-        raise InvalidSupport(f"{folder / 'SegmentationClass'} has masks without any class: they hold 0 and 255 only")
-    return Supports("VOC", examples)
-
-
-def _examples(pairs: list[tuple[Path, Path]], classes: dict[int, _Class]) -> Iterator[SupportExample]:
-    for image, mask in pairs:
-        indices = _indices(mask, classes)
-        counts = np.bincount(indices.reshape(-1), minlength=256)
-        for number in map(int, counts.nonzero()[0]):
-            if number in (0, IGNORE):
-                continue
-            if number not in classes:
-                raise InvalidSupport(
-                    f"{mask} has class {number}, {len(classes) - 1} are named: list the names in {' or '.join(_NAMES)}"
-                )
-            share = float(counts[number] / indices.size)
-            load = partial(_load, mask, classes)
-            yield SupportExample(classes[number].name, image, load, number, mask_file=mask, share=share)
-
-
-def _load(mask: Path, classes: dict[int, _Class]) -> ImageLike:
-    return _indices(mask, classes)
-
-
-def _indices(path: Path, classes: dict[int, _Class]) -> NDArray[np.uint8]:
-    """(H, W) class numbers, 255 ignored."""
-    with decoding.open_file(path, "mask", InvalidMask) as image:
-        image = decoding.decode(image, str(path), InvalidMask)
-        if image.mode in ("L", "1") or (image.mode == "P" and not _by_colours(image, classes)):
-            return np.asarray(image).astype(np.uint8)
-        colours = np.asarray(image.convert("RGB")).astype(np.uint32)
-    packed = colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
-    result = np.full(packed.shape, IGNORE, np.uint8)
-    known = packed == _pack(_RIM)
-    for number, entry in classes.items():
-        here = packed == _pack(entry.colour)
-        result[here] = number
-        known |= here
-    if not known.all():
-        stray = int(packed[~known][0])
+    images = request.images or next((folder / name for name in _IMAGES if (folder / name).is_dir()), None)
+    if images is None:
         raise InvalidSupport(
-            f"{path} has the colour ({stray >> 16}, {stray >> 8 & 255}, {stray & 255}), which is no class: save it as "
-            "a palette PNG, or list the colours in labelmap.txt"
+            f"{folder} has {MASKS}/ and no JPEGImages/: put the images there, or give their folder with --images"
         )
-    return result
+    table = class_table(folder)
+    pairs = pairs_by_name(images, folder / MASKS, request, _wanted(folder, request.split))
+    if not pairs:
+        raise request.left.nothing(f"{folder / MASKS} has no PNG masks: put one there for every labelled image")
+    return Reading("VOC", tuple(dict.fromkeys(table.names.values())), read_index_masks(pairs, table, request))
 
 
-def _by_colours(image: Image.Image, classes: dict[int, _Class]) -> bool:
-    """Whether all colours of a palette image are those of classes: tools that shrink PNGs reorder palettes."""
-    palette = image.getpalette("RGB") or []
-    used = [int(i) for i in np.unique(np.asarray(image))]
-    colours = [tuple(palette[3 * i : 3 * i + 3]) for i in used]
-    return len(set(colours)) == len(used) and set(colours) <= {_RIM, *(entry.colour for entry in classes.values())}
-
-
-def _pack(colour: tuple[int, int, int]) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
-
-
-def _classes(folder: Path) -> dict[int, _Class]:
-    """Class number to name and colour, 0 being the background."""
-    path = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
+def _wanted(folder: Path, split: str) -> frozenset[str] | None:
+    """The names that a split lists; None for all."""
+    if not split:
+        return None
+    lists = sorted(folder.glob("ImageSets/*/*.txt"))
+    path = next((p for p in lists if p.stem.lower() == split.lower()), None)
     if path is None:
-        return {i: _Class(name, voc_colour(i)) for i, name in enumerate(["background", *VOC_CLASSES])}
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSupport(f"cannot read {path} ({error}): save it as UTF-8 text") from error
+        there = ", ".join(dict.fromkeys(p.stem for p in lists)) or "none"
+        raise InvalidSupport(f"{folder / 'ImageSets'} has no list of the split {split!r}: there are {there}")
+    return frozenset(line.split()[0] for line in read_text(path).splitlines() if line.strip())
+
+
+def class_table(folder: Path) -> ClassTable:
+    """The classes that a file beside the masks lists, or VOC's own; raises `InvalidSupport` for a wrong list."""
+    path = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
+    remedy = f"list the names in {' or '.join(_NAMES)}"
+    if path is None:
+        names = dict(enumerate(VOC_CLASSES, 1))
+        return ClassTable(names, {voc_colour(i): i for i in (0, *names)}, remedy=remedy)
+    lines = (line.strip() for line in read_text(path).splitlines())
     rows = [line.split(":") for line in lines if line and not line.startswith("#")]
-    if rows and rows[0][0].strip("_").lower() not in ("background", "bg"):
-        rows.insert(0, ["background"])
-    if len(rows) < 2 or len(rows) > 255 or len({row[0] for row in rows}) != len(rows):
+    rows = [[row[0].strip(), *row[1:]] for row in rows if row[0].strip() != "__ignore__"]
+    ground = [i for i, row in enumerate(rows) if _is_background(row[0])]
+    if len(ground) > 1:
+        raise InvalidSupport(f"{path} has {len(ground)} lines of the background: keep one")
+    others = [row for i, row in enumerate(rows) if i not in ground]
+    names = dict(enumerate((row[0] for row in others), 1))
+    if not names or len(names) > 254 or len(set(names.values())) != len(names):
         raise InvalidSupport(f"{path} must list 1 to 254 different class names, one a line")
-    return {i: _Class(row[0].strip(), _colour(row, i, path)) for i, row in enumerate(rows)}
+    colours = {_colour(rows[ground[0]], 0, path) if ground else (0, 0, 0): 0}
+    for number, row in enumerate(others, 1):
+        colour = _colour(row, number, path)
+        if colour in colours:
+            other = names.get(colours[colour], "the background")
+            raise InvalidSupport(f"{path} gives {row[0]} and {other} one colour, {colour}: export with other colours")
+        colours[colour] = number
+    return ClassTable(names, colours, only_colours=bool(ground and ground[0]), remedy=remedy)
 
 
-def _colour(row: list[str], number: int, path: Path) -> tuple[int, int, int]:
+def _is_background(name: str) -> bool:
+    return name.strip("_").lower() in _BACKGROUND
+
+
+def _colour(row: list[str], number: int, path: Path) -> Colour:
     if len(row) < 2 or not row[1].strip():
         return voc_colour(number)
     try:
         red, green, blue = (int(value) for value in row[1].split(","))
     except ValueError:
-        raise InvalidSupport(f"{path} has the colour {row[1]!r}: expected red,green,blue") from None
+        raise InvalidSupport(f"{path} has the colour {row[1]!r:.40}: expected red,green,blue") from None
     return red, green, blue

@@ -91,6 +91,12 @@ def read_mask(
     return result
 
 
+def mask_values(mask: str | os.PathLike[str] | Image.Image) -> list[int]:
+    """The values (colours as 0xRRGGBB) that a mask holds beside its background, ascending; raises `InvalidMask`."""
+    raw = _from_image(mask, None)
+    return [value for value in _unique(raw) if value != raw.background]
+
+
 def _from_array(mask: np.ndarray | torch.Tensor) -> _Raw:
     values = decoding.channels_last(decoding.to_numpy(mask), decoding.is_tensor(mask), (1, 3, 4))
     if values.ndim not in (2, 3) or values.dtype.kind not in "buif":

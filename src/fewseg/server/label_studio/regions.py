@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from fewseg.core.errors import InvalidMask
 from fewseg.core.types import Prediction
+from fewseg.formats import brush_rle
 from fewseg.formats.polygons import one_ring, regions
-from fewseg.server.label_studio import brush_rle
 from fewseg.server.label_studio.config import KINDS, MaskTag
 
 _TOLERANCE: Final = 1.0

@@ -3,7 +3,8 @@
 A list of bytes, read as bits from the highest down: 32 bits say how many values follow, 5 the bits of a value less one,
 four times 4 the bits of a length less one. Then blocks: a bit that says whether it is a run (1) or a list (0), 2 bits
 that choose one of the four kinds of lengths, the length less one, and the run's value or the list's values. Values are
-those of an RGBA image, row by row; the mask is where alpha is not 0.
+those of an RGBA image, row by row; the mask is where alpha is at least half of its greatest value: the editor's brush
+has a soft edge, and masks that scripts imported may have 1 in place of 255.
 """
 
 from __future__ import annotations
@@ -71,14 +72,15 @@ def decode(rle: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
         count = bits.number(32)
         if count != width * height * _CHANNELS:
             raise InvalidMask(f"the brush mask has {count} values, {width}x{height} pixels need {width * height * 4}")
-        alpha = np.zeros(width * height, np.bool_)
+        alpha = np.zeros(width * height, np.uint8)
         _read(bits, count, alpha)
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidMask(f"the brush mask is damaged ({error}): save the annotation again") from error
-    return alpha.reshape(height, width)
+    opaque: NDArray[np.bool_] = alpha >= max(1, alpha.max() / 2)
+    return opaque.reshape(height, width)
 
 
-def _read(bits: _Bits, count: int, alpha: NDArray[np.bool_]) -> None:
+def _read(bits: _Bits, count: int, alpha: NDArray[np.uint8]) -> None:
     word = bits.number(5) + 1
     sizes = [bits.number(4) + 1 for _ in range(4)]
     place = 0
@@ -89,11 +91,10 @@ def _read(bits: _Bits, count: int, alpha: NDArray[np.bool_]) -> None:
             raise ValueError("it has more values than it says")
         # Value 4 p + 3 is pixel p's alpha: those from `place` to `end` belong to pixels place // 4 to end // 4.
         if run:
-            if bits.number(word):
-                alpha[place // 4 : end // 4] = True
+            alpha[place // 4 : end // 4] = min(bits.number(word), 255)
         else:
             values = bits.numbers(end - place, word)
-            alpha[place // 4 : end // 4] = values[(3 - place) % 4 :: 4] > 0
+            alpha[place // 4 : end // 4] = values[(3 - place) % 4 :: 4].clip(max=255)
         place = end
 
 
