@@ -21,7 +21,7 @@ from fewseg.images.prompts import read_prompts
 
 _KNOWN: Final = (
     "mask folders (LABEL/name.jpg and LABEL/name.png), images/ with masks/, COCO JSON, labelme JSON, an export of "
-    "Label Studio or VIA, a YOLO data set (data.yaml), CVAT XML, VOC (JPEGImages/, SegmentationClass/), or a zip of them"
+    "Label Studio or VIA, a YOLO data set (data.yaml), CVAT XML, VOC (JPEGImages/, SegmentationClass/), or their zip"
 )
 _KEYS: Final = (
     *("shapes", "images", "annotations", "categories", "imageData", "completions", "annotation_id", "regions"),
