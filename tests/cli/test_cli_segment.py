@@ -297,3 +297,48 @@ def test_masks_of_the_examples_are_no_queries(support: Path, checkpoint: Path) -
     assert names
     assert masks
     assert not names & masks
+
+
+def test_a_range_and_pages(
+    support: Path, photos: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    frames = [blob("red")[0]] * 2
+    frames[0].save(photos / "stack.tif", save_all=True, append_images=frames[1:])
+    assert cli.main(arguments(support, photos, checkpoint, "--pages", "--range", "0", "4095")) == 0
+    assert len(list((tmp_path / "out" / "labels").iterdir())) == 5
+    assert cli.main(arguments(support, photos, checkpoint, "--range", "5", "5")) == 2
+    fails(capsys, "range 5 5", "black and white")
+
+
+def test_folders_that_may_not_be_entered(
+    support: Path,
+    photos: Path,
+    checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Python's `Path.is_file` and its like raise there, wherever they are used."""
+    (photos / "closed").mkdir()
+    real = os.stat
+
+    def refused(path: object, *args: object, **kwargs: object) -> os.stat_result:
+        if "/closed/" in os.fspath(path) if isinstance(path, (str, os.PathLike)) else False:
+            raise PermissionError(13, "Permission denied", os.fspath(path))  # type: ignore[arg-type]
+        return real(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", refused)  # permissions do not stop who may do anything
+    closed = str(tmp_path / "photos/closed/x")
+    for call in (
+        ["segment", "--support", closed, "--input", str(photos), "--out", str(tmp_path / "out")],
+        ["segment", "--support", str(support), "--input", str(photos), "--out", closed],
+        ["segment", "--support", str(support), "--input", str(photos), "--out", "o", "--checkpoint", closed],
+        ["train", "--data", f"{closed}@all", "--out", str(tmp_path / "run"), "--random-backbone"],
+        ["evaluate", "--data", f"{closed}@all", "--out", str(tmp_path / "e"), "--checkpoint", str(checkpoint)],
+        ["prepare", "--benchmark", "pascal5i", "--root", closed],
+        ["export", "--support", closed, "--out", str(tmp_path / "export")],
+        ["serve", closed],
+        ["segment", "--support", "x" * 5000, "--input", str(photos), "--out", str(tmp_path / "out")],
+    ):
+        assert cli.main(call) == 2, call
+        fails(capsys, "closed" if "closed" in str(call) else "xxx")

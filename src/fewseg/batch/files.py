@@ -13,13 +13,14 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fewseg.batch.earlier import EARLIER, FOLDERS
 from fewseg.batch.find_images import find_images
 from fewseg.batch.options import BatchOptions
 from fewseg.batch.output_folder import OutputFolder
+from fewseg.batch.pages import with_pages
 from fewseg.batch.ray_engine import require_ray
 from fewseg.batch.run import Run, Source
 from fewseg.batch.sources import Queries
@@ -27,6 +28,7 @@ from fewseg.core.errors import FewsegError, OutputError
 from fewseg.core.files import remove_leftovers, write_text
 from fewseg.core.locks import FolderLock
 from fewseg.core.progress import ProgressCallback
+from fewseg.images.depth import get_range
 from fewseg.inference.segmenter import Segmenter
 
 __all__ = ["BatchOptions", "BatchReport", "find_images", "segment_files"]
@@ -98,7 +100,10 @@ def segment_files(
         require_ray()  # before anything is made
     named, tiles = Queries.find(queries, out, masks), options.tiles
     variant = None if tiles is None else {"tile": tiles.side_for(now), "overlap": tiles.overlap}
+    variant = variant if get_range() is None else {**(variant or {}), "range": get_range()}
     with FolderLock(out):
+        if options.pages:
+            named = replace(named, files=with_pages(named.files, Path(out)))
         run = Run(now, OutputFolder(out, now, variant, absent=absent), options)
         return _segment(run, named.sources(run), progress)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fewseg.core.errors import InvalidImage, InvalidOption
 from fewseg.images import SUFFIXES
+from fewseg.images.kinds import is_image, tell_unread
 
 
 def find_images(
@@ -45,9 +46,8 @@ def _images_below(folder: Path, out: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder, onerror=refuse):
         here = (Path(root, f) for f in sorted(folders) if not f.startswith("."))
         folders[:] = [f.name for f in here if f.resolve() != out and not _holds_results(f)]
-        for name in sorted(files):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield Path(root, name)
+        tell_unread(root, files)
+        yield from (Path(root, name) for name in sorted(files) if is_image(name))
 
 
 def _holds_results(folder: Path) -> bool:

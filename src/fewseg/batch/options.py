@@ -32,6 +32,8 @@ class BatchOptions:
     """Segment in tiles of this side in pixels, or auto (the model's input size): for images far larger than that."""
     overlap: float | None = None
     """Share of a tile's side that neighbours have in common; 0.25 if not given."""
+    pages: bool = False
+    """Segment every page of TIFFs and every frame of animations; the first only, if not given."""
     frame_stride: int = 1
     """Segment every N-th frame of a video."""
     save_frames: bool = False

@@ -29,6 +29,7 @@ from fewseg.batch.ray_worker import FAILED, FATAL, FOUND, RayWorker, WorkerState
 from fewseg.batch.steps import ImageSteps, Outcome, Task
 from fewseg.batch.threads import ThreadPlan
 from fewseg.core.errors import InvalidImage, InvalidOption, OutputError, WorkerError, one_line
+from fewseg.images.depth import get_range
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class RayEngine:
         device = "cuda" if self.gpus else "cpu"
         plan = ThreadPlan.of(self.options, torch.device(device), self.images, cores=self.cpus)
         segmenter = self.work.segmenter.to("cpu")
-        return WorkerState(segmenter, self.work.folder, self.attempts, self.work.overlays, plan, device)
+        return WorkerState(segmenter, self.work.folder, self.attempts, self.work.overlays, plan, device, get_range())
 
     def _workers(self, ray: Any) -> tuple[int, int]:
         """How many workers to begin with, and how many to grow to."""

@@ -20,6 +20,7 @@ from fewseg.batch.output_folder import OutputFolder
 from fewseg.batch.steps import ImageSteps, Outcome, Task
 from fewseg.batch.threads import ThreadPlan, ThreadsEngine
 from fewseg.core.errors import FewsegError, InvalidImage, OutputError, WorkerError, one_line
+from fewseg.images.depth import set_range
 from fewseg.inference.segmenter import Segmenter
 
 FOUND: Final = "found"
@@ -47,6 +48,8 @@ class WorkerState:
     plan: ThreadPlan
     device: str
     """Where the workers compute."""
+    range: tuple[float, float] | None = None
+    """See `fewseg.images.set_range`."""
 
 
 class RayWorker:
@@ -81,6 +84,7 @@ class RayWorker:
                 f"{self.folder.root} is not this run's folder on the Ray worker {socket.gethostname()}: "
                 "give a path that all machines share"
             )
+        set_range(state.range)
         work = ImageSteps(state.segmenter.to(state.device), state.folder, state.overlays)
         self.engine = ThreadsEngine(work, state.plan)
 

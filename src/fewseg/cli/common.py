@@ -79,6 +79,7 @@ def log_to_terminal(verbose: bool, layout: str = "%(message)s", *, silent: bool 
 
 def make_segmenter(options: ModelOptions, *, compile: bool = False) -> Segmenter:
     """The untaught segmenter that the options describe."""
+    from fewseg.images.depth import set_range
     from fewseg.inference.segmenter import Segmenter
 
     chosen: dict[str, Any] = {
@@ -89,6 +90,7 @@ def make_segmenter(options: ModelOptions, *, compile: bool = False) -> Segmenter
         "presence_threshold": options.presence_threshold,
         "compile": compile,
     }
+    set_range(options.range)
     _check_release(options)
     if options.official is None:
         return Segmenter.from_pretrained(options.checkpoint, **chosen)

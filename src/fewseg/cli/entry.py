@@ -69,6 +69,12 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (`| head`) has left: nothing more to say to it
         _discard_output()
         return 0
+    except OSError as error:  # mostly a folder that may not be entered, wherever that is noticed
+        if error.filename is None:
+            raise
+        remedy = "change its permissions" if isinstance(error, PermissionError) else "check the path"
+        print(f"fewseg: error: {error.filename}: {error.strerror}; {remedy}, or give another", file=sys.stderr)
+        return BAD_INPUT
 
 
 def _discard_output() -> None:

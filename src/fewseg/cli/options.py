@@ -64,6 +64,9 @@ class ModelOptions(PrecisionOptions, ReleaseOptions):
     """Average over input sizes, as factors of the model's own, e.g. 1 1.25."""
     presence_threshold: float | None = None
     """Score from which a label counts as present; the model's own if not given."""
+    range: tuple[float, float] | None = None
+    """The values LOW HIGH of images with more than 8 bits that are black and white, e.g. 0 4095; if not given, each
+    image's largest value says how many bits it has."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,14 @@ Every folder is a label. Hidden files and files that are no images are left alon
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 from typing import TypeAlias
 
 from fewseg.core.errors import InvalidOption, InvalidSupport
 from fewseg.formats.left_out import LeftOut
+from fewseg.images.kinds import MASK_SUFFIXES, unread
 from fewseg.images.pairs import class_folders, images_in, only_mask, pairs_in
 from fewseg.images.prompts import ENDING
 
@@ -95,7 +97,9 @@ def _mask_of(image: Path, given: tuple[Path, ...], owners: dict[Path, Path]) -> 
 
 
 def _without_mask(image: Path) -> InvalidSupport:
-    if image.suffix.lower() == ".png":
+    if (kinds := unread(image.parent.glob(glob.escape(image.stem) + ".*"))) is not None:
+        return InvalidSupport(f"{image} has no mask or no image that is read: beside it, {kinds}")
+    if image.suffix.lower() in MASK_SUFFIXES:
         hint = f"{image.stem}.mask.png beside it (if it is a mask itself, its image is missing)"
     else:
         hint = f"{image.stem}.png beside it, or prompts as {image.stem}{ENDING}"

@@ -17,6 +17,7 @@ from fewseg.formats.left_out import LeftOut
 from fewseg.formats.mask_folders import is_prompts, read_mask_folders
 from fewseg.formats.parse import parse_json
 from fewseg.formats.reading import SPLITS, Reading, Request
+from fewseg.images.kinds import MASK_SUFFIXES
 from fewseg.images.prompts import read_prompts
 
 _KNOWN: Final = (
@@ -215,4 +216,4 @@ def _looks_known(file: Path) -> bool:
 
 
 def _has_masks(folders: Sequence[Path]) -> bool:
-    return any(p.suffix.lower() == ".png" for inner in folders for p in inner.iterdir())
+    return any(p.suffix.lower() in MASK_SUFFIXES for inner in folders for p in inner.iterdir())

@@ -21,7 +21,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fewseg.core.errors import FewsegError, one_line
 from fewseg.images.integrity import require_whole
-from fewseg.images.kinds import FORMATS, MASK_FORMATS
+from fewseg.images.kinds import FORMATS, MASK_FORMATS, unread
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,8 @@ def open_file(path: str | os.PathLike[str], kind: _Kind, error: type[FewsegError
     try:
         image = _open_unchecked(name)
     except UnidentifiedImageError:
+        if (kinds := unread([name])) is not None:
+            raise error(f"{name} is of a kind that is not read: {kinds}") from None
         raise error(f"{name} is not a readable {kind} (damaged, or no known format): save it again as PNG") from None
     except PermissionError:
         raise error(f"{name}: no permission to read it; change its permissions") from None

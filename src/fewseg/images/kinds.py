@@ -6,14 +6,18 @@ little-used code. HEIC files are read where `pillow-heif` is installed.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from PIL import features
+
+log = logging.getLogger(__name__)
 
 _ENDINGS: Final = {
     "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),  # MPO, two pictures in a .jpg as phones write it, is opened as one
@@ -85,3 +89,14 @@ def unread(names: Iterable[str | os.PathLike[str]]) -> str | None:
     endings = (Path(name).suffix.lower() for name in names if not Path(name).name.startswith("."))
     counts = Counter(ending for ending in endings if ending in _UNREAD and ending not in SUFFIXES)
     return ", ".join(f"{n} {ending} ({_UNREAD[ending]})" for ending, n in sorted(counts.items())) or None
+
+
+def tell_unread(folder: str | os.PathLike[str], names: Iterable[str | os.PathLike[str]]) -> None:
+    """Log, once while it stays so, which files of a folder are images that are not read."""
+    if (line := unread(names)) is not None:
+        _tell(os.fspath(folder), line)
+
+
+@lru_cache(maxsize=4096)
+def _tell(folder: str, line: str) -> None:
+    log.warning("%s: images of these kinds are not read and left out: %s", folder, line)

@@ -22,6 +22,7 @@ from fewseg.core.prediction import IGNORE
 from fewseg.images import decode as decoding
 from fewseg.images import orientation as turns
 from fewseg.images.decode import ImageLike
+from fewseg.images.pages import tell_rest
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +123,7 @@ def _one_of(mask: np.ndarray | torch.Tensor, values: NDArray[Any]) -> NDArray[An
 def _from_image(mask: str | os.PathLike[str] | Image.Image, value: MaskValue | None) -> _Raw:
     if isinstance(mask, (str, os.PathLike)):
         name, image = os.fspath(mask), decoding.open_file(mask, "mask", InvalidMask)
+        tell_rest(mask, image)
     elif isinstance(mask, Image.Image):
         name, image = getattr(mask, "filename", "") or "the mask", mask
         decoding.check_pixels(image.size, name, InvalidMask)

@@ -1,7 +1,9 @@
 """Which mask belongs to which image, where both lie in one folder: for examples and data sets alike.
 
-- `name.jpg` (or any ending but .png): `name.png`, `name.mask.png` or `name_mask.png`;
-- `name.png`: `name.mask.png` or `name_mask.png`.
+Masks are PNG, TIFF or BMP:
+
+- `name.jpg` (or any ending that masks do not have): `name.png`, `name.mask.png` or `name_mask.png`;
+- `name.png`, `name.tif`, `name.bmp`: `name.mask.png` or `name_mask.png`; of the latter two `name.png` as well.
 
 Endings may be in capitals. Hidden files and files that are no images are left alone.
 """
@@ -14,10 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from fewseg.core.errors import FewsegError
-from fewseg.images.kinds import SUFFIXES
+from fewseg.images.kinds import MASK_SUFFIXES, is_image, tell_unread
 
 MASK_ENDINGS: Final = (".mask", "_mask")
-"""What the name of a mask may end in, before `.png`."""
+"""What the name of a mask may end in, before `.png`, `.tif` or `.bmp`."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class FolderPairs:
 
 def images_in(folder: Path) -> list[Path]:
     """The image files of a folder, sorted; not those of its subfolders."""
-    return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
-    )
+    files = sorted(p for p in folder.iterdir() if p.is_file())
+    tell_unread(folder, files)
+    return [p for p in files if is_image(p)]
 
 
 def class_folders(root: Path) -> list[Path]:
@@ -49,17 +51,24 @@ def only_mask(image: Path, masks: Sequence[Path], error: type[FewsegError]) -> P
     return masks[0] if masks else None
 
 
+def _stem(mask: Path) -> str:
+    """The name of the image whose mask it is, by the end of its own."""
+    return next(mask.stem.removesuffix(ending) for ending in MASK_ENDINGS if mask.stem.endswith(ending))
+
+
 def pairs_in(folder: Path) -> FolderPairs:
     """Images and masks of a folder; nothing is opened."""
     files = images_in(folder)
-    png = {p for p in files if p.suffix.lower() == ".png"}
-    others = [p for p in files if p not in png]
-    stems = {p.stem for p in others}
-    # A PNG is the mask of the image of the same name that is no PNG; otherwise it is an image, or ends like a mask.
-    plain = {p for p in png if p.stem in stems}
-    marked = {p for p in png - plain if p.stem.endswith(MASK_ENDINGS)}
+    maybe = {p for p in files if p.suffix.lower() in MASK_SUFFIXES}
+    png = {p for p in maybe if p.suffix.lower() == ".png"}
+    # A file is the mask of an image of the same name that cannot be one; a PNG also of a TIFF or BMP.
+    never, others = {p.stem for p in files if p not in maybe}, {p.stem for p in files if p not in png}
+    plain = {p for p in maybe if p.stem in never} | {p for p in png if p.stem in others}
+    # Otherwise it is an image, or ends like a mask: a PNG in any case, others where there is an image to it.
+    stems, endings = {p.stem for p in files}, MASK_ENDINGS
+    marked = {p for p in maybe - plain if p.stem.endswith(endings) and (p in png or _stem(p) in stems)}
     found: dict[Path, tuple[Path, ...]] = {}
-    for image in sorted([*others, *(png - plain - marked)]):
+    for image in (p for p in files if p not in plain | marked):
         names = {image.stem + ending for ending in MASK_ENDINGS}
         found[image] = (
             *sorted(p for p in marked if p.stem in names),

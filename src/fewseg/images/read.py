@@ -30,6 +30,7 @@ from fewseg.images.integrity import tells_more_behind_pixels
 from fewseg.images.kinds import SUFFIXES
 from fewseg.images.masks import read_mask
 from fewseg.images.orientation import orientation, upright, upright_size
+from fewseg.images.pages import tell_rest
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,7 @@ def open_image(image: ImageLike, *, at_least: int | None = None, reduce_above: i
     if isinstance(image, (str, os.PathLike)):
         name = os.fspath(image)
         opened = decoding.open_file(image, "image", InvalidImage)
+        tell_rest(image, opened)
     elif isinstance(image, Image.Image):
         name, opened = getattr(image, "filename", "") or "the image", image
         decoding.check_pixels(image.size, name, InvalidImage)

@@ -26,6 +26,7 @@ from fewseg.core.errors import InvalidDataset, InvalidMask, unknown
 from fewseg.core.prediction import IGNORE
 from fewseg.images import decode as decoding
 from fewseg.images import read_image, read_image_header, read_mask
+from fewseg.images.kinds import MASK_SUFFIXES
 from fewseg.images.pairs import class_folders, images_in, only_mask, pairs_in
 
 log = logging.getLogger(__name__)
@@ -194,7 +195,7 @@ def _index_items(root: Path) -> list[_Item]:
     images, masks = root / "images", root / "masks"
     if not images.is_dir() or not masks.is_dir():
         raise InvalidDataset(f"{root} has classes.txt but not both images/ and masks/: add the missing folder")
-    known = {path.stem: path for path in images_in(masks) if path.suffix.lower() == ".png"}
+    known = {path.stem: path for path in images_in(masks) if path.suffix.lower() in MASK_SUFFIXES}
     pairs = {path: known.get(path.stem) for path in images_in(images)}
     return [_Item(image.stem, image, mask, None) for image, mask in _with_masks(images, pairs)]
 

@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from fewseg.core.errors import InvalidImage
-from fewseg.images import SUFFIXES, read_image_size
+from fewseg.images import read_image_size
+from fewseg.images.kinds import is_image, tell_unread
 from fewseg.server.project.state import KnownImage
 
 EXPORT_MARK: Final = ".fewseg-export"
@@ -123,9 +124,10 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
             folders[:] = []
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
+        tell_unread(root, files)
         for name in files:
             path = Path(root, name)
-            if path.suffix.lower() not in SUFFIXES or name.startswith("."):
+            if not is_image(name):
                 continue
             try:
                 status = path.stat()
