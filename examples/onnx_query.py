@@ -60,10 +60,12 @@ def decoded(path: Path) -> Image.Image:
 def open_image(path: Path) -> tuple[Image.Image, int]:
     """The upright RGB image, transparency over white, and the EXIF orientation of the file."""
     stored = decoded(path)
-    turn, image = stored.getexif().get(ExifTags.Base.Orientation, 1), ImageOps.exif_transpose(stored)
+    with Image.open(path) as file:  # decoding a TIFF turns it, and takes the tag away
+        turn, image = file.getexif().get(ExifTags.Base.Orientation, 1), ImageOps.exif_transpose(stored)
     if image.mode[0] in "IF":  # 16 bits or floats, which Pillow would clip
         values = np.asarray(image).astype(np.float32)
-        most = 1 if image.mode == "F" else 65535 if ";" in image.mode or values.max() > 255 else 255
+        depths = (8, 10, 12, 14, 16)  # cameras save fewer bits in files of 16
+        most = 1 if image.mode == "F" else next((2**n - 1 for n in depths if values.max() < 2**n), 65535)
         if not (values.min() >= 0 and values.max() <= most):
             sys.exit(f"{path} has values from {values.min():g} to {values.max():g}: scale them to 0..{most}")
         image = Image.fromarray((values * np.float32(255 / most) + np.float32(0.5)).astype(np.uint8))

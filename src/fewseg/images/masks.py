@@ -130,9 +130,9 @@ def _from_image(mask: str | os.PathLike[str] | Image.Image, value: MaskValue | N
     else:
         raise InvalidMask(f"a mask is a path, Pillow image, array or tensor, not a {type(mask).__name__}")
     decoding.require_mask_format(image, name, InvalidMask)
+    turn = turns.tiff_orientation(image)
     decoded = decoding.decode(image, name, InvalidMask)
-    turn = turns.orientation(image)
-    image = turns.upright(decoded, turn)
+    turn, image = max(turn, turns.orientation(image)), turns.upright(decoded, turns.orientation(image))
     if image.mode == "P" and not isinstance(value, tuple):
         raw = _Raw(np.asarray(image), name, turned=turn != 1)
         return replace(raw, background=_darkest(image, raw)) if value is None else raw

@@ -23,16 +23,23 @@ _CARRIERS: Final = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) to 8; 1 where there is none, it cannot be read, or Pillow applies it (TIFF).
+    """EXIF orientation that is still to be applied, 1 (upright) to 8; 1 where there is none or it cannot be read.
 
-    Reads no pixels: of a PNG it is known once they are decoded, for the tag may stand behind them.
+    A TIFF is turned by Pillow while it decodes it. Reads no pixels: of a PNG the orientation is known once they are
+    decoded, for the tag may stand behind them.
     """
-    if image.format == "TIFF":  # turned while decoding
+    if image.format == "TIFF":
         return 1
     try:
         found = Image.Image.getexif(image).get(_TAG, 1)  # PNG's own decodes, and would hide what is wrong with that
     except Exception:  # damaged EXIF must not make a sound image unreadable
         return 1
+    return found if found in _TURNS else 1
+
+
+def tiff_orientation(image: Image.Image) -> int:
+    """The orientation that Pillow will apply to a TIFF that is not decoded yet; 1 for anything else."""
+    found = getattr(image, "tag_v2", {}).get(_TAG, 1) if image.format == "TIFF" else 1
     return found if found in _TURNS else 1
 
 

@@ -29,7 +29,7 @@ from fewseg.images.depth import not_finite, to_bytes
 from fewseg.images.integrity import tells_more_behind_pixels
 from fewseg.images.kinds import SUFFIXES
 from fewseg.images.masks import read_mask
-from fewseg.images.orientation import orientation, upright, upright_size
+from fewseg.images.orientation import orientation, tiff_orientation, upright, upright_size
 from fewseg.images.pages import tell_rest
 
 if TYPE_CHECKING:
@@ -102,12 +102,13 @@ def open_image(image: ImageLike, *, at_least: int | None = None, reduce_above: i
     if at_least is not None and size[0] * size[1] > reduce_above and isinstance(image, (str, os.PathLike)):
         # JPEG: decodes at 1/2, 1/4 or 1/8
         drafted = opened.draft(None, (min(at_least, size[0]), min(at_least, size[1])))
+    by_pillow = tiff_orientation(opened)
     source, opened = opened, decoding.decode(opened, name, InvalidImage)
     turn = orientation(source)
     if drafted is None:
         size = opened.size  # some versions of Pillow turn a TIFF, and its size, only now
     small = _to_rgb(opened, name)(opened) if at_least is None else _reduced(opened, name, at_least, reduce_above)
-    return OpenedImage(upright(small, turn), upright_size(size, turn), turn, name)
+    return OpenedImage(upright(small, turn), upright_size(size, turn), max(turn, by_pillow), name)
 
 
 def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -124,7 +125,7 @@ def read_image_header(path: str | os.PathLike[str]) -> tuple[tuple[int, int], in
         if isinstance(image, ImageFile.ImageFile) and tells_more_behind_pixels(image):
             decoding.decode(image, os.fspath(path), InvalidImage)
         turn = orientation(image)
-        return upright_size(image.size, turn), turn
+        return upright_size(image.size, turn), max(turn, tiff_orientation(image))
 
 
 def _reduced(image: Image.Image, name: str, at_least: int, reduce_above: int) -> Image.Image:
