@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from fewseg.batch.earlier import EARLIER, FOLDERS
 from fewseg.batch.find_images import find_images
@@ -99,8 +100,9 @@ def segment_files(
     if options.engine == "ray":
         require_ray()  # before anything is made
     named, tiles = Queries.find(queries, out, masks), options.tiles
-    variant = None if tiles is None else {"tile": tiles.side_for(now), "overlap": tiles.overlap}
-    variant = variant if get_range() is None else {**(variant or {}), "range": get_range()}
+    variant: dict[str, Any] = {} if tiles is None else {"tile": tiles.side_for(now), "overlap": tiles.overlap}
+    if (values := get_range()) is not None:
+        variant["range"] = list(values)
     with FolderLock(out):
         if options.pages:
             named = replace(named, files=with_pages(named.files, Path(out)))
