@@ -136,28 +136,31 @@ def _mask(shapes: Sequence[Shape], image: AnnotatedImage, file: Path | Image.Ima
     """0, 1 for the label and 255 for what is ignored, for the upright image."""
     canvas = _canvas(image, shapes, file, left)
     mask = np.zeros(canvas.size[::-1], np.uint8)
-    for shape in image.ignored:
-        mask[_filled(shape, canvas.size, left)] = IGNORE
-    filled = [_filled(shape, canvas.size, left) for shape in shapes]
-    if not any(part.any() for part in filled):
-        raise InvalidSupport(f"{shapes[0].where} covers no pixel of {image.where}: draw it again, or remove it")
+    for part in _filled(image.ignored, canvas.size, left):
+        mask[part] = IGNORE
+    filled = _filled(shapes, canvas.size, left, all_are_needed=len(shapes) == 1)
+    if not filled:
+        raise InvalidSupport(f"none of the {len(shapes)} regions in {image.where} can be used")
     for part in filled:
         mask[part] = 1
     return upright_values(mask, canvas.orientation)
 
 
-def _filled(shape: Shape, size: Size, left: LeftOut) -> Mask:
-    nothing: Mask = np.zeros(size[::-1], np.bool_)
-    if shape.fill is None:
-        return nothing
-    try:
-        mask = shape.fill(size)
-    except FewsegError as error:
-        left.bad(error)
-        return nothing
-    if not mask.any():
-        left.bad(f"{shape.where} covers no pixel of its image: draw it again, or remove it")
-    return mask
+def _filled(shapes: Sequence[Shape], size: Size, left: LeftOut, *, all_are_needed: bool = False) -> list[Mask]:
+    """The masks of the shapes that can be drawn; raises `FewsegError` for one that cannot, where it is needed."""
+    masks = []
+    for shape in shapes:
+        assert shape.fill is not None
+        try:
+            mask = shape.fill(size)
+            if not mask.any():
+                raise InvalidSupport(f"{shape.where} covers no pixel of its image: draw it again, or remove it")
+            masks.append(mask)
+        except FewsegError as error:
+            if all_are_needed:
+                raise
+            left.bad(error)
+    return masks
 
 
 def _boxes(
@@ -169,10 +172,13 @@ def _boxes(
         assert shape.box is not None
         try:
             prompts.append(Prompt.of(box=_turned_box(shape.box(canvas.size), canvas)))
-        except (TypeError, ValueError, OverflowError, InvalidSupport) as error:
-            left.bad(f"{shape.where} has a box that cannot be used ({error}): draw it again")
+        except InvalidSupport as error:
+            reason = InvalidSupport(f"{shape.where}: {error}")
+            if len(shapes) == 1:
+                raise reason from None
+            left.bad(reason)
     if not prompts:
-        raise InvalidSupport(f"{shapes[0].where} has no box that can be used: draw it again, or remove it")
+        raise InvalidSupport(f"none of the {len(shapes)} boxes in {image.where} can be used")
     return tuple(prompts)
 
 

@@ -38,7 +38,9 @@ def unpacked(path: Path) -> Path:
             _unpack(path, Path(folder.name))
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
             folder.cleanup()
-            raise InvalidSupport(f"{path} is damaged or no zip archive ({one_line(error)}): export it again") from error
+            raise InvalidSupport(
+                f"{path} is damaged or no zip archive ({one_line(error):.200}): export it again"
+            ) from error
         except BaseException:
             folder.cleanup()
             raise

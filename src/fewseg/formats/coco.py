@@ -109,7 +109,7 @@ def _shape(annotation: dict[str, Any], label: str, where: str, stretched: Size |
         fill = partial(_fill, drawn, where, stretched)
         return Shape(label, where, fill, area=float(area) if plausible else None, reach=reach)  # type: ignore[arg-type]
     box = annotation.get("bbox")
-    return Shape(label, where, box=partial(_box, box, where)) if box else None
+    return Shape(label, where, box=partial(_box, box)) if box else None
 
 
 def _fill(drawn: Any, where: str, stretched: Size | None, size: Size) -> Mask:
@@ -142,12 +142,12 @@ def _reach(drawn: list[Any]) -> Size:
         return 0, 0
 
 
-def _box(box: Any, where: str, _: Size) -> Box:
+def _box(box: Any, _: Size) -> Box:
     """COCO's boxes are x, y, width, height."""
     try:
         x, y, width, height = (float(v) for v in box)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidSupport(f"{where} has the bbox {box!r:.60}: expected x, y, width, height") from None
+        raise InvalidSupport(f"the bbox is {box!r:.60}: expected x, y, width, height") from None
     return x, y, x + width, y + height
 
 

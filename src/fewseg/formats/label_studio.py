@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from fewseg.core.errors import InvalidSupport
+from fewseg.core.errors import InvalidMask, InvalidSupport
 from fewseg.formats import brush_rle
 from fewseg.formats.annotated import AnnotatedImage, Mask, Shape, Size
 from fewseg.formats.left_out import LeftOut
@@ -158,8 +158,10 @@ def _kind(value: Mapping[str, Any]) -> str | None:
 
 def _filled(value: dict[str, Any], kind: str, where: str, size: Size) -> Mask:
     if kind == "rle":
-        rle = value["rle"]
-        return brush_rle.decode(rle if isinstance(rle, list) else [], size)
+        try:
+            return brush_rle.decode(value["rle"] if isinstance(value["rle"], list) else [], size)
+        except InvalidMask as error:
+            raise InvalidSupport(f"{where}: {error}") from error
     if kind == "imageDataURL":
         return _bitmask(value[kind], size, where)
     share = np.array(size) / 100  # coordinates are per cent

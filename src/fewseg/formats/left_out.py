@@ -58,9 +58,7 @@ class LeftOut:
     def say(self) -> None:
         """Say what was counted."""
         for what, places in self._kinds.items():
-            log.warning("left out: %d %s; the first is %s", len(places), what, places[0])
+            log.warning("left out: %s (%d); the first is %s", what, len(places), places[0])
         self._kinds.clear()
-        if len(self._bad) > _NAMED:
-            log.warning(
-                "left out: %d more entries that cannot be used; --strict ends at the first", len(self._bad) - _NAMED
-            )
+        if (more := len(self._bad) - _NAMED) > 0:
+            log.warning("left out: %d more entries that cannot be used; --strict ends at the first", more)

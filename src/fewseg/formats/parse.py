@@ -67,7 +67,7 @@ def parse_json(path: Path) -> Any:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidSupport(f"{path} is damaged or no JSON ({one_line(error)}): export it again") from error
+        raise InvalidSupport(f"{path} is damaged or no JSON ({one_line(error):.200}): export it again") from error
     if isinstance(content, dict) and content.get("imageData"):
         content["imageData"] = True
     return content
@@ -81,7 +81,7 @@ def parse_xml(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
-        raise InvalidSupport(f"{path} is damaged or no XML ({one_line(error)}): export it again") from error
+        raise InvalidSupport(f"{path} is damaged or no XML ({one_line(error):.200}): export it again") from error
 
 
 def parse_yaml(path: Path) -> Any:

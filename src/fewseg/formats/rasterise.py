@@ -103,7 +103,7 @@ def png_mask(data: bytes, size: tuple[int, int], where: str) -> NDArray[np.bool_
             alpha = drawn.convert("RGBA").getchannel("A") if drawn.has_transparency_data else drawn.convert("L")
             return np.asarray(alpha) > (127 if drawn.has_transparency_data else 0)
     except (ValueError, TypeError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise InvalidSupport(f"{where} has a damaged mask ({one_line(error)}): save it again") from error
+        raise InvalidSupport(f"{where} has a damaged mask ({one_line(error):.200}): save it again") from error
 
 
 def place_mask(

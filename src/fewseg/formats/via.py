@@ -78,7 +78,7 @@ def read_via_csv(path: Path, request: Request) -> Reading:
             parsed = {"shape_attributes": json.loads(shape), "region_attributes": json.loads(attributes)}
             files.setdefault(name, []).extend([parsed] if parsed["shape_attributes"] else [])
     except (csv.Error, ValueError, RecursionError) as error:
-        raise InvalidSupport(f"{path} is damaged ({one_line(error)}): export it again") from error
+        raise InvalidSupport(f"{path} is damaged ({one_line(error):.200}): export it again") from error
     return _reading(path, files, {}, request)
 
 
