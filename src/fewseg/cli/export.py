@@ -76,12 +76,12 @@ def _licence(options: Options) -> str | None:
 
 def _taught(options: Options, method: FewShotMethod) -> Segmenter | None:
     """The examples of --support, before anything is written."""
-    from fewseg.formats.read import read_supports
+    from fewseg.formats.read import ENDINGS, read_supports
     from fewseg.inference.segmenter import Segmenter
 
     if options.support is None:
         return None
-    if options.support.is_file() and options.support.suffix.lower() != ".json":
+    if options.support.is_file() and options.support.suffix.lower() not in ENDINGS:
         if options.labels or options.shots:
             raise InvalidOption(f"{options.support} is taught already: leave out --labels and --shots")
         return Segmenter.load(options.support, method, device="cpu", precision="float32")

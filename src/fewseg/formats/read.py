@@ -30,6 +30,9 @@ _KEYS: Final = (
 )
 """Keys of the JSON formats."""
 
+ENDINGS: Final = frozenset({".json", ".xml", ".yaml", ".yml", ".csv", ".zip"})
+"""Endings, in lower case, of files with examples."""
+
 _Reader = Callable[[Request], Reading]
 
 

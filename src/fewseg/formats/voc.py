@@ -2,9 +2,9 @@
 
 Masks are palette images, whose indices are the classes, or RGB images in the classes' colours. 0 (black) is
 background and 255 (or the colour 224, 224, 192) ignored. Names and colours come from labelmap.txt (as CVAT writes it,
-its labels sorted, the background among them), names from class_names.txt (labelme) or classes.txt; without any of these
-files they are VOC's own twenty. Images and masks may lie in subfolders; the images are those of `--images` where there
-is no JPEGImages/.
+its labels sorted, the background among them), names from class_names.txt (labelme) or classes.txt, where a line may have
+its value in front (`7 train`); without any of these files they are VOC's own twenty. Images and masks may lie in
+subfolders; the images are those of `--images` where there is no JPEGImages/.
 
 Ignored pixels stay ignored (255) in the masks read here. Methods count what is not foreground in a support as
 background, the ignored rim around VOC's objects too, as the papers do.
@@ -68,6 +68,8 @@ def class_table(folder: Path) -> ClassTable:
     lines = (line.strip() for line in read_text(path).splitlines())
     rows = [line.split(":") for line in lines if line and not line.startswith("#")]
     rows = [[row[0].strip(), *row[1:]] for row in rows if row[0].strip() != "__ignore__"]
+    if numbered := _numbered([row[0] for row in rows]):
+        return ClassTable(numbered, {voc_colour(i): i for i in (0, *numbered)}, remedy=remedy)
     ground = [i for i, row in enumerate(rows) if _is_background(row[0])]
     if len(ground) > 1:
         raise InvalidSupport(f"{path} has {len(ground)} lines of the background: keep one")
@@ -83,6 +85,14 @@ def class_table(folder: Path) -> ClassTable:
             raise InvalidSupport(f"{path} gives {row[0]} and {other} one colour, {colour}: export with other colours")
         colours[colour] = number
     return ClassTable(names, colours, only_colours=bool(ground and ground[0]), remedy=remedy)
+
+
+def _numbered(lines: list[str]) -> dict[int, str] | None:
+    """Value to name, where every line has its value in front: `7 train`."""
+    parts = [line.split(maxsplit=1) for line in lines]
+    if not all(len(part) == 2 and part[0].isdecimal() and int(part[0][:6]) < 256 for part in parts):
+        return None
+    return {int(value): name for value, name in parts if int(value) and not _is_background(name)}
 
 
 def _is_background(name: str) -> bool:
