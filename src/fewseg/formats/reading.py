@@ -12,7 +12,7 @@ from fewseg.core.errors import InvalidSupport
 from fewseg.formats.annotated import AnnotatedImage, examples_of
 from fewseg.formats.examples import SupportExample
 from fewseg.formats.left_out import LeftOut
-from fewseg.images.kinds import SUFFIXES
+from fewseg.images.kinds import is_image, tell_unread
 
 SPLITS: Final = ("train", "training", "valid", "val", "validation", "test", "testing")
 """Names of folders that hold a part of a data set, not a label."""
@@ -128,7 +128,9 @@ def _files(folder: Path) -> Iterator[Path]:
 def images_below(folder: Path) -> dict[str, Path]:
     """The images of a folder and its subfolders by their path without ending: `b/a` for FOLDER/b/a.jpg."""
     found: dict[str, Path] = {}
-    for path in sorted(_files(folder)):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+    files = sorted(_files(folder))
+    tell_unread(folder, files)
+    for path in files:
+        if is_image(path):
             found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
     return found

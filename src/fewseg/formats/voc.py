@@ -2,8 +2,8 @@
 
 Masks are palette images, whose indices are the classes, or RGB images in the classes' colours. 0 (black) is
 background and 255 (or the colour 224, 224, 192) ignored. Names and colours come from labelmap.txt (as CVAT writes it,
-its labels sorted, the background among them), names from class_names.txt (labelme) or classes.txt, where a line may have
-its value in front (`7 train`); without any of these files they are VOC's own twenty. Images and masks may lie in
+its labels sorted, the background among them), names from class_names.txt (labelme) or classes.txt, where a line may
+have its value in front (`7 train`); without any of these files they are VOC's own twenty. Images and masks may lie in
 subfolders; the images are those of `--images` where there is no JPEGImages/.
 
 Ignored pixels stay ignored (255) in the masks read here. Methods count what is not foreground in a support as
