@@ -64,6 +64,7 @@ def assert_same(masks: Found, expected: Found) -> None:
         ("roboflow/coco-segmentation", "", "COCO JSON"),
         ("roboflow/png-mask-semantic", "", "Roboflow masks"),
         ("roboflow/yolov8", "", "YOLO"),
+        ("qupath", "", "GeoJSON"),
         ("via-2", "via_export_json.json", "VIA"),
         ("via-2", "via_export_csv.csv", "VIA"),
         ("via-2", "via_project.json", "VIA"),
@@ -203,6 +204,22 @@ def test_what_is_no_mask_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
         read_supports(export(tmp_path, name) / file)
         for each in words:
             assert each in caplog.text, each
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ({"dm_format_version": "1.0", "items": []}, "Datumaro"),
+        ({"size": {"height": 1, "width": 1}, "objects": []}, "Supervisely"),
+        ({"imgHeight": 1, "imgWidth": 1, "objects": []}, "Cityscapes"),
+        ({"image": {}, "annotations": []}, "Segment Anything"),
+        ({"project": {}, "metadata": {}, "view": {}}, "VIA 3"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path: Path, content: object, name: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(InvalidSupport, match=name):
+        read_supports(tmp_path / "a.json")
 
 
 def test_nothing_that_a_data_set_says_is_run(tmp_path: Path) -> None:

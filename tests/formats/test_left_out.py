@@ -185,6 +185,22 @@ def test_spellings_of_labelme(folder: Path, kind: Any, flat: list[float]) -> Non
     assert (example.mask() == 1).sum() == 400
 
 
+@pytest.mark.parametrize("label", ["a\nb", "\x00", "\u202e"])
+def test_labels_that_cannot_be_shown(folder: Path, caplog: pytest.LogCaptureFixture, label: str) -> None:
+    path = write(folder / "a.json", labelme(shape("polygon", GOOD, label=label), shape("polygon", GOOD)))
+    assert read_supports(path).labels == ("red",)
+    assert "characters that cannot be shown" in caplog.text
+
+
+def test_parts_with_label_folders(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for label in ("red", "blue"):
+            image_file(tmp_path / part / label / f"{part}.jpg")
+            Image.fromarray(np.eye(SIZE[1], SIZE[0], dtype=np.uint8)).save(tmp_path / part / label / f"{part}.png")
+    assert read_supports(tmp_path).labels == ("blue", "red")
+    assert len(read_supports(tmp_path, split="train").examples) == 2
+
+
 def test_labels_that_are_numbers(folder: Path) -> None:
     assert read_supports(write(folder / "a.json", labelme(shape("polygon", GOOD, label=7)))).labels == ("7",)
 

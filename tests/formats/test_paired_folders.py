@@ -86,7 +86,7 @@ def test_masks_of_fewseg_are_read_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["blue"], B)
 
 
-@pytest.mark.parametrize("kind", ["coco", "coco-rle", "labelme", "yolo"])
+@pytest.mark.parametrize("kind", ["coco", "coco-rle", "labelme", "yolo", "geojson"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_round_trips(tmp_path: Path, kind: str, orientation: int) -> None:
     """What is written in each format is read back pixel for pixel, holes and turned images included."""
@@ -98,8 +98,8 @@ def test_round_trips(tmp_path: Path, kind: str, orientation: int) -> None:
     masks = {label: mask.T.copy() if orientation >= 5 else mask for label, mask in masks.items()}
     record = MaskRecord("a", upright, masks, image=file, file_name="a.jpg")
     export_masks([record], tmp_path / "out", [kind], options=ExportOptions(tolerance=0))
-    place = tmp_path / "out" / {"labelme": "labelme", "yolo": "yolo"}.get(kind, "")
-    images = tmp_path / "photos" if kind.startswith("coco") else None
+    place = tmp_path / "out" / ("" if kind.startswith("coco") else kind)
+    images = tmp_path / "photos" if kind.startswith(("coco", "geo")) else None
     found = {e.label: e.mask() == 1 for e in read_supports(place, images=images, strict=True).examples}
     assert set(found) == set(masks)
     for label, mask in masks.items():

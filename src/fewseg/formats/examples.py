@@ -23,6 +23,7 @@ from fewseg.images.orientation import orientation, upright_size
 from fewseg.images.prompts import Prompt, require_foreground
 from fewseg.images.read import read_image_header
 from fewseg.inference.segmenter import Segmenter
+from fewseg.inference.supports import check_label
 from fewseg.inference.tiles import teach_tiled
 from fewseg.inference.tiling import Tile
 
@@ -218,6 +219,7 @@ class _Check:
     def share(self, example: SupportExample) -> float | None:
         """Share of the image that the label covers; None, and a line, where the example cannot be used."""
         try:
+            check_label(example.label)
             self._read(example.image)
             return example.check()
         except FewsegError as error:

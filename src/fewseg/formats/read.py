@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fewseg.core.errors import InvalidOption, InvalidSupport
-from fewseg.formats import coco, cvat, label_studio, labelme, paired_folders, via, voc, yolo
+from fewseg.formats import coco, cvat, geojson, label_studio, labelme, paired_folders, via, voc, yolo
 from fewseg.formats.archives import unpacked
 from fewseg.formats.examples import SupportExample, Supports, choose_examples
 from fewseg.formats.left_out import LeftOut
@@ -18,19 +18,30 @@ from fewseg.formats.mask_folders import is_prompts, read_mask_folders
 from fewseg.formats.parse import parse_json
 from fewseg.formats.reading import SPLITS, Reading, Request
 from fewseg.images.kinds import MASK_SUFFIXES
+from fewseg.images.pairs import class_folders, images_in
 from fewseg.images.prompts import read_prompts
 
 _KNOWN: Final = (
-    "mask folders (LABEL/name.jpg and LABEL/name.png), images/ with masks/, COCO JSON, labelme JSON, an export of "
-    "Label Studio or VIA, a YOLO data set (data.yaml), CVAT XML, VOC (JPEGImages/, SegmentationClass/), or their zip"
+    "mask folders (LABEL/name.jpg and LABEL/name.png), images/ with masks/, COCO JSON, labelme JSON, GeoJSON, an "
+    "export of Label Studio or VIA, a YOLO data set (data.yaml), CVAT XML, VOC (JPEGImages/, "
+    "SegmentationClass/), or their zip"
 )
 _KEYS: Final = (
     *("shapes", "images", "annotations", "categories", "imageData", "completions", "annotation_id", "regions"),
-    "_via_img_metadata",
+    *("_via_img_metadata", "features", "objects", "dm_format_version"),
 )
 """Keys of the JSON formats."""
 
-ENDINGS: Final = frozenset({".json", ".xml", ".yaml", ".yml", ".csv", ".zip"})
+_OTHERS: Final = {
+    "Datumaro": {"dm_format_version"},
+    "Supervisely": {"size", "objects"},
+    "Supervisely's list of classes": {"classes", "projectType"},
+    "Cityscapes": {"imgHeight", "objects"},
+    "Segment Anything": {"image", "annotations"},
+}
+"""Formats that are told by keys of their JSON, and not read."""
+
+ENDINGS: Final = frozenset({".json", ".geojson", ".xml", ".yaml", ".yml", ".csv", ".zip"})
 """Endings, in lower case, of files with examples."""
 
 _Reader = Callable[[Request], Reading]
@@ -49,8 +60,8 @@ def read_supports(
 
     Label folders with masks (`fewseg.formats.mask_folders`), images/ with masks/ and Roboflow's masks
     (`paired_folders`), COCO (`coco`), labelme (`labelme`), YOLO (`yolo`), CVAT's XML (`cvat`), Label Studio
-    (`label_studio`), VIA (`via`), VOC and CVAT's masks (`voc`), and zip archives of all these; the files of a format,
-    or their folder. Data sets in parts (train, valid, test) are read whole.
+    (`label_studio`), VIA (`via`), GeoJSON (`geojson`), VOC and CVAT's masks (`voc`), and zip archives of all these; the
+    files of a format, or their folder. Data sets in parts (train, valid, test) are read whole.
 
     Entries that cannot be used (a polygon without area, an image that is missing, damaged run lengths) are left out
     with a line in the log that names them.
@@ -71,7 +82,7 @@ def read_supports(
     if shots < 0:
         raise InvalidOption(f"{shots} shots: give 1 or more, or 0 for all")
     left = LeftOut(strict)
-    request = Request(left, folder, tuple(labels), shots, split)
+    request = Request(left, folder, tuple(labels), split)
     try:
         if folder is not None and not folder.is_dir():
             raise InvalidSupport(f"folder of images {folder} does not exist: check --images")
@@ -100,7 +111,7 @@ def _readers(root: Path, request: Request) -> list[_Reader]:
     if reader is not None:
         return [reader]
     parts = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in SPLITS]
-    found = [(part, inner) for part in parts if (inner := _of_folder(part, request)) is not None]
+    found = [(part, inner) for part in parts if (inner := _of_part(part, request)) is not None]
     if found:
         wanted = [(part, inner) for part, inner in found if request.wants_split(part.name)]
         if not wanted:
@@ -130,6 +141,13 @@ def _of_folder(root: Path, request: Request) -> _Reader | None:
     if paired_folders.paired_folders(root, request.images) is not None:
         return partial(paired_folders.read_paired_folders, root)
     return None
+
+
+def _of_part(part: Path, request: Request) -> _Reader | None:
+    """The reader of train/, valid/ ..., which may hold label folders, too."""
+    if (reader := _of_folder(part, request)) is None and not images_in(part) and _has_masks(class_folders(part)):
+        return partial(_mask_folders, part)
+    return reader
 
 
 def _below(root: Path, request: Request) -> _Reader | None:
@@ -173,7 +191,7 @@ def _of_files(files: Sequence[Path], request: Request) -> _Reader:
         ending = files[0].suffix.lower()
         if ending in single:
             return partial(single[ending], files[0])
-        if ending != ".json":
+        if ending not in (".json", ".geojson"):
             raise InvalidSupport(f"support {files[0]} is a file, not a folder, and no JSON either: give {_KNOWN}")
     parsed: list[tuple[Path, Any]] = []
     for file in files:
@@ -192,9 +210,13 @@ def _of_files(files: Sequence[Path], request: Request) -> _Reader:
             raise InvalidSupport(f"{len(whole)} {name} files ({names}): give the path of one")
         if whole:
             return partial(read, *whole[0])
-    drawn = [pair for pair in parsed if labelme.is_labelme(pair[1])]
-    if drawn:
-        return partial(labelme.read_labelme, drawn)
+    for known, read_all in ((labelme.is_labelme, labelme.read_labelme), (geojson.is_geojson, geojson.read_geojson)):
+        drawn = [pair for pair in parsed if known(pair[1])]
+        if drawn:
+            return partial(read_all, drawn)
+    for name, keys in _OTHERS.items():
+        if any(isinstance(content, dict) and keys <= set(content) for _, content in parsed):
+            raise InvalidSupport(f"{parsed[0][0]} is of {name}, which is not read: export it as COCO, or as masks")
     raise request.left.nothing(
         f"{files[0]} is neither COCO JSON (images, annotations, categories) nor labelme JSON (shapes, imagePath), "
         f"nor of Label Studio or VIA; give {_KNOWN}"
@@ -205,7 +227,7 @@ def _annotation_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
-    found = [p for p in files if p.suffix.lower() == ".json"]
+    found = [p for p in files if p.suffix.lower() == ".json"] or [p for p in files if p.suffix.lower() == ".geojson"]
     return found or [p for p in files if p.suffix.lower() == ".csv"][:1]
 
 

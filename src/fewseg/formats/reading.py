@@ -30,7 +30,6 @@ class Request:
     """Folder of the images, where it is not beside the annotations."""
     labels: tuple[str, ...] = ()
     """Only these; all if empty."""
-    shots: int = 0
     split: str = ""
     """Only this part of a data set; all if empty."""
 
