@@ -1,7 +1,7 @@
 """GeoJSON in pixels, a feature collection an image: examples read from it, masks written as it.
 
-Reading: what fewseg writes, and QuPath's annotations. A feature's label is its `label`, or the name of its classification;
-polygons have real holes. The image is the one that the file names, or the one of the file's name.
+Reading: what fewseg writes, and QuPath's annotations. A feature's label is its `label`, or the name of its
+classification; polygons have real holes. The image is the one that the file names, or the one of the file's name.
 """
 
 from __future__ import annotations
