@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from fewseg.core.errors import (
     InvalidSupport,
     OutputError,
 )
+from fewseg.core.tensor_files import CHECKSUM
 from fewseg.inference.postprocess import full_size_prediction
 from fewseg.inference.predict import EncodedImages
 from fewseg.inference.preprocess import PreparedImage
@@ -528,7 +531,8 @@ def test_load_refuses_damaged_metadata(tmp_path: Path, metadata: str) -> None:
 def test_load_refuses_missing_tensors(tmp_path: Path) -> None:
     taught("red").save(tmp_path / "a.fewseg")
     with safe_open(tmp_path / "a.fewseg", "pt") as file:
-        save_file({"0.0.foreground": torch.zeros(1, 5, 3)}, tmp_path / "b.fewseg", file.metadata())
+        about = {key: value for key, value in file.metadata().items() if key != CHECKSUM}
+    save_file({"0.0.foreground": torch.zeros(1, 5, 3)}, tmp_path / "b.fewseg", about)
     save_file({"strange": torch.zeros(1)}, tmp_path / "c.fewseg", {"fewseg.segmenter": '{"version": 1}'})
     for name in ("b.fewseg", "c.fewseg"):
         with pytest.raises(InvalidCheckpoint, match="not a saved segmenter"):
@@ -584,3 +588,105 @@ def test_scales_that_coincide_are_one_size(tmp_path: Path) -> None:
     assert loaded.input_sizes == segmenter.input_sizes
     found = loaded.segment(blob("red")[0])
     np.testing.assert_array_equal(found.masks["red"], found.masks["rot"])
+
+
+# ------------------------------------------------------------------------------------------- damaged and foreign files
+
+
+def resaved(source: Path, target: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> Path:
+    """A file as an earlier version wrote it, without a checksum, with something changed."""
+    with safe_open(source, "pt") as file:
+        about = json.loads(file.metadata()["fewseg.segmenter"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    change(about, tensors)
+    save_file(tensors, target, {"fewseg.segmenter": json.dumps(about)})
+    return target
+
+
+def test_files_without_a_checksum_load(tmp_path: Path) -> None:
+    taught("red").save(tmp_path / "a.fewseg")
+    old = resaved(tmp_path / "a.fewseg", tmp_path / "old.fewseg", lambda about, tensors: None)
+    assert Segmenter.load(old, ColourMethod(), device="cpu").labels == ("red",)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda about, tensors: tensors.pop("0.0.background"), "without background"),
+        (
+            lambda about, tensors: tensors["0.0.background"].fill_(torch.nan),
+            "background has values",
+        ),
+        (
+            lambda about, tensors: tensors.update({"0.0.background": torch.zeros(1, 1, 4)}),
+            "background has another",
+        ),
+        (lambda about, tensors: tensors.update({"0.0.more": torch.zeros(1, 1)}), "an unknown more"),
+        (lambda about, tensors: about.update(scales=["a"]), "scales"),
+        (lambda about, tensors: about.update(scales=[]), "scales"),
+        (lambda about, tensors: about.update(presence_threshold=7), "threshold"),
+        (lambda about, tensors: about.update(presence_threshold=float("nan")), "threshold"),
+        (lambda about, tensors: about.update(presence_scale=[float("inf"), 0]), "scale"),
+        (lambda about, tensors: about["labels"][0].update(label=""), "is empty"),
+        (lambda about, tensors: about["labels"][0].update(label="a\nb"), "cannot be shown"),
+        (lambda about, tensors: about["labels"][0].update(presence_threshold="x"), "threshold"),
+        (lambda about, tensors: about["labels"][0].update(encoders=["other"]), "encoded by 'other'"),
+    ],
+)
+def test_what_a_file_lacks_is_said_when_it_is_opened(
+    tmp_path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None], said: str
+) -> None:
+    taught("red").save(tmp_path / "a.fewseg")
+    with pytest.raises(InvalidCheckpoint, match=said) as caught:
+        Segmenter.load(resaved(tmp_path / "a.fewseg", tmp_path / "b.fewseg", change), ColourMethod(), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_deeply_nested_metadata(tmp_path: Path) -> None:
+    save_file({"0.0.x": torch.zeros(1, 1)}, tmp_path / "a.fewseg", {"fewseg.segmenter": "[" * 100_000})
+    with pytest.raises(InvalidCheckpoint, match="not a saved segmenter"):
+        Segmenter.load(tmp_path / "a.fewseg", ColourMethod())
+
+
+# ----------------------------------------------------------------------------------------------- a task's threshold
+
+
+def test_left_out_examples_lower_the_threshold() -> None:
+    segmenter = Segmenter(ColourMethod(sharpness=0.5), device="cpu", presence_threshold=0.999)
+    images = [blob("red", place=place)[0] for place in (0.4, 0.5, 0.6)]
+    for image, place in zip(images, (0.4, 0.5, 0.6), strict=True):
+        segmenter.teach("red", image, blob("red", place=place)[1])
+    before = segmenter.fingerprint
+    assert not segmenter.segment(images[0]).present["red"]
+    threshold = segmenter.fit_presence("red", images)
+    assert threshold is not None
+    assert threshold < 0.999
+    assert all(segmenter.segment(image).present["red"] for image in images)
+    assert segmenter.fingerprint != before
+    assert segmenter.fit_presence("red") is None
+    assert segmenter.fingerprint == before
+
+
+def test_refused_images_raise_the_threshold(tmp_path: Path) -> None:
+    segmenter = Segmenter(ColourMethod(sharpness=0.2), device="cpu", presence_threshold=0.01)
+    segmenter.teach("red", *blob("red"))
+    segmenter.teach("blue", *blob("blue"))
+    refused = blob("green")[0]
+    assert segmenter.segment(refused).present == {"red": True, "blue": True}
+    segmenter.fit_presence("red", refused=[refused])
+    assert segmenter.segment(refused).present == {"red": False, "blue": True}
+    assert segmenter.segment(blob("red")[0]).present["red"]
+    segmenter.save(tmp_path / "a.fewseg")
+    loaded = Segmenter.load(tmp_path / "a.fewseg", segmenter.method, device="cpu")
+    assert loaded.segment(refused).present == {"red": False, "blue": True}
+    assert loaded.fingerprint == segmenter.fingerprint
+    segmenter.teach("red", *blob("red"))
+    assert segmenter.segment(refused).present["red"]
+
+
+def test_impossible_fits_of_presence() -> None:
+    segmenter = taught("red")
+    with pytest.raises(InvalidSupport, match="no label 'rod'; did you mean 'red'"):
+        segmenter.fit_presence("rod")
+    with pytest.raises(InvalidSupport, match="2 images for 1 examples of 'red': give all, in order"):
+        segmenter.fit_presence("red", [blob("red")[0]] * 2)

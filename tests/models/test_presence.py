@@ -11,7 +11,7 @@ import torch
 from fewseg.export.supports import save_supports
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiles import segment_tiled
-from fewseg.models.presence import UNSCALED, PresenceScale
+from fewseg.models.presence import UNSCALED, PresenceScale, recall_threshold, task_threshold
 from fewseg.server.engine.cache import ResultCache
 from helpers.colour_method import ColourMethod, blob
 
@@ -77,3 +77,31 @@ def test_programs_without_torch_are_told_the_scale(tmp_path: Path) -> None:
 def test_any_scale_gives_a_number_from_0_to_1() -> None:
     for scale in (SCALE, PresenceScale(1000.0, 0.0), PresenceScale(1e-3, -900.0)):
         assert all(0 <= scale(sure) <= 1 for sure in (0.0, 1e-9, 0.01, 0.5, 1.0))
+
+
+def test_the_threshold_misses_at_most_the_share() -> None:
+    scores = np.linspace(0.01, 0.4, 40)
+    threshold = recall_threshold(scores)
+    assert (scores >= threshold).mean() >= 0.85
+    assert (scores > threshold).mean() < 0.85
+    assert recall_threshold(np.full(5, 0.9)) == 0.5
+    assert recall_threshold(np.array([0.3])) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("positives", "refused", "threshold"),
+    [
+        ([], [], 0.25),
+        ([0.4, 0.6, 0.9], [], 0.25),
+        ([0.1, 0.6, 0.9], [], 0.1),
+        ([0.4, 0.6, 0.9], [0.1, 0.2], 0.25),
+        ([], [1.0], 0.25),
+    ],
+)
+def test_a_tasks_threshold(positives: list[float], refused: list[float], threshold: float) -> None:
+    assert task_threshold(positives, refused, 0.25) == threshold
+
+
+def test_refused_images_are_below_a_tasks_threshold() -> None:
+    assert 0.3 < task_threshold([0.4, 0.6, 0.9], [0.3], 0.25) <= 0.4
+    assert 0.3 < task_threshold([], [0.3], 0.25) < 0.31

@@ -19,6 +19,7 @@ from fewseg.data.episodes.draw import draw_training_episodes
 from fewseg.data.episodes.tensors import TrainingEpisodes, TrainingSource
 from fewseg.data.episodes.views import VIEWS, ScaledCrops
 from fewseg.models.checkpoints.native import load_method
+from fewseg.models.presence import RECALL
 from fewseg.training.ema import WeightEMA
 from fewseg.training.feature_cache import FeatureCache, cached_batches
 from fewseg.training.log import read_metrics
@@ -121,8 +122,9 @@ def test_attention_has_an_optimiser_of_its_own(monkeypatch: pytest.MonkeyPatch) 
 def test_training_ends_with_a_presence_threshold(tmp_path: Path) -> None:
     run(tmp_path)
     extra = load_method(tmp_path / "best.safetensors").extra
-    assert extra["presence_threshold"] == 0.5
-    assert all(0 <= extra[f"presence_{name}"] <= 1 for name in ("balanced_accuracy", "roc_area"))
+    assert 0 < extra["presence_threshold"] <= 0.5
+    assert extra["presence_recall"] >= RECALL
+    assert all(0 <= extra[f"presence_{name}"] <= 1 for name in ("balanced_accuracy", "roc_area", "false_alarms"))
     assert extra["trained"]["step"] in {line["step"] for line in read_metrics(tmp_path) if "val_miou" in line}
 
 

@@ -255,6 +255,7 @@ def _describe(segmenter: Segmenter) -> dict[str, Any]:
             "flips": segmenter.tta_flip,
             "precision": str(segmenter.method.dtype).removeprefix("torch."),
             "presence_threshold": segmenter.presence_threshold,
+            "presence_threshold_of": dict(segmenter.presence_rule.by_label),
         },
     }
 

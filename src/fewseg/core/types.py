@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from fewseg.core.errors import InvalidCheckpoint, InvalidSupport
-from fewseg.core.files import write_bytes
 from fewseg.core.prediction import IGNORE, Prediction
+from fewseg.core.tensor_files import read_tensors, write_tensors
 
 __all__ = ["IGNORE", "Episode", "Prediction", "QueryFeatures", "SupportSet"]
 
@@ -133,15 +131,14 @@ class SupportSet:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a safetensors file, atomically; holds no image. Raises `OutputError` when it cannot be written."""
         about = json.dumps({"method": self.method, "image_size": list(self.image_size), "encoder": self.encoder})
-        write_bytes(path, save({k: v.contiguous().cpu() for k, v in self.tensors.items()}, {"fewseg.support": about}))
+        write_tensors(path, self.tensors, {"fewseg.support": about})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SupportSet:
-        """Read what `save` wrote; raises `InvalidCheckpoint` for any other file."""
+        """Read what `save` wrote; raises `InvalidCheckpoint` for any other file, and a damaged one."""
+        tensors, metadata = read_tensors(path)
         try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})["fewseg.support"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            about = json.loads(metadata["fewseg.support"])
             return cls(about["method"], tuple(about["image_size"]), tensors, about["encoder"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise InvalidCheckpoint(f"{os.fspath(path)} is not a saved support set: {error}") from error

@@ -146,7 +146,7 @@ class InferenceModel:
 
     @property
     def presence_rule(self) -> PresenceRule:
-        """When a label counts as present."""
+        """When a label counts as present, unless it has a threshold of its own."""
         return PresenceRule(self.presence_threshold, self.presence_scale)
 
     @property

@@ -6,20 +6,19 @@ Neither images nor the model's weights are in the file, only where the model cam
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 
-from fewseg.core.errors import InvalidCheckpoint, one_line
-from fewseg.core.files import write_bytes
+from fewseg.core.errors import InvalidCheckpoint, InvalidSupport, one_line
+from fewseg.core.tensor_files import read_tensors, write_tensors
 from fewseg.core.types import SupportSet
 from fewseg.inference.model import InferenceModel
-from fewseg.inference.supports import LabelSupport
+from fewseg.inference.supports import LabelSupport, check_label
 from fewseg.models.checkpoints import load_method, load_official
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.presence import PresenceScale
@@ -70,6 +69,7 @@ def load_segmenter(
         )
     if any(len(support.sets) != len(model.input_sizes) for support in supports.values()):  # sizes may coincide
         raise InvalidCheckpoint(f"{name} has examples for other input sizes than its scales: teach again")
+    check_fits(model, supports, name)
     device, dtype = model.method.device, model.method.dtype
     return model, {label: support.to(device, dtype) for label, support in supports.items()}
 
@@ -102,26 +102,25 @@ def write_supports(
             "digests": support.digests,
             "image_sizes": [s.image_size for s in support.sets],
             "encoders": [s.encoder for s in support.sets],
+            **({} if support.presence_threshold is None else {"presence_threshold": support.presence_threshold}),
         }
         for label, support in supports.items()
     ]
-    metadata = {_KEY: json.dumps({"version": _VERSION, **about, "labels": labels})}
-    write_bytes(path, serialise(tensors, metadata))
+    write_tensors(path, tensors, {_KEY: json.dumps({"version": _VERSION, **about, "labels": labels})})
 
 
 def read_supports(path: str | os.PathLike[str]) -> tuple[dict[str, LabelSupport], dict[str, Any]]:
-    """What `write_supports` wrote; raises `InvalidCheckpoint` for any other file."""
+    """What `write_supports` wrote; raises `InvalidCheckpoint` for any other file, and a damaged one."""
     name = os.fspath(path)
     if not Path(name).is_file():
         raise InvalidCheckpoint(f"{name}: no such file; give one that Segmenter.save wrote")
+    tensors, metadata = read_tensors(path, "saved segmenter")
     try:
-        with safe_open(name, "pt") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        about = json.loads(metadata.get(_KEY, "null"))
         if about and about["version"] != _VERSION:
             raise InvalidCheckpoint(f"{name} was saved by another version of fewseg: teach again, or update")
         return _grouped(about, tensors), _checked(about)
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+    except (InvalidSupport, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InvalidCheckpoint(
             f"{name} is not a saved segmenter, or damaged ({one_line(error)}): give one that Segmenter.save wrote"
         ) from error
@@ -142,12 +141,48 @@ def _grouped(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> d
         digests = tuple(entry["digests"])
         if not sets or len(sets) != len(about["labels"][0]["encoders"]) or any(s.shots != len(digests) for s in sets):
             raise ValueError(f"the examples of {entry['label']!r} are incomplete")
-        supports[str(entry["label"])] = LabelSupport(sets, digests)
+        check_label(entry["label"])
+        supports[entry["label"]] = LabelSupport(sets, digests, _threshold_of(entry))
     return supports
 
 
+def check_fits(model: InferenceModel, supports: Mapping[str, LabelSupport], name: str) -> None:
+    """Raise `InvalidCheckpoint` where examples of the file `name` are not what the model makes of an example."""
+    side = max(model.input_sizes)
+    made = model.encode_example(torch.full((3, side, side), 0.5), torch.ones(side, side))
+    for label, support in supports.items():
+        for encoded, pattern in zip(support.sets, made.sets, strict=True):
+            if wrong := _misfit(encoded, pattern):
+                raise InvalidCheckpoint(f"the examples of {label[:100]!r} in {name} are damaged, {wrong}: teach again")
+
+
+def _misfit(encoded: SupportSet, pattern: SupportSet) -> str:
+    """What is wrong with an encoded example beside one that the model made; empty where nothing is."""
+    if (encoded.encoder, encoded.image_size) != (pattern.encoder, pattern.image_size):
+        return f"encoded by {encoded.encoder[:60]!r} at {encoded.image_size}"
+    if missing := pattern.tensors.keys() - encoded.tensors.keys():
+        return f"without {', '.join(sorted(missing))}"
+    if further := encoded.tensors.keys() - pattern.tensors.keys():
+        return f"with an unknown {min(further)[:60]}"
+    for key, expected in pattern.tensors.items():
+        tensor = encoded.tensors[key]
+        if tensor.shape[:1] != (1,) or tensor.shape[2:] != expected.shape[2:]:
+            return f"{key} has another shape"
+        if tensor.is_floating_point() != expected.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            return f"{key} has values that are no numbers"
+    return ""
+
+
+def _threshold_of(entry: Mapping[str, Any]) -> float | None:
+    """The presence threshold that was fitted to a label, None without; raises `ValueError`."""
+    value = entry.get("presence_threshold")
+    if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
+        raise ValueError(f"a presence threshold of {value!r}")
+    return value
+
+
 def _checked(about: dict[str, Any]) -> dict[str, Any]:
-    """The values that `read_supports` hands on, if they fit; raises `LookupError` or `TypeError`."""
+    """The values that `read_supports` hands on, if they fit; raises `LookupError`, `TypeError` or `ValueError`."""
     kinds: dict[str, type | tuple[type, ...]]
     kinds = {"method": str, "fingerprint": str, "flips": bool, "scales": list, "presence_threshold": (int, float)}
     about.setdefault("presence_scale", [1.0, 0.0])  # files from before there were any
@@ -160,4 +195,8 @@ def _checked(about: dict[str, Any]) -> dict[str, Any]:
         wrong.append("presence_scale")
     if wrong:
         raise TypeError(f"unexpected value of {wrong[0]}")
+    if not 0 <= about["presence_threshold"] <= 1 or not all(map(math.isfinite, scale)):
+        raise ValueError("a presence threshold or scale that is none")
+    if not about["scales"] or not all(isinstance(v, (int, float)) and 0.1 <= v <= 8 for v in about["scales"]):
+        raise ValueError("input scales that are none")
     return about

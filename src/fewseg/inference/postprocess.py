@@ -7,8 +7,8 @@ is ever made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -35,6 +35,8 @@ class PresenceRule:
     """Score from which it does."""
     scale: PresenceScale = UNSCALED
     """From the probability of its most confident pixels to the score."""
+    by_label: Mapping[str, float] = field(default_factory=dict)
+    """The threshold of labels that have one of their own."""
 
     def scores(self, coarse: Tensor) -> list[float]:
         """The score, in [0, 1], of each label of `coarse` probabilities (labels, h, w)."""
@@ -72,7 +74,7 @@ class PredictionBuilder:
     def prediction(self, scores: Sequence[float], rule: PresenceRule) -> Prediction:
         """The result, once all rows are in."""
         named = dict(zip(self.masks, scores, strict=True))
-        present = {label: score >= rule.threshold for label, score in named.items()}
+        present = {label: score >= rule.by_label.get(label, rule.threshold) for label, score in named.items()}
         return Prediction(self.masks, self.probabilities, self.label_map, named, present)
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -24,8 +25,9 @@ from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import require_foreground
 from fewseg.inference.model import InferenceModel
 from fewseg.inference.persistence import load_segmenter, save_segmenter
-from fewseg.inference.postprocess import full_size_prediction
+from fewseg.inference.postprocess import PresenceRule, full_size_prediction
 from fewseg.inference.predict import EncodedImages, predict_probabilities
+from fewseg.inference.presence_fit import fitted_threshold
 from fewseg.inference.supports import LabelSupport, check_label, unknown_label
 from fewseg.models.methods import FewShotMethod
 
@@ -135,6 +137,41 @@ class Segmenter(InferenceModel):
             else:
                 self._supports = {**self._supports, label: support.drop(shot)}
 
+    def fit_presence(
+        self, label: str, images: Sequence[ImageLike] = (), refused: Sequence[ImageLike] = ()
+    ) -> float | None:
+        """Set the label's presence threshold by three or more examples, and by images that do not show it.
+
+        It becomes the one nearest the model's with the fewest wrong answers: each example's image is to be found with
+        the help of the others, and no refused image. Teaching or forgetting an example of the label drops it, `save`
+        keeps it; without any images the model's counts again.
+
+        Args:
+            label: one that was taught.
+            images: those of its examples, in order of teaching, or none.
+            refused: images that do not show the label.
+
+        Returns the threshold, None where the model's counts. Raises `InvalidSupport` for an unknown label, or not an
+        image for every example, and `InvalidImage`.
+        """
+        support = self._supports.get(label)
+        if support is None:
+            raise unknown_label(label, self.labels)
+        if len(images) not in (0, support.shots):
+            raise InvalidSupport(f"{len(images)} images for {support.shots} examples of {label!r}: give all, in order")
+        threshold = fitted_threshold(self, support, images, refused)
+        with _TEACHING:
+            if self._supports.get(label) is not support:
+                raise InvalidSupport(f"{label!r} was taught or forgotten meanwhile: fit its presence again")
+            self._supports = {**self._supports, label: replace(support, presence_threshold=threshold)}
+        return threshold
+
+    @property
+    def presence_rule(self) -> PresenceRule:
+        """When a label counts as present."""
+        own = {label: s.presence_threshold for label, s in self._supports.items() if s.presence_threshold is not None}
+        return replace(super().presence_rule, by_label=own)
+
     # --------------------------------------------------------------------------------------------- segmenting
 
     def segment(self, image: ImageLike, *, probabilities: bool = True) -> Prediction:
@@ -225,6 +262,8 @@ class Segmenter(InferenceModel):
             self.presence_scale,
             [(label, support.digests) for label, support in self._supports.items()],
         ]
+        if own := self.presence_rule.by_label:
+            parts.append(own)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def save(self, path: str | os.PathLike[str]) -> None:

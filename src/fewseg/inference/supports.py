@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,6 +19,8 @@ class LabelSupport:
     """The examples, encoded at each of the segmenter's input sizes."""
     digests: tuple[str, ...]
     """A hash of each example's pixels and mask: the same example has the same one on every device."""
+    presence_threshold: float | None = None
+    """Score from which the label counts as present, where it was fitted to these very examples; else the model's."""
 
     @property
     def shots(self) -> int:
@@ -37,7 +39,7 @@ class LabelSupport:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LabelSupport:
         """A copy on `device` as `dtype`."""
-        return LabelSupport(tuple(s.to(device, dtype) for s in self.sets), self.digests)
+        return replace(self, sets=tuple(s.to(device, dtype) for s in self.sets))
 
 
 def unknown_label(label: str, known: Sequence[str]) -> InvalidSupport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -17,6 +17,9 @@ SCORE_SHARE: Final = 0.01
 
 DEFAULT_THRESHOLD: Final = 0.5
 """Presence threshold of models that bring none of their own (`method.extra["presence_threshold"]`)."""
+
+RECALL: Final = 0.85
+"""Share of the images with the label that thresholds are chosen to call present, at least."""
 
 _NEAREST: Final = 1e-6
 """Probabilities are clamped to this distance from 0 and 1, about what float32 tells apart."""
@@ -42,8 +45,11 @@ class PresenceScale(NamedTuple):
 
     @classmethod
     def of(cls, extra: Mapping[str, Any]) -> Self:
-        """The scale among a checkpoint's `presence_` values; the default where it has none."""
-        return cls(float(extra.get("presence_slope", 1.0)), float(extra.get("presence_offset", 0.0)))
+        """The scale among a checkpoint's `presence_` values, the default where it has none; raises `ValueError`."""
+        scale = cls(float(extra.get("presence_slope", 1.0)), float(extra.get("presence_offset", 0.0)))
+        if not (math.isfinite(scale.slope) and math.isfinite(scale.offset)):
+            raise ValueError(f"a presence scale of {scale.slope} and {scale.offset} is none")
+        return scale
 
 
 UNSCALED: Final = PresenceScale()
@@ -79,6 +85,27 @@ def fit_scale(positives: NDArray[np.float64], negatives: NDArray[np.float64]) ->
     # A slope below 0 would turn the order of the scores around.
     fitted = minimize(wrong, np.array([1.0, 0.0]), jac=True, bounds=[(1e-3, None), (None, None)], method="L-BFGS-B").x
     return PresenceScale(float(fitted[0]), float(fitted[1]))
+
+
+def recall_threshold(positives: NDArray[np.float64], recall: float = RECALL) -> float:
+    """The highest threshold, at most one half, that this share of the scores `positives` reaches."""
+    missed = int((1 - recall) * len(positives) + 1e-9)
+    return float(min(DEFAULT_THRESHOLD, np.sort(positives)[missed]))
+
+
+def task_threshold(positives: Sequence[float], refused: Sequence[float], default: float) -> float:
+    """The threshold of a task: the nearest to `default` among those with the fewest wrong answers.
+
+    `positives` are scores of images that show the label, `refused` of images that do not. Without any it is `default`.
+    """
+    beyond = [math.nextafter(score, 2) for score in refused if score < 1]
+    candidates = {default, *positives, *beyond}
+
+    def wrong(threshold: float) -> tuple[int, float]:
+        misses = sum(score < threshold for score in positives)
+        return misses + sum(score >= threshold for score in refused), abs(threshold - default)
+
+    return min(sorted(candidates), key=wrong)
 
 
 def balanced_accuracy(positives: NDArray[np.float64], negatives: NDArray[np.float64], threshold: float) -> float:

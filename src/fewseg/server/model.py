@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fewseg.core.errors import InvalidCheckpoint
 from fewseg.images import ImageLike
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import Prompt
-from fewseg.inference.persistence import read_supports
+from fewseg.inference.persistence import check_fits, read_supports
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.supports import LabelSupport, check_label
 
@@ -80,29 +78,10 @@ class ServedModel:
             raise InvalidCheckpoint(
                 f"the file was taught with another model ({theirs}) than the one served ({ours}): serve that one"
             )
-        for label, support in supports.items():
-            self._check(label, support)
+        if any(len(support.sets) != len(base.input_sizes) for support in supports.values()):
+            raise InvalidCheckpoint("the file has examples for other input sizes than its scales: export it again")
+        check_fits(base, supports, "the file")
         return {label: s.to(base.method.device, base.method.dtype) for label, s in supports.items()}
-
-    def _check(self, label: str, support: LabelSupport) -> None:
-        for encoded, expected in zip(support.sets, self._pattern.sets, strict=True):
-            fits = (encoded.encoder, encoded.image_size) == (expected.encoder, expected.image_size)
-            fits = fits and encoded.tensors.keys() == expected.tensors.keys()
-            fits = fits and all(
-                t.shape[:1] == (1,)
-                and t.shape[2:] == expected.tensors[k].shape[2:]
-                and t.is_floating_point() == expected.tensors[k].is_floating_point()
-                and bool(torch.isfinite(t).all())
-                for k, t in encoded.tensors.items()
-            )
-            if not fits:
-                raise InvalidCheckpoint(f"the examples of {label[:100]!r} in the file are damaged: export it again")
-
-    @cached_property
-    def _pattern(self) -> LabelSupport:
-        """An arbitrary encoded example, for the shapes of its tensors."""
-        side = max(self._base.input_sizes)
-        return self.encode("pattern", torch.full((3, side, side), 0.5), torch.ones(side, side))
 
 
 def supports_bytes(supports: SupportsByLabel) -> int:

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from fewseg.core.errors import InvalidCheckpoint, did_you_mean
-from fewseg.core.files import write_bytes
+from fewseg.core.tensor_files import read_tensors, write_tensors
 from fewseg.models.backbones import BackboneSpec
 from fewseg.models.methods import FewShotMethod, build_method
 from fewseg.models.methods.saved_names import first_identity, first_key, upgraded, upgraded_state
+from fewseg.models.presence import PresenceScale
 
 FILE_NAME = "model.safetensors"
 """Name within a folder or on the hub."""
@@ -57,11 +56,10 @@ def save_method(
         "extra": method.extra if extra is None else extra,
     }
     tensors = {
-        key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        key: value.detach().to("cpu", dtype if value.is_floating_point() else None)
         for key, value in method.state_dict().items()
     }
-    # Not `save_file`: it makes files that only their owner can read.
-    write_bytes(path, save(tensors, {_KEY: json.dumps(about)}))
+    write_tensors(path, tensors, {_KEY: json.dumps(about)})
 
 
 def load_method(
@@ -78,18 +76,11 @@ def load_method(
         image_size: side of the square input, pixels; the saved one if not given.
 
     Raises:
-        InvalidCheckpoint: it cannot be found or read, or is not a fewseg checkpoint.
+        InvalidCheckpoint: it cannot be found or read, is damaged, or is not a fewseg checkpoint.
         InvalidOption: the method cannot work at that size.
     """
     path = locate(source)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise InvalidCheckpoint(
-            f"{path} is not a readable safetensors file ({error}): copy or download it again"
-        ) from error
+    state, metadata = read_tensors(path)
     if _KEY not in metadata:
         raise InvalidCheckpoint(f"{path} is not a fewseg checkpoint; an authors' release is read by load_official")
     try:
@@ -98,13 +89,17 @@ def load_method(
         config = config if image_size is None else {**config, "image_size": image_size}
         method = build_method(name, BackboneSpec.from_json(about["backbone"]), config)
         state = upgraded_state(name, state)
+        if wrong := [key for key, value in state.items() if not torch.isfinite(value).all()]:
+            raise ValueError(f"{wrong[0]} has values that are no numbers")
         method.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        method.extra = dict(about.get("extra", {}))
+        PresenceScale.of(method.extra)
+        float(method.extra.get("presence_threshold", 0))
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])[:300]
         raise InvalidCheckpoint(
             f"{path} does not fit this version of fewseg ({reason}): train it again, or use the version that made it"
         ) from error
-    method.extra = about.get("extra", {})
     return method.to(device) if device is not None else method
 
 

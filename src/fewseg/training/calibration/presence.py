@@ -11,7 +11,7 @@ from fewseg.core.distributed import SINGLE_PROCESS, Processes
 from fewseg.core.types import Episode
 from fewseg.data.episodes.tensors import collate, episode_tensors
 from fewseg.models.methods import FewShotMethod
-from fewseg.models.presence import DEFAULT_THRESHOLD, balanced_accuracy, fit_scale, presence_scores, roc_area
+from fewseg.models.presence import balanced_accuracy, fit_scale, presence_scores, recall_threshold, roc_area
 from fewseg.training.calibration.episodes import with_negatives
 from fewseg.training.data import ValidationSet
 
@@ -27,8 +27,9 @@ def calibrate_presence(
 ) -> dict[str, float]:
     """The scale that makes presence scores probabilities, and how well they tell whether the class is there.
 
-    The threshold is one half: the best one on so few queries is elsewhere on others. Measured on the episodes of
-    `with_negatives`, which are divided among the processes; empty where there are none.
+    The threshold is the one that `recall_threshold` finds: an image that is called absent loses its mask in every
+    export. Measured on the episodes of `with_negatives`, which are divided among the processes; empty where there are
+    none.
     """
     method.eval()
     pairs = with_negatives(sets, seed)
@@ -41,11 +42,14 @@ def calibrate_presence(
     positives, negatives = processes.all_reduce(scores).numpy().T
     scale = fit_scale(positives, negatives)
     positives, negatives = (np.array([scale(score) for score in column]) for column in (positives, negatives))
+    threshold = recall_threshold(positives)
     return {
         "presence_slope": scale.slope,
         "presence_offset": scale.offset,
-        "presence_threshold": DEFAULT_THRESHOLD,
-        "presence_balanced_accuracy": round(balanced_accuracy(positives, negatives, DEFAULT_THRESHOLD), 3),
+        "presence_threshold": threshold,
+        "presence_recall": round(float((positives >= threshold).mean()), 3),
+        "presence_false_alarms": round(float((negatives >= threshold).mean()), 3),
+        "presence_balanced_accuracy": round(balanced_accuracy(positives, negatives, threshold), 3),
         "presence_roc_area": round(roc_area(positives, negatives), 3),
     }
 
