@@ -16,6 +16,8 @@ from pycocotools import mask as coco_mask
 from fewseg.core.errors import FewsegError, InvalidOption, InvalidSupport
 from fewseg.data.datasets.pascal5i import voc_colour
 from fewseg.formats import ExportOptions, MaskRecord, Supports, export_masks, read_supports
+from fewseg.formats.examples import SupportExample, choose_examples
+from fewseg.formats.left_out import LeftOut
 from fewseg.images.orientation import upright, upright_size
 from fewseg.inference.segmenter import Segmenter
 from helpers.colour_method import ColourMethod, blob, iou, write_support
@@ -471,3 +473,10 @@ def test_bad_paths(tmp_path: Path) -> None:
         write(tmp_path / name, coco((1, 7, rle(A))))
     with pytest.raises(InvalidSupport, match="2 COCO files"):
         read_supports(tmp_path)
+
+
+def test_blanks_around_labels_do_not_count(tmp_path: Path) -> None:
+    image, mask = blob("red")
+    examples = [SupportExample(label, image, lambda: mask) for label in ("cat", "cat ", " Cat")]
+    chosen = choose_examples(examples, ["cat", "cat ", " Cat"], (), 0, LeftOut())
+    assert [example.label for example in chosen] == ["cat", "cat", "Cat"]

@@ -42,6 +42,8 @@ class Options(ReleaseOptions, ImageSizeOptions):
     """Only these labels of --support."""
     shots: int = 0
     """At most so many examples a label; 0 for all."""
+    accept_doubtful: bool = False
+    """Do not question examples that look wrong, as in `fewseg segment`."""
 
 
 def run(options: Options) -> int:
@@ -87,7 +89,7 @@ def _taught(options: Options, method: FewShotMethod) -> Segmenter | None:
         return Segmenter.load(options.support, method, device="cpu", precision="float32")
     supports = read_supports(options.support, labels=options.labels, shots=options.shots)
     segmenter = Segmenter(method, device="cpu", precision="float32")
-    supports.teach(segmenter)
+    supports.teach(segmenter, check=not options.accept_doubtful)
     return segmenter
 
 

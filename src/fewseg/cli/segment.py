@@ -53,6 +53,12 @@ class Options(ModelOptions, BatchOptions, LogOptions):
     """Teach with this frame of the video, counted from 0, and --mask (`fewseg frame` saves it for painting)."""
     mask: tuple[str, ...] = ()
     """Masks of that frame, LABEL=FILE ..."""
+    accept_doubtful: bool = False
+    """Do not question examples that look wrong: masks that cover the whole image or are inverted, labels that are
+    hardly different or called train, valid, test."""
+    refused: tuple[Path, ...] = ()
+    """Images, or folders of them, that show none of the labels: what counts as present is chosen so that they do not,
+    and that every example of a label with three or more is found with the help of the others."""
     formats: tuple[str, ...] = ("png",)
     """Formats of annotations to write besides: coco, coco-rle, yolo, labelme, geojson, sheet.
     Masks as png and overlays are always written."""
@@ -75,6 +81,7 @@ def run(options: Options) -> int:
         raise InvalidOption("no images to segment: give files or folders after --input")
 
     from fewseg.batch.files import segment_files
+    from fewseg.batch.find_images import find_images
     from fewseg.cli.common import log_to_terminal, make_segmenter, progress_bar
 
     log_to_terminal(options.verbose)
@@ -83,7 +90,9 @@ def run(options: Options) -> int:
     check_examples(options)
     supports = read_examples(options)  # before the model is loaded: a typing error shows at once
     segmenter = make_segmenter(options, compile=options.compile)
-    supports.teach(segmenter, options.tile)
+    supports.teach(segmenter, options.tile, check=not options.accept_doubtful)
+    if options.presence_threshold is None and options.tile is None:
+        supports.fit_presence(segmenter, find_images(options.refused, options.out) if options.refused else ())
     if options.holds_videos and _NEED_IMAGES & set(options.formats):
         options = replace(options, save_frames=True)
     with progress_bar("segmenting", rate="images/s") as advance:
@@ -112,6 +121,9 @@ def check_examples(options: Options) -> None:
     if options.frame is not None and (not options.holds_videos or len(options.input) != 1):
         raise InvalidOption("--frame is a frame of the video that is segmented: give one video after --input")
     check_folder(options.out, check_formats(options.formats))
+    if options.refused and (options.presence_threshold is not None or options.tile is not None):
+        other = "--tile" if options.presence_threshold is None else "--presence-threshold"
+        raise InvalidOption(f"--refused chooses the threshold of whole images, which {other} rules out: leave out one")
     if options.support is None:
         for name in ("images", "labels", "shots", "split", "strict"):
             if getattr(options, name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -46,6 +46,7 @@ class SupportExample:
     """One label in one image; nothing is decoded before it is asked for."""
 
     label: str
+    """Blanks around it do not count."""
     image: Path | Image.Image
     load_mask: Callable[[], ImageLike] | None
     """Gives what `fewseg.images.masks.read_mask` reads; None where there are prompts only."""
@@ -57,6 +58,9 @@ class SupportExample:
     """Share of the image that the label covers, where the annotation file says it."""
     load_prompts: Callable[[], tuple[Prompt, ...]] | None = None
     """Gives boxes, points and scribbles for objects without a mask."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.label.strip())
 
     def mask(self) -> NDArray[np.uint8]:
         """(H, W) of 0 background, 1 label, 255 ignored, for the upright image.
@@ -135,8 +139,11 @@ class Supports:
         """Masks that are image files of their own."""
         return [example.mask_file for example in self.examples if example.mask_file is not None]
 
-    def teach(self, segmenter: Segmenter, tile: Tile | None = None) -> None:
-        """Teach every example, in order, at the scale of tiles if some are given; errors say which label and file."""
+    def teach(self, segmenter: Segmenter, tile: Tile | None = None, *, check: bool = True) -> None:
+        """Teach every example, in order, at the scale of tiles if some are given; errors say which label and file.
+
+        With `check`, the log questions what is probably not meant, see `Segmenter.teach`.
+        """
         for label, count in Counter(example.label for example in self.examples).items():
             if count > _SLOW:
                 log.warning("%d examples of %r: more than a few dozen are slow; choose some with shots", count, label)
@@ -144,11 +151,19 @@ class Supports:
             try:
                 mask, value = example.mask_for(segmenter)
                 if tile is None:
-                    segmenter.teach(example.label, example.image, mask, value=value)
+                    segmenter.teach(example.label, example.image, mask, value=value, check=check)
                 else:
-                    teach_tiled(segmenter, example.label, example.image, mask, tile=tile, value=value)
+                    teach_tiled(segmenter, example.label, example.image, mask, tile=tile, value=value, check=check)
             except FewsegError as error:
                 raise type(error)(example.about(error)) from error
+
+    def fit_presence(self, segmenter: Segmenter, refused: Sequence[Path] = ()) -> None:
+        """Set the presence threshold of every label that `teach` taught, see `Segmenter.fit_presence`."""
+        for label in self.labels:
+            images = [example.image for example in self.examples if example.label == label]
+            threshold = segmenter.fit_presence(label, images, refused)
+            if threshold is not None:
+                log.info("%r counts as present from a score of %.3f", label, threshold)
 
 
 def _check_within(prompt: Prompt, size: tuple[int, int]) -> None:
@@ -178,7 +193,8 @@ def choose_examples(
     stops when every label has enough. Every chosen example has been checked: its image can be read and its mask fits.
     Raises `InvalidSupport` for a wanted label that is not there, and where no example can be used.
     """
-    names = tuple(dict.fromkeys(known))
+    names = tuple(dict.fromkeys(name.strip() for name in known))
+    wanted = tuple(dict.fromkeys(label.strip() for label in wanted))
     for label in wanted:
         if label not in names:
             hint = did_you_mean(label, names) or f"there are: {', '.join(map(repr, names[:20]))}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, Self
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from fewseg.core.devices import choose_device, choose_dtype
 from fewseg.core.errors import InvalidOption
 from fewseg.images import ImageLike, read_mask
+from fewseg.images.doubts import MEANT, mask_doubt
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import Prompt
 from fewseg.inference.interactive import mask_of_prompts, region_features
@@ -26,6 +28,8 @@ from fewseg.models.backbones.capture import maps_seen
 from fewseg.models.checkpoints import fingerprint, lasting_name, load_method, load_official
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.presence import DEFAULT_THRESHOLD, PresenceScale
+
+log = logging.getLogger(__name__)
 
 
 class InferenceModel:
@@ -103,10 +107,14 @@ class InferenceModel:
         return encode_images(self.method, images, self.tta_flip)
 
     @torch.no_grad()
-    def encode_example(self, image: ImageLike, mask: ImageLike, value: MaskValue | None = None) -> LabelSupport:
+    def encode_example(
+        self, image: ImageLike, mask: ImageLike, value: MaskValue | None = None, *, check: bool = False
+    ) -> LabelSupport:
         """One example as `teach` keeps it, for `with_supports`; arguments and errors as there."""
         opened = open_for(image, self.input_sizes)
         foreground = read_mask(mask, value=value, size=opened.size, orientation=opened.orientation, image=opened.name)
+        if check and (doubt := mask_doubt(foreground)):
+            log.warning("the mask of %s %s; %s", opened.name, doubt, MEANT)
         truths = prepare_mask(foreground, self.input_sizes, f"the mask of {opened.name}")
         digest = hashlib.sha256()
         sets = []

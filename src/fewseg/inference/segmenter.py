@@ -21,6 +21,7 @@ from fewseg.core.devices import choose_device
 from fewseg.core.errors import InvalidOption, InvalidSupport
 from fewseg.core.types import Prediction
 from fewseg.images import ImageLike
+from fewseg.images.doubts import MEANT, label_doubt
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import require_foreground
 from fewseg.inference.model import InferenceModel
@@ -78,6 +79,7 @@ class Segmenter(InferenceModel):
         box: Sequence[float] | None = None,
         points: Sequence[Sequence[float]] | None = None,
         scribble: Sequence[Any] | None = None,
+        check: bool = True,
     ) -> None:
         """Add one example, or a list of images and a list of masks; again for more shots or other labels.
 
@@ -89,6 +91,8 @@ class Segmenter(InferenceModel):
             box: instead of a mask, for one image, as in `mask_from_prompt`; so are `points` and `scribble`.
             points: likewise.
             scribble: likewise.
+            check: warn of masks that cover the whole image or look inverted, and of labels that are hardly different
+                or name the parts of a data set.
 
         Raises:
             InvalidImage, InvalidMask, InvalidSupport, InvalidOption: what is wrong with which file; nothing has been
@@ -103,7 +107,9 @@ class Segmenter(InferenceModel):
         images, masks = _listed(image), _listed(mask)
         if len(images) != len(masks) or not images:
             raise InvalidSupport(f"{len(images)} images and {len(masks)} masks for {label!r}: give one mask an image")
-        shots = [self.encode_example(i, m, value) for i, m in zip(images, masks, strict=True)]
+        if check and label not in self._supports and (doubt := label_doubt(label, self.labels)):
+            log.warning("%s; %s", doubt, MEANT)
+        shots = [self.encode_example(i, m, value, check=check) for i, m in zip(images, masks, strict=True)]
         with _TEACHING:
             before = [self._supports[label]] if label in self._supports else []
             self._supports = {**self._supports, label: LabelSupport.concatenate([*before, *shots])}

@@ -11,6 +11,7 @@ the object as large as tiles do; `teach_tiled` cuts them into crops of a tile's 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -22,11 +23,14 @@ from fewseg.core.errors import InvalidOption
 from fewseg.core.types import Prediction
 from fewseg.images import open_image, read_mask
 from fewseg.images.decode import ImageLike
+from fewseg.images.doubts import MEANT, mask_doubt
 from fewseg.images.masks import MaskValue
 from fewseg.inference.postprocess import PredictionBuilder
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiling import Span, Tile, TileOptions, crops, spans
 from fewseg.models.ops.resize import resize
+
+log = logging.getLogger(__name__)
 
 
 def segment_tiled(
@@ -110,6 +114,7 @@ def teach_tiled(
     *,
     tile: Tile = "auto",
     value: MaskValue | None = None,
+    check: bool = True,
 ) -> int:
     """`Segmenter.teach` at the scale of tiles: an image larger than a tile is taught as crops around its foreground.
 
@@ -119,8 +124,10 @@ def teach_tiled(
     side = TileOptions(tile).side_for(segmenter)
     opened = open_image(image)
     foreground = read_mask(mask, value=value, size=opened.size, orientation=opened.orientation, image=opened.name)
+    if check and (doubt := mask_doubt(foreground)):
+        log.warning("the mask of %s %s; %s", opened.name, doubt, MEANT)
     pixels = np.asarray(opened.image)
     boxes = crops(foreground == 1, side)
     parts = [(slice(top, top + height), slice(left, left + width)) for left, top, width, height in boxes]
-    segmenter.teach(label, [pixels[p] for p in parts], [foreground[p] for p in parts], value=1)
+    segmenter.teach(label, [pixels[p] for p in parts], [foreground[p] for p in parts], value=1, check=False)
     return len(parts)
