@@ -191,3 +191,34 @@ def test_cache_reads_once_within_its_budget() -> None:
     assert cached.names(1) == counting.names(1)
     assert cached.classes == counting.classes
     assert not cached.mask(first, 0).flags.writeable
+
+
+def test_one_class_at_255_is_a_two_valued_mask(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "classes.txt").write_text("crack\n")
+    for i in range(3):
+        _picture(tmp_path / f"images/{i}.jpg")
+        _mask(tmp_path / f"masks/{i}.png", {255: 40} if i else {})
+    dataset = FolderDataset(tmp_path, min_area=0.1)
+    assert dataset.names(0) == ("1", "2")
+    assert "255 is taken for 'crack'" in caplog.text
+    assert (dataset.mask("1", 0) == 1).sum() == 40
+    assert not dataset.mask("0", 0).any()
+
+
+def test_ignored_pixels_stay_ignored_where_a_class_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "classes.txt").write_text("crack\n")
+    for i, values in enumerate(({255: 40}, {1: 10, 255: 5})):
+        _picture(tmp_path / f"images/{i}.jpg")
+        _mask(tmp_path / f"masks/{i}.png", values)
+    dataset = FolderDataset(tmp_path)
+    assert dataset.names(0) == ("1",)
+    assert (dataset.mask("1", 0) == 255).sum() == 5
+    assert not caplog.records
+
+
+def test_masks_that_show_no_class_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "classes.txt").write_text("crack\nrust\n")
+    _picture(tmp_path / "images/a.jpg")
+    _mask(tmp_path / "masks/a.png", {255: 40})
+    assert FolderDataset(tmp_path).names(0) == ()
+    assert "no mask shows a class" in caplog.text

@@ -165,6 +165,23 @@ def test_sccan_leaves_out_novel_classes_however_the_split_is_named(fresh: Callab
     assert sum(len(plain.names(c)) for c in by_fold.base(0)) > sum(len(by_names.names(c)) for c in by_fold.base(0)) > 0
 
 
+def test_masks_from_elsewhere_must_number_classes_as_ours(fresh: Callable[[str], Path]) -> None:
+    root = fresh("coco20i")
+    assert _prepare("coco20i", root) == 0
+    masks = sorted((root / "masks").rglob("*.png"))
+    ours = {path: read_values(path) for path in masks}
+    kept, foreign = masks[0], masks[1:]
+    # As other tools write them: no digest, and in one case COCO's own ids, which have gaps.
+    Image.fromarray(ours[kept]).save(kept)
+    before = kept.read_bytes()
+    for path in foreign:
+        Image.fromarray(np.where(ours[path] > 0, ours[path] + 1, 0).astype(np.uint8)).save(path)
+    assert _prepare("coco20i", root) == 0
+    assert kept.read_bytes() == before
+    for path in foreign:
+        np.testing.assert_array_equal(read_values(path), ours[path])
+
+
 def test_later_instances_cover_earlier_ones() -> None:
     square = [[0, 0, 8, 0, 8, 8, 0, 8]]
     right = [[4, 0, 8, 0, 8, 8, 4, 8]]

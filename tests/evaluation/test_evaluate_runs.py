@@ -16,6 +16,7 @@ from PIL import Image
 from fewseg.cli import main
 from fewseg.core.errors import InvalidDataset, InvalidOption
 from fewseg.data.datasets.benchmark import Index, write_index
+from fewseg.data.datasets.folder import FolderDataset
 from fewseg.data.datasets.pascal5i import VOC_CLASSES
 from fewseg.data.datasets.synthetic import SyntheticDataset
 from fewseg.data.episodes.draw import draw_test_episodes, save_episodes
@@ -32,7 +33,7 @@ from fewseg.evaluation.report import markdown_table, published_tables
 from fewseg.evaluation.summary import mean_interval, summarise
 from fewseg.models.checkpoints import load_method, save_method
 from fewseg.models.methods import METHODS, FewShotMethod, create_method
-from helpers.colour_method import ColourMethod
+from helpers.colour_method import ColourMethod, write_support
 from helpers.tiny_benchmarks import make_fss1000
 
 DATA = SyntheticDataset(per_class=6, size=72)
@@ -121,6 +122,26 @@ def test_a_killed_run_goes_on(method: FewShotMethod, tmp_path: Path, monkeypatch
     assert asked == []
     evaluate(method, DATA, EPISODES[:4], EvaluationSettings("model", batch=2), journal=tmp_path)
     assert len(asked) == 4, "other settings are another evaluation"
+
+
+def test_counts_of_other_masks_are_not_gone_on_from(method: FewShotMethod, tmp_path: Path) -> None:
+    root, journal = tmp_path / "data", tmp_path / "journal"
+    for name in ("red", "blue"):
+        write_support(root, name, shots=4)
+    data = FolderDataset(root)
+    episodes = draw_test_episodes(data, (0, 1), 1, 2, 0, min_images=2)
+
+    def killed(done: int, *_: object) -> None:
+        if done >= 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(method, data, episodes, journal=journal, progress=killed)
+    for mask in root.rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(mask)) ^ 255).save(mask)
+    changed = FolderDataset(root)
+    again = evaluate(method, changed, episodes, journal=journal)
+    assert again.to_json() == evaluate(method, changed, episodes).to_json()
 
 
 def _stop() -> None:

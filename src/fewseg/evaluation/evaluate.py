@@ -20,7 +20,7 @@ from fewseg.core.progress import ProgressCallback, silent
 from fewseg.core.types import Episode
 from fewseg.data.datasets.base import Dataset
 from fewseg.evaluation.fusion import Fusion
-from fewseg.evaluation.journal import Journal
+from fewseg.evaluation.journal import Journal, files_digest
 from fewseg.evaluation.metrics.iou import IoUMeter
 from fewseg.evaluation.metrics.regions import RegionMeter
 from fewseg.evaluation.scoring import (
@@ -154,6 +154,7 @@ def open_journal(
         "method": fingerprint(method),
         "computed": f"{method.device.type} {method.dtype}",
         "dataset": dataset.name,
+        "files": files_digest(dataset, episodes),
         "episodes": [dataclasses.astuple(episode) for episode in episodes],
     }
     return Journal(folder, about, processes.rank)

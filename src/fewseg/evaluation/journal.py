@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewseg.core.errors import OutputError
+from fewseg.core.errors import InvalidDataset, OutputError
 from fewseg.core.files import make_folder
+from fewseg.core.types import Episode
+from fewseg.data.datasets.base import Dataset
 from fewseg.evaluation.scoring import COUNTS
 
 
@@ -26,7 +28,7 @@ class Journal:
 
     Args:
         folder: made where missing.
-        about: JSON values; method, episodes, settings.
+        about: JSON values; method, episodes, files, settings.
         rank: of this process.
 
     Raises:
@@ -65,6 +67,19 @@ class Journal:
             path.unlink(missing_ok=True)
         with suppress(OSError):  # others' files
             self.folder.rmdir()
+
+
+def files_digest(dataset: Dataset, episodes: Sequence[Episode]) -> str:
+    """A hash of the files that the episodes are made of, which a corrected mask changes; raises `InvalidDataset`."""
+    digest = hashlib.sha256()
+    for name in sorted({name for episode in episodes for name in (episode.query, *episode.support)}):
+        for path in dataset.files(name):
+            try:
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise InvalidDataset(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()[:16]
 
 
 def _parsed(line: bytes) -> dict[int, NDArray[np.float64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -28,3 +29,6 @@ class Dataset(Protocol):
 
     def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
         """(H, W) at the image's size: 1 the class, 255 ignored, 0 everything else; empty where the class is not."""
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        """The files of the image and its masks; none where it is generated."""

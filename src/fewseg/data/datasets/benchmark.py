@@ -144,6 +144,10 @@ class Benchmark:
         result[values == IGNORE] = IGNORE
         return result
 
+    def files(self, name: str) -> tuple[Path, ...]:
+        """See `Dataset`."""
+        return self.image_path(name), self.mask_path(name)
+
     def image_path(self, name: str) -> Path:
         """Where the image lies."""
         raise NotImplementedError

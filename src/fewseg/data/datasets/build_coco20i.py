@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from fewseg.core.errors import FewsegError, InvalidDataset, InvalidImage, InvalidMask
 from fewseg.core.files import make_folder, remove_leftovers
+from fewseg.core.prediction import IGNORE
 from fewseg.core.progress import ProgressCallback
 from fewseg.data.datasets.benchmark import Areas, Index, Pair, read_values, write_index
 from fewseg.data.datasets.coco20i import MASKS, SPLITS, Coco20i, mask_path
@@ -23,7 +24,7 @@ from fewseg.data.datasets.prepare import (
     areas_of,
     check_image,
     in_processes,
-    outdated,
+    made_from,
     require,
     save_mask,
     sound,
@@ -130,17 +131,32 @@ def _prepare(root: Path, whole: bool, image: _Annotated) -> tuple[str, dict[int,
 
 def _mask(path: Path, image: _Annotated) -> NDArray[np.uint8]:
     source = json.dumps(image.instances).encode()
+    painted = None
     if path.exists():
         try:
-            values = read_values(path, _CLASSES)
-            if values.shape == image.size[::-1] and not outdated(path, source):
+            values, ours = read_values(path, _CLASSES), made_from(path, source)
+            if ours is None:
+                painted = paint(image.instances, image.size, image.name)
+                ours = _agrees(values, painted)
+            if values.shape == image.size[::-1] and ours:
                 return values
-            log.info("%s was painted from other annotations and is painted again", path)
+            log.warning("%s was not painted from these annotations and is painted again", path)
         except InvalidMask:
-            log.info("%s is damaged and is painted again", path)
-    values = paint(image.instances, image.size, image.name)
+            log.warning("%s is damaged, or numbers classes in another way, and is painted again", path)
+    values = paint(image.instances, image.size, image.name) if painted is None else painted
     save_mask(path, values, source)
     return values
+
+
+def _agrees(values: NDArray[np.uint8], painted: NDArray[np.uint8]) -> bool:
+    """Whether a mask from elsewhere shows the annotated classes by our numbers; COCO's own ids run to 90.
+
+    Its outlines, and the order of objects that cover each other, may be others.
+    """
+    if values.shape != painted.shape or set(np.unique(values)) - {0, IGNORE} - set(np.unique(painted)):
+        return False
+    either = (values != 0) | (painted != 0)
+    return bool(np.count_nonzero((values == painted) & either) >= np.count_nonzero(either) / 2)
 
 
 def paint(instances: tuple[tuple[int, Any], ...], size: tuple[int, int], name: str) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ from fewseg.data.datasets.prepare import (
     areas_of,
     check_image,
     in_processes,
-    outdated,
+    made_from,
     require,
     save_mask,
     sound,
@@ -132,7 +132,7 @@ def _merged(folders: _Folders, name: str) -> NDArray[np.uint8]:
     if target.exists():
         try:
             values = read_values(target, len(VOC_CLASSES))
-            if not source or not outdated(target, source):
+            if not source or made_from(target, source) is not False:
                 return values
             log.info("%s was made from another file than %s and is made again", target, origin)
         except InvalidMask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,6 +55,10 @@ class CachedDataset:
             return mask
 
         return self._get((name, class_id), read, lambda mask: mask.nbytes)
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        """See `Dataset`."""
+        return self.dataset.files(name)
 
     def _get(self, key: tuple[str, int | None], read: Callable[[], _T], size: Callable[[_T], int]) -> _T:
         value: _T | None = self._cache.get(key)

@@ -5,7 +5,8 @@ Two layouts, recognised by their files:
 - *class folders*: `CLASS/name.jpg` with `CLASS/name.png`, a mask of two values (0 is background); other names of masks
   are in `fewseg.images.pairs`;
 - *index masks*: `images/name.jpg`, `masks/name.png` and `classes.txt`; mask value v is the class on line v of
-  `classes.txt` (lines may carry the value in front: `7 train`), 0 is background, 255 is ignored.
+  `classes.txt` (lines may carry the value in front: `7 train`), 0 is background, 255 is ignored. Masks of a single
+  class that hold 0 and 255 alone are taken for two-valued ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -51,8 +52,8 @@ class _Entry:
     orientation: int
     areas: dict[int, float]
     """Class id to the share of the image it covers."""
-    ignores: bool = False
-    """Whether some pixels do not count."""
+    ignored: float = 0.0
+    """Share of the pixels that do not count."""
 
 
 class FolderDataset:
@@ -75,6 +76,7 @@ class FolderDataset:
         self.name = name or self.root.resolve().name
         if not self.root.is_dir():
             raise InvalidDataset(f"no folder {self.root}: give the root of a dataset")
+        self._two_valued = False
         self._indexed = (self.root / "classes.txt").is_file()
         items: list[_Item]
         if self._indexed:
@@ -100,13 +102,18 @@ class FolderDataset:
         """(H, W) of 0, 1, 255; no 1 where the image does not hold the class."""
         item, entry = self._item(name), self._index[name]
         if self._check(class_id) not in entry.areas:
-            if not entry.ignores or not entry.areas:
+            if not entry.ignored or not entry.areas:
                 return np.zeros(entry.size[::-1], np.uint8)
             shown = self.mask(name, next(iter(entry.areas)))
             return np.where(shown == IGNORE, shown, np.uint8(0))
-        value = class_id + 1 if self._indexed else None
+        value = class_id + 1 if self._indexed and not self._two_valued else None
         about = os.fspath(item.image)
         return read_mask(item.mask, value=value, size=entry.size, orientation=entry.orientation, image=about)
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        """See `Dataset`."""
+        item = self._item(name)
+        return item.image, item.mask
 
     def _check(self, class_id: int) -> int:
         if not 0 <= class_id < len(self.classes):
@@ -123,7 +130,28 @@ class FolderDataset:
     def _index(self) -> dict[str, _Entry]:
         read: Callable[[_Item], _Entry] = self._read_indexed if self._indexed else _read_single
         with ThreadPoolExecutor() as pool:
-            return dict(zip(self._items, pool.map(read, self._items.values()), strict=True))
+            found = dict(zip(self._items, pool.map(read, self._items.values()), strict=True))
+        if self._indexed and not any(entry.areas for entry in found.values()):
+            found = self._without_classes(found)
+        return found
+
+    def _without_classes(self, found: dict[str, _Entry]) -> dict[str, _Entry]:
+        """The entries where no index mask shows a class: of a single one, 255 is the class; else it is said."""
+        if len(self.classes) > 1 or not any(entry.ignored for entry in found.values()):
+            log.warning(
+                "%s: no mask shows a class: value v is the class on line v of classes.txt, 255 is ignored", self.root
+            )
+            return found
+        log.warning(
+            "%s: masks hold 0 and 255 alone, 255 is taken for %r: save it as 1 where 255 is meant to be ignored",
+            self.root,
+            self.classes[0],
+        )
+        self._two_valued = True
+        return {
+            name: replace(entry, areas={0: entry.ignored} if entry.ignored else {}, ignored=0.0)
+            for name, entry in found.items()
+        }
 
     @cached_property
     def _names(self) -> tuple[tuple[str, ...], ...]:
@@ -154,7 +182,7 @@ class FolderDataset:
             known = len(self.classes)
             raise InvalidDataset(f"{item.mask} has value {found[-1]}, classes.txt lists {known}: add the others")
         areas = {v - 1: float(counts[v] / values.size) for v in found}
-        return _Entry(size, orientation, areas, bool(counts[IGNORE]))
+        return _Entry(size, orientation, areas, float(counts[IGNORE] / values.size))
 
 
 def _by_name(items: Iterable[_Item]) -> dict[str, _Item]:

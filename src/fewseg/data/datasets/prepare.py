@@ -177,10 +177,11 @@ def save_mask(path: Path, values: NDArray[np.uint8], source: bytes) -> None:
         image.save(temporary, "PNG", pnginfo=about)
 
 
-def outdated(path: Path, source: bytes) -> bool:
-    """Whether `save_mask` wrote the mask from another source than this; masks from elsewhere never are."""
+def made_from(path: Path, source: bytes) -> bool | None:
+    """Whether `save_mask` wrote the mask from this source; None for a mask from elsewhere."""
     with decoding.open_file(path, "mask", InvalidMask) as image:
-        return bool(image.info.get(_SOURCE, _digest(source)) != _digest(source))
+        stated = image.info.get(_SOURCE)
+    return None if stated is None else bool(stated == _digest(source))
 
 
 def _digest(source: bytes) -> str:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -95,6 +96,10 @@ class SyntheticDataset:
     def mask(self, name: str, class_id: int) -> NDArray[np.uint8]:
         """(H, W): 1 where the class is, 0 elsewhere."""
         return np.asarray(self._scene(name).labels == class_id + 1, np.uint8)
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        """None: everything is drawn."""
+        return ()
 
     def _draw(self, name: str) -> _Scene:
         class_id, index = self._parse(name)
