@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fewseg.batch import BatchOptions, BatchReport, segment_files
 from fewseg.batch.output_folder import OutputFolder
 from fewseg.core.errors import InvalidImage, InvalidOption, OutputError
 from fewseg.formats import write_results
+from fewseg.images.orientation import upright_values
 from fewseg.images.video import ClipWriter, is_video, open_clip, read_frame, read_frames
 from fewseg.inference.segmenter import Segmenter
 from helpers.colour_method import ColourMethod, blob, iou
@@ -168,7 +170,7 @@ def test_a_clip_that_cannot_be_finished_is_told(tmp_path: Path) -> None:
     out = tmp_path / "gone" / "out.mp4"
     out.parent.mkdir()
     writer = ClipWriter(out, source, 1, "")
-    writer.add(scene(0)[0])
+    writer.add(scene(0)[0], 0.0)
     close, writer._container = writer._container.close, Full(writer._container)
     with pytest.raises(OutputError, match=r"cannot write .*gone: .*No space left.*; free space"):
         writer.__exit__(None, None, None)
@@ -302,3 +304,63 @@ def test_frames_do_not_take_the_names_of_images(tmp_path: Path, segmenter: Segme
     names = [p["name"] for p in json.loads((out / "results.json").read_text())["pictures"]]
     assert len(set(names)) == len(names) == 6
     assert mask_of(out, "a-000000").shape == (30, 40)
+
+
+def turned_clip(path: Path, turn: int, frames: int = 2) -> Path:
+    """A clip whose display matrix does what EXIF orientation `turn` does, of an image that no turn leaves in place."""
+    pixels = np.full((48, 64, 3), 128, np.uint8)
+    pixels[:12, :16] = (220, 30, 30)
+    quarters = {1: 0, 2: 0, 3: 180, 4: 180, 5: -90, 6: -90, 7: 90, 8: 90}  # anticlockwise; then mirrored, or not
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV writes no display matrix")
+        stream.set_display_rotation(degrees=quarters[turn], hflip=turn in (2, 4, 5, 7))
+        for _ in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_turned_and_mirrored_clips_are_read_as_players_show_them(tmp_path: Path, turn: int) -> None:
+    image = read_frame(turned_clip(tmp_path / "v.mp4", turn), 0)
+    pixels = np.zeros((48, 64), np.uint8)
+    pixels[:12, :16] = 1
+    red = np.asarray(image).astype(int)
+    found = red[..., 0] - red[..., 1] > 60
+    assert iou(found, upright_values(pixels, turn) == 1) > 0.8
+    assert open_clip(tmp_path / "v.mp4").size == image.size
+
+
+def test_a_clip_turned_by_half_a_right_angle_says_what_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.set_display_rotation(degrees=45)
+        container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (64, 48)))))
+        container.mux(stream.encode())
+    assert read_frame(tmp_path / "v.mp4", 0).size == (64, 48)
+    assert "v.mp4 is to be shown turned by a part of a right angle" in caplog.text
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("times", [[0, 100, 200, 1200, 1300, 1400], [0, 33, 67, 100, 133], [40, 50, 1000, 1001, 5000]])
+def test_times_of_uneven_frames_are_kept(tmp_path: Path, segmenter: Segmenter, times: list[int], stride: int) -> None:
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 98, 66, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time in times:
+            frame = av.VideoFrame.from_image(scene(0)[0])
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    read = [frame.seconds for frame in read_frames(tmp_path / "v.mp4")][::stride]
+    assert read == pytest.approx([time / 1000 for time in times[::stride]], abs=0.002)
+    run(segmenter, tmp_path / "v.mp4", tmp_path / "out", frame_stride=stride)
+    drawn = [frame.seconds for frame in read_frames(tmp_path / "out" / "overlays" / "v.mp4")]
+    assert drawn == pytest.approx(read, abs=0.002)

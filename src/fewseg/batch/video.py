@@ -64,7 +64,8 @@ class ClipFrames:
                 video = stack.enter_context(ClipWriter(temporary, self.clip, self.stride, self.made_from))
             for frame, result, record in self._results(damage):
                 if video is not None:
-                    video.add(overlay_of(frame.image, self.folder.shown(result), side=LONGEST_SIDE))
+                    drawn = overlay_of(frame.image, self.folder.shown(result), side=LONGEST_SIDE)
+                    video.add(drawn, frame.seconds)
                 yield self._key(frame.number), record
             self.folder.forget_frames(self.clip.path, self.identity)
         if damage:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +16,32 @@ import numpy as np
 from PIL import Image
 
 from fewseg.core.errors import InvalidImage, InvalidOption, OutputError, one_line
+from fewseg.images.orientation import upright_values
 from fewseg.images.read import fitted
+
+log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES: Final = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv"})
 """Endings of files that are taken for videos."""
 
 LONGEST_SIDE: Final = 1280
 """Longest side of the clips that are written."""
+
+
+_TICKS: Final = 60_000
+"""Parts of a second in which times of frames are written: even for all usual rates, and few enough for MPEG-4."""
+
+_ORIENTATIONS: Final = {
+    (False, True, True): 1,
+    (False, False, True): 2,
+    (False, False, False): 3,
+    (False, True, False): 4,
+    (True, True, True): 5,
+    (True, True, False): 6,
+    (True, False, False): 7,
+    (True, False, True): 8,
+}
+"""Whether a display matrix swaps the axes, and whether its two factors are positive, to EXIF orientation."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +97,16 @@ def _open(path: Path, stack: ExitStack) -> tuple[Any, Any]:
     return container, stream
 
 
+def _rate(stream: Any) -> Fraction:
+    return Fraction(stream.average_rate or stream.guessed_rate or 25)
+
+
 def open_clip(path: str | os.PathLike[str]) -> Clip:
     """What the file says of itself; raises `InvalidImage` if it is no video, `InvalidOption` without PyAV."""
     file = Path(path)
     with ExitStack() as stack:
         container, stream = _open(file, stack)
-        rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        rate = _rate(stream)
         count = stream.frames
         if not count and container.duration:
             count = round(container.duration / 1_000_000 * rate)
@@ -101,13 +126,33 @@ def read_frames(path: str | os.PathLike[str], damage: list[str] | None = None) -
     damage = [] if damage is None else damage
     with ExitStack() as stack:
         container, stream = _open(file, stack)
+        rate = _rate(stream)
         for frame in _decoded(container, stream, damage):
             pixels = np.asarray(frame.to_ndarray(format="rgb24"))
-            turned = np.rot90(pixels, getattr(frame, "rotation", 0) // 90)
-            yield Frame(number, float(frame.time or 0.0), Image.fromarray(np.ascontiguousarray(turned)))
+            upright = Image.fromarray(upright_values(pixels, _orientation(frame, file)))
+            yield Frame(number, float(number / rate if frame.time is None else frame.time), upright)
             number += 1
     if damage and number == 0:
         raise InvalidImage(f"{file} is damaged ({damage[0]}): get the whole file again")
+
+
+def _orientation(frame: Any, file: Path) -> int:
+    """The EXIF orientation that does what the frame's display matrix does; 1 where it has none."""
+    matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return 1
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    lying = abs(b) > abs(a)
+    factors, rest = ((b, c), (a, d)) if lying else ((a, d), (b, c))
+    if 8 * max(map(abs, rest)) > min(map(abs, factors)):
+        _tell_turn(os.fspath(file))
+        return 1
+    return _ORIENTATIONS[lying, factors[0] > 0, factors[1] > 0]
+
+
+@lru_cache(maxsize=4096)
+def _tell_turn(file: str) -> None:
+    log.warning("%s is to be shown turned by a part of a right angle: its frames are taken as they are stored", file)
 
 
 def _decoded(container: Any, stream: Any, damage: list[str]) -> Iterator[Any]:
@@ -156,6 +201,8 @@ class ClipWriter:
             self._stream = self._container.add_stream(codec, rate=(clip.rate / every).limit_denominator(60_000))
             self._stream.width, self._stream.height = self._size
             self._stream.pix_fmt = "yuv420p"
+            self._stream.codec_context.time_base = Fraction(1, _TICKS)
+            self._last = -1
         except (OSError, ValueError, av.FFmpegError) as error:
             raise OutputError(f"cannot write {path.parent}: {one_line(error)}; choose another folder") from error
 
@@ -171,14 +218,17 @@ class ClipWriter:
             if failure[0] is None:  # else that failure is the one to tell
                 raise self._cannot(error) from error
 
-    def add(self, image: Image.Image) -> None:
-        """The next image."""
+    def add(self, image: Image.Image, seconds: float) -> None:
+        """The next image, to be shown from this time on: frames of a clip may be apart by more and less."""
         if image.size != self._size:  # by an odd column or row, or a clip whose size changes on the way
             image = (
                 image.resize(self._size) if abs(image.width - self._size[0]) > 1 else image.crop((0, 0, *self._size))
             )
         try:
-            self._container.mux(self._stream.encode(self._av.VideoFrame.from_image(image)))
+            frame = self._av.VideoFrame.from_image(image)
+            self._last = max(self._last + 1, round(seconds * _TICKS))
+            frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
+            self._container.mux(self._stream.encode(frame))
         except (OSError, self._av.FFmpegError) as error:
             raise self._cannot(error) from error
 
