@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import re
@@ -15,6 +16,10 @@ from fewseg.core.errors import OutputError
 
 _TEMPORARY: Final = re.compile(r"\.([0-9]+)(-[0-9a-f]{8})?\.tmp$")
 """Ends the names that `replacing` gives: the number of the process, and one of the call (older versions had none)."""
+
+_SYNCHRONIZE: Final = 0x0010_0000
+_ACCESS_DENIED: Final = 5
+"""Windows': the right to wait for a process, and the error for one that is another person's."""
 
 _LONGEST: Final = 200
 """Bytes of a name that are kept."""
@@ -75,6 +80,8 @@ def remove_leftovers(folder: str | os.PathLike[str], *, spare_running: bool = Fa
 
 
 def _is_running(process: int) -> bool:
+    if os.name == "nt":  # where `os.kill` ends the process, whatever the signal
+        return _runs_on_windows(process)
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -82,6 +89,15 @@ def _is_running(process: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def _runs_on_windows(process: int) -> bool:
+    kernel = getattr(ctypes, "WinDLL")("kernel32", use_last_error=True)  # noqa: B009 - elsewhere there is none
+    if not (handle := kernel.OpenProcess(_SYNCHRONIZE, False, process)):
+        return bool(getattr(ctypes, "get_last_error")() == _ACCESS_DENIED)  # noqa: B009
+    has_ended = kernel.WaitForSingleObject(handle, 0) == 0
+    kernel.CloseHandle(handle)
+    return not has_ended
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

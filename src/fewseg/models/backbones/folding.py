@@ -109,19 +109,25 @@ def folded_copy(net: nn.Module, pairs: Iterable[tuple[str, str]]) -> nn.Module:
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Let the convolution carry the norm's factor and shift; computed in float64, rounded once."""
+    """Let the convolution carry the norm's factor and shift; computed in float64 on the CPU, rounded once."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     weight, bias = convolution.weight, convolution.bias
-    factor = (norm.running_var.double() + norm.eps).rsqrt()
+    factor = (_exact(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
-        factor = factor * norm.weight.double()
-    shift = -norm.running_mean.double() if bias is None else bias.double() - norm.running_mean.double()
+        factor = factor * _exact(norm.weight)
+    shift = -_exact(norm.running_mean) if bias is None else _exact(bias) - _exact(norm.running_mean)
     shift = shift * factor
     if norm.bias is not None:
-        shift = shift + norm.bias.double()
-    convolution.weight = nn.Parameter((weight.double() * factor.view(-1, 1, 1, 1)).to(weight.dtype), False)
-    convolution.bias = nn.Parameter(shift.to(weight.dtype), False)
+        shift = shift + _exact(norm.bias)
+    scaled = _exact(weight) * factor.view(-1, 1, 1, 1)
+    convolution.weight = nn.Parameter(scaled.to(weight.dtype).to(weight.device), False)
+    convolution.bias = nn.Parameter(shift.to(weight.dtype).to(weight.device), False)
+
+
+def _exact(values: Tensor) -> Tensor:
+    """The values in float64 on the CPU: Apple's GPUs have no such numbers."""
+    return values.detach().cpu().double()
 
 
 def _rest(norm: nn.Module) -> nn.Module:

@@ -12,9 +12,9 @@ def otsu_threshold(values: Tensor) -> float:
     It lies midway between two neighbouring values; of equally good ones it is the lowest. For values that are all the
     same it is that value, so that nothing is above it.
     """
-    ordered = values.detach().flatten().double().sort().values
+    ordered = values.detach().flatten().cpu().double().sort().values  # Apple's GPUs have no float64
     count = ordered.numel()
-    below = torch.arange(1, count, dtype=torch.float64, device=ordered.device)  # how many each cut leaves below it
+    below = torch.arange(1, count, dtype=torch.float64)  # how many each cut leaves below it
     sums = ordered.cumsum(0)
     means = sums[:-1] / below, (sums[-1] - sums[:-1]) / (count - below)
     between = below * (count - below) * (means[1] - means[0]) ** 2
