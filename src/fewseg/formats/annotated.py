@@ -32,7 +32,7 @@ Box: TypeAlias = "tuple[float, float, float, float]"
 """Left, top, right, bottom in pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shape:
     """A region of a label."""
 

@@ -42,8 +42,8 @@ def is_coco(content: Any) -> bool:
 def read_coco(path: Path, content: Any, request: Request) -> Reading:
     """The examples in parsed COCO JSON from `path`; raises `InvalidSupport` for what is not as documented."""
     names = _categories(path, content, request.left)
-    images = _annotated(path, content, names, request.images, request.left)
-    drawn = {shape.label for image in images for shape in image.shapes}
+    drawn: set[str] = set()
+    images = _annotated(path, content, names, drawn, request)
     if not drawn:
         raise request.left.nothing(f"{path} has neither segmentations nor boxes: draw polygons, masks or boxes")
     return reading_of("COCO JSON", [name for name in names.values() if name in drawn], images, request)
@@ -68,9 +68,10 @@ def _categories(path: Path, content: Any, left: LeftOut) -> dict[Any, str]:
 
 
 def _annotated(
-    path: Path, content: Any, names: dict[Any, str], images: Path | None, left: LeftOut
+    path: Path, content: Any, names: dict[Any, str], drawn: set[str], request: Request
 ) -> list[AnnotatedImage]:
-    info = content.get("info")
+    """The images with their shapes of wanted labels; adds the labels of all shapes to `drawn`."""
+    left, info = request.left, content.get("info")
     stretched = isinstance(info, dict) and info.get("contributor") == "Label Studio"
     listed: dict[Any, AnnotatedImage] = {}
     broken: set[Any] = set()
@@ -78,7 +79,7 @@ def _annotated(
         try:
             place = _key(entry, "id", path)
             broken.add(place)
-            listed[place] = _image(entry, path, images, upright=stretched)
+            listed[place] = _image(entry, path, request.images, upright=stretched)
         except InvalidSupport as error:
             left.bad(error)
     shapes: dict[Any, list[Shape]] = {}
@@ -87,11 +88,13 @@ def _annotated(
             place, category = _key(annotation, "image_id", path), _key(annotation, "category_id", path)
             where = f"annotation {annotation.get('id', '?')!s:.40} of {path}"
             if place in listed and category in names:
-                size = listed[place].size
-                shape = _shape(annotation, names[category], where, size if stretched else None)
+                label, size = names[category], listed[place].size if stretched else None
+                shape = _shape(annotation, label, where, size)
                 if shape is None:
                     left.kind("annotations without segmentation and box", where)
-                else:
+                    continue
+                drawn.add(label)
+                if not request.labels or label in request.labels:  # a large file is of many
                     shapes.setdefault(place, []).append(shape)
             elif place in listed or place not in broken:
                 missing = f"image {place!r:.60}" if place not in listed else f"category {category!r:.60}"
