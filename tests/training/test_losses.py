@@ -120,6 +120,7 @@ def test_optimisers() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"seed": 10**21}, "seed is 1000000000000000000000: give a number below"),
         ({"optimiser": "adamm"}, "did you mean 'adam'"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"lr": float("nan")}, "lr is nan"),
