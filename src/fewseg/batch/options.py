@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from fewseg.core.bounds import MOST_AT_ONCE, check_number
 from fewseg.core.errors import InvalidOption, unknown
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class BatchOptions:
                 f"batch size {self.batch_size}, workers {self.workers}, model threads {self.model_threads}: "
                 "0 chooses, or give 1 or more"
             )
+        for name in ("batch_size", "workers", "model_threads", "ray_workers", "ray_cpus"):
+            check_number(name, getattr(self, name), MOST_AT_ONCE)
         if self.frame_stride < 1 or self.frame_stride != int(self.frame_stride):
             raise InvalidOption(f"--frame-stride {self.frame_stride}: give a whole number from 1")
         if self.tiles is None and self.overlap is not None:

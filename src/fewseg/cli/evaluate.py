@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewseg.cli.options import ImageSizeOptions, LogOptions, PrecisionOptions, ReleaseOptions
+from fewseg.core.bounds import MOST_AT_ONCE, check_number
 from fewseg.core.choices import Fusion, Resize, Scoring
 from fewseg.core.errors import InvalidOption
 
@@ -141,6 +142,8 @@ def _check(options: Options) -> None:
             "--episodes, --episodes-per-class and --batch-size must be 1 or more, "
             "--save-examples, --workers and --seed 0 or more"
         )
+    for name in ("batch_size", "save_examples", "workers", "folds"):
+        check_number(name, getattr(options, name) or 0, MOST_AT_ONCE)
     if options.method is not None and options.official is None and options.checkpoint != "default":
         raise InvalidOption(
             f"--checkpoint {options.checkpoint} and --method {options.method}: a checkpoint brings its method; "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewseg.cli.options import LogOptions
+from fewseg.core.bounds import MOST_AT_ONCE, check_number
 from fewseg.core.errors import InvalidDataset, InvalidOption
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def run(options: Options) -> int:
             raise InvalidDataset(f"no folder {folder}: give one that exists")
     if options.workers < 0:
         raise InvalidOption(f"workers is {options.workers}: give 0 or more")
+    check_number("workers", options.workers, MOST_AT_ONCE)
     # Each needs other packages (COCO's masks, .mat files): they are imported when they are used.
     builder: Any = importlib.import_module(f"fewseg.data.datasets.build_{options.benchmark}")
     with FolderLock(options.root / "fewseg"), progress_bar(f"preparing {options.benchmark}") as advance:

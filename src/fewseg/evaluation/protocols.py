@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
+from fewseg.core.bounds import MOST, check_number
 from fewseg.core.errors import InvalidOption, unknown
 from fewseg.data.datasets.benchmark import Selection
 from fewseg.data.episodes.sources import BENCHMARKS
@@ -106,6 +107,8 @@ def choose_protocol(
         raise unknown("protocol", name, PROTOCOLS)
     if (count is not None and count < 1) or any(seed < 0 for seed in seeds) or len(set(seeds)) != len(seeds):
         raise InvalidOption(f"{count} episodes, seeds {list(seeds)}: give 1 or more, and different seeds of 0 or more")
+    for name_of, number, most in (("episodes", count or 0, MOST), *(("seed", seed, 2**63 - 1) for seed in seeds)):
+        check_number(name_of, number, most)
     given: dict[str, Any] = {"seeds": seeds or None, "resize": resize, "scoring": scoring}
     if count is not None:
         given["episodes"] = {ANY: count}

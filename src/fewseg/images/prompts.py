@@ -22,6 +22,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fewseg.core.bounds import bounded
 from fewseg.core.errors import InvalidSupport
 
 Place: TypeAlias = tuple[float, float]
@@ -129,7 +130,7 @@ def _numbers(value: Any, count: int, what: str, meaning: str) -> tuple[float, ..
 def read_prompts(path: Path) -> tuple[Prompt, ...]:
     """The prompts of a JSON file, as `parse_prompts` reads them; raises `InvalidSupport` for anything else."""
     try:
-        return parse_prompts(path.read_bytes(), str(path))
+        return parse_prompts(bounded(path).read_bytes(), str(path))
     except OSError as error:
         raise InvalidSupport(f"{path} cannot be read ({error}): check the file") from error
 

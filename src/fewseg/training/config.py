@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, get_args
 
+from fewseg.core.bounds import MOST_AT_ONCE, check_number
 from fewseg.core.errors import InvalidOption, unknown
 
 Loss = Literal["ce", "dice", "ce+dice", "gce+dice"]
@@ -190,6 +191,10 @@ class TrainConfig:
         ):
             if not getattr(self, name) >= 0:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more")
+        for name in ("epochs", "episodes_per_epoch", "validation_episodes", "warmup", "patience", "grad_accum_steps"):
+            check_number(name, getattr(self, name))
+        for name in ("batch_size", "workers", "threads", "cached_views"):
+            check_number(name, getattr(self, name), MOST_AT_ONCE)
         if self.seed >= 1 << 63:
             raise InvalidOption(f"seed is {self.seed}: give a number below 2 ** 63")
         for name in ("negative_episodes", "ema_decay"):
@@ -199,6 +204,7 @@ class TrainConfig:
             raise InvalidOption(f"splice is {self.splice}: give a fraction from 0 to 1")
         if not self.shots or min(self.shots) < 1:
             raise InvalidOption(f"shots {' '.join(map(str, self.shots))}: give at least 1")
+        check_number("shots", max(self.shots), MOST_AT_ONCE)
         if self.episodes_per_epoch < self.batch_size:
             raise InvalidOption(
                 f"episodes_per_epoch {self.episodes_per_epoch} is less than batch_size {self.batch_size}: "

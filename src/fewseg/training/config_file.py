@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import yaml
 
+from fewseg.core.bounds import bounded
 from fewseg.core.errors import InvalidOption, one_line
 from fewseg.training.config import TrainConfig
 from fewseg.training.recipes import Recipe, remark
@@ -34,11 +35,11 @@ def as_yaml(config: TrainConfig, recipe: Recipe | None = None) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Setting to value without those that are null; raises `InvalidOption` for other files and where a value lacks."""
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.safe_load(bounded(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
         raise InvalidOption(f"cannot read {path} ({reason}): give a YAML file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InvalidOption(f"{path} is no YAML: {one_line(error)}") from error
     if not isinstance(content or {}, dict):
         raise InvalidOption(f"{path} holds no settings: write lines like `lr: 0.01`")

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fewseg.core.bounds import bounded
 from fewseg.core.errors import InvalidDataset, InvalidMask, unknown
 from fewseg.core.prediction import IGNORE
 from fewseg.images import decode as decoding
@@ -205,7 +206,7 @@ def _read_single(item: _Item) -> _Entry:
 def _read_classes(path: Path) -> tuple[str, ...]:
     """Class names in the order of their mask values, 1 first."""
     try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in bounded(path).read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidDataset(f"cannot read {path} ({error}): save it as UTF-8 text, one class a line") from error
     parts = [line.split(maxsplit=1) for line in lines]

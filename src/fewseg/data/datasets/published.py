@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from fewseg.core.bounds import bounded
 from fewseg.core.errors import InvalidDataset
 from fewseg.data.datasets.benchmark import Pair, Part
 
@@ -43,7 +44,7 @@ def find_file(folder: Path, own: Sequence[str], names: Iterable[str]) -> Path | 
 def read_lines(path: Path) -> list[str]:
     """The lines that are not blank."""
     try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+        lines = [line.strip() for line in bounded(path).read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidDataset(f"cannot read {path} ({error}): get the list again") from error
     if not any(lines):
@@ -109,7 +110,7 @@ class _Plain(pickle.Unpickler):
 def read_pickle(path: Path) -> dict[int, tuple[str, ...]]:
     """COCO-20i's lists: class id to paths of images. Nothing but dict, list, str and int is admitted."""
     try:
-        content = _Plain(io.BytesIO(path.read_bytes()), encoding="ASCII").load()
+        content = _Plain(io.BytesIO(bounded(path).read_bytes()), encoding="ASCII").load()
     except OSError as error:
         raise InvalidDataset(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # the unpickler raises anything on damaged files

@@ -6,11 +6,11 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from fewseg.core.bounds import MOST_AT_ONCE, bounded, check_number
 from fewseg.core.errors import InvalidDataset, InvalidOption, unknown
 from fewseg.core.files import write_text
 from fewseg.core.types import Episode
@@ -56,6 +56,7 @@ def draw_test_episodes(
     with fewer than `min_images` or `shots + 1` usable images is skipped, with a line in the log.
     """
     _check_shots(shots)
+    check_number("episodes of a class", per_class)
     episodes = []
     for class_id in sorted(classes):
         names = dataset.names(class_id)
@@ -123,6 +124,7 @@ def _elsewhere(
 def _check_shots(shots: int) -> None:
     if shots < 1:
         raise InvalidOption(f"shots {shots}: give at least 1")
+    check_number("shots", shots, MOST_AT_ONCE)
 
 
 def save_episodes(path: str | os.PathLike[str], episodes: Sequence[Episode], dataset: Dataset, **about: Any) -> None:
@@ -153,7 +155,7 @@ def load_episodes(path: str | os.PathLike[str], dataset: Dataset) -> list[Episod
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        data = json.loads(Path(path).read_text("utf-8"))
+        data = json.loads(bounded(path).read_text("utf-8"))
     except OSError as error:
         raise InvalidDataset(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from fewseg.core.bounds import MOST_AT_ONCE, check_number
 from fewseg.core.errors import InvalidOption, unknown
 from fewseg.models.methods.base import check_image_size
 from fewseg.models.ops.mask_aggregation import Implementation
@@ -65,6 +66,7 @@ def check_config(config: AggregationConfig) -> None:
     if config.support_pixel_budget is not None and config.support_pixel_budget < 1:
         raise InvalidOption(f"support_pixel_budget {config.support_pixel_budget}: give at least 1, or None for all")
     check_image_size(config.image_size)
+    check_number("heads", config.heads, MOST_AT_ONCE)
     if config.heads < 1 or not 0 <= config.dropout < 1:
         raise InvalidOption(
             f"heads {config.heads}, dropout {config.dropout}: expected at least 1, and from 0 to below 1"

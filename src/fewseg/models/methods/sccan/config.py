@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
+from fewseg.core.bounds import MOST_AT_ONCE, check_number
 from fewseg.core.errors import InvalidOption, unknown
 from fewseg.models.methods.base import check_image_size
 from fewseg.models.ops.window_attention import WindowImplementation
@@ -58,6 +59,7 @@ def check_config(config: SCCANConfig) -> None:
         value = getattr(config, name)
         if (type(value) is not int or value < 1) and (name, value) != ("feature_size", None):
             raise InvalidOption(f"{name} {value!r}: give a whole number of at least 1")
+        check_number(name, value or 0, MOST_AT_ONCE)
     if config.width % config.heads:
         raise InvalidOption(f"width {config.width} is not a multiple of heads {config.heads}: change one")
     if config.feature_size is not None and config.feature_size % config.window:
