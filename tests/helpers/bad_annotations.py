@@ -54,12 +54,13 @@ def garbled(document: Any, count: int, seed: str) -> Iterator[tuple[str, bytes]]
 def coco() -> dict[str, Any]:
     rle = {"size": [40, 60], "counts": [10, 20, 2370]}
     compressed = {"size": [40, 60], "counts": "PPYo0"}
+    common = {"image_id": 1, "category_id": 1, "iscrowd": 0}
     return {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}],
         "categories": [{"id": 1, "name": "red"}],
         "annotations": [
-            {"id": n, "image_id": 1, "category_id": 1, "bbox": [15, 10, 25, 20], "area": 9, "iscrowd": 0, "segmentation": s}
-            for n, s in enumerate(([[15, 10, 40, 10, 40, 30, 15, 30]], rle, compressed), 1)
+            {**common, "id": n, "bbox": [15, 10, 25, 20], "area": 9, "segmentation": segmentation}
+            for n, segmentation in enumerate(([[15, 10, 40, 10, 40, 30, 15, 30]], rle, compressed), 1)
         ],
     }  # fmt: skip
 

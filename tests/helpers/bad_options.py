@@ -33,7 +33,8 @@ def model_cases(taught: bytes, checkpoint: bytes) -> Iterator[Case]:
 
 SMALL_RUN: Final = (
     "train --data synthetic --out t --backbone tiny --random-backbone --image-size 32 --epochs 1 "
-    "--episodes-per-epoch 1 --batch-size 1 --validation-episodes 1 --workers 0 --device cpu --threads 1 --no-tensorboard"
+    "--episodes-per-epoch 1 --batch-size 1 --validation-episodes 1 --workers 0 --device cpu --threads 1 "
+    "--no-tensorboard"
 )
 NUMBERS: Final = ("nan", "-1", "1e999", "x", "", "99999999999999999999999")
 

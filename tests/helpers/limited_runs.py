@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ from helpers.bad_images import image_cases, mask_cases
 from helpers.bad_options import model_cases, option_cases
 
 SECONDS: Final = 20
+"""Of the processor."""
 MEGABYTES: Final = 1500
 """What a command may take, at most."""
 ADDRESSES: Final = 8 << 30
@@ -80,7 +80,6 @@ def run_limited(case: Case, folder: Path) -> str | None:
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
 
     with (folder / "stderr").open("wb") as errors:
-        begin = time.monotonic()
         child = subprocess.Popen(
             [sys.executable, *command],
             cwd=folder,
@@ -94,7 +93,7 @@ def run_limited(case: Case, folder: Path) -> str | None:
         timer.start()
         _, status, usage = os.wait4(child.pid, 0)
         timer.cancel()
-    seconds, megabytes = time.monotonic() - begin, usage.ru_maxrss / 1000
+    seconds, megabytes = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
     child.returncode = os.waitstatus_to_exitcode(status)
     if seconds > SECONDS:
         return f"{seconds:.0f} s"

@@ -35,6 +35,8 @@ Box: TypeAlias = tuple[float, float, float, float]
 ENDING: Final = ".weak.json"
 """What stands behind an image's name in the name of its file of prompts."""
 
+_MOST: Final = 500
+"""Greatest number of objects that a file of prompts marks; each takes time."""
 _KINDS: Final = "box [x0, y0, x1, y1], points [[x, y, 1 inside or 0 outside], ...] or scribble [[x, y], ...]"
 
 
@@ -130,9 +132,12 @@ def _numbers(value: Any, count: int, what: str, meaning: str) -> tuple[float, ..
 def read_prompts(path: Path) -> tuple[Prompt, ...]:
     """The prompts of a JSON file, as `parse_prompts` reads them; raises `InvalidSupport` for anything else."""
     try:
-        return parse_prompts(bounded(path).read_bytes(), str(path))
+        prompts = parse_prompts(bounded(path).read_bytes(), str(path))
     except OSError as error:
         raise InvalidSupport(f"{path} cannot be read ({error}): check the file") from error
+    if len(prompts) > _MOST:
+        raise InvalidSupport(f"{path} marks {len(prompts)} objects, at most {_MOST}: paint a mask instead")
+    return prompts
 
 
 def parse_prompts(text: str | bytes, name: str) -> tuple[Prompt, ...]:

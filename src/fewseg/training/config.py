@@ -189,8 +189,8 @@ class TrainConfig:
             *("lr", "attention_lr", "backbone_lr_factor", "momentum", "weight_decay", "warmup", "clip_grad", "workers"),
             *("threads", "cached_views", "validation_episodes", "patience", "seed", "cache_megabytes"),
         ):
-            if not getattr(self, name) >= 0:
-                raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InvalidOption(f"{name} is {getattr(self, name)}: give a finite number, 0 or more")
         for name in ("epochs", "episodes_per_epoch", "validation_episodes", "warmup", "patience", "grad_accum_steps"):
             check_number(name, getattr(self, name))
         for name in ("batch_size", "workers", "threads", "cached_views"):

@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
         raise InvalidOption(f"cannot read {path} ({reason}): give a YAML file") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidOption(f"{path} is no YAML: {one_line(error)}") from error
     if not isinstance(content or {}, dict):
         raise InvalidOption(f"{path} holds no settings: write lines like `lr: 0.01`")

@@ -158,7 +158,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
         data = json.loads(bounded(path).read_text("utf-8"))
     except OSError as error:
         raise InvalidDataset(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidDataset(f"{path} is not JSON ({error}): give an episode list of fewseg") from error
     if not isinstance(data, dict) or data.get("format") != _FORMAT or not {"dataset", "episodes"} <= data.keys():
         raise InvalidDataset(f"{path} is not an episode list of fewseg: draw it again")
