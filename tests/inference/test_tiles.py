@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -159,3 +162,36 @@ def test_bad_tiles(segmenter: Segmenter) -> None:
         segment_tiled(segmenter, image, batch_size=-1)
     with pytest.raises(InvalidSupport, match="nothing has been taught"):
         segment_tiled(Segmenter(ColourMethod(), device="cpu"), image)
+
+
+def test_memory_is_that_of_masks_and_a_row_of_tiles() -> None:
+    """An image of 96 MB, masks of 96 MB, a row of tiles of 72 MB: no second image and no second row."""
+    program = """if True:
+        import resource
+        import torch
+        from PIL import Image
+        from fewseg.inference.segmenter import Segmenter
+        from fewseg.inference.tiles import segment_tiled
+        from helpers.colour_method import ColourMethod, blob
+
+        torch.set_num_threads(1)
+        made = Segmenter(ColourMethod(), device="cpu")
+        for label in ("red", "blue"):
+            made.teach(label, *blob(label))
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        segment_tiled(made, Image.new("RGB", (1600, 1600)), tile=1500, probabilities=False)
+        image = Image.new("RGB", (6000, 4000), (200, 30, 30))
+        before = peak()
+        segment_tiled(made, image, tile=1500, probabilities=False)
+        print(peak() - before)
+    """
+    folder = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
+    )
+    assert int(done.stdout) < 96 + 72 + 80

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from fewseg.core.errors import InvalidOption
@@ -31,6 +32,9 @@ from fewseg.inference.tiling import Span, Tile, TileOptions, crops, spans
 from fewseg.models.ops.resize import resize
 
 log = logging.getLogger(__name__)
+
+_STRIP: Final = 256
+"""Rows of the result that are decided at a time."""
 
 
 def segment_tiled(
@@ -68,41 +72,46 @@ def segment_tiled(
     if max(whole.size) <= side:
         return segmenter.segment(whole, probabilities=probabilities)
     segmenter = segmenter.with_supports(segmenter.supports)  # other threads may teach meanwhile
-    return _blended(segmenter, np.asarray(whole), TileOptions(side, overlap), batch_size, probabilities)
+    return _blended(segmenter, whole, TileOptions(side, overlap), batch_size, probabilities)
 
 
 def _blended(
-    segmenter: Segmenter, pixels: NDArray[np.uint8], tiles: TileOptions, batch_size: int, probabilities: bool
+    segmenter: Segmenter, image: Image.Image, tiles: TileOptions, batch_size: int, probabilities: bool
 ) -> Prediction:
-    """The result for an image (H, W, 3), row of tiles by row of tiles."""
+    """The result for an image, row of tiles by row of tiles."""
     side = tiles.side_for(segmenter)
-    height, width = pixels.shape[:2]
+    width, height = image.size
     rows, columns = spans(height, side, tiles.overlap), spans(width, side, tiles.overlap)
     result, rule = PredictionBuilder(segmenter.labels, (height, width), probabilities), segmenter.presence_rule
     # Sums of weighted probabilities from the first row that is not finished, for the height of one row of tiles.
     band = torch.zeros(len(segmenter.labels), rows[0].length, width)
     scores = [0.0] * len(segmenter.labels)
     for place, row in enumerate(rows):
-        for column, coarse in _row_of_tiles(segmenter, pixels, row, columns, batch_size):
+        for column, coarse in _row_of_tiles(segmenter, image, row, columns, batch_size):
             scores = [max(pair) for pair in zip(scores, rule.scores(coarse), strict=True)]
             probable = resize(coarse[None], (row.length, column.length))[0]
             probable *= torch.from_numpy(row.weights[:, None] * column.weights)
             band[:, :, column.start : column.end] += probable
         finished = rows[place + 1].start - row.start if place + 1 < len(rows) else row.length
-        result.put(slice(row.start, row.start + finished), band[:, :finished].numpy())
-        band = torch.cat([band[:, finished:], torch.zeros(len(band), finished, width)], 1)
+        for top in range(0, finished, _STRIP):
+            strip = band[:, top : min(top + _STRIP, finished)]
+            result.put(slice(row.start + top, row.start + top + strip.shape[1]), strip.numpy())
+        # In place: a second band would be as large as the decoded image.
+        rest = band[:, finished:].clone()
+        band[:, : rest.shape[1]] = rest
+        band[:, rest.shape[1] :] = 0
     for values in result.probabilities.values():  # shares add up to 1, to rounding
         np.clip(values, 0, 1, out=values)
     return result.prediction(scores, rule)
 
 
 def _row_of_tiles(
-    segmenter: Segmenter, pixels: NDArray[np.uint8], row: Span, columns: Sequence[Span], batch_size: int
+    segmenter: Segmenter, image: Image.Image, row: Span, columns: Sequence[Span], batch_size: int
 ) -> Iterator[tuple[Span, Tensor]]:
     """The tiles of a row with their coarse probabilities (labels, s, s)."""
     for first in range(0, len(columns), batch_size):
         batch = columns[first : first + batch_size]
-        prepared = [segmenter.preprocess(pixels[row.start : row.end, c.start : c.end]) for c in batch]
+        prepared = [segmenter.preprocess(image.crop((c.start, row.start, c.end, row.end))) for c in batch]
         yield from zip(batch, segmenter.predict(segmenter.encode(prepared)), strict=True)
 
 
@@ -126,8 +135,7 @@ def teach_tiled(
     foreground = read_mask(mask, value=value, size=opened.size, orientation=opened.orientation, image=opened.name)
     if check and (doubt := mask_doubt(foreground)):
         log.warning("the mask of %s %s; %s", opened.name, doubt, MEANT)
-    pixels = np.asarray(opened.image)
-    boxes = crops(foreground == 1, side)
-    parts = [(slice(top, top + height), slice(left, left + width)) for left, top, width, height in boxes]
-    segmenter.teach(label, [pixels[p] for p in parts], [foreground[p] for p in parts], value=1, check=False)
-    return len(parts)
+    boxes = [(left, top, left + width, top + height) for left, top, width, height in crops(foreground == 1, side)]
+    masks = [foreground[top:bottom, left:right] for left, top, right, bottom in boxes]
+    segmenter.teach(label, [opened.image.crop(box) for box in boxes], masks, value=1, check=False)
+    return len(boxes)
