@@ -65,6 +65,7 @@ def assert_same(masks: Found, expected: Found) -> None:
         ("roboflow/png-mask-semantic", "", "Roboflow masks"),
         ("roboflow/yolov8", "", "YOLO"),
         ("qupath", "", "GeoJSON"),
+        ("via-2", "", "VIA"),
         ("via-2", "via_export_json.json", "VIA"),
         ("via-2", "via_export_csv.csv", "VIA"),
         ("via-2", "via_project.json", "VIA"),

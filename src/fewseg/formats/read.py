@@ -1,4 +1,9 @@
-"""Labelled examples read from a file or folder in any known format."""
+"""Labelled examples read from a file or folder in any known format.
+
+A module a format: label folders with masks (`mask_folders`), images/ with masks/ and Roboflow's masks
+(`paired_folders`), COCO (`coco`), labelme (`labelme`), YOLO (`yolo`), CVAT's XML (`cvat`), Label Studio
+(`label_studio`), VIA (`via`), GeoJSON (`geojson`), VOC and CVAT's masks (`voc`); zip archives of these (`archives`).
+"""
 
 from __future__ import annotations
 
@@ -56,12 +61,8 @@ def read_supports(
     split: str = "",
     strict: bool = False,
 ) -> Supports:
-    """The labelled examples at a path, whatever the format, each checked: its image can be read and its mask fits.
-
-    Label folders with masks (`fewseg.formats.mask_folders`), images/ with masks/ and Roboflow's masks
-    (`paired_folders`), COCO (`coco`), labelme (`labelme`), YOLO (`yolo`), CVAT's XML (`cvat`), Label Studio
-    (`label_studio`), VIA (`via`), GeoJSON (`geojson`), VOC and CVAT's masks (`voc`), and zip archives of all these; the
-    files of a format, or their folder. Data sets in parts (train, valid, test) are read whole.
+    """The labelled examples at a path, whatever the format (this module lists them), each checked: its image can be
+    read, its mask fits. Data sets in parts (train, valid, test) are read whole.
 
     Entries that cannot be used (a polygon without area, an image that is missing, damaged run lengths) are left out
     with a line in the log that names them.
@@ -205,7 +206,7 @@ def _of_files(files: Sequence[Path], request: Request) -> _Reader:
         ("VIA", via.is_via, via.read_via),
     ):
         whole = [pair for pair in parsed if known(pair[1])]
-        if len(whole) > 1:
+        if len(whole) > 1 and not (name == "VIA" and via.are_alike([content for _, content in whole])):
             names = ", ".join(str(file) for file, _ in whole[:4])
             raise InvalidSupport(f"{len(whole)} {name} files ({names}): give the path of one")
         if whole:

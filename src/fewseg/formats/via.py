@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,12 @@ def is_via(content: Any) -> bool:
     if "_via_img_metadata" in content or (isinstance(content.get("project"), dict) and "metadata" in content):
         return True
     return all(isinstance(entry, dict) and {"filename", "regions"} <= set(entry) for entry in content.values())
+
+
+def are_alike(contents: Sequence[Any]) -> bool:
+    """Whether parsed files are of the same images and regions, such as a project and its export."""
+    listed = [content.get("_via_img_metadata", content) for content in contents]
+    return all(entry == listed[0] for entry in listed)
 
 
 def is_via_csv(path: Path) -> bool:
