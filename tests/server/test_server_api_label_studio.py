@@ -19,10 +19,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageDraw
 from starlette.requests import Request
 
-from fewseg.core.errors import FolderInUse, InvalidImage, InvalidMask, InvalidOption
+from fewseg.core.errors import FewsegError, FolderInUse, InvalidImage, InvalidMask, InvalidOption, InvalidSupport
 from fewseg.formats import brush_rle
 from fewseg.server.label_studio.backend import LabelStudio
 from fewseg.server.label_studio.config import mask_tags
+from fewseg.server.label_studio.regions import masks_of
 from fewseg.server.label_studio.task_images import ImageSources
 from fewseg.server.limits import Limits
 from helpers.colour_method import blob, iou
@@ -207,6 +208,66 @@ def test_polygons_teach_too(studio: TestClient) -> None:
     assert studio.post("/label-studio/webhook", json=told).json()["taught"] == {"red": 1}
     found = studio.post("/label-studio/predict", json=tasks(image)).json()["results"][0]["result"][0]["value"]["rle"]
     assert iou(read_bits(found).reshape(64, 96, 4)[..., 3], mask) > 0.85
+
+
+def bitmask(label: str, mask: np.ndarray, **more: Any) -> dict[str, Any]:
+    """As the editor draws it: black where it is, and transparent elsewhere."""
+    pixels = np.zeros((*mask.shape, 4), np.uint8)
+    pixels[..., 3] = mask
+    value = {"imageDataURL": data_uri(Image.fromarray(pixels)), "bitmasklabels": [label]}
+    return brush(label, mask, "bits") | {"type": "bitmasklabels", "value": value, "id": "x2"} | more
+
+
+MIXED = CONFIG.replace(
+    "<Choices", '<BitmaskLabels name="bits" toName="image"><Label value="red"/></BitmaskLabels><Choices'
+)
+
+
+def test_brushes_and_bitmasks_of_one_label_teach_together() -> None:
+    tags = mask_tags(MIXED)
+    mask = blob("red")[1] > 0
+    top, rest = mask.copy(), mask.copy()
+    top[32:], rest[:32] = False, False
+    for turn in (0, 90, 270):
+        regions = [brush("red", top) | {"image_rotation": turn}, bitmask("red", rest * 255, image_rotation=turn)]
+        masks, left_out = masks_of(regions, tags, 10_000)
+        np.testing.assert_array_equal(masks["red"], mask)
+        assert left_out == {}
+    soft = np.where(mask, 255, 0).astype(np.uint8)
+    soft[0, :5] = 100  # the soft edge of a brush
+    np.testing.assert_array_equal(masks_of([bitmask("red", soft)], tags, 10_000)[0]["red"], mask)
+    with pytest.raises(InvalidSupport, match="96x64, outside its image of 96x10"):
+        masks_of([bitmask("red", soft, original_height=10)], tags, 10_000)
+    for wrong in ({"imageDataURL": "data:image/png;base64,xx"}, {"imageDataURL": 5}, {"rle": [0]}, {}):
+        with pytest.raises(FewsegError):
+            masks_of([bitmask("red", soft) | {"value": {**wrong, "bitmasklabels": ["red"]}}], tags, 10_000)
+
+
+def test_bitmasks_for_bitmask_labels(studio: TestClient) -> None:
+    teach(studio)
+    image, truth = blob("red", size=(120, 70))
+    config = MIXED.replace("BrushLabels", "Labels")
+    (region,) = studio.post("/label-studio/predict", json=tasks(image, config=config)).json()["results"][0]["result"]
+    assert (region["from_name"], region["type"]) == ("bits", "bitmasklabels")
+    (mask,) = masks_of([region], mask_tags(config), 10_000)[0].values()
+    assert iou(mask, truth) > 0.9
+
+
+def test_regions_that_do_not_teach_are_said(studio: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    image, mask = blob("red")
+    box = {"x": 1, "y": 1, "width": 9, "height": 9, "rotation": 0}
+    others: list[dict[str, Any]] = [
+        {"type": "rectanglelabels", "from_name": "box", "value": {**box, "rectanglelabels": ["red"]}},
+        {"type": "keypointlabels", "from_name": "key", "value": {"x": 1, "y": 1, "width": 1}},
+        {"type": "choices", "from_name": "quality", "value": {"choices": ["good"]}},
+        brush("cow", mask),
+        {"type": "brushlabels", "from_name": "tag"},
+    ]
+    told = studio.post("/label-studio/webhook", json=event("ANNOTATION_CREATED", [brush("red", mask), *others], image))
+    assert told.json()["taught"] == {"red": 1}
+    for kind in ("1 rectanglelabels", "1 keypointlabels", "1 regions without a label", "1 regions without a value"):
+        assert kind in caplog.text
+    assert "choices" not in caplog.text
 
 
 def test_annotations_are_replaced_and_forgotten(studio: TestClient) -> None:

@@ -134,7 +134,7 @@ def _size(region: Mapping[str, Any]) -> tuple[Any, Any] | None:
 def _shapes(region: dict[str, Any], where: str, request: Request) -> Iterator[Shape]:
     """A shape for each label of the region."""
     value = region["value"]
-    kind = _kind(value)
+    kind = region_kind(value)
     if kind is None or (kind == "points" and value.get("closed") is False):
         request.left.kind("regions that cover no area (key points, lines ...)", where)
         return
@@ -145,10 +145,10 @@ def _shapes(region: dict[str, Any], where: str, request: Request) -> Iterator[Sh
     if labels and kind == "width":
         request.left.note(f"rectangles count as masks of their whole area; the first is {where}", once="rectangles")
     for label in labels:
-        yield Shape(label, where, partial(_filled, value, kind, where))
+        yield Shape(label, where, partial(region_mask, value, kind, where))
 
 
-def _kind(value: Mapping[str, Any]) -> str | None:
+def region_kind(value: Mapping[str, Any]) -> str | None:
     """The key that tells what a region is; None for what covers no area."""
     for key in ("points", "rle", "imageDataURL", "radiusX"):
         if key in value:
@@ -156,7 +156,8 @@ def _kind(value: Mapping[str, Any]) -> str | None:
     return "width" if "height" in value and "width" in value and "sequence" not in value else None
 
 
-def _filled(value: dict[str, Any], kind: str, where: str, size: Size) -> Mask:
+def region_mask(value: Mapping[str, Any], kind: str, where: str, size: Size) -> Mask:
+    """The mask (H, W) of a region of a kind that `region_kind` tells; raises `InvalidSupport` or `InvalidMask`."""
     if kind == "rle":
         try:
             return brush_rle.decode(value["rle"] if isinstance(value["rle"], list) else [], size)

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 from fewseg.core.errors import InvalidOption
 
-KINDS: Final = {"brushlabels": "rle", "polygonlabels": "polygon"}
-"""Tags, in lower case, whose results are masks."""
+KINDS: Final = {"brushlabels": "rle", "polygonlabels": "points", "bitmasklabels": "imageDataURL"}
+"""Tags, in lower case, whose results are masks, and the key of a value that holds them."""
 
 _LONGEST: Final = 1 << 20
 
@@ -21,7 +21,7 @@ class MaskTag:
     name: str
     """Results refer to it as `from_name`."""
     kind: str
-    """`brushlabels` or `polygonlabels`."""
+    """A key of `KINDS`."""
     image: str
     """Name of the image's tag: `to_name`."""
     key: str
@@ -47,8 +47,8 @@ def mask_tags(config: str) -> list[MaskTag]:
             tags.append(MaskTag(element.get("name", ""), kind, target, images[target], labels))
     if not tags:
         raise InvalidOption(
-            "the labelling configuration has no BrushLabels or PolygonLabels for an Image: add <BrushLabels "
-            'name="mask" toName="image">'
+            "the labelling configuration has no BrushLabels, BitmaskLabels or PolygonLabels for an Image: "
+            'add <BrushLabels name="mask" toName="image">'
         )
     return tags
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from fewseg.core.errors import InvalidMask
 from fewseg.core.types import Prediction
 from fewseg.formats import brush_rle
+from fewseg.formats.label_studio import region_kind, region_mask
 from fewseg.formats.polygons import one_ring, regions
+from fewseg.images.encode import encode
 from fewseg.server.label_studio.config import KINDS, MaskTag
 
 _TOLERANCE: Final = 1.0
 """Pixels by which polygons may leave the mask's edge."""
 _SPECK: Final = 4.0
 """Least area of a polygon, in pixels."""
+_PLACES: Final = {"points", "rle", "imageDataURL", "x", "vertices", "sequence"}
+"""Keys of a value that has a place in the image."""
 
 
 def results_of(prediction: Prediction, tags: Sequence[MaskTag]) -> list[dict[str, Any]]:
@@ -28,10 +34,7 @@ def results_of(prediction: Prediction, tags: Sequence[MaskTag]) -> list[dict[str
     for label in prediction.labels:
         tag = next((tag for tag in tags if tag.knows(label)), None)
         if tag is not None and prediction.present[label] and prediction.masks[label].any():
-            values = (
-                _brush(prediction.masks[label]) if tag.kind == "brushlabels" else _polygons(prediction.masks[label])
-            )
-            made += [_region(tag, label, prediction, value) for value in values]
+            made += [_region(tag, label, prediction, value) for value in _WRITERS[tag.kind](prediction.masks[label])]
     return made
 
 
@@ -55,6 +58,14 @@ def _brush(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
     yield {"format": "rle", "rle": brush_rle.encode(mask)}
 
 
+def _bitmask(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
+    """A PNG that is black and opaque where the mask is."""
+    pixels = np.zeros((*mask.shape, 4), np.uint8)
+    pixels[..., 3] = mask * 255
+    content = base64.b64encode(encode(Image.fromarray(pixels), "PNG")).decode()
+    yield {"format": "mask", "imageDataURL": f"data:image/png;base64,{content}"}
+
+
 def _polygons(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
     """Each region's outline, in per cent of the image; a hole is cut open, for these polygons have none."""
     height, width = mask.shape
@@ -63,48 +74,55 @@ def _polygons(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
         yield {"points": [[round(float(x), 4), round(float(y), 4)] for x, y in points], "closed": True}
 
 
-def masks_of(result: Any, tags: Sequence[MaskTag], max_pixels: int) -> dict[str, NDArray[np.bool_]]:
-    """Label to mask (H, W), the union of its regions in an annotation; regions of other kinds are ignored.
+_WRITERS: Final = {"brushlabels": _brush, "bitmasklabels": _bitmask, "polygonlabels": _polygons}
 
-    Raises `InvalidMask` for a region that cannot be read, or regions of images of different sizes.
+
+def masks_of(
+    result: Any, tags: Sequence[MaskTag], max_pixels: int
+) -> tuple[dict[str, NDArray[np.bool_]], dict[str, int]]:
+    """Label to mask (H, W), the union of its regions in an annotation, and the number of regions left out by kind.
+
+    `image_rotation` changes nothing: it turns the editor's view, not the coordinates. Raises `InvalidSupport` or
+    `InvalidMask` for a region that cannot be read, or regions of images of different sizes.
     """
     known = {(tag.name, tag.kind): tag for tag in tags}
     masks: dict[str, NDArray[np.bool_]] = {}
+    left_out: Counter[str] = Counter()
     for region in result if isinstance(result, list) else []:
-        if not isinstance(region, Mapping) or (region.get("from_name"), region.get("type")) not in known:
+        if not isinstance(region, Mapping):
             continue
-        tag = known[region["from_name"], region["type"]]
-        mask = _mask(region, tag, max_pixels)
-        value = region["value"]
-        for label in value.get(tag.kind) or []:
-            if not isinstance(label, str) or not tag.knows(label):
-                continue
+        value, tag = region.get("value"), known.get((str(region.get("from_name")), str(region.get("type"))))
+        if tag is None or not isinstance(value, Mapping) or not _labels(value, tag) or value.get("closed") is False:
+            left_out.update(_kind_left_out(region, value, tag))
+            continue
+        mask = _mask(region, value, tag, max_pixels)
+        for label in _labels(value, tag):
             if label in masks and masks[label].shape != mask.shape:
                 raise InvalidMask(f"regions of {label!r} have images of different sizes: annotate one image a task")
             masks[label] = masks[label] | mask if label in masks else mask
-    return {label: mask for label, mask in masks.items() if mask.any()}
+    return {label: mask for label, mask in masks.items() if mask.any()}, dict(left_out)
 
 
-def _mask(region: Mapping[str, Any], tag: MaskTag, max_pixels: int) -> NDArray[np.bool_]:
-    value = region.get("value")
-    width, height = region.get("original_width"), region.get("original_height")
-    if not isinstance(value, Mapping) or not isinstance(width, int) or not isinstance(height, int):
-        raise InvalidMask(f"a region of {tag.name!r} has no value or size: save the annotation again")
+def _kind_left_out(region: Mapping[str, Any], value: Any, tag: MaskTag | None) -> list[str]:
+    """The kind of a region that does not teach; nothing for choices, texts, ratings and the like."""
+    if not isinstance(value, Mapping):
+        return ["regions without a value"] if tag is not None else []
+    if tag is None:
+        return [" ".join(str(region.get("type"))[:30].split())] if _PLACES & value.keys() else []
+    return ["open polygons" if value.get("closed") is False else "regions without a label of the configuration"]
+
+
+def _labels(value: Mapping[str, Any], tag: MaskTag) -> list[str]:
+    given = value.get(tag.kind)
+    return [label for label in given if isinstance(label, str) and tag.knows(label)] if isinstance(given, list) else []
+
+
+def _mask(region: Mapping[str, Any], value: Mapping[str, Any], tag: MaskTag, max_pixels: int) -> NDArray[np.bool_]:
+    width, height, where = region.get("original_width"), region.get("original_height"), f"a region of {tag.name!r}"
+    if not isinstance(width, int) or not isinstance(height, int):
+        raise InvalidMask(f"{where} has no size: save the annotation again")
     if not 0 < width * height <= max_pixels or width < 1:
-        raise InvalidMask(f"a region of {tag.name!r} is of an image of {width}x{height}: send 1 to {max_pixels} pixels")
-    if KINDS[tag.kind] == "rle":
-        return brush_rle.decode(value.get("rle") or [], (width, height))
-    return _filled(value.get("points"), (width, height))
-
-
-def _filled(points: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    try:
-        corners = [(float(x) / 100 * size[0], float(y) / 100 * size[1]) for x, y in points]
-    except (TypeError, ValueError):
-        corners = []
-    if len(corners) < 3 or not np.isfinite(corners).all() or np.abs(corners).max() > 10 * max(size):
-        raise InvalidMask("a polygon needs three or more points in per cent of the image")
-    image = Image.new("1", size)
-    # Corners are edges of pixels there and centres of pixels here.
-    ImageDraw.Draw(image).polygon([(x - 0.5, y - 0.5) for x, y in corners], fill=1)
-    return np.asarray(image)
+        raise InvalidMask(f"{where} is of an image of {width}x{height}: send 1 to {max_pixels} pixels")
+    if region_kind(value) != KINDS[tag.kind]:
+        raise InvalidMask(f"{where} has no {KINDS[tag.kind]}: save the annotation again")
+    return region_mask(value, KINDS[tag.kind], where, (width, height))

@@ -34,7 +34,7 @@ def router(studio: LabelStudio) -> APIRouter:
 
     @routes.post("/setup", responses=error_responses(429))
     async def setup(request: Setup) -> Version:
-        """Label Studio connects a project; its labelling configuration needs BrushLabels or PolygonLabels."""
+        """Label Studio connects a project; its configuration needs BrushLabels, BitmaskLabels or PolygonLabels."""
         project = studio.project(request.project, request.schema_, request.access_token)
         return Version(model_version=studio.version(project))
 
@@ -153,7 +153,10 @@ async def _learn(
         studio.keep(number, project, name, None)
         return
     queue = studio.services.queue
-    masks = await queue.run(masks_of, annotation.get("result"), tags, studio.limits.pixels)
+    masks, left_out = await queue.run(masks_of, annotation.get("result"), tags, studio.limits.pixels)
+    if left_out:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in left_out.items())
+        log.warning("annotation %s: regions left out: %s; brushes, bitmasks and polygons teach", _short(name), kinds)
     if not masks:
         studio.keep(number, project, name, None)
         return
