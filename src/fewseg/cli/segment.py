@@ -83,14 +83,18 @@ def run(options: Options) -> int:
     from fewseg.batch.files import segment_files
     from fewseg.batch.find_images import find_images
     from fewseg.cli.common import log_to_terminal, make_segmenter, progress_bar
+    from fewseg.formats.examples_sheet import draw_turned
+    from fewseg.images.depth import set_range
 
     log_to_terminal(options.verbose)
+    set_range(options.range)
     options.check()
     options.check_for(options.input)
     check_examples(options)
     supports = read_examples(options)  # before the model is loaded: a typing error shows at once
     segmenter = make_segmenter(options, compile=options.compile)
     supports.teach(segmenter, options.tile, check=not options.accept_doubtful)
+    draw_turned(supports.examples, options.out / "examples.jpg")
     if options.presence_threshold is None and options.tile is None:
         supports.fit_presence(segmenter, find_images(options.refused, options.out) if options.refused else ())
     if options.holds_videos and _NEED_IMAGES & set(options.formats):
