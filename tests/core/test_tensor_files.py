@@ -46,6 +46,12 @@ def test_what_is_written_is_read(tmp_path: Path, written: bytes) -> None:
     assert [tensors[key].dtype for key in TENSORS] == [value.dtype for value in TENSORS.values()]
 
 
+def test_the_same_tensors_are_the_same_bytes(tmp_path: Path, written: bytes) -> None:
+    for i in range(20):
+        write_tensors(tmp_path / f"{i}.safetensors", TENSORS, ABOUT)
+        assert (tmp_path / f"{i}.safetensors").read_bytes() == written
+
+
 def test_files_of_before_have_no_checksum(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "x.safetensors", ABOUT)
     assert same(tmp_path / "x.safetensors")

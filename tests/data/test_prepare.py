@@ -165,7 +165,9 @@ def test_sccan_leaves_out_novel_classes_however_the_split_is_named(fresh: Callab
     assert sum(len(plain.names(c)) for c in by_fold.base(0)) > sum(len(by_names.names(c)) for c in by_fold.base(0)) > 0
 
 
-def test_masks_from_elsewhere_must_number_classes_as_ours(fresh: Callable[[str], Path]) -> None:
+def test_masks_from_elsewhere_must_number_classes_as_ours(
+    fresh: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
     root = fresh("coco20i")
     assert _prepare("coco20i", root) == 0
     masks = sorted((root / "masks").rglob("*.png"))
@@ -178,6 +180,7 @@ def test_masks_from_elsewhere_must_number_classes_as_ours(fresh: Callable[[str],
         Image.fromarray(np.where(ours[path] > 0, ours[path] + 1, 0).astype(np.uint8)).save(path)
     assert _prepare("coco20i", root) == 0
     assert kept.read_bytes() == before
+    assert "79 masks in" in caplog.text
     for path in foreign:
         np.testing.assert_array_equal(read_values(path), ours[path])
 

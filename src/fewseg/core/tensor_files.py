@@ -25,7 +25,7 @@ def write_tensors(
     """Write tensors and texts about them with their checksum, atomically; raises `OutputError`."""
     ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     # Not `save_file`: it makes files that only their owner can read.
-    write_bytes(path, save(ready, {**metadata, CHECKSUM: _checksum(ready, metadata)}))
+    write_bytes(path, _in_order(save(ready, {**metadata, CHECKSUM: _checksum(ready, metadata)})))
 
 
 def read_tensors(
@@ -48,6 +48,16 @@ def read_tensors(
     if stated is not None and stated != _checksum(tensors, metadata):
         raise InvalidCheckpoint(f"{name} is damaged, its checksum does not fit: copy, download or make it again")
     return tensors, metadata
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with its texts sorted by key: safetensors writes them in another order every time."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:

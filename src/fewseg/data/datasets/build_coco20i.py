@@ -68,7 +68,13 @@ def build(root: Path, lists: Path | None, workers: int, whole: bool, progress: P
         classes, images = _read_annotations(root / "annotations" / f"instances_{split}.json", split)
         remove_leftovers(make_folder(root / MASKS / split), spare_running=True)
         work = functools.partial(_prepare, root, whole)
-        parts[part] = dict(sound(in_processes(work, images, workers, progress, f"masks of {split}")))
+        prepared = sound(in_processes(work, images, workers, progress, f"masks of {split}"))
+        parts[part] = {name: areas for name, areas, _ in prepared}
+        if again := sum(replaced for _, _, replaced in prepared):
+            where = root / MASKS / split
+            log.warning(
+                "%d masks in %s were damaged, old, or number classes in another way: painted again", again, where
+            )
     for key, (path, pairs) in published.items():
         held = parts[key.split("-")[0]]
         unknown = next((name for name, _ in pairs if name not in held), None)
@@ -117,35 +123,37 @@ def _read_annotations(path: Path, split: str) -> tuple[tuple[str, ...], list[_An
     return tuple(category["name"] for category in categories), sorted(images, key=lambda image: image.name)
 
 
-def _prepare(root: Path, whole: bool, image: _Annotated) -> tuple[str, dict[int, int]] | FewsegError:
-    """Paint one mask unless it is there, check the image, count the classes."""
+def _prepare(root: Path, whole: bool, image: _Annotated) -> tuple[str, dict[int, int], bool] | FewsegError:
+    """Paint one mask unless it is there, check the image; gives its classes' areas, and whether it was replaced."""
     try:
         size = check_image(root / image.name, whole=whole)
         if size != image.size:
             got, expected = ("x".join(map(str, s)) for s in (size, image.size))
             raise InvalidImage(f"{root / image.name} is {got}, its annotations are {expected}: get it again")
-        return image.name, areas_of(_mask(mask_path(root, image.name), image))
+        values, replaced = _mask(mask_path(root, image.name), image)
+        return image.name, areas_of(values), replaced
     except FewsegError as error:
         return error
 
 
-def _mask(path: Path, image: _Annotated) -> NDArray[np.uint8]:
+def _mask(path: Path, image: _Annotated) -> tuple[NDArray[np.uint8], bool]:
+    """The mask of an image, painted where it is not there or not usable, and whether another was there before."""
     source = json.dumps(image.instances).encode()
-    painted = None
-    if path.exists():
+    painted, there = None, path.exists()
+    if there:
         try:
             values, ours = read_values(path, _CLASSES), made_from(path, source)
             if ours is None:
                 painted = paint(image.instances, image.size, image.name)
                 ours = _agrees(values, painted)
             if values.shape == image.size[::-1] and ours:
-                return values
-            log.warning("%s was not painted from these annotations and is painted again", path)
+                return values, False
+            log.info("%s was not painted from these annotations and is painted again", path)
         except InvalidMask:
-            log.warning("%s is damaged, or numbers classes in another way, and is painted again", path)
+            log.info("%s is damaged, or numbers classes in another way, and is painted again", path)
     values = paint(image.instances, image.size, image.name) if painted is None else painted
     save_mask(path, values, source)
-    return values
+    return values, there
 
 
 def _agrees(values: NDArray[np.uint8], painted: NDArray[np.uint8]) -> bool:
