@@ -24,6 +24,7 @@ from fewseg.models.checkpoints.native import load_method
 from fewseg.models.presence import DEFAULT_THRESHOLD, UNSCALED
 from fewseg.training.data import divide, training_batches
 from fewseg.training.log import MetricsLog, read_metrics
+from fewseg.training.state import read_state
 from fewseg.training.train import fit, make_method
 from helpers.toy_method import toy
 from helpers.training_runs import CONFIG, losses, run, small_data
@@ -276,3 +277,17 @@ def test_a_full_disk_is_said_once(tmp_path: Path) -> None:
 def test_metrics_cut_short_by_a_kill(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5}) + '\n{"step": 2, "lo')
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}]
+
+
+def test_a_damaged_state_is_refused(whole: Path, tmp_path: Path) -> None:
+    content = (whole / "state.pt").read_bytes()
+    for place in range(0, len(content) - 200, max(1, len(content) // 40)):
+        damaged = bytearray(content)
+        damaged[place] ^= 4
+        (tmp_path / "state.pt").write_bytes(damaged)
+        with pytest.raises(InvalidCheckpoint, match="is no training state"):
+            read_state(tmp_path)
+    (tmp_path / "state.pt").write_bytes(content[: content.rindex(b"fewseg.sha256:")])  # as earlier versions wrote it
+    state = read_state(tmp_path)
+    assert state is not None
+    assert state["progress"] == read_state(whole)["progress"]  # type: ignore[index]

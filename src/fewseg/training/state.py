@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -21,6 +22,9 @@ from fewseg.training.optim import Optimisers
 FILE_NAME = "state.pt"
 
 _FORMAT = "fewseg.training.2"
+
+_MARK: Final = b"fewseg.sha256:"
+"""Begins the last bytes of the file, a checksum of all before them; files of earlier versions have none."""
 
 
 @dataclass
@@ -61,6 +65,7 @@ def save_state(
     # Through memory, because torch turns a full disk into an error that does not say so.
     with replacing(folder / FILE_NAME) as temporary, temporary.open("wb") as file:
         file.write(buffer.getbuffer())
+        file.write(_MARK + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -71,7 +76,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(_checked(path.read_bytes())), map_location="cpu", weights_only=True)
         if state["format"] != _FORMAT:
             raise InvalidCheckpoint(f"{path} has format {state['format']!r}, expected {_FORMAT!r}: begin a new run")
         return {**state, "config": json.loads(state["config"])}
@@ -80,6 +85,16 @@ def read_state(folder: Path) -> dict[str, Any] | None:
             f"{path} is no training state ({str(error).splitlines()[0]}): begin a new run in another folder, with "
             f"--init-from {folder / 'last.safetensors'} to keep what was learnt"
         ) from error
+
+
+def _checked(content: bytes) -> bytes:
+    """What torch wrote; raises `ValueError` where it changed since, which torch itself does not notice."""
+    at = content.rfind(_MARK, max(0, len(content) - len(_MARK) - 64))
+    if at < 0:
+        return content
+    if hashlib.sha256(content[:at]).hexdigest().encode() != content[at + len(_MARK) :]:
+        raise ValueError("it is damaged, its checksum does not fit")
+    return content[:at]
 
 
 def restore(
