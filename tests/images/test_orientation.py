@@ -16,6 +16,7 @@ from fewseg.client import _bytes
 from fewseg.formats import MaskRecord, export_masks
 from fewseg.images import open_image, read_image, read_image_header, read_mask
 from fewseg.images.draw import contact_sheet, overlay, overlay_of
+from fewseg.images.kinds import SUFFIXES
 from fewseg.images.masks import _tell_turn
 from fewseg.images.orientation import as_stored, orientation, upright, upright_values
 from fewseg.server.page.media import _decoded
@@ -45,7 +46,7 @@ def tagged(path: Path, pixels: np.ndarray, turn: int) -> Path:
     exif = Image.Exif()
     exif[TAG] = turn
     lossless = {"lossless": True} if path.suffix == ".webp" else {}
-    quality = {"quality": 95} if path.suffix in (".jpg", ".avif") else {}
+    quality = {"quality": 95} if path.suffix in (".jpg", ".avif", ".heic") else {}
     stored(pixels, turn).save(path, exif=exif.tobytes(), **lossless, **quality)
     return path
 
@@ -55,7 +56,9 @@ def close(image: Image.Image, pixels: np.ndarray, most: float = 6) -> bool:
     return found.shape == pixels.shape and np.abs(found - pixels).mean() < most
 
 
-@pytest.mark.parametrize("ending", [*LOSSLESS, "jpg", "avif"])
+@pytest.mark.parametrize(
+    "ending", [*LOSSLESS, "jpg", *(ending for ending in ("avif", "heic") if f".{ending}" in SUFFIXES)]
+)
 @pytest.mark.parametrize("turn", ORIENTATIONS)
 def test_whoever_reads_it_again_finds_it_upright(tmp_path: Path, ending: str, turn: int) -> None:
     path = tagged(tmp_path / f"a.{ending}", scene(), turn)
