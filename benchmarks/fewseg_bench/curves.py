@@ -125,7 +125,7 @@ def label_pieces(
 
 def _label_work(
     method: FewShotMethod, variant: str, labels: int, device: torch.device, precision: str
-) -> Callable[[], Tensor]:
+) -> Callable[[], object]:
     size = method.config.image_size
     if variant == LABEL_VARIANTS[0]:
         with torch.inference_mode():

@@ -87,9 +87,10 @@ class ImageSteps:
         with self._reading.taken(width * height):
             image = open_for(source, sizes, at_least=self.overlay_side if self.overlays else 0)
             small = fitted(image.image, self.overlay_side, enlarge=False) if self.overlays else None
-            return Loaded(task, prepare(image, sizes), small, identity)
+            prepared = prepare(image, sizes, pixels=self.segmenter.needs_pixels)
+            return Loaded(task, prepared, small, identity)
 
-    def segment(self, batch: Sequence[Loaded], size: int = 1) -> Tensor:
+    def segment(self, batch: Sequence[Loaded], size: int = 1) -> Sequence[Tensor]:
         """Coarse probabilities of the images, which go through the model as a batch of `size`.
 
         A smaller batch is filled up and the rest thrown away: the last digits of a probability depend on the size of

@@ -19,6 +19,7 @@ from fewseg.images import ImageLike, read_mask
 from fewseg.images.doubts import MEANT, mask_doubt
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import Prompt
+from fewseg.inference.adaptation.examples import Example
 from fewseg.inference.interactive import mask_of_prompts, region_features
 from fewseg.inference.postprocess import PresenceRule
 from fewseg.inference.predict import EncodedImages, encode_images
@@ -100,7 +101,12 @@ class InferenceModel:
 
     def preprocess(self, image: ImageLike) -> PreparedImage:
         """Read an image and resize it to the model's inputs: the part of `segment` that worker threads can do."""
-        return prepare(open_for(image, self.input_sizes), self.input_sizes)
+        return prepare(open_for(image, self.input_sizes), self.input_sizes, pixels=self.needs_pixels)
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether prepared images are to carry their pixels, for adapted labels."""
+        return False
 
     def encode(self, images: Sequence[PreparedImage]) -> EncodedImages:
         """The query features of a batch of images (at least one), which serve any supports."""
@@ -121,7 +127,8 @@ class InferenceModel:
         for pixels, truth in zip(prepare(opened, self.input_sizes).inputs, truths, strict=True):
             digest.update(pixels.numpy().tobytes() + truth.numpy().tobytes())
             sets.append(self.method.encode_support(pixels[None, None], truth[None, None]))
-        return LabelSupport(tuple(sets), (digest.hexdigest()[:16],))
+        example = Example.of(opened.image, foreground)
+        return LabelSupport(tuple(sets), (digest.hexdigest()[:16],), examples=(example,))
 
     def mask_from_prompt(
         self,

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fewseg.core.errors import InvalidOption
 from fewseg.core.types import QueryFeatures
+from fewseg.inference.adaptation.features import image_maps
 from fewseg.inference.preprocess import PreparedImage
 from fewseg.inference.supports import LabelSupport
 from fewseg.models.methods import FewShotMethod
-from fewseg.models.ops.resize import resize
+from fewseg.models.ops.resize import map_size, resize
 
 _AT_ONCE: Final = 32
 """Labels, times images, whose logits are held at the same time."""
@@ -30,6 +32,8 @@ class EncodedImages:
 
     queries: tuple[tuple[QueryFeatures, ...], ...]
     """By input size: the features of the images and, with mirrored test-time augmentation, of their mirror images."""
+    pixels: tuple[Tensor | None, ...] = ()
+    """Each image as adapted labels need it, see `PreparedImage.pixels`."""
 
     def __len__(self) -> int:
         """Images in the batch."""
@@ -38,7 +42,8 @@ class EncodedImages:
     @property
     def nbytes(self) -> int:
         """Memory of all features, in bytes."""
-        return sum(t.nbytes for views in self.queries for query in views for t in query.tensors.values())
+        pixels = sum(p.nbytes for p in self.pixels if p is not None)
+        return pixels + sum(t.nbytes for views in self.queries for query in views for t in query.tensors.values())
 
     def split(self) -> list[EncodedImages]:
         """Every image as a batch of one, in memory of its own."""
@@ -46,7 +51,10 @@ class EncodedImages:
         def one(query: QueryFeatures, i: int) -> QueryFeatures:
             return QueryFeatures(query.image_size, {k: t[i : i + 1].clone() for k, t in query.tensors.items()})
 
-        return [EncodedImages(tuple(tuple(one(q, i) for q in v) for v in self.queries)) for i in range(len(self))]
+        return [
+            EncodedImages(tuple(tuple(one(q, i) for q in v) for v in self.queries), self.pixels[i : i + 1])
+            for i in range(len(self))
+        ]
 
     @classmethod
     def concatenate(cls, parts: Sequence[EncodedImages]) -> EncodedImages:
@@ -59,7 +67,8 @@ class EncodedImages:
             return QueryFeatures(queries[0].image_size, tensors)
 
         by_size = zip(*(part.queries for part in parts), strict=True)
-        return cls(tuple(tuple(joined(queries) for queries in zip(*views, strict=True)) for views in by_size))
+        queries = tuple(tuple(joined(queries) for queries in zip(*views, strict=True)) for views in by_size)
+        return cls(queries, tuple(pixels for part in parts for pixels in part.pixels))
 
 
 @torch.no_grad()
@@ -70,7 +79,7 @@ def encode_images(method: FewShotMethod, images: Sequence[PreparedImage], tta_fl
         batch = torch.stack(inputs).to(method.device)
         views = (batch, batch.flip(-1)) if tta_flip else (batch,)
         queries.append(tuple(method.encode_query(view) for view in views))
-    return EncodedImages(tuple(queries))
+    return EncodedImages(tuple(queries), tuple(image.pixels for image in images))
 
 
 @torch.no_grad()
@@ -90,3 +99,29 @@ def predict_probabilities(method: FewShotMethod, features: EncodedImages, suppor
                 foreground = resize(F.softmax(logits, 2)[:, :, 1], (side, side))
                 total[:, some] += (foreground.flip(-1) if mirrored else foreground).cpu()
     return total / sum(map(len, features.queries))
+
+
+@torch.no_grad()
+def adapt_predictions(
+    method: FewShotMethod, features: EncodedImages, supports: Sequence[LabelSupport], frozen: Tensor
+) -> list[Tensor]:
+    """Foreground probabilities (labels, H, W) of every image, on the CPU in float32.
+
+    Adapted labels are predicted anew at the size of the image's pixels, from the `frozen` model's probabilities
+    (images, labels, s, s); others have those. Without adapted labels H and W are `s`.
+    """
+    if not any(support.adaptation for support in supports):
+        return list(frozen)
+    return [_adapted(method, pixels, supports, own) for pixels, own in zip(features.pixels, frozen, strict=True)]
+
+
+def _adapted(method: FewShotMethod, pixels: Tensor | None, supports: Sequence[LabelSupport], frozen: Tensor) -> Tensor:
+    """`adapt_predictions` of one image."""
+    if pixels is None:
+        raise InvalidOption("images were prepared before a label was adapted: preprocess and encode them again")
+    maps = image_maps(method, pixels)
+    result = resize(frozen[None], map_size(pixels))[0]
+    for place, support in enumerate(supports):
+        if support.adaptation is not None:
+            result[place] = support.adaptation.probabilities(maps, frozen[place]).cpu()
+    return result

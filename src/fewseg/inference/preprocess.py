@@ -13,6 +13,7 @@ from torch import Tensor
 from fewseg.core.errors import InvalidMask, InvalidOption
 from fewseg.images import ImageLike, OpenedImage, open_image
 from fewseg.images.transforms import square_image, square_mask
+from fewseg.inference.adaptation.examples import working_pixels
 
 OVERSAMPLING: Final = 4
 """Huge images are decoded at a fraction of their size, but never below this many times the model's input."""
@@ -26,6 +27,8 @@ class PreparedImage:
     """(3, s, s), normalised, one for every input size."""
     size: tuple[int, int]
     """(width, height) of the image, upright."""
+    pixels: Tensor | None = None
+    """(3, H, W), uint8, for labels that are adapted; None where none is."""
 
 
 def input_sizes(side: int, tta_scales: Sequence[float]) -> tuple[int, ...]:
@@ -49,9 +52,10 @@ def open_for(image: ImageLike, sizes: Sequence[int], *, at_least: int = 0) -> Op
     return open_image(image, at_least=max(at_least, OVERSAMPLING * max(sizes)))
 
 
-def prepare(image: OpenedImage, sizes: Sequence[int]) -> PreparedImage:
-    """The image at each of the input sizes."""
-    return PreparedImage(tuple(square_image(image.image, size) for size in sizes), image.size)
+def prepare(image: OpenedImage, sizes: Sequence[int], *, pixels: bool = False) -> PreparedImage:
+    """The image at each of the input sizes, and with `pixels` as adapted labels need it."""
+    inputs = tuple(square_image(image.image, size) for size in sizes)
+    return PreparedImage(inputs, image.size, working_pixels(image.image) if pixels else None)
 
 
 def prepare_mask(mask: NDArray[np.uint8], sizes: Sequence[int], name: str = "the mask") -> tuple[Tensor, ...]:

@@ -19,15 +19,18 @@ from torch import Tensor
 
 from fewseg.core.devices import choose_device
 from fewseg.core.errors import InvalidOption, InvalidSupport
+from fewseg.core.progress import ProgressCallback, silent
 from fewseg.core.types import Prediction
 from fewseg.images import ImageLike
 from fewseg.images.doubts import MEANT, label_doubt
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import require_foreground
+from fewseg.inference.adaptation.report import Adaptation
+from fewseg.inference.adaptation.support import adapt_support
 from fewseg.inference.model import InferenceModel
 from fewseg.inference.persistence import load_segmenter, save_segmenter
 from fewseg.inference.postprocess import PresenceRule, full_size_prediction
-from fewseg.inference.predict import EncodedImages, predict_probabilities
+from fewseg.inference.predict import EncodedImages, adapt_predictions, predict_probabilities
 from fewseg.inference.presence_fit import fitted_threshold
 from fewseg.inference.supports import LabelSupport, check_label, unknown_label
 from fewseg.models.methods import FewShotMethod
@@ -172,6 +175,53 @@ class Segmenter(InferenceModel):
             self._supports = {**self._supports, label: replace(support, presence_threshold=threshold)}
         return threshold
 
+    def adapt(
+        self,
+        label: str | None = None,
+        *,
+        seconds: float = 60.0,
+        seed: int = 0,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> dict[str, Adaptation]:
+        """Fit labels to their own examples where that helps: the more there are, the better their masks become.
+
+        Networks are fitted that classify pixels by the backbone's maps, by filters and by the model's prediction, and
+        tried on examples they have not seen; they are used where they predict those better than the model as taught.
+        Results are the same for the same examples on the same machine. A label with one example stays as it is;
+        teaching or forgetting an example of an adapted label drops what was fitted. `save` keeps it.
+
+        Args:
+            label: the one to adapt; all that were taught if not given.
+            seconds: time to plan for, for each label, on two CPU cores; fits have fewer steps where it is below 60.
+            seed: of the fits.
+            force: use what was fitted wherever there are two examples or more, whatever left-out examples say.
+            progress: called with work done, total and the label.
+
+        Returns what it brought, by label. Raises `InvalidSupport` for an unknown label, or one whose examples came
+        from a file, which holds no images: teach them again.
+        """
+        if label is not None and label not in self._supports:
+            raise unknown_label(label, self.labels)
+        self.require_labels()
+        chosen = {name: s for name, s in self._supports.items() if label in (None, name)}
+        reports = {}
+        for place, (name, support) in enumerate(chosen.items()):
+            own = _one_of(progress or silent, place, len(chosen))
+            adapted = adapt_support(self, name, support, seconds=seconds, seed=seed, force=force, progress=own)
+            reports[name] = adapted.report
+            with _TEACHING:
+                if self._supports.get(name) is not support:
+                    raise InvalidSupport(f"{name!r} was taught or forgotten meanwhile: adapt it again")
+                used = adapted if adapted.report.adapted else None
+                self._supports = {**self._supports, name: replace(support, adaptation=used)}
+            log.info("%s", adapted.report)
+        return reports
+
+    @property
+    def needs_pixels(self) -> bool:
+        return any(support.adaptation for support in self._supports.values())
+
     @property
     def presence_rule(self) -> PresenceRule:
         """When a label counts as present."""
@@ -216,15 +266,17 @@ class Segmenter(InferenceModel):
                 results.append(now.postprocess(coarse, image.size, probabilities=probabilities))
         return results
 
-    def predict(self, features: EncodedImages, supports: Mapping[str, LabelSupport] | None = None) -> Tensor:
-        """Foreground probabilities (images, labels, s, s) at the model's size, on the CPU in float32.
+    def predict(self, features: EncodedImages, supports: Mapping[str, LabelSupport] | None = None) -> Sequence[Tensor]:
+        """Foreground probabilities (labels, h, w) of every image, on the CPU in float32.
 
+        They are at the model's size, or where a label is adapted at the image's, no larger than 1,024 pixels.
         `supports`: in place of those taught. Raises `InvalidSupport` where nothing has been taught.
         """
         if supports is None:
             self.require_labels()
             supports = self._supports
-        return predict_probabilities(self.method, features, list(supports.values()))
+        own = list(supports.values())
+        return adapt_predictions(self.method, features, own, predict_probabilities(self.method, features, own))
 
     def postprocess(self, coarse: Tensor, size: tuple[int, int], *, probabilities: bool = True) -> Prediction:
         """The result at the image's size (width, height) from its probabilities (labels, s, s) at the model's."""
@@ -266,7 +318,7 @@ class Segmenter(InferenceModel):
             self.tta_flip,
             self.presence_threshold,
             self.presence_scale,
-            [(label, support.digests) for label, support in self._supports.items()],
+            [_identity(label, support) for label, support in self._supports.items()],
         ]
         if own := self.presence_rule.by_label:
             parts.append(own)
@@ -313,3 +365,14 @@ class Segmenter(InferenceModel):
 
 def _listed(value: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     return list(value) if isinstance(value, (list, tuple)) else [value]  # type: ignore[list-item]
+
+
+def _identity(label: str, support: LabelSupport) -> tuple[Any, ...]:
+    """What a label's results depend on, beside the model."""
+    fitted = support.adaptation
+    return (label, support.digests, fitted.digest) if fitted else (label, support.digests)
+
+
+def _one_of(progress: ProgressCallback, place: int, count: int) -> ProgressCallback:
+    """The callback of one of `count` labels that take about equally long."""
+    return lambda done, total, last: progress(place * total + done, count * total, last)

@@ -9,6 +9,8 @@ import torch
 
 from fewseg.core.errors import InvalidSupport, did_you_mean
 from fewseg.core.types import SupportSet
+from fewseg.inference.adaptation.adapted import AdaptedLabel
+from fewseg.inference.adaptation.examples import Example
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class LabelSupport:
     """A hash of each example's pixels and mask: the same example has the same one on every device."""
     presence_threshold: float | None = None
     """Score from which the label counts as present, where it was fitted to these very examples; else the model's."""
+    examples: tuple[Example | None, ...] = ()
+    """Image and mask of every example, for `Segmenter.adapt`; None, or no tuple, where they are not at hand."""
+    adaptation: AdaptedLabel | None = None
+    """What was fitted to these very examples."""
 
     @property
     def shots(self) -> int:
@@ -30,16 +36,24 @@ class LabelSupport:
     def concatenate(cls, parts: Sequence[LabelSupport]) -> LabelSupport:
         """All shots of all parts."""
         sets = zip(*(part.sets for part in parts), strict=True)
-        return cls(tuple(SupportSet.concatenate(s) for s in sets), tuple(d for part in parts for d in part.digests))
+        digests = tuple(d for part in parts for d in part.digests)
+        examples = tuple(e for part in parts for e in part.examples or (None,) * part.shots)
+        return cls(tuple(SupportSet.concatenate(s) for s in sets), digests, examples=examples)
 
     def drop(self, shot: int) -> LabelSupport:
         """All shots but one."""
-        kept = [i for i in range(self.shots) if i != shot % self.shots]
-        return LabelSupport(tuple(s.select(kept) for s in self.sets), tuple(self.digests[i] for i in kept))
+        return self.select([i for i in range(self.shots) if i != shot % self.shots])
+
+    def select(self, shots: Sequence[int]) -> LabelSupport:
+        """The named shots only, without what was fitted to all of them."""
+        sets, examples = tuple(s.select(shots) for s in self.sets), self.examples
+        digests = tuple(self.digests[i] for i in shots)
+        return LabelSupport(sets, digests, examples=tuple(examples[i] for i in shots) if examples else ())
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LabelSupport:
         """A copy on `device` as `dtype`."""
-        return replace(self, sets=tuple(s.to(device, dtype) for s in self.sets))
+        adaptation = self.adaptation and self.adaptation.to(device)
+        return replace(self, sets=tuple(s.to(device, dtype) for s in self.sets), adaptation=adaptation)
 
 
 def unknown_label(label: str, known: Sequence[str]) -> InvalidSupport:

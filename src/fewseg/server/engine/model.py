@@ -76,7 +76,8 @@ class EngineModel:
     def coarse(self, features: Sequence[ImageFeatures], support: LabelSupport) -> NDArray[np.uint8]:
         """Foreground probabilities (images, s, s), uint8: v is the probability v / 255, at least 1/2 from 128 on."""
         encoded = EncodedImages.concatenate([f.encoded for f in features])
-        steps = (self.segmenter.predict(encoded, {"label": support})[:, 0] * 256).floor().clamp(0, 255)
+        coarse = torch.stack([one[0] for one in self.segmenter.predict(encoded, {"label": support})])
+        steps = (coarse * 256).floor().clamp(0, 255)
         values: NDArray[np.uint8] = steps.to(torch.uint8).numpy()
         return values
 

@@ -1,0 +1,83 @@
+"""Which networks to use, if any, by how well they predict the examples that they have not seen.
+
+Few examples say little, so what is only possibly better is not taken: an alternative must be ahead of what stands by
+its standard error, which is never believed to be small with few examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+OPTIONS: Final[tuple[tuple[str, ...], ...]] = (
+    ("all", "backbone"),
+    ("all",),
+    ("all", "filters"),
+    ("backbone",),
+    ("filters",),
+)
+"""Networks that are averaged; the first stands until another is better."""
+
+LEAST_DEVIATION: Final = 0.1
+"""Standard deviation, over examples, of a difference of two IoUs: no smaller one is believed."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the left-out examples say."""
+
+    parts: tuple[str, ...]
+    """The networks that are used."""
+    better: bool
+    """Whether they are better than the frozen model."""
+    before: tuple[float, ...]
+    """IoU of every example by the frozen model."""
+    after: tuple[float, ...]
+    """IoU of every example by what would have been chosen without it."""
+
+
+def choose(logits: Mapping[str, Sequence[NDArray[np.float32]]], truth: Sequence[NDArray[np.bool_]]) -> Choice:
+    """The choice by logits of left-out examples, by network and of the frozen model (`frozen`), and their truth.
+
+    Every example's are of any number of pixels, the same as its truth's.
+    """
+    before = _ious([logits["frozen"]], truth)
+    scores = np.stack([_ious([logits[part] for part in option], truth) for option in OPTIONS])
+    everything = np.arange(len(truth))
+    best, better = _decide(scores, before, everything)
+    after = []
+    for one in everything:
+        own, own_better = _decide(scores, before, np.delete(everything, one))
+        after.append(float(scores[own, one] if own_better else before[one]))
+    return Choice(OPTIONS[best], better, tuple(map(float, before)), tuple(after))
+
+
+def _decide(scores: NDArray[np.float64], before: NDArray[np.float64], examples: NDArray[np.int64]) -> tuple[int, bool]:
+    """The option, and whether it beats the frozen model, by some of the examples."""
+    if not len(examples):
+        return 0, False
+    ahead = [_sure_gain(option[examples] - scores[0, examples]) for option in scores]
+    best = int(np.argmax(ahead)) if max(ahead) > 0 else 0
+    return best, _sure_gain(scores[best, examples] - before[examples]) > 0
+
+
+def _sure_gain(differences: NDArray[np.float64]) -> float:
+    """The mean difference less its standard error."""
+    if not differences.any():
+        return 0.0
+    deviation = max(LEAST_DEVIATION, float(differences.std(ddof=1)) if len(differences) > 1 else 0.0)
+    return float(differences.mean() - deviation / len(differences) ** 0.5)
+
+
+def _ious(logits: Sequence[Sequence[NDArray[np.float32]]], truth: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
+    """IoU of every example where the mean of several logits is above 0; 1 where neither has foreground."""
+    values = []
+    for *own, true in zip(*logits, truth, strict=True):
+        found = np.mean(own, 0) > 0
+        union = int((found | true).sum())
+        values.append((found & true).sum() / union if union else 1.0)
+    return np.array(values)

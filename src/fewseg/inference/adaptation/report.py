@@ -1,0 +1,47 @@
+"""What an adaptation brought, measured on the examples themselves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How well a label's examples are predicted from each other, before and after fitting to them.
+
+    Expect that IoU, give or take `spread`, on further images like the examples; it says nothing of others.
+    """
+
+    label: str
+    examples: int
+    """Images that were taught."""
+    adapted: bool
+    """Whether what was fitted is used; else the model goes on as it was taught."""
+    iou_before: float
+    """Mean IoU over the examples, each segmented by the model as taught with the others; NaN with one example."""
+    iou_after: float
+    """The same for what is now used; every choice was made without the example that it is measured on."""
+    per_image: tuple[tuple[float, float], ...]
+    """IoU before and after, of every example in order of teaching."""
+    seconds: float
+    """Time that it took."""
+
+    @property
+    def spread(self) -> float:
+        """Half the width of the 95 % interval of `iou_after`, from its variation between examples; NaN with one."""
+        values = [after for _, after in self.per_image]
+        if len(values) < 2:
+            return math.nan
+        mean = sum(values) / len(values)
+        return 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+
+    def __str__(self) -> str:
+        """One line: label, examples, IoU before and after, and what was done."""
+        count = f"{self.label}: {self.examples} example{'s' if self.examples > 1 else ''}"
+        if self.examples < 2:
+            return f"{count}; not adapted: that takes at least two"
+        if not self.adapted:
+            return f"{count}; on each left out in turn IoU {self.iou_before:.2f}; adapting would not improve it"
+        change = f"IoU {self.iou_before:.2f} -> {self.iou_after:.2f} (+/- {self.spread:.2f})"
+        return f"{count}; on each left out in turn {change}; adapted in {self.seconds:.0f} s"
