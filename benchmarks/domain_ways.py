@@ -22,7 +22,7 @@ import fewseg
 from fewseg.inference.adaptation.examples import Example
 from fewseg.inference.adaptation.features import fit_basis, image_maps
 from fewseg.inference.adaptation.sampling import sample_pixels
-from fewseg.models.methods import create_method
+from fewseg.models.methods.prototype import Prototype
 
 Predict = Callable[[Image.Image], NDArray[np.bool_]]
 
@@ -85,7 +85,7 @@ def prototypes(examples: Sequence[LabelledImage], seed: int) -> tuple[Predict, d
 
 @functools.cache
 def _prototype() -> fewseg.Segmenter:
-    return fewseg.Segmenter(create_method("prototype", backbone=_pretrained().method.backbone), device="cpu")
+    return fewseg.Segmenter(Prototype(_pretrained().method.backbone), device="cpu")
 
 
 # ---------------------------------------------------------------------------------------------- pixel classifiers
@@ -95,7 +95,7 @@ def filter_features(image: Image.Image) -> NDArray[np.float32]:
     """(H, W, F): scikit-image's intensities, edges and textures at several scales."""
     from skimage.feature import multiscale_basic_features
 
-    features = multiscale_basic_features(np.asarray(image), channel_axis=2, sigma_min=0.5, sigma_max=16, num_workers=1)
+    features = multiscale_basic_features(np.asarray(image), channel_axis=2, sigma_min=0.5, sigma_max=16, workers=1)
     return np.asarray(features, np.float32)
 
 

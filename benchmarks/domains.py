@@ -6,9 +6,9 @@
 
 FOLDER holds a folder for each set: `images/ID.jpg|png`, `masks/ID.png` (value = class index + 1, 0 background, 255
 ignored), `classes.txt`. For each class with at least 8 images where it covers 0.5 % or more, these are shuffled by the
-seed, a third (4 to 12) set aside as queries, and nested sets of the rest taught. The IoU of a class is its intersections
-over its unions, summed over the queries at their own size; a set's is the mean over classes. Each line that is
-written is one class with one number of examples; a run that is started again goes on where it ended.
+seed, a third (4 to 12) set aside as queries, and nested sets of the rest taught. The IoU of a class is its
+intersections over its unions, summed over the queries at their own size; a set's is the mean over classes. Each line
+that is written is one class with one number of examples; a run that is started again goes on where it ended.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from domain_ways import WAYS, LabelledImage, set_threads
 
 LEAST_SHARE, LEAST_IMAGES = 0.005, 8
 """Share of an image that a class has to cover to count there, and images where it does."""
+
+KEYS = ("set", "label", "way", "examples", "seed")
+"""What names a measurement."""
 
 QUERIES = (4, 12)
 """Least and most images that are set aside."""
@@ -85,10 +88,13 @@ def measure(task: Task, pairs: Sequence[Any], way: str, examples: int, seed: int
         each.append(round(inter / both, 4) if both else 1.0)
     queried = (time.perf_counter() - fitted) / len(task.queries)
     return {
-        "set": task.name, "label": task.label, "way": way, "examples": examples, "seed": seed,
-        "iou": intersection / max(1, union), "each": each, "fit_s": round(fitted - began, 2), "query_s": round(queried, 3),
+        **dict(zip(KEYS, (task.name, task.label, way, examples, seed), strict=True)),
+        "iou": intersection / max(1, union),
+        "each": each,
+        "fit_s": round(fitted - began, 2),
+        "query_s": round(queried, 3),
         **about,
-    }  # fmt: skip
+    }
 
 
 def run(args: argparse.Namespace) -> None:
@@ -107,9 +113,6 @@ def run(args: argparse.Namespace) -> None:
                         with args.out.open("a") as file:
                             file.write(json.dumps(result) + "\n")
                         print({k: v for k, v in result.items() if k not in ("each", "per_image")}, flush=True)
-
-
-KEYS = ("set", "label", "way", "examples", "seed")
 
 
 def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -138,7 +141,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     columns = [column for column in columns if values[column]]
     lines = ["| set | " + " | ".join(f"{way}, {n}" for way, n in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name in sorted({r["set"] for r in results}):
-        cells = [f"{values[c][name].mean():.1f}" if name in values[c] else "–" for c in columns]
+        cells = [f"{values[c][name].mean():.1f}" if name in values[c] else "-" for c in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     means = []
     for column in columns:

@@ -125,7 +125,7 @@ def label_pieces(
 
 def _label_work(
     method: FewShotMethod, variant: str, labels: int, device: torch.device, precision: str
-) -> Callable[[], object]:
+) -> Callable[[], Tensor]:
     size = method.config.image_size
     if variant == LABEL_VARIANTS[0]:
         with torch.inference_mode():
@@ -136,7 +136,7 @@ def _label_work(
     for number in range(labels):
         segmenter.teach(f"label {number}", _image(size, 0 if same else number), _mask(size, number))
     prepared = segmenter.preprocess(_image(size, labels))
-    return lambda: segmenter.predict(segmenter.encode([prepared]))
+    return lambda: torch.stack(list(segmenter.predict(segmenter.encode([prepared]))))
 
 
 def _image(size: int, seed: int) -> Image.Image:

@@ -86,7 +86,7 @@ class _Run:
         self.writers = _pool(plan.writers, 1)
         self.streams = threading.local()
         self.started = False
-        self.computing: deque[tuple[Sequence[Loaded], Future[Tensor]]] = deque()
+        self.computing: deque[tuple[Sequence[Loaded], Future[Sequence[Tensor]]]] = deque()
         self.writing: deque[tuple[Task, Future[Record]]] = deque()
 
     def all(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
@@ -131,7 +131,7 @@ class _Run:
             self.started = True
             wait([future])
 
-    def _segment(self, batch: Sequence[Loaded]) -> Tensor:
+    def _segment(self, batch: Sequence[Loaded]) -> Sequence[Tensor]:
         """One run of the model; each thread has a stream of its own on a GPU, so that two batches overlap there."""
         device = self.work.segmenter.method.device
         if device.type != "cuda":

@@ -23,6 +23,7 @@ from fewseg.core.version import __version__
 COMMANDS: Final[dict[str, str]] = {
     "demo": "See it work: photographs that are already installed, on a page.",
     "segment": "Teach with a folder of labelled images, segment others.",
+    "teach": "Keep what a folder of labelled images teaches in one file.",
     "frame": "Save a frame of a video, to paint masks on it.",
     "prepare": "Check and index a benchmark: PASCAL-5i, COCO-20i, FSS-1000.",
     "train": "Train a method on folders of labelled images.",

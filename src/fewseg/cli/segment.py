@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fewseg.batch.options import BatchOptions
-from fewseg.cli.options import LogOptions, ModelOptions
+from fewseg.cli.examples import ExampleOptions, load_segmenter, read_examples, taught_segmenter
+from fewseg.cli.options import LogOptions
 from fewseg.core.errors import InvalidImage, InvalidOption
 from fewseg.formats.records import ExportOptions, check_formats
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fewseg.batch.files import BatchReport
     from fewseg.formats.examples import Supports
 
@@ -22,7 +25,7 @@ _NEED_IMAGES: Final = frozenset({"yolo", "labelme", "overlays", "sheet"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ModelOptions, BatchOptions, LogOptions):
+class Options(ExampleOptions, BatchOptions, LogOptions):
     """Teach with a folder of labelled images, segment others.
 
     The support folder holds one folder a label, each with images and their masks side by side: LABEL/name.jpg and
@@ -36,29 +39,12 @@ class Options(ModelOptions, BatchOptions, LogOptions):
     """Images to segment, or folders of them (searched with their subfolders), or video files."""
     out: Path
     """Where masks, overlays and results.json go."""
-    support: Path | None = None
-    """The examples: a folder with one folder of images and masks a label, or a file or folder of another tool, or its
-    zip; the format is found out."""
-    images: Path | None = None
-    """Where the images of a JSON file are, if not beside it."""
-    labels: tuple[str, ...] = ()
-    """Teach these labels only; all if not given."""
-    shots: int = 0
-    """Teach at most so many examples a label, those that show enough of it; 0 for all."""
-    split: str = ""
-    """Teach this part of a data set only: train, val, test; all if not given."""
-    strict: bool = False
-    """End where an example cannot be used (an image is missing, a mask is damaged); by default it is left out."""
+    segmenter: Path | None = None
+    """What `fewseg teach` wrote, in place of examples and model."""
     frame: int | None = None
     """Teach with this frame of the video, counted from 0, and --mask (`fewseg frame` saves it for painting)."""
     mask: tuple[str, ...] = ()
     """Masks of that frame, LABEL=FILE ..."""
-    accept_doubtful: bool = False
-    """Do not question examples that look wrong: masks that cover the whole image or are inverted, labels that are
-    hardly different or called train, valid, test."""
-    refused: tuple[Path, ...] = ()
-    """Images, or folders of them, that show none of the labels: what counts as present is chosen so that they do not,
-    and that every example of a label with three or more is found with the help of the others."""
     formats: tuple[str, ...] = ("png",)
     """Formats of annotations to write besides: coco, coco-rle, yolo, labelme, geojson, sheet.
     Masks as png and overlays are always written."""
@@ -81,8 +67,7 @@ def run(options: Options) -> int:
         raise InvalidOption("no images to segment: give files or folders after --input")
 
     from fewseg.batch.files import segment_files
-    from fewseg.batch.find_images import find_images
-    from fewseg.cli.common import log_to_terminal, make_segmenter, progress_bar
+    from fewseg.cli.common import log_to_terminal, progress_bar
     from fewseg.formats.examples_sheet import draw_turned
     from fewseg.images.depth import set_range
 
@@ -91,12 +76,14 @@ def run(options: Options) -> int:
     options.check()
     options.check_for(options.input)
     check_examples(options)
-    supports = read_examples(options)  # before the model is loaded: a typing error shows at once
-    segmenter = make_segmenter(options, compile=options.compile)
-    supports.teach(segmenter, options.tile, check=not options.accept_doubtful)
-    draw_turned(supports.examples, options.out / "examples.jpg")
-    if options.presence_threshold is None and options.tile is None:
-        supports.fit_presence(segmenter, find_images(options.refused, options.out) if options.refused else ())
+    mask_files: Sequence[Path] = ()
+    if options.segmenter is not None:
+        segmenter = load_segmenter(options.segmenter, options, compile=options.compile)
+    else:
+        supports = read_all_examples(options)  # before the model is loaded: a typing error shows at once
+        segmenter = taught_segmenter(options, supports, options.tile, apart=options.out, compile=options.compile)
+        draw_turned(supports.examples, options.out / "examples.jpg")
+        mask_files = supports.mask_files
     if options.holds_videos and _NEED_IMAGES & set(options.formats):
         options = replace(options, save_frames=True)
     with progress_bar("segmenting", rate="images/s") as advance:
@@ -105,7 +92,7 @@ def run(options: Options) -> int:
             options.input,
             options.out,
             options=options,
-            masks=supports.mask_files,
+            masks=mask_files,
             absent=options.export.absent,
             progress=advance,
         )
@@ -118,45 +105,40 @@ def check_examples(options: Options) -> None:
     from fewseg.formats.manifest import check_folder
     from fewseg.formats.mask_folders import require_apart
 
-    if options.support is None and options.frame is None:
-        raise InvalidOption("missing --support (or --frame and --mask for a video); see fewseg segment --help")
+    if options.support is None and options.frame is None and options.segmenter is None:
+        raise InvalidOption(
+            "missing --support (or --frame and --mask for a video, or --segmenter); see fewseg segment --help"
+        )
+    if options.segmenter is not None and (options.support is not None or options.frame is not None):
+        raise InvalidOption(
+            "--segmenter holds what was taught: leave out --support, --frame and --mask, or leave it out"
+        )
     if (options.frame is None) != (not options.mask):
         raise InvalidOption("--frame and --mask belong together: --frame 0 --mask cat=cat.png")
     if options.frame is not None and (not options.holds_videos or len(options.input) != 1):
         raise InvalidOption("--frame is a frame of the video that is segmented: give one video after --input")
     check_folder(options.out, check_formats(options.formats))
-    if options.refused and (options.presence_threshold is not None or options.tile is not None):
-        other = "--tile" if options.presence_threshold is None else "--presence-threshold"
-        raise InvalidOption(f"--refused chooses the threshold of whole images, which {other} rules out: leave out one")
+    options.check_examples(tiled=options.tile is not None)
     if options.support is None:
-        for name in ("images", "labels", "shots", "split", "strict"):
-            if getattr(options, name):
-                raise InvalidOption(f"--{name} chooses among the examples of --support: give --support too")
         return
     require_apart(options.support, options.out)
     if options.support.is_file() and options.support.resolve().parent == options.out.resolve():
         raise InvalidOption(f"output folder {options.out} holds the support file {options.support}: choose another")
 
 
-def read_examples(options: Options) -> Supports:
+def read_all_examples(options: Options) -> Supports:
     """The examples that the options name: of `--support`, and of `--frame`."""
     from fewseg.formats.examples import SupportExample, Supports
-    from fewseg.formats.read import read_supports
     from fewseg.images.video import read_frame
 
-    examples: list[SupportExample] = []
-    kinds = []
-    if options.support is not None:
-        chosen = {name: getattr(options, name) for name in ("images", "labels", "shots", "split", "strict")}
-        supports = read_supports(options.support, **chosen)
-        examples += supports.examples
-        kinds.append(supports.kind)
-    if options.frame is not None:
-        image = read_frame(options.input[0], options.frame)
-        for label, file in map(_named_mask, options.mask):
-            examples.append(SupportExample(label, image, partial(Path, file), mask_file=file))
-        kinds.append("a frame")
-    return Supports(" and ".join(kinds), tuple(examples))
+    supports = read_examples(options) if options.support is not None else Supports("", ())
+    if options.frame is None:
+        return supports
+    image = read_frame(options.input[0], options.frame)
+    masks = map(_named_mask, options.mask)
+    own = [SupportExample(label, image, partial(Path, file), mask_file=file) for label, file in masks]
+    kind = " and ".join(filter(None, (supports.kind, "a frame")))
+    return Supports(kind, (*supports.examples, *own))
 
 
 def _named_mask(given: str) -> tuple[str, Path]:

@@ -17,6 +17,7 @@ import torch
 from fewseg.core.errors import InvalidCheckpoint, InvalidSupport, one_line
 from fewseg.core.tensor_files import read_tensors, write_tensors
 from fewseg.core.types import SupportSet
+from fewseg.inference.adaptation.adapted import AdaptedLabel
 from fewseg.inference.model import InferenceModel
 from fewseg.inference.supports import LabelSupport, check_label
 from fewseg.models.checkpoints import load_method, load_official
@@ -25,6 +26,8 @@ from fewseg.models.presence import PresenceScale
 
 _KEY: Final = "fewseg.segmenter"
 _VERSION: Final = 1
+_ADAPTED: Final = "adapted"
+"""In the name of a tensor, in place of an input size: it belongs to the label's adaptation."""
 
 _Model = TypeVar("_Model", bound=InferenceModel)
 
@@ -96,6 +99,9 @@ def write_supports(
         for j, encoded in enumerate(support.sets)
         for name, tensor in encoded.tensors.items()
     }
+    for i, support in enumerate(supports.values()):
+        fitted = support.adaptation.tensors() if support.adaptation else {}
+        tensors |= {f"{i}.{_ADAPTED}.{name}": t.clone().cpu().contiguous() for name, t in fitted.items()}
     labels = [
         {
             "label": label,
@@ -103,6 +109,7 @@ def write_supports(
             "image_sizes": [s.image_size for s in support.sets],
             "encoders": [s.encoder for s in support.sets],
             **({} if support.presence_threshold is None else {"presence_threshold": support.presence_threshold}),
+            **({"adaptation": support.adaptation.about} if support.adaptation else {}),
         }
         for label, support in supports.items()
     ]
@@ -129,8 +136,12 @@ def read_supports(path: str | os.PathLike[str]) -> tuple[dict[str, LabelSupport]
 def _grouped(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, LabelSupport]:
     """Tensors by label and input size; raises whatever JSON of another shape makes it raise."""
     grouped: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
+    adapted: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         label, size, tensor_name = key.split(".", 2)
+        if size == _ADAPTED:
+            adapted.setdefault(int(label), {})[tensor_name] = tensor
+            continue
         grouped.setdefault((int(label), int(size)), {})[tensor_name] = tensor
     supports = {}
     for i, entry in enumerate(about["labels"]):
@@ -142,7 +153,8 @@ def _grouped(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> d
         if not sets or len(sets) != len(about["labels"][0]["encoders"]) or any(s.shots != len(digests) for s in sets):
             raise ValueError(f"the examples of {entry['label']!r} are incomplete")
         check_label(entry["label"])
-        supports[entry["label"]] = LabelSupport(sets, digests, _threshold_of(entry))
+        fitted = AdaptedLabel.from_tensors(adapted[i], entry["adaptation"]) if "adaptation" in entry else None
+        supports[entry["label"]] = LabelSupport(sets, digests, _threshold_of(entry), adaptation=fitted)
     return supports
 
 

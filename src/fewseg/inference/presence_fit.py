@@ -7,7 +7,8 @@ from typing import Final
 
 from fewseg.images import ImageLike
 from fewseg.inference.model import InferenceModel
-from fewseg.inference.predict import predict_probabilities
+from fewseg.inference.predict import adapt_predictions, predict_probabilities
+from fewseg.inference.preprocess import open_for, prepare
 from fewseg.inference.supports import LabelSupport
 from fewseg.models.presence import task_threshold
 
@@ -24,14 +25,21 @@ def fitted_threshold(
     """The threshold nearest the model's with the fewest wrong answers, see `task_threshold`; None without answers.
 
     Each of the first `images`, those of the examples in order, is scored with the help of the other examples, `refused`
-    with that of all. Raises `InvalidImage`.
+    with that of all. An adapted label knows its examples' scores. Raises `InvalidImage`.
     """
     shots = images[:AT_MOST] if support.shots >= ENOUGH else ()
-    found = [_score(model, support.drop(shot), image) for shot, image in enumerate(shots)]
+    if support.adaptation is not None and shots:
+        found = [model.presence_scale(peak) for peak in support.adaptation.peaks]
+    else:
+        found = [_score(model, support.drop(shot), image) for shot, image in enumerate(shots)]
     others = [_score(model, support, image) for image in refused]
     return task_threshold(found, others, model.presence_threshold) if found or others else None
 
 
 def _score(model: InferenceModel, support: LabelSupport, image: ImageLike) -> float:
-    coarse = predict_probabilities(model.method, model.encode([model.preprocess(image)]), [support])
+    opened = open_for(image, model.input_sizes)
+    prepared = prepare(opened, model.input_sizes, pixels=support.adaptation is not None)
+    features = model.encode([prepared])
+    frozen = predict_probabilities(model.method, features, [support])
+    coarse = adapt_predictions(model.method, features, [support], frozen)
     return model.presence_rule.scores(coarse[0])[0]

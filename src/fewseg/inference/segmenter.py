@@ -25,15 +25,17 @@ from fewseg.images import ImageLike
 from fewseg.images.doubts import MEANT, label_doubt
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import require_foreground
+from fewseg.inference.adaptation.adapted import AdaptedLabel
 from fewseg.inference.adaptation.report import Adaptation
 from fewseg.inference.adaptation.support import adapt_support
 from fewseg.inference.model import InferenceModel
 from fewseg.inference.persistence import load_segmenter, save_segmenter
 from fewseg.inference.postprocess import PresenceRule, full_size_prediction
 from fewseg.inference.predict import EncodedImages, adapt_predictions, predict_probabilities
-from fewseg.inference.presence_fit import fitted_threshold
+from fewseg.inference.presence_fit import ENOUGH, fitted_threshold
 from fewseg.inference.supports import LabelSupport, check_label, unknown_label
 from fewseg.models.methods import FewShotMethod
+from fewseg.models.presence import task_threshold
 
 log = logging.getLogger(__name__)
 
@@ -198,6 +200,8 @@ class Segmenter(InferenceModel):
             force: use what was fitted wherever there are two examples or more, whatever left-out examples say.
             progress: called with work done, total and the label.
 
+        The label's presence threshold is fitted as well, to the examples' scores, in place of an earlier one.
+
         Returns what it brought, by label. Raises `InvalidSupport` for an unknown label, or one whose examples came
         from a file, which holds no images: teach them again.
         """
@@ -213,8 +217,7 @@ class Segmenter(InferenceModel):
             with _TEACHING:
                 if self._supports.get(name) is not support:
                     raise InvalidSupport(f"{name!r} was taught or forgotten meanwhile: adapt it again")
-                used = adapted if adapted.report.adapted else None
-                self._supports = {**self._supports, name: replace(support, adaptation=used)}
+                self._supports = {**self._supports, name: _with_adaptation(self, support, adapted)}
             log.info("%s", adapted.report)
         return reports
 
@@ -365,6 +368,15 @@ class Segmenter(InferenceModel):
 
 def _listed(value: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     return list(value) if isinstance(value, (list, tuple)) else [value]  # type: ignore[list-item]
+
+
+def _with_adaptation(model: InferenceModel, support: LabelSupport, adapted: AdaptedLabel) -> LabelSupport:
+    """The support with what was fitted, if that is to be used, and a presence threshold for its scores."""
+    if not adapted.report.adapted:
+        return replace(support, adaptation=None, presence_threshold=None)
+    scores = [model.presence_scale(peak) for peak in adapted.peaks] if support.shots >= ENOUGH else []
+    threshold = task_threshold(scores, [], model.presence_threshold) if scores else None
+    return replace(support, adaptation=adapted, presence_threshold=threshold)
 
 
 def _identity(label: str, support: LabelSupport) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -40,6 +41,9 @@ class AdaptedLabel:
     basis: tuple[MapBasis, ...]
     networks: Mapping[str, Parameters]
     """By the part of the description that they see, a key of `PARTS`."""
+    peaks: tuple[float, ...]
+    """Of every example, by the networks that have not seen it: mean probability of its most confident pixels, which
+    presence is judged by."""
     report: Adaptation
 
     @torch.no_grad()
@@ -69,9 +73,14 @@ class AdaptedLabel:
         own = {f"basis.{b.block}.{name}": getattr(b, name) for b in self.basis for name in ("weight", "bias")}
         return own | {f"{part}.{name}": t for part, network in self.networks.items() for name, t in network.items()}
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """All else, as JSON values."""
+        return {"report": dataclasses.asdict(self.report), "peaks": list(self.peaks)}
+
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], report: Mapping[str, Any]) -> AdaptedLabel:
-        """What `tensors` gave, with the fields of its report; raises `LookupError`, `TypeError` or `ValueError`."""
+    def from_tensors(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> AdaptedLabel:
+        """What `tensors` and `about` gave; raises `LookupError`, `TypeError` or `ValueError` for anything else."""
         blocks = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("basis.")})
         basis = tuple(MapBasis(b, tensors[f"basis.{b}.weight"], tensors[f"basis.{b}.bias"]) for b in blocks)
         networks: dict[str, Parameters] = {}
@@ -81,8 +90,10 @@ class AdaptedLabel:
                 networks.setdefault(part, {})[parameter] = tensor
         if not networks:
             raise ValueError("an adaptation without networks")
+        report = about["report"]
         per_image = tuple((float(before), float(after)) for before, after in report["per_image"])
-        return cls(basis, networks, Adaptation(**{**report, "per_image": per_image}))
+        peaks = tuple(float(peak) for peak in about["peaks"])
+        return cls(basis, networks, peaks, Adaptation(**{**report, "per_image": per_image}))
 
 
 def frozen_logits(probabilities: Tensor, size: tuple[int, int]) -> Tensor:

@@ -33,6 +33,8 @@ from fewseg.inference.adaptation.network import (
 )
 from fewseg.inference.adaptation.report import Adaptation
 from fewseg.models.methods import FewShotMethod
+from fewseg.models.ops.top_k import top_fraction_mean
+from fewseg.models.presence import SCORE_SHARE
 
 FOLDS: Final = 5
 """Folds of the examples at most: each costs one more network of every kind."""
@@ -89,7 +91,9 @@ def adapt_label(
         per_image=tuple(zip(choice.before, choice.after, strict=True)),
         seconds=time.monotonic() - began,
     )
-    return AdaptedLabel(basis, {part: networks[part] for part in choice.parts}, report)
+    together = [np.mean(own, 0) for own in zip(*(logits[part] for part in choice.parts), strict=True)]
+    peaks = tuple(float(top_fraction_mean(torch.from_numpy(own)[None].sigmoid(), SCORE_SHARE)) for own in together)
+    return AdaptedLabel(basis, {part: networks[part] for part in choice.parts}, peaks, report)
 
 
 def _fit_parts(

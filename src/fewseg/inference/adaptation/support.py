@@ -27,7 +27,7 @@ def adapt_support(model: InferenceModel, label: str, support: LabelSupport, **op
         raise InvalidSupport(f"{label!r} was taught in a file, which holds no images: teach its examples again")
     if support.shots == 1:
         report = Adaptation(label, 1, False, math.nan, math.nan, (), 0.0)
-        return AdaptedLabel((), {}, report)
+        return AdaptedLabel((), {}, (), report)
     scene = scenes(examples)
     frozen = tuple(_left_out(model, support, number, scene, example) for number, example in enumerate(examples))
     return adapt_label(model.method, Task(label, tuple(examples), tuple(scene), frozen), **options)

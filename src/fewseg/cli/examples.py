@@ -1,0 +1,127 @@
+"""Options about examples that `fewseg segment` and `fewseg teach` share, and the segmenter that they teach."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from fewseg.cli.options import ModelOptions
+from fewseg.core.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from fewseg.formats.examples import Supports
+    from fewseg.inference.segmenter import Segmenter
+    from fewseg.inference.tiling import Tile
+
+Adapt: TypeAlias = Literal["auto", "on", "off"]
+
+ENOUGH: Final = 5
+"""Examples from which `--adapt auto` fits: measured, adaptation is better from there on (docs/adaptation.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleOptions(ModelOptions):
+    """The examples, and what is fitted to them."""
+
+    support: Path | None = None
+    """The examples: a folder with one folder of images and masks a label, or a file or folder of another tool, or its
+    zip; the format is found out."""
+    images: Path | None = None
+    """Where the images of a JSON file are, if not beside it."""
+    labels: tuple[str, ...] = ()
+    """Teach these labels only; all if not given."""
+    shots: int = 0
+    """Teach at most so many examples a label, those that show enough of it; 0 for all."""
+    split: str = ""
+    """Teach this part of a data set only: train, val, test; all if not given."""
+    strict: bool = False
+    """End where an example cannot be used (an image is missing, a mask is damaged); by default it is left out."""
+    accept_doubtful: bool = False
+    """Do not question examples that look wrong: masks that cover the whole image or are inverted, labels that are
+    hardly different or called train, valid, test."""
+    adapt: Adapt = "auto"
+    """Fit to a label's own examples, in about half a minute: auto where there are 5 or more and the fit predicts
+    examples better that it has not seen, on wherever there are 2 or more, off never."""
+    refused: tuple[Path, ...] = ()
+    """Images, or folders of them, that show none of the labels: what counts as present is chosen so that they do not,
+    and that every example of a label with three or more is found with the help of the others."""
+
+    def check_examples(self, *, tiled: bool = False) -> None:
+        """Raise `InvalidOption` for options that do not go together, before anything is read."""
+        if self.refused and (self.presence_threshold is not None or tiled):
+            other = "--tile" if self.presence_threshold is None else "--presence-threshold"
+            raise InvalidOption(
+                f"--refused chooses the threshold of whole images, which {other} rules out: leave out one"
+            )
+        for name in ("images", "labels", "shots", "split", "strict"):
+            if self.support is None and getattr(self, name):
+                raise InvalidOption(f"--{name} chooses among the examples of --support: give --support too")
+
+
+def read_examples(options: ExampleOptions) -> Supports:
+    """The examples of `--support`; raises `InvalidSupport` and the like."""
+    from fewseg.formats.read import read_supports
+
+    assert options.support is not None
+    chosen = {name: getattr(options, name) for name in ("images", "labels", "shots", "split", "strict")}
+    return read_supports(options.support, **chosen)
+
+
+def taught_segmenter(
+    options: ExampleOptions, supports: Supports, tile: Tile | None = None, *, apart: Path, compile: bool = False
+) -> Segmenter:
+    """A segmenter that was taught, adapted and given presence thresholds as the options say.
+
+    `tile` is the scale of tiles, if there are any; refused images are not looked for in the folder `apart`.
+    """
+    from fewseg.batch.find_images import find_images
+    from fewseg.cli.common import make_segmenter
+
+    segmenter = make_segmenter(options, compile=compile)
+    supports.teach(segmenter, tile, check=not options.accept_doubtful)
+    adapt(segmenter, options.adapt)
+    if options.presence_threshold is None and tile is None:
+        supports.fit_presence(segmenter, find_images(options.refused, apart) if options.refused else ())
+    elif options.presence_threshold is not None:
+        for label in segmenter.labels:
+            segmenter.fit_presence(label)  # without images: the threshold that was given counts
+    return segmenter
+
+
+def adapt(segmenter: Segmenter, when: Adapt) -> None:
+    """Adapt the labels, with a progress bar and a line for each on stderr."""
+    from fewseg.cli.common import progress_bar
+
+    least = {"auto": ENOUGH, "on": 2}.get(when)
+    labels = [label for label in segmenter.labels if least is not None and segmenter.shots(label) >= least]
+    reports = []
+    with progress_bar("adapting") as advance:
+        for place, label in enumerate(labels):
+
+            def step(done: int, total: int, last: str, place: int = place) -> None:
+                advance(place * total + done, len(labels) * total, last)
+
+            reports.append(segmenter.adapt(label, force=when == "on", progress=step)[label])
+    for report in reports:
+        print(report, file=sys.stderr)
+
+
+def load_segmenter(path: Path, options: ModelOptions, *, compile: bool = False) -> Segmenter:
+    """What `fewseg teach` wrote; raises `InvalidOption` for options that name another model."""
+    from fewseg.images.depth import set_range
+    from fewseg.inference.segmenter import Segmenter
+
+    for name in ("checkpoint", "official", "method", "tta_scales"):
+        if getattr(options, name) != getattr(type(options), name):
+            raise InvalidOption(f"--{name.replace('_', '-')} is kept in {path}: leave it out, or teach again")
+    set_range(options.range)
+    return Segmenter.load(
+        path,
+        device=options.device,
+        precision=options.precision,
+        tta_flip=options.tta_flip or None,
+        presence_threshold=options.presence_threshold,
+        compile=compile,
+    )
