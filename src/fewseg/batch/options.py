@@ -74,7 +74,8 @@ class BatchOptions:
                 f"batch size {self.batch_size}, workers {self.workers}, model threads {self.model_threads}: "
                 "0 chooses, or give 1 or more"
             )
-        for name in ("batch_size", "workers", "model_threads", "ray_workers", "ray_cpus"):
+        check_number("batch_size", self.batch_size)  # no larger than there are images
+        for name in ("workers", "model_threads", "ray_workers", "ray_cpus"):
             check_number(name, getattr(self, name), MOST_AT_ONCE)
         if self.frame_stride < 1 or self.frame_stride != int(self.frame_stride):
             raise InvalidOption(f"--frame-stride {self.frame_stride}: give a whole number from 1")
