@@ -126,7 +126,7 @@ def test_an_empty_file_is_not_finished(
 
 
 def test_a_batch_is_no_larger_than_the_images_are_many(support: Path, photos: Path, checkpoint: Path) -> None:
-    assert cli.main(arguments(support, photos, checkpoint, "--batch-size", "1000000")) == 0
+    assert cli.main(arguments(support, photos, checkpoint, "--batch-size", "4096")) == 0
 
 
 def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

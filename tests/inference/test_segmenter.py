@@ -156,7 +156,7 @@ def test_the_steps_of_segment(options: dict[str, object]) -> None:
     images = [blob("red", size=(50, 70))[0], blob("blue", "red")[0], blob("green")[0]]
     prepared = [segmenter.preprocess(image) for image in images]
     features = segmenter.encode(prepared)
-    coarse = segmenter.predict(features)
+    coarse = torch.stack(list(segmenter.predict(features)))
     assert (len(features), coarse.shape) == (3, (3, 2, 64, 64))
     encoded = segmenter.method.queries_encoded
     for image, given, probabilities in zip(images, prepared, coarse, strict=True):
@@ -168,7 +168,7 @@ def test_the_steps_of_segment(options: dict[str, object]) -> None:
     parts = features.split()
     assert sum(part.nbytes for part in parts) == features.nbytes
     joined = EncodedImages.concatenate(parts[::-1])
-    torch.testing.assert_close(segmenter.predict(joined).flip(0), coarse)
+    torch.testing.assert_close(torch.stack(list(segmenter.predict(joined))).flip(0), coarse)
     torch.testing.assert_close(segmenter.predict(parts[2], green)[0], segmenter.predict(features, green)[2])
     assert segmenter.method.queries_encoded == encoded
     assert segmenter.with_supports(green).segment(images[2]).present["green"]
@@ -199,8 +199,9 @@ def test_flips_average_both_views() -> None:
     plain, flipped = (Segmenter(LopsidedMethod(), device="cpu", tta_flip=flips) for flips in (False, True))
     for segmenter in (plain, flipped):
         segmenter.teach("red", image, mask)
-    coarse = [s.predict(s.encode([s.preprocess(image)]))[0, 0] for s in (plain, flipped)]
-    mirrored = plain.predict(plain.encode([plain.preprocess(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))]))[0, 0]
+    coarse = [s.predict(s.encode([s.preprocess(image)]))[0][0] for s in (plain, flipped)]
+    other = plain.preprocess(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    mirrored = plain.predict(plain.encode([other]))[0][0]
     torch.testing.assert_close(coarse[1], (coarse[0] + mirrored.flip(-1)) / 2)
 
 

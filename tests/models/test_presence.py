@@ -45,7 +45,7 @@ def test_of_tiles_the_highest_scaled_score_counts() -> None:
 def test_the_page_shows_what_segment_says_and_files_outlive_a_scale(tmp_path: Path) -> None:
     segmenter = taught(0.2, **EXTRA)
     image = blob("red")[0]
-    coarse = segmenter.predict(segmenter.encode([segmenter.preprocess(image)]))[0, 0]
+    coarse = segmenter.predict(segmenter.encode([segmenter.preprocess(image)]))[0][0]
     levels = (coarse * 255).round().to(torch.uint8).numpy()
     shown = ResultCache(tmp_path, scale=segmenter.presence_scale).put("a" * 64, levels)
     assert shown.score == pytest.approx(segmenter.segment(image).scores["red"], abs=0.02)

@@ -227,7 +227,8 @@ def test_results_are_those_of_the_segmenter(tmp_path: Path, options: dict[str, A
     theirs = Segmenter(toy(64), device="cpu", **options)
     for name in ("0.png", "1.png"):
         theirs.teach("it", tmp_path / name, masks[name])
-    expected = theirs.predict(theirs.encode([theirs.preprocess(tmp_path / n) for n in masks]))[:, 0].numpy()
+    coarse = theirs.predict(theirs.encode([theirs.preprocess(tmp_path / n) for n in masks]))
+    expected = np.stack([one[0].numpy() for one in coarse])
     model = EngineModel(mine)
     support = LabelSupport.concatenate([model.encode_example(tmp_path / n, masks[n]) for n in ("0.png", "1.png")])
     features = model.features([model.preprocess(tmp_path / n) for n in masks])
