@@ -7,7 +7,7 @@ one batch of matrix products.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fewseg.images.transforms import resize_by_centres
 from fewseg.inference.adaptation.features import PixelFeatures
 
 WIDTH: Final = 64
@@ -49,8 +48,8 @@ START: Final = 0.5
 LIMIT: Final = 5.0
 """Standardised descriptions, of training pixels, are clamped to +/- this."""
 
-STRIP: Final = 1 << 17
-"""Pixels that go through the hidden layers at a time."""
+STRIP: Final = 1 << 14
+"""Pixels that go through the layers at a time: few enough for the processor's cache."""
 
 Parameters = dict[str, Tensor]
 
@@ -137,8 +136,8 @@ def fold_standardisation(parameters: Parameters, mean: Tensor, scale: Tensor) ->
 @torch.no_grad()
 def pixel_logits(parameters: Mapping[str, Tensor], x: Tensor, frozen: Tensor) -> Tensor:
     """Logits (N) of descriptions (N, F) with the frozen model's logits (N)."""
-    first = F.relu(x @ parameters["weight1"] + parameters["bias1"])
-    return _upper_layers(parameters, first) + parameters["frozen"].flatten() * frozen
+    first = torch.addmm(parameters["bias1"], x, parameters["weight1"]).relu_()
+    return _upper_layers(parameters, first.T) + parameters["frozen"].flatten() * frozen
 
 
 @torch.no_grad()
@@ -147,34 +146,17 @@ def map_logits(parameters: Mapping[str, Tensor], features: PixelFeatures, frozen
 
     `pixel_logits` of all pixels, the first layer being applied to maps at their own sizes.
     """
-    maps = features.linear(parameters["weight1"].T, parameters["bias1"].flatten())
-    height, width = size = features.size
+    first = features.linear(parameters["weight1"].T, parameters["bias1"].flatten())
+    height, width = features.size
     out = torch.empty(height, width, device=frozen.device)
-    for rows in _strips(height, width):
-        first = torch.stack([_rows(m, rows, size) for m in maps]).sum(0)
-        out[rows] = _upper_layers(parameters, F.relu(first).flatten(1).T).view(-1, width)
+    step = max(1, STRIP // width)
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        out[start:stop] = _upper_layers(parameters, first.rows(start, stop).relu_()).view(-1, width)
     return out + parameters["frozen"].flatten() * frozen
 
 
 def _upper_layers(parameters: Mapping[str, Tensor], first: Tensor) -> Tensor:
-    """(N): the perceptron's output for first-layer outputs (N, WIDTH)."""
-    second = F.relu(first @ parameters["weight2"] + parameters["bias2"])
-    return (second @ parameters["weight3"] + parameters["bias3"]).squeeze(1)
-
-
-def _strips(height: int, width: int) -> Iterator[slice]:
-    step = max(1, STRIP // width)
-    for top in range(0, height, step):
-        yield slice(top, min(top + step, height))
-
-
-def _rows(features: Tensor, rows: slice, size: tuple[int, int]) -> Tensor:
-    """Some rows (C, rows, W) of a map (C, h, w) enlarged to `size` (H, W) bilinearly, pixel centres aligned."""
-    if features.shape[1:] == size:
-        return features[:, rows]
-    height = features.shape[1]
-    places = ((torch.arange(rows.start, rows.stop, device=features.device) + 0.5) * height / size[0] - 0.5).clamp(0)
-    above = places.floor().long().clamp(max=height - 1)
-    below = (above + 1).clamp(max=height - 1)
-    mixed = torch.lerp(features[:, above], features[:, below], (places - above)[:, None])
-    return resize_by_centres(mixed[None], (mixed.shape[1], size[1]))[0]
+    """(N): the perceptron's output for first-layer outputs (WIDTH, N)."""
+    second = torch.addmm(parameters["bias2"].T, parameters["weight2"].T, first).relu_()
+    return torch.addmm(parameters["bias3"], parameters["weight3"].T, second).squeeze(0)
