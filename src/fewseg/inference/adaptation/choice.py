@@ -1,7 +1,8 @@
 """Which networks to use, if any, by how well they predict the examples that they have not seen.
 
-Few examples say little, so what is only possibly better is not taken: an alternative must be ahead of what stands by
-its standard error, which is never believed to be small with few examples.
+Few examples say little, so another average of networks must be ahead of the first by its standard error, which is
+never believed to be small. Against the frozen model the mean decides, from `ENOUGH` examples on; measured on thirteen
+domains and on photographs of things, it is far above zero where adaptation helps and far below where it does not.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ OPTIONS: Final[tuple[tuple[str, ...], ...]] = (
 
 LEAST_DEVIATION: Final = 0.1
 """Standard deviation, over examples, of a difference of two IoUs: no smaller one is believed."""
+
+
+ENOUGH: Final = 4
+"""Examples, one being left out of five, from which a mean gain is believed without its standard error."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ def _decide(scores: NDArray[np.float64], before: NDArray[np.float64], examples: 
         return 0, False
     ahead = [_sure_gain(option[examples] - scores[0, examples]) for option in scores]
     best = int(np.argmax(ahead)) if max(ahead) > 0 else 0
-    return best, _sure_gain(scores[best, examples] - before[examples]) > 0
+    gains = scores[best, examples] - before[examples]
+    return best, (float(gains.mean()) if len(examples) >= ENOUGH else _sure_gain(gains)) > 0
 
 
 def _sure_gain(differences: NDArray[np.float64]) -> float:
