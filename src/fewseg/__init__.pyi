@@ -28,6 +28,7 @@ from .formats.write import export_masks as export_masks
 from .images.masks import read_mask as read_mask
 from .images.prompts import Prompt as Prompt
 from .images.read import read_image as read_image
+from .inference.adaptation.report import Adaptation as Adaptation
 from .inference.segmenter import Segmenter as Segmenter
 from .inference.tiles import segment_tiled as segment_tiled
 from .inference.tiles import teach_tiled as teach_tiled
@@ -44,6 +45,7 @@ from .training.train import train as train
 
 __all__ = [
     "IGNORE",
+    "Adaptation",
     "BatchOptions",
     "BatchReport",
     "Episode",
