@@ -70,7 +70,13 @@ def read_examples(options: ExampleOptions) -> Supports:
 
 
 def taught_segmenter(
-    options: ExampleOptions, supports: Supports, tile: Tile | None = None, *, apart: Path, compile: bool = False
+    options: ExampleOptions,
+    supports: Supports,
+    tile: Tile | None = None,
+    *,
+    apart: Path,
+    compile: bool = False,
+    curve: bool = False,
 ) -> Segmenter:
     """A segmenter that was taught, adapted and given presence thresholds as the options say.
 
@@ -81,7 +87,7 @@ def taught_segmenter(
 
     segmenter = make_segmenter(options, compile=compile)
     supports.teach(segmenter, tile, check=not options.accept_doubtful)
-    adapt(segmenter, options.adapt)
+    adapt(segmenter, options.adapt, curve=curve)
     if options.presence_threshold is None and tile is None:
         supports.fit_presence(segmenter, find_images(options.refused, apart) if options.refused else ())
     elif options.presence_threshold is not None:
@@ -90,8 +96,8 @@ def taught_segmenter(
     return segmenter
 
 
-def adapt(segmenter: Segmenter, when: Adapt) -> None:
-    """Adapt the labels, with a progress bar and a line for each on stderr."""
+def adapt(segmenter: Segmenter, when: Adapt, *, curve: bool = False) -> None:
+    """Adapt the labels, with a progress bar and a line for each on stderr; with `curve` its learning curve, too."""
     from fewseg.cli.common import progress_bar
 
     least = {"auto": ENOUGH, "on": 2}.get(when)
@@ -103,9 +109,9 @@ def adapt(segmenter: Segmenter, when: Adapt) -> None:
             def step(done: int, total: int, last: str, place: int = place) -> None:
                 advance(place * total + done, len(labels) * total, last)
 
-            reports.append(segmenter.adapt(label, force=when == "on", progress=step)[label])
+            reports.append(segmenter.adapt(label, force=when == "on", curve=curve, progress=step)[label])
     for report in reports:
-        print(report, file=sys.stderr)
+        print(report, *(report.curve_lines() if curve else ()), sep="\n", file=sys.stderr)
 
 
 def load_segmenter(path: Path, options: ModelOptions, *, compile: bool = False) -> Segmenter:

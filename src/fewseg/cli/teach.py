@@ -19,6 +19,8 @@ class Options(ExampleOptions, LogOptions):
 
     out: Path
     """The file, NAME.fewseg."""
+    learning_curve: bool = False
+    """Print the IoU for growing numbers of examples, which says whether more would help; takes some seconds a label."""
 
 
 def run(options: Options) -> int:
@@ -31,7 +33,7 @@ def run(options: Options) -> int:
     if options.out.suffix != ".fewseg":
         raise InvalidOption(f"{options.out}: give the file a name that ends in .fewseg")
     options.check_examples()
-    segmenter = taught_segmenter(options, read_examples(options), apart=options.out)
+    segmenter = taught_segmenter(options, read_examples(options), apart=options.out, curve=options.learning_curve)
     segmenter.save(options.out)
     taught = ", ".join(f"{label} ({segmenter.shots(label)})" for label in segmenter.labels)
     print(f"{options.out}: {taught}")

@@ -184,6 +184,7 @@ class Segmenter(InferenceModel):
         seconds: float = 60.0,
         seed: int = 0,
         force: bool = False,
+        curve: bool = False,
         progress: ProgressCallback | None = None,
     ) -> dict[str, Adaptation]:
         """Fit labels to their own examples where that helps: the more there are, the better their masks become.
@@ -198,6 +199,7 @@ class Segmenter(InferenceModel):
             seconds: time to plan for, for each label, on two CPU cores; fits have fewer steps where it is below 60.
             seed: of the fits.
             force: use what was fitted wherever there are two examples or more, whatever left-out examples say.
+            curve: measure a learning curve besides (`Adaptation.curve`), which says whether more examples would help.
             progress: called with work done, total and the label.
 
         The label's presence threshold is fitted as well, to the examples' scores, in place of an earlier one.
@@ -212,7 +214,9 @@ class Segmenter(InferenceModel):
         reports = {}
         for place, (name, support) in enumerate(chosen.items()):
             own = _one_of(progress or silent, place, len(chosen))
-            adapted = adapt_support(self, name, support, seconds=seconds, seed=seed, force=force, progress=own)
+            adapted = adapt_support(
+                self, name, support, seconds=seconds, seed=seed, force=force, curve=curve, progress=own
+            )
             reports[name] = adapted.report
             with _TEACHING:
                 if self._supports.get(name) is not support:

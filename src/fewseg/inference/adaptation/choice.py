@@ -50,8 +50,8 @@ def choose(logits: Mapping[str, Sequence[NDArray[np.float32]]], truth: Sequence[
 
     Every example's are of any number of pixels, the same as its truth's.
     """
-    before = _ious([logits["frozen"]], truth)
-    scores = np.stack([_ious([logits[part] for part in option], truth) for option in OPTIONS])
+    before = ious([logits["frozen"]], truth)
+    scores = np.stack([ious([logits[part] for part in option], truth) for option in OPTIONS])
     everything = np.arange(len(truth))
     best, better = _decide(scores, before, everything)
     after = []
@@ -79,7 +79,7 @@ def _sure_gain(differences: NDArray[np.float64]) -> float:
     return float(differences.mean() - deviation / len(differences) ** 0.5)
 
 
-def _ious(logits: Sequence[Sequence[NDArray[np.float32]]], truth: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
+def ious(logits: Sequence[Sequence[NDArray[np.float32]]], truth: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
     """IoU of every example where the mean of several logits is above 0; 1 where neither has foreground."""
     values = []
     for *own, true in zip(*logits, truth, strict=True):

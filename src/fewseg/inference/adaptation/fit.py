@@ -8,7 +8,7 @@ fold of the examples, which they then predict, and once for all examples, which 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fewseg.core.progress import ProgressCallback, part_of, silent
 from fewseg.inference.adaptation.adapted import PARTS, AdaptedLabel, part_columns
-from fewseg.inference.adaptation.choice import choose
+from fewseg.inference.adaptation.choice import choose, ious
 from fewseg.inference.adaptation.examples import Example, folds
 from fewseg.inference.adaptation.features import fit_basis
 from fewseg.inference.adaptation.gather import Gathered, gather
@@ -48,6 +48,15 @@ DROPOUT: Final[Mapping[str, float]] = {"filters": 0.2}
 SHORTEST, NOMINAL = 150, 60.0
 """Steps of a fit that is given no time; seconds for which it takes all its steps."""
 
+CURVE_SIZES: Final = (2, 5, 10, 20, 40)
+"""Numbers of examples of a learning curve."""
+
+CURVE_SHARE: Final = 0.6
+"""Share of the examples that one of its networks is fitted to, at most: the rest judges it."""
+
+CURVE_DRAWS: Final = 2
+"""Networks for each number."""
+
 Logits = dict[str, list[NDArray[np.float32]]]
 
 
@@ -70,9 +79,13 @@ def adapt_label(
     seconds: float = NOMINAL,
     seed: int = 0,
     force: bool = False,
+    curve: bool = False,
     progress: ProgressCallback = silent,
 ) -> AdaptedLabel:
-    """The label's adaptation; its report says whether to use it (`force` says yes whatever the examples say)."""
+    """The label's adaptation; its report says whether to use it (`force` says yes whatever the examples say).
+
+    With `curve` the report has a learning curve, for the time of a few more networks.
+    """
     began = time.monotonic()
     steps = round(SHORTEST + (STEPS - SHORTEST) * min(1.0, seconds / NOMINAL))
     count = len(task.examples)
@@ -81,6 +94,7 @@ def adapt_label(
     gathered = gather(method, basis, task.examples, task.frozen, seed, part_of(progress, 0, total, task.label))
     fold = torch.tensor(folds(task.scenes, FOLDS))
     networks, logits = _fit_parts(gathered, fold, steps, seed, part_of(progress, count, total, task.label))
+    points = _learning_curve(gathered, fold, logits["all"], steps, seed) if curve else ()
     choice = choose(logits, [judged.sample.truth == 1 for judged in gathered.judged])
     report = Adaptation(
         label=task.label,
@@ -90,6 +104,7 @@ def adapt_label(
         iou_after=float(np.mean(choice.after)),
         per_image=tuple(zip(choice.before, choice.after, strict=True)),
         seconds=time.monotonic() - began,
+        curve=points,
     )
     together = [np.mean(own, 0) for own in zip(*(logits[part] for part in choice.parts), strict=True)]
     peaks = tuple(float(top_fraction_mean(torch.from_numpy(own)[None].sigmoid(), SCORE_SHARE)) for own in together)
@@ -122,3 +137,28 @@ def _fit_parts(
         ]
         progress(done + 1, len(PARTS), part)
     return networks, logits
+
+
+def _learning_curve(
+    gathered: Gathered, fold: Tensor, left_out: Sequence[NDArray[np.float32]], steps: int, seed: int
+) -> tuple[tuple[int, float], ...]:
+    """Numbers of examples with the mean IoU, on the others, of networks that are fitted to so many.
+
+    The last point is that of the folds, whose `left_out` logits are known.
+    """
+    count = len(gathered.judged)
+    rng = np.random.default_rng(seed)
+    sizes = [size for size in CURVE_SIZES if size <= CURVE_SHARE * count]
+    draws = [np.sort(rng.permutation(count)[:size]) for size in sizes for _ in range(CURVE_DRAWS)]
+    chosen = [torch.nonzero(torch.isin(gathered.training.example, torch.from_numpy(own)))[:, 0] for own in draws]
+    networks = fit_networks(gathered.training, chosen, steps=steps, seed=seed) if draws else []
+    points: dict[int, list[float]] = {}
+    for own, network in zip(draws, networks, strict=True):
+        raw = fold_standardisation(network, gathered.mean, gathered.scale)
+        others = [one for number, one in enumerate(gathered.judged) if number not in own]
+        logits = [pixel_logits(raw, one.features.float(), one.frozen).numpy() for one in others]
+        points.setdefault(len(own), []).append(float(ious([logits], [o.sample.truth == 1 for o in others]).mean()))
+    last = float(ious([left_out], [one.sample.truth == 1 for one in gathered.judged]).mean())
+    folds_used = int(fold.max()) + 1
+    means = [(size, float(np.mean(values))) for size, values in points.items()]
+    return (*means, (round(count * (folds_used - 1) / folds_used), last))

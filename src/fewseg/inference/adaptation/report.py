@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
+
+CURVE_FROM: Final = 6
+"""Examples from which there is a learning curve."""
+
+WORTH: Final = 0.02
+"""Gain of IoU, for twice as many examples, from which more are worth labelling."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class Adaptation:
     """IoU before and after, of every example in order of teaching."""
     seconds: float
     """Time that it took."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """Where it was asked for: numbers of examples, and the mean IoU on others of networks fitted to so many."""
 
     @property
     def spread(self) -> float:
@@ -35,6 +44,20 @@ class Adaptation:
             return math.nan
         mean = sum(values) / len(values)
         return 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+
+    def curve_lines(self) -> list[str]:
+        """The learning curve as lines, with what the last doubling of the examples brought."""
+        lines = [f"{count:>4} examples: IoU {iou:.2f}" for count, iou in self.curve]
+        if len(self.curve) < 2:
+            return [f"{self.label}: for a learning curve label {CURVE_FROM} images or more"]
+        (count, iou), (last, best) = self.curve[-2:]
+        doubled = (best - iou) / math.log2(last / count)
+        advice = "more labels would help" if doubled > WORTH else "more labels like these would hardly help"
+        return [
+            f"{self.label}, networks fitted to so many examples, on the others:",
+            *lines,
+            f"{advice}: {doubled:+.2f} for twice as many",
+        ]
 
     def __str__(self) -> str:
         """One line: label, examples, IoU before and after, and what was done."""
