@@ -17,10 +17,10 @@ from torch import Tensor
 LONGEST_SIDE: Final = 1024
 """Examples are kept, and pixels classified, at no more than this."""
 
-_THUMBNAIL: Final = 24
+_THUMBNAIL: Final = 48
 """Side of the images that are compared, in pixels."""
 
-_ALIKE: Final = 0.97
+_ALIKE: Final = 0.98
 """Correlation of thumbnails from which two images count as one scene: frames of a clip, copies."""
 
 
