@@ -146,8 +146,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     means = []
     for column in columns:
         over_sets = np.mean(list(values[column].values()), 0)
-        half = 1.96 * over_sets.std(ddof=1) / len(over_sets) ** 0.5 if len(over_sets) > 1 else float("nan")
-        means.append(f"{over_sets.mean():.1f} ± {half:.1f}")
+        half = 1.96 * over_sets.std(ddof=1) / len(over_sets) ** 0.5 if len(over_sets) > 1 else None
+        means.append(f"{over_sets.mean():.1f}" + ("" if half is None else f" ± {half:.1f}"))
     return "\n".join([*lines, "| mean | " + " | ".join(means) + " |"])
 
 
@@ -174,6 +174,7 @@ def plot(results: Sequence[dict[str, Any]], out: Path) -> None:
         axis.set_ylim(0, 100)
         axis.set_xscale("log")
         axis.set_xticks(counts, [str(n) for n in counts])
+        axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=7)
     for axis in list(axes.flat)[len(names) + 1 :]:
