@@ -14,16 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fewseg.batch import BatchOptions, ray_engine, segment_files
 from fewseg.batch.attempts import Attempts
 from fewseg.batch.output_folder import OutputFolder
+from fewseg.batch.ray_engine import RayEngine
 from fewseg.batch.ray_worker import ALONE, FAILED, FATAL, FOUND, TOGETHER, RayWorker, WorkerState
+from fewseg.batch.steps import ImageSteps
 from fewseg.batch.threads import ThreadPlan
 from fewseg.core.errors import InvalidOption, OutputError, WorkerError
 from fewseg.core.types import QueryFeatures
+from fewseg.inference.adaptation import fit
 from fewseg.inference.segmenter import Segmenter
+from helpers import adapting
 from helpers.colour_method import ColourMethod, blob
 
 PICTURES = 24
@@ -120,7 +125,31 @@ def test_same_bytes_after_an_interruption_and_a_killed_worker(tmp_path: Path, lo
     assert local_ray.is_initialized()  # it was not started by the run
 
 
+@pytest.mark.slow
+def test_adapted_labels_give_the_same_bytes(tmp_path: Path, local_ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "SHORTEST", 10)
+    made = adapting.taught(2)
+    made.adapt(seconds=0, force=True)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(10, 16):
+        Image.fromarray(adapting.disc(number)[0]).save(folder / f"{number}.png")
+    segment_files(made, [folder], tmp_path / "threads")
+    options = BatchOptions(engine="ray", ray_workers=2, ray_cpus=1)
+    segment_files(made, [folder], tmp_path / "ray", options=options)
+    assert contents(tmp_path / "ray") == contents(tmp_path / "threads")
+
+
 # ------------------------------------------------------------------------------ a worker, without Ray around it
+
+
+def test_images_of_examples_stay_here(tmp_path: Path) -> None:
+    made = segmenter()
+    assert all(support.examples for support in made.supports.values())
+    state = RayEngine(ImageSteps(made, OutputFolder(tmp_path, made), overlays=False), BatchOptions(), 4)._state()
+    assert not any(support.examples for support in state.segmenter.supports.values())
+    assert state.segmenter.fingerprint == made.fingerprint
+    assert all(support.examples for support in made.supports.values())
 
 
 def worker(tmp_path: Path, made: Segmenter, monkeypatch: pytest.MonkeyPatch) -> tuple[RayWorker, WorkerState]:

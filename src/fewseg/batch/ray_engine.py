@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -122,6 +123,8 @@ class RayEngine:
         device = "cuda" if self.gpus else "cpu"
         plan = ThreadPlan.of(self.options, torch.device(device), self.images, cores=self.cpus)
         segmenter = self.work.segmenter.to("cpu")
+        # Images of examples are for `adapt`, which no worker calls.
+        segmenter = segmenter.with_supports({k: replace(s, examples=()) for k, s in segmenter.supports.items()})
         return WorkerState(segmenter, self.work.folder, self.attempts, self.work.overlays, plan, device, get_range())
 
     def _workers(self, ray: Any) -> tuple[int, int]:

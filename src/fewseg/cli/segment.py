@@ -113,6 +113,9 @@ def check_examples(options: Options) -> None:
         raise InvalidOption(
             "--segmenter holds what was taught: leave out --support, --frame and --mask, or leave it out"
         )
+    if options.segmenter is not None and (options.adapt != "auto" or options.refused):
+        given = "--refused" if options.refused else "--adapt"
+        raise InvalidOption(f"{given} is for teaching, which --segmenter leaves out: give it to fewseg teach")
     if (options.frame is None) != (not options.mask):
         raise InvalidOption("--frame and --mask belong together: --frame 0 --mask cat=cat.png")
     if options.frame is not None and (not options.holds_videos or len(options.input) != 1):

@@ -159,13 +159,15 @@ def _grouped(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> d
 
 
 def check_fits(model: InferenceModel, supports: Mapping[str, LabelSupport], name: str) -> None:
-    """Raise `InvalidCheckpoint` where examples of the file `name` are not what the model makes of an example."""
+    """Raise `InvalidCheckpoint` where the file `name` holds what the model cannot have made."""
     side = max(model.input_sizes)
     made = model.encode_example(torch.full((3, side, side), 0.5), torch.ones(side, side))
     for label, support in supports.items():
         for encoded, pattern in zip(support.sets, made.sets, strict=True):
             if wrong := _misfit(encoded, pattern):
                 raise InvalidCheckpoint(f"the examples of {label[:100]!r} in {name} are damaged, {wrong}: teach again")
+        if support.adaptation and (wrong := support.adaptation.misfit(model.method.backbone)):
+            raise InvalidCheckpoint(f"the adaptation of {label[:100]!r} in {name} is damaged, {wrong}: teach again")
 
 
 def _misfit(encoded: SupportSet, pattern: SupportSet) -> str:

@@ -112,7 +112,8 @@ def adapt_predictions(
     """
     if not any(support.adaptation for support in supports):
         return list(frozen)
-    return [_adapted(method, pixels, supports, own) for pixels, own in zip(features.pixels, frozen, strict=True)]
+    pixels = features.pixels or (None,) * len(features)
+    return [_adapted(method, one, supports, own) for one, own in zip(pixels, frozen, strict=True)]
 
 
 def _adapted(method: FewShotMethod, pixels: Tensor | None, supports: Sequence[LabelSupport], frozen: Tensor) -> Tensor:

@@ -118,6 +118,7 @@ class Segmenter(InferenceModel):
         with _TEACHING:
             before = [self._supports[label]] if label in self._supports else []
             self._supports = {**self._supports, label: LabelSupport.concatenate([*before, *shots])}
+        _say_dropped(label, before)
         log.info("%s: %d shots", label, self.shots(label))
 
     def _mask_to_teach(self, label: str, image: Any, value: MaskValue | None, prompt: dict[str, Any]) -> Any:
@@ -147,6 +148,7 @@ class Segmenter(InferenceModel):
                 self._supports = {k: s for k, s in self._supports.items() if k != label}
             else:
                 self._supports = {**self._supports, label: support.drop(shot)}
+        _say_dropped(label, [support])
 
     def fit_presence(
         self, label: str, images: Sequence[ImageLike] = (), refused: Sequence[ImageLike] = ()
@@ -217,6 +219,7 @@ class Segmenter(InferenceModel):
             adapted = adapt_support(
                 self, name, support, seconds=seconds, seed=seed, force=force, curve=curve, progress=own
             )
+            own(1, 1, name)  # labels with one example have told nothing
             reports[name] = adapted.report
             with _TEACHING:
                 if self._supports.get(name) is not support:
@@ -374,10 +377,19 @@ def _listed(value: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     return list(value) if isinstance(value, (list, tuple)) else [value]  # type: ignore[list-item]
 
 
+def _say_dropped(label: str, before: Sequence[LabelSupport]) -> None:
+    """Log that what was fitted to other examples of the label than it has now is gone."""
+    if any(support.adaptation for support in before):
+        log.info("%s: what was fitted to its examples is dropped; call adapt again", label)
+
+
 def _with_adaptation(model: InferenceModel, support: LabelSupport, adapted: AdaptedLabel) -> LabelSupport:
-    """The support with what was fitted, if that is to be used, and a presence threshold for its scores."""
+    """The support with what was fitted, if that is to be used, and a presence threshold for its scores.
+
+    Where it is not used the label stays as it was taught, without an earlier adaptation and the threshold for that.
+    """
     if not adapted.report.adapted:
-        return replace(support, adaptation=None, presence_threshold=None)
+        return replace(support, adaptation=None, presence_threshold=None) if support.adaptation else support
     scores = [model.presence_scale(peak) for peak in adapted.peaks] if support.shots >= ENOUGH else []
     threshold = task_threshold(scores, [], model.presence_threshold) if scores else None
     return replace(support, adaptation=adapted, presence_threshold=threshold)
@@ -390,5 +402,5 @@ def _identity(label: str, support: LabelSupport) -> tuple[Any, ...]:
 
 
 def _one_of(progress: ProgressCallback, place: int, count: int) -> ProgressCallback:
-    """The callback of one of `count` labels that take about equally long."""
-    return lambda done, total, last: progress(place * total + done, count * total, last)
+    """The callback of one of `count` labels that take about equally long, in hundredths of a label."""
+    return lambda done, total, last: progress(place * 100 + 100 * done // total, count * 100, last)

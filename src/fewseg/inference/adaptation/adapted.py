@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewseg.inference.adaptation.features import ImageMaps, MapBasis
+from fewseg.inference.adaptation.features import ImageMaps, MapBasis, described_blocks, described_by_input
 from fewseg.inference.adaptation.filters import CHANNELS, LEVELS
-from fewseg.inference.adaptation.network import Parameters, map_logits
+from fewseg.inference.adaptation.network import Parameters, map_logits, pixel_logits
 from fewseg.inference.adaptation.report import Adaptation
+from fewseg.models.backbones import FeaturePyramid
 from fewseg.models.ops.resize import resize
 
 FROZEN_LIMIT = 6.0
@@ -60,6 +61,25 @@ class AdaptedLabel:
         networks = {part: {k: t.to(device) for k, t in own.items()} for part, own in self.networks.items()}
         return replace(self, basis=basis, networks=networks)
 
+    def misfit(self, backbone: FeaturePyramid) -> str:
+        """What is wrong with the weights for maps of a backbone; empty where nothing is."""
+        if [b.block for b in self.basis] != described_blocks(backbone):
+            return "fitted to maps of another backbone"
+        basis = {b.block: b for b in self.basis}
+        used = [basis[block] for blocks in described_by_input(backbone) for block in blocks]
+        width = LEVELS * CHANNELS + sum(len(b.weight) for b in used)
+        try:
+            for b in self.basis:
+                b.project(b.weight.new_zeros(backbone.blocks[b.block].channels, 1, 1))
+            for part, network in self.networks.items():
+                columns = part_columns(part, width)
+                pixel_logits(network, torch.zeros(1, columns.stop - columns.start), torch.zeros(1))
+        except (LookupError, RuntimeError):
+            return "weights have another shape"
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors().values()):
+            return "weights are no numbers"
+        return ""
+
     @property
     def digest(self) -> str:
         """A short hash of the weights."""
@@ -92,8 +112,9 @@ class AdaptedLabel:
             raise ValueError("an adaptation without networks")
         report = about["report"]
         per_image = tuple((float(before), float(after)) for before, after in report["per_image"])
+        curve = tuple((int(count), float(iou)) for count, iou in report.get("curve", ()))
         peaks = tuple(float(peak) for peak in about["peaks"])
-        return cls(basis, networks, peaks, Adaptation(**{**report, "per_image": per_image}))
+        return cls(basis, networks, peaks, Adaptation(**{**report, "per_image": per_image, "curve": curve}))
 
 
 def frozen_logits(probabilities: Tensor, size: tuple[int, int]) -> Tensor:

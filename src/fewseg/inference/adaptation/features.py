@@ -167,6 +167,13 @@ def described_blocks(backbone: FeaturePyramid) -> list[int]:
     return sorted(set(chosen))
 
 
+def described_by_input(backbone: FeaturePyramid) -> list[list[int]]:
+    """By place in `INPUT_FACTORS`: the places of the maps that describe pixels."""
+    blocks = described_blocks(backbone)
+    coarse = [block for block in blocks if backbone.blocks[block].scale >= COARSE] or blocks[-1:]
+    return [coarse if place == CONTEXT_ONLY else blocks for place in range(len(INPUT_FACTORS))]
+
+
 @dataclass(frozen=True)
 class ImageMaps:
     """What an image is described by before maps are projected: it depends on the image and the backbone alone."""
@@ -189,10 +196,8 @@ class ImageMaps:
 def image_maps(method: FewShotMethod, image: Tensor, zoom: float = 1.0) -> ImageMaps:
     """The maps of an image (3, H, W), uint8; `zoom` is a factor on the size of the backbone's inputs."""
     filters = filter_pyramid(image.to(method.device).float() / 255)
-    blocks = described_blocks(method.backbone)
-    coarse = [block for block in blocks if method.backbone.blocks[block].scale >= COARSE] or blocks[-1:]
-    wanted = [coarse if place == CONTEXT_ONLY else blocks for place in range(len(INPUT_FACTORS))]
-    deep = [_backbone_maps(method, image, f * zoom, own) for f, own in zip(INPUT_FACTORS, wanted, strict=True)]
+    inputs = zip(INPUT_FACTORS, described_by_input(method.backbone), strict=True)
+    deep = [_backbone_maps(method, image, factor * zoom, blocks) for factor, blocks in inputs]
     return ImageMaps(tuple(filters), tuple(deep))
 
 

@@ -26,7 +26,8 @@ class Adaptation:
     adapted: bool
     """Whether what was fitted is used; else the model goes on as it was taught."""
     iou_before: float
-    """Mean IoU over the examples, each segmented by the model as taught with the others; NaN with one example."""
+    """Mean IoU over the examples, each segmented by the model as taught with the others; NaN where nothing was
+    fitted: with one example, or without background in any."""
     iou_after: float
     """The same for what is now used; every choice was made without the example that it is measured on."""
     per_image: tuple[tuple[float, float], ...]
@@ -64,6 +65,8 @@ class Adaptation:
         count = f"{self.label}: {self.examples} example{'s' if self.examples > 1 else ''}"
         if self.examples < 2:
             return f"{count}; not adapted: that takes at least two"
+        if not self.per_image:
+            return f"{count}; not adapted: no pixel of them is background"
         if not self.adapted:
             return f"{count}; on each left out in turn IoU {self.iou_before:.2f}; adapting would not improve it"
         change = f"IoU {self.iou_before:.2f} -> {self.iou_after:.2f} (+/- {self.spread:.2f})"
