@@ -48,7 +48,7 @@ def test_near_duplicates_share_a_scene() -> None:
 def test_a_fixed_camera_makes_no_single_scene() -> None:
     image = disc(0)[0]
     changed = image.copy()
-    changed[10:14, 10:14] = 255
+    changed[10, 10] = 255
     assert scenes([example(i) for i in (image, changed, image)]) == [0, 1, 2]
     assert scenes([example(np.full((20, 30, 3), value, np.uint8)) for value in (0, 90)]) == [0, 1]
 

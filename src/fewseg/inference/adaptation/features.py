@@ -83,15 +83,17 @@ def enlarge(features: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, pixel centres aligned, (C, h, w) to (C, *size): as two products of matrices, several times as fast."""
     for axis, length in ((2, size[1]), (1, size[0])):
         if features.shape[axis] != length:
-            shares, _ = _shares(0, length, length, features.shape[axis], features.device)
-            features = features @ shares.T if axis == 2 else shares @ features
+            shares, near = _shares(0, length, length, features.shape[axis], features.device)
+            features = features[:, :, near] @ shares.T if axis == 2 else shares @ features[:, near]
     return features
 
 
 def _shares(start: int, stop: int, length: int, samples: int, device: torch.device) -> tuple[Tensor, slice]:
     """Bilinear shares (stop - start, m) that the named m of `samples` have in some of `length` values."""
     places = ((torch.arange(start, stop) + 0.5) * (samples / length) - 0.5).clamp(0, samples - 1)
-    first, last = int(places[0]), min(samples - 1, int(places[-1]) + 1)
+    # In numbers, not tensors: exported graphs have slices of fixed sizes.
+    first, last = (int(max(0.0, (place + 0.5) * samples / length - 0.5)) for place in (start, stop - 1))
+    last = min(samples - 1, last + 1)
     distances = (places[:, None] - torch.arange(first, last + 1)).abs()
     return (1 - distances).clamp_min(0).to(device), slice(first, last + 1)
 
@@ -141,17 +143,18 @@ class PixelFeatures:
             else:
                 own = torch.einsum("oc,chw->ohw", part, features)
                 mapped[size] = mapped[size] + own if size in mapped else own
-        coarse: dict[int, Tensor] = {}
+        coarse: dict[tuple[int, int], Tensor] = {}
         for own in mapped.values():
             own = self._enlarged(own) if self._is_small(own) else own
-            rows = own.shape[1]
-            coarse[rows] = coarse[rows] + own if rows in coarse else own
+            size = map_size(own)
+            coarse[size] = coarse[size] + own if size in coarse else own
         # Enlarged sideways at once, downwards as rows are asked for.
         wide = tuple(enlarge(own, (own.shape[1], width)) for own in coarse.values())
         return LinearMaps(height, bias, tuple(fine), wide)
 
     def _is_small(self, features: Tensor) -> bool:
-        return all(side <= most for side, most in zip(map_size(features), self.middle, strict=True))
+        size = map_size(features)
+        return size != self.size and all(side <= most for side, most in zip(size, self.middle, strict=True))
 
     def _enlarged(self, features: Tensor) -> Tensor:
         return enlarge(features, self.middle)
