@@ -6,4 +6,7 @@ and `fewseg --help` load neither torch nor timm.
 
 import lazy_loader
 
+from fewseg.core.renamed_modules import find_renamed_modules
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+find_renamed_modules()
