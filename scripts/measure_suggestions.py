@@ -72,7 +72,7 @@ class Case:
         if missing:
             support = LabelSupport.concatenate([self.shots[i] for i in examples])
             for place in missing:
-                self.known[place, examples] = self.model.coarse([self.features[place]], support)
+                self.known[place, examples] = np.stack(self.model.coarse([self.features[place]], support))
         return probabilities(np.concatenate([self.known[place, examples] for place in places]))
 
     def score(self, labelled: Sequence[int]) -> float:

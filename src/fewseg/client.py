@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import quote, urlencode
 
 import numpy as np
@@ -39,6 +39,9 @@ Sendable: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[An
 
 _Form: TypeAlias = tuple[str, bytes]
 """Content type and body of a request."""
+
+_ADAPTING: Final = 900.0
+"""Seconds to wait until a label is adapted."""
 
 
 class ServerError(FewsegError):
@@ -94,15 +97,22 @@ class Client:
         fields = [("name", name)] if name else []
         return Session(self, self._json("POST", "/sessions/load", form=_form(fields, [("file", path)]))["id"])
 
-    def _json(self, method: str, path: str, content: Any = None, form: _Form | None = None) -> Any:
-        answer = self.request(method, path, content, form)
+    def _json(
+        self, method: str, path: str, content: Any = None, form: _Form | None = None, timeout: float | None = None
+    ) -> Any:
+        answer = self.request(method, path, content, form, timeout)
         try:
             return json.loads(answer or b"null")
         except ValueError:
             raise ServerError(0, f"{self._address} does not answer as fewseg serve does: check the address") from None
 
-    def request(self, method: str, path: str, content: Any = None, form: _Form | None = None) -> bytes:
-        """The response to a request below `/api/v1`, with JSON or a form; raises `ServerError`."""
+    def request(
+        self, method: str, path: str, content: Any = None, form: _Form | None = None, timeout: float | None = None
+    ) -> bytes:
+        """The response to a request below `/api/v1`, with JSON or a form; raises `ServerError`.
+
+        `timeout`: seconds, in place of the client's.
+        """
         headers, body = {"Accept": "application/json"}, None
         if form is not None:
             headers["Content-Type"], body = form
@@ -113,7 +123,7 @@ class Client:
         for attempt in range(self._retries + 1):
             request = urllib.request.Request(f"{self._address}/api/v1{path}", body, headers, method=method)
             try:
-                with urllib.request.urlopen(request, timeout=self._timeout) as answer:
+                with urllib.request.urlopen(request, timeout=timeout or self._timeout) as answer:
                     return bytes(answer.read())
             except urllib.error.HTTPError as error:
                 if error.code != 503 or attempt == self._retries:
@@ -208,6 +218,24 @@ class Session:
             present={label["name"]: label["present"] for label in predicted},
             model=answer["model"],
         )
+
+    def adapt(self, label: str | None = None, *, seconds: float = 60, force: bool = False) -> dict[str, dict[str, Any]]:
+        """Fit labels to their own examples where that helps, as `fewseg.Segmenter.adapt` does, on the server.
+
+        Args:
+            label: the one to adapt; all with two examples or more if not given.
+            seconds: time to plan for, for each label, on two processor cores; at most 60.
+            force: use what was fitted whatever left-out examples say.
+
+        Returns what it brought, by label: `expected_iou`, `spread`, `text` and more, see the API's schema. Raises
+        `ServerError` for an unknown label, or one that was loaded from a file, which holds no images.
+        """
+        labels = [name for name, shots in self.labels.items() if len(shots) > 1] if label is None else [label]
+        reports = {}
+        for name in labels:
+            how = {"labels": [name], "seconds": seconds, "force": force}
+            (reports[name],) = self._client._json("POST", f"{self._path}/adapt", how, timeout=_ADAPTING)
+        return reports
 
     def forget(self, label: str, shot: str | None = None) -> None:
         """Remove a label, or one of its examples by id."""

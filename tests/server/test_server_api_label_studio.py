@@ -6,7 +6,8 @@ import base64
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from starlette.requests import Request
 
 from fewseg.core.errors import FewsegError, FolderInUse, InvalidImage, InvalidMask, InvalidOption, InvalidSupport
 from fewseg.formats import brush_rle
+from fewseg.inference.adaptation import fit
+from fewseg.inference.segmenter import Segmenter
+from fewseg.server.app import create_app
 from fewseg.server.label_studio.backend import LabelStudio
 from fewseg.server.label_studio.config import mask_tags
 from fewseg.server.label_studio.regions import masks_of
@@ -28,6 +32,7 @@ from fewseg.server.label_studio.task_images import ImageSources
 from fewseg.server.limits import Limits
 from helpers.colour_method import blob, iou
 from helpers.server import client, png
+from helpers.toy_method import toy
 
 CONFIG = """<View>
   <!-- what annotators see -->
@@ -544,3 +549,55 @@ def test_a_request_that_breaks_off_goes_on_when_it_is_repeated(
     assert "hung up after 3 of 5 tasks" in caplog.text
     assert studio.post("/label-studio/predict", json=tasks(*images)).status_code == 200
     assert len(made) == 5
+
+
+# ------------------------------------------------------------------------------------------ adaptation
+
+DISCS = [blob("red", place=0.3 + 0.1 * place) for place in range(6)]
+"""Images with a red disc, and its mask."""
+
+
+def adapting(**options: Any) -> TestClient:
+    """A server over a model with a backbone, which labels can be adapted with."""
+    return TestClient(create_app(Segmenter(toy(64), device="cpu"), **options), base_url="http://localhost")
+
+
+def annotated(http: TestClient, number: int) -> Any:
+    image, mask = DISCS[number]
+    sent = event("ANNOTATION_CREATED", [brush("red", mask)], image, number=number)
+    answer = http.post("/label-studio/webhook", json=sent)
+    assert answer.status_code == 201
+    return answer.json()
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 600
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_labels_of_label_studio_are_adapted_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "SHORTEST", 60)
+    monkeypatch.setattr(fit, "STEPS", 60)
+
+    def predicted(http: TestClient) -> Any:
+        return http.post("/label-studio/predict", json=tasks(DISCS[5][0])).json()
+
+    with adapting(label_studio_folder=tmp_path) as http:
+        for number in range(5):
+            version = annotated(http, number)["model_version"]
+        until(lambda: predicted(http)["model_version"] != version and (tmp_path / "adapted-12.fewseg").exists())
+        adapted = predicted(http)
+        assert adapted["results"][0]["result"]
+    with adapting(label_studio_folder=tmp_path) as http:
+        assert predicted(http) == adapted
+    with adapting(label_studio_folder=tmp_path, adapt=False) as http:
+        assert predicted(http)["model_version"] == version
+
+
+def test_label_studio_without_adaptation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Segmenter, "adapt", lambda *given, **options: pytest.fail("it was adapted"))
+    with adapting(adapt=False) as http:
+        for number in range(5):
+            annotated(http, number)

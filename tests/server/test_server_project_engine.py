@@ -232,7 +232,7 @@ def test_results_are_those_of_the_segmenter(tmp_path: Path, options: dict[str, A
     model = EngineModel(mine)
     support = LabelSupport.concatenate([model.encode_example(tmp_path / n, masks[n]) for n in ("0.png", "1.png")])
     features = model.features([model.preprocess(tmp_path / n) for n in masks])
-    together = model.coarse(features, support)
+    together = np.stack(model.coarse(features, support))
     alone = np.concatenate([model.coarse([f], support) for f in features])
     assert np.abs(together.astype(int) - alone).max() <= 1
     assert np.abs(probabilities(together).numpy() - expected).max() <= 1 / 250

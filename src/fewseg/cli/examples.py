@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from fewseg.cli.options import ModelOptions
 from fewseg.core.errors import InvalidOption
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from fewseg.inference.tiling import Tile
 
 Adapt: TypeAlias = Literal["auto", "on", "off"]
-
-ENOUGH: Final = 5
-"""Examples from which `--adapt auto` fits: measured, adaptation is better from there on (docs/adaptation.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +96,9 @@ def taught_segmenter(
 def adapt(segmenter: Segmenter, when: Adapt, *, curve: bool = False) -> None:
     """Adapt the labels, with a progress bar and a line for each on stderr; with `curve` its learning curve, too."""
     from fewseg.cli.common import progress_bar
+    from fewseg.inference.adaptation.support import ENOUGH_EXAMPLES
 
-    least = {"auto": ENOUGH, "on": 2}.get(when)
+    least = {"auto": ENOUGH_EXAMPLES, "on": 2}.get(when)
     labels = [label for label in segmenter.labels if least is not None and segmenter.shots(label) >= least]
     reports = []
     with progress_bar("adapting") as advance:

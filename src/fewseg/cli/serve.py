@@ -12,7 +12,7 @@ import threading
 import webbrowser
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fewseg.cli.options import LogOptions, ModelOptions
 from fewseg.core.errors import InvalidImage, InvalidOption
@@ -60,6 +60,9 @@ class Options(ModelOptions, LogOptions, _Positional):
     """Where to keep what Label Studio's annotations taught, for the next start; in memory only if not given."""
     image_hosts: tuple[str, ...] = ()
     """Further hosts that images of labelling tasks may be fetched from, e.g. images.example.org:443."""
+    adapt: Literal["auto", "off"] = "auto"
+    """Fit labels of the page and of Label Studio to their own examples, in the background: auto where there are 5 or
+    more and the fit predicts examples better that it has not seen. The API's sessions ask for it."""
     limits: Limits = field(default_factory=Limits)
     """How much clients get."""
 
@@ -120,6 +123,7 @@ def _app(options: Options, token: str | None) -> Any:
         names=[*options.allow_host, options.host, socket.gethostname()],
         sources=ImageSources(options.label_studio_url, options.image_hosts, key),
         label_studio_folder=options.label_studio_folder,
+        adapt=options.adapt == "auto",
     )
 
 

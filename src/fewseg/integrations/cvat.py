@@ -22,6 +22,7 @@ from fewseg.core.errors import InvalidOption, InvalidSupport
 from fewseg.formats.polygons import one_ring, regions
 from fewseg.formats.read import read_supports
 from fewseg.images.orientation import as_stored
+from fewseg.inference.adaptation.support import ENOUGH_EXAMPLES
 from fewseg.inference.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def create(
     checkpoint: str = "default",
     device: str = "auto",
     split: bool = False,
+    adapt: bool = True,
 ) -> FewsegFunction:
     """The function, from the options `-p NAME=TYPE:VALUE` of CVAT's command line.
 
@@ -49,6 +51,8 @@ def create(
         checkpoint: the model for it.
         device: auto, cpu, cuda, cuda:1, mps ...
         split: make a shape of every connected region; one of each label otherwise.
+        adapt: fit labels of `support` with five examples or more to them, in about half a minute each, where that
+            predicts examples better that it has not seen; what was fitted to those of `taught` is in that file.
 
     Raises:
         InvalidOption: neither or both of `taught` and `support` are given, or cvat-sdk is missing.
@@ -60,6 +64,9 @@ def create(
         return FewsegFunction(Segmenter.load(taught, device=device), split=split)
     segmenter = Segmenter.from_pretrained(checkpoint, device=device)
     read_supports(str(support)).teach(segmenter)
+    for label in segmenter.labels:
+        if adapt and segmenter.shots(label) >= ENOUGH_EXAMPLES:
+            segmenter.adapt(label)
     return FewsegFunction(segmenter, split=split)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -24,7 +25,6 @@ from fewseg.server.label_studio.backend import LabelStudio
 from fewseg.server.label_studio.task_images import ImageSources
 from fewseg.server.limits import Limits
 from fewseg.server.model import ServedModel
-from fewseg.server.queue import RequestQueue
 from fewseg.server.services import Services
 from fewseg.server.sessions import routes as session_routes
 from fewseg.server.sessions.schemas import Info
@@ -46,6 +46,7 @@ def create_app(
     names: Sequence[str] = (),
     sources: ImageSources | None = None,
     label_studio_folder: Path | None = None,
+    adapt: bool = True,
 ) -> FastAPI:
     """The app.
 
@@ -57,10 +58,11 @@ def create_app(
         names: host names that the server answers to beside `localhost` and IP addresses.
         sources: where images of Label Studio's tasks may be fetched from; only `data:` addresses if not given.
         label_studio_folder: where to save the examples from Label Studio; in memory only if not given.
+        adapt: adapt labels of the page and of Label Studio that have enough examples; sessions of the API ask for it.
     """
     limits = limits or Limits()
-    services, sessions = Services(ServedModel(segmenter), RequestQueue(limits), limits), SessionStore(limits)
-    closing: list[Callable[[], None]] = [services.queue.close]
+    services, sessions = Services.of(ServedModel(segmenter), limits), SessionStore(limits)
+    closing: list[Callable[[], None]] = [services.close]
 
     app = FastAPI(
         title="fewseg",
@@ -76,22 +78,24 @@ def create_app(
     app.add_middleware(Guard, limits=limits, token=token, names=names)
     _add_info(app, services, folder)
     app.include_router(session_routes.router(services, sessions), prefix=API)
-    studio = LabelStudio(services, sources or ImageSources(), label_studio_folder)
+    studio = LabelStudio(services, sources or ImageSources(), label_studio_folder, adapt=adapt)
     closing.append(studio.close)
     app.include_router(label_studio.router(studio), prefix="/label-studio")
     if folder is not None:
-        _add_project(app, folder, services.model.segmenter(), closing)
+        _add_project(app, folder, services.model.segmenter(), closing, adapt)
     return app
 
 
-def _add_project(app: FastAPI, folder: Path, segmenter: Segmenter, closing: list[Callable[[], None]]) -> None:
+def _add_project(
+    app: FastAPI, folder: Path, segmenter: Segmenter, closing: list[Callable[[], None]], adapt: bool
+) -> None:
     """Add the folder's routes and the page; functions appended to `closing` stop their background work."""
     from fewseg.server.engine.engine import Engine
     from fewseg.server.page.routes import router
     from fewseg.server.project.project import Project
 
     project = Project(folder)
-    engine = Engine(project, segmenter)
+    engine = Engine(project, segmenter, **({} if adapt else {"rest": math.inf}))
     engine.start()
     closing[:0] = [engine.close, project.close]
     app.state.end_streams = engine.events.close

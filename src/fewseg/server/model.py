@@ -13,9 +13,11 @@ from fewseg.core.errors import InvalidCheckpoint
 from fewseg.images import ImageLike
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import Prompt
+from fewseg.inference.adaptation.report import Adaptation
 from fewseg.inference.persistence import check_fits, read_supports
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.supports import LabelSupport, check_label
+from fewseg.server.fitting import lower_priority
 
 SupportsByLabel = Mapping[str, LabelSupport]
 """Label to encoded examples; an immutable value."""
@@ -57,6 +59,16 @@ class ServedModel:
         """The mask (H, W) of all objects that prompts stand for; raises as `Segmenter.mask_from_prompts` does."""
         return self._base.mask_from_prompts(image, prompts)
 
+    def adapt(self, label: str, support: LabelSupport, seconds: float, force: bool) -> tuple[LabelSupport, Adaptation]:
+        """A label's examples with what was fitted to them, and what that brought; raises as `Segmenter.adapt` does.
+
+        It is for a thread that does nothing else: other threads come first.
+        """
+        lower_priority()
+        segmenter = self.segmenter({label: support})
+        report = segmenter.adapt(label, seconds=seconds, force=force)[label]
+        return segmenter.supports[label], report
+
     def save(self, supports: SupportsByLabel, path: str | os.PathLike[str]) -> None:
         """Write a file for `Segmenter.load`."""
         self.segmenter(supports).save(path)
@@ -85,5 +97,7 @@ class ServedModel:
 
 
 def supports_bytes(supports: SupportsByLabel) -> int:
-    """Memory of encoded examples, in bytes."""
-    return sum(t.nbytes for s in supports.values() for encoded in s.sets for t in encoded.tensors.values())
+    """Memory of encoded examples, with their images and masks, in bytes."""
+    encoded = sum(t.nbytes for s in supports.values() for encoded in s.sets for t in encoded.tensors.values())
+    shown = (example for s in supports.values() for example in s.examples if example is not None)
+    return encoded + sum(example.image.nbytes + example.mask.nbytes for example in shown)

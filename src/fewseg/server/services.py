@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import IO
+from dataclasses import dataclass, replace
+from typing import IO, Final
 
 from PIL import Image
 
@@ -11,6 +11,9 @@ from fewseg.server.limits import Limits
 from fewseg.server.model import ServedModel
 from fewseg.server.queue import RequestQueue
 from fewseg.server.uploads import open_upload
+
+_FIT_FACTOR: Final = 5
+"""How many times longer than other requests one may wait that adapts a label."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,19 @@ class Services:
     model: ServedModel
     queue: RequestQueue
     limits: Limits
+    fits: RequestQueue
+    """For adapting labels, which takes long: one at a time, beside other requests."""
+
+    @classmethod
+    def of(cls, model: ServedModel, limits: Limits) -> Services:
+        """Services with queues of their own."""
+        longer = replace(limits, running=1, seconds=_FIT_FACTOR * limits.seconds)
+        return cls(model, RequestQueue(limits), limits, RequestQueue(longer))
+
+    def close(self) -> None:
+        """Cancel the waiting requests."""
+        self.queue.close()
+        self.fits.close()
 
     def open_image(self, file: IO[bytes]) -> Image.Image:
         """An uploaded image, header read, pixels not decoded yet; raises `ApiError` 413 or 422."""

@@ -110,11 +110,8 @@ class AdaptedLabel:
                 networks.setdefault(part, {})[parameter] = tensor
         if not networks:
             raise ValueError("an adaptation without networks")
-        report = about["report"]
-        per_image = tuple((float(before), float(after)) for before, after in report["per_image"])
-        curve = tuple((int(count), float(iou)) for count, iou in report.get("curve", ()))
         peaks = tuple(float(peak) for peak in about["peaks"])
-        return cls(basis, networks, peaks, Adaptation(**{**report, "per_image": per_image, "curve": curve}))
+        return cls(basis, networks, peaks, Adaptation.from_json(about["report"]))
 
 
 def frozen_logits(probabilities: Tensor, size: tuple[int, int]) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 CURVE_FROM: Final = 6
 """Examples from which there is a learning curve."""
@@ -37,10 +38,22 @@ class Adaptation:
     curve: tuple[tuple[int, float], ...] = ()
     """Where it was asked for: numbers of examples, and the mean IoU on others of networks fitted to so many."""
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Adaptation:
+        """What `dataclasses.asdict` gave, read from JSON; raises `LookupError`, `TypeError` or `ValueError` if not."""
+        per_image = tuple((float(before), float(after)) for before, after in values["per_image"])
+        curve = tuple((int(count), float(iou)) for count, iou in values.get("curve", ()))
+        return cls(**{**values, "per_image": per_image, "curve": curve})
+
+    @property
+    def expected_iou(self) -> float:
+        """Mean IoU to expect of what is now used: that after fitting, or before where the fit is not used."""
+        return self.iou_after if self.adapted else self.iou_before
+
     @property
     def spread(self) -> float:
-        """Half the width of the 95 % interval of `iou_after`, from its variation between examples; NaN with one."""
-        values = [after for _, after in self.per_image]
+        """Half the width of the 95 % interval of `expected_iou`, from its variation between examples; NaN with one."""
+        values = [after if self.adapted else before for before, after in self.per_image]
         if len(values) < 2:
             return math.nan
         mean = sum(values) / len(values)

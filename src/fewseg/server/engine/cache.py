@@ -1,8 +1,9 @@
 """Predictions of the engine, cached in memory and on the disk, so that they are there at once after a restart.
 
-A result is a probability map in 256 steps at the model's size, stored as a PNG of a few kilobytes together with its
-score and uncertainty. The key contains the image's identity and a hash of everything the result depends on, so an
-entry never goes out of date; the oldest entries are deleted when the cache outgrows its share of the disk.
+A result is a probability map in 256 steps, stored as a PNG together with its score and uncertainty: at the model's size
+a few kilobytes, for an adapted label at the image's, no larger than 1,024 pixels, some hundred. The key contains the
+image's identity and a hash of everything the result depends on, so an entry never goes out of date; the oldest entries
+are deleted when the cache outgrows its share of the disk.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class ResultCache:
         self._prune()
 
     def put(self, key: str, coarse: NDArray[np.uint8]) -> ResultSummary:
-        """Store the probability map (s, s) of a result; in memory only where the disk is full."""
+        """Store the probability map (h, w) of a result; in memory only where the disk is full."""
         values = probabilities(coarse)
         # The scale would amplify probabilities that differ from 0 and 1 by less than the rounding error.
         (score,) = presence_scores(values[None].clamp(_HALF_STEP, 1 - _HALF_STEP))
@@ -97,7 +98,7 @@ class ResultCache:
         if known is not None or f"{key}.png" not in self._files:
             return known
         try:
-            with Image.open(self._path(f"{key}.png"), formats=("PNG",)) as image:
+            with Image.open(self.path(f"{key}.png"), formats=("PNG",)) as image:
                 score, uncertainty = (float(v) for v in str(image.info["fewseg"]).split())
         except (OSError, KeyError, ValueError, SyntaxError):
             self._forget(key)
@@ -106,12 +107,12 @@ class ResultCache:
             return self._summaries.setdefault(key, ResultSummary(key, self.scale(score), uncertainty))
 
     def coarse(self, key: str) -> NDArray[np.uint8] | None:
-        """The probability map (s, s) of a result; None, and the result is dropped, where it is missing or damaged."""
+        """The probability map (h, w) of a result; None, and the result is dropped, where it is missing or damaged."""
         cached = self._maps.get(key)
         if cached is not None:
             return cached
         try:
-            with Image.open(self._path(f"{key}.png"), formats=("PNG",)) as image:
+            with Image.open(self.path(f"{key}.png"), formats=("PNG",)) as image:
                 if image.mode != "L":
                     raise ValueError(image.mode)
                 values = np.array(image)
@@ -143,7 +144,7 @@ class ResultCache:
         if f"{key}.npy" not in self._files:
             return None
         try:
-            values: NDArray[np.float16] = np.load(self._path(f"{key}.npy"), allow_pickle=False)
+            values: NDArray[np.float16] = np.load(self.path(f"{key}.npy"), allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
         return values if values.dtype == np.float16 and values.ndim == 2 else None
@@ -152,19 +153,23 @@ class ResultCache:
         """The content of a cached file, made by `make` where it is missing."""
         if name in self._files:
             with contextlib.suppress(OSError):
-                return self._path(name).read_bytes()
+                return self.path(name).read_bytes()
         content = make()
         self._write(name, content)
         return content
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """Where the file of that name is, or would be."""
         return self.folder / name[:2] / name
 
+    def new_path(self, name: str) -> Path:
+        """Where to write the file of that name; raises `OutputError`."""
+        make_folder(self.path(name).parent)
+        return self.path(name)
+
     def _write(self, name: str, content: bytes) -> None:
-        path = self._path(name)
         try:
-            make_folder(path.parent)
-            write_bytes(path, content)
+            write_bytes(self.new_path(name), content)
         except OutputError as error:
             log.warning("the cache is not written to the disk: %s", error)
             return

@@ -2,7 +2,8 @@
 
 One thread owns the model. After every change it makes a new plan: cached results, from before a restart or an undo, are
 available at once; only changed examples are encoded; and only labels whose examples changed are predicted again. A
-change interrupts the current images after the current label.
+change interrupts the current images after the current label. Labels with enough examples are adapted in another thread,
+once the hand rests and what is on screen is predicted; see `fewseg.server.engine.adapter`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fewseg.core.errors import FewsegError
 from fewseg.inference.preprocess import prepare_mask
 from fewseg.inference.segmenter import Segmenter
 from fewseg.server.api_errors import ApiError
+from fewseg.server.engine.adapter import REST_SECONDS, Adapter
 from fewseg.server.engine.cache import ResultCache
 from fewseg.server.engine.encoder import Encoder
 from fewseg.server.engine.events import Events
@@ -46,6 +48,9 @@ SHOTS: Final = 512 << 20
 RESCAN_SECONDS: Final = 3.0
 """Least time between two scans of the folder; twenty times the duration of a scan where that is longer."""
 
+_GIVE_WAY_SECONDS: Final = 30.0
+"""Longest time that a fit waits for each of its steps."""
+
 TIMEOUT: Final = 120.0
 """Longest time that a request waits for the model's thread, in seconds."""
 
@@ -54,9 +59,18 @@ class Engine:
     """The background predictions of one project: `start` it, and `close` it at the end."""
 
     def __init__(
-        self, project: Project, segmenter: Segmenter, *, features: int = FEATURES, rescan_every: float = RESCAN_SECONDS
+        self,
+        project: Project,
+        segmenter: Segmenter,
+        *,
+        features: int = FEATURES,
+        rescan_every: float = RESCAN_SECONDS,
+        rest: float = REST_SECONDS,
     ) -> None:
-        """`features`: bytes of image features to keep in memory; `rescan_every`: seconds, see `RESCAN_SECONDS`."""
+        """`features`: bytes of image features to keep in memory; `rescan_every`: seconds, see `RESCAN_SECONDS`.
+
+        `rest`: seconds before a label is adapted, see `REST_SECONDS`; infinity for never.
+        """
         self.project, self.events = project, Events()
         self.model = EngineModel(segmenter)
         self.threshold = segmenter.presence_threshold
@@ -71,6 +85,7 @@ class Engine:
         self._wake = threading.Condition()
         self._plan_outdated, self._closing = True, False
         self._seconds: float | None = None
+        self.adapter = Adapter(self.model, self.cache, rest, give_way=self._give_way, changed=self._fitted)
         self._rescan_every, self._next_rescan = rescan_every, time.monotonic() + rescan_every
         self._plan = self._make_plan()
         self._thread = threading.Thread(target=self._work, name="fewseg-engine", daemon=True)
@@ -84,6 +99,7 @@ class Engine:
 
     def close(self) -> None:
         """Stop after the current image, then close the project."""
+        self.adapter.close()
         with self._wake:
             self._closing = True
             self._wake.notify_all()
@@ -160,6 +176,10 @@ class Engine:
         return cached if cached is not None else self.call(lambda: self.encoder.features([image])[0])
 
     def _changed(self) -> None:
+        self.adapter.touch()
+        self._fitted()
+
+    def _fitted(self) -> None:
         with self._wake:
             self._plan_outdated = True
             self._wake.notify_all()
@@ -168,15 +188,16 @@ class Engine:
     def _make_plan(self) -> Plan:
         with self.project.lock:
             state, images = self.project.state, self.project.images
-        return plan(state, images, self.model.fingerprint, self.predictor.unusable)
+        return plan(state, images, self.model.fingerprint, self.predictor.unusable, self.adapter.fits)
 
     # ------------------------------------------------------------------------------------------ the model's thread
 
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not (self._closing or self._plan_outdated or self._calls or self._pending or self._rescan_due()):
-                    self._wake.wait(max(0.05, self._next_rescan - time.monotonic()))
+                while not (self._closing or self._urgent() or self._pending or self._rescan_due() or self._fit_due()):
+                    rescan = self._next_rescan - time.monotonic()
+                    self._wake.wait(max(0.05, min(rescan, self.adapter.seconds_to_fit(self._plan))))
                 if self._closing:
                     return
                 call = self._calls.popleft() if self._calls else None
@@ -187,6 +208,9 @@ class Engine:
                     self._replan()
                 elif self._rescan_due():
                     self._rescan()
+                elif self._fit_due():  # not started where an example is unusable: the next plan is without it
+                    self._plan_outdated |= not self.adapter.start(self._plan, self.predictor.support)
+                    self.events.project()
                 else:
                     self._segment(self._next())
             except Exception:  # the thread must survive every failure
@@ -217,12 +241,33 @@ class Engine:
         """Make a new plan, and take its results from the cache."""
         self._plan_outdated = False
         self._plan = current = self._make_plan()
+        if self.adapter.restore(current):
+            self._plan = current = self._make_plan()
+            self.events.project()
         pending, changed = self.predictor.adopt(current)
         with self._wake:
             self._pending = pending
         if changed:
             self.events.project()
         self.events.progress()
+
+    def _urgent(self) -> bool:
+        """Whether something is to be done at once; the lock must be held."""
+        return bool(self._plan_outdated or self._calls)
+
+    def _fit_due(self) -> bool:
+        """Whether to fit a label now: one is due, the hand rests and what is on screen is predicted."""
+        return not self._screen_pending() and self.adapter.seconds_to_fit(self._plan) == 0
+
+    def _screen_pending(self) -> bool:
+        return any(image in self._pending for image in self._visible)
+
+    def _give_way(self) -> None:
+        """Wait, in the thread of a fit, until nothing is urgent and what is on screen is predicted."""
+        with self._wake:
+            self._wake.wait_for(
+                lambda: self._closing or not (self._urgent() or self._screen_pending()), _GIVE_WAY_SECONDS
+            )
 
     def _next(self) -> list[ImageEntry]:
         """The images of the next batch; a few further ones start to be read."""
@@ -249,6 +294,7 @@ class Engine:
             with self._wake:
                 for image in images:
                     self._pending.pop(image.id, None)
+                self._wake.notify_all()  # a fit may wait for them
         if complete:
             taken = (time.monotonic() - begin) / len(images)
             self._seconds = taken if self._seconds is None else self._seconds + 0.2 * (taken - self._seconds)

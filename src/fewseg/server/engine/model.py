@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from fewseg.inference.adaptation.examples import working_pixels
+from fewseg.inference.adaptation.features import ImageMaps, image_maps
 from fewseg.inference.interactive import region_features
-from fewseg.inference.predict import EncodedImages
-from fewseg.inference.preprocess import PreparedImage
+from fewseg.inference.predict import EncodedImages, predict_probabilities
+from fewseg.inference.preprocess import PreparedImage, open_for
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.supports import LabelSupport
 from fewseg.models.backbones.capture import maps_seen
@@ -73,13 +75,25 @@ class EngineModel:
         regions, tokens = region_features(maps, inputs), _tokens(maps, inputs)
         return [ImageFeatures(*parts) for parts in zip(encoded.split(), regions, tokens, strict=True)]
 
-    def coarse(self, features: Sequence[ImageFeatures], support: LabelSupport) -> NDArray[np.uint8]:
-        """Foreground probabilities (images, s, s), uint8: v is the probability v / 255, at least 1/2 from 128 on."""
+    def maps(self, path: Path) -> ImageMaps:
+        """What adapted labels describe an image's pixels by; raises `InvalidImage`."""
+        image = open_for(path, self.segmenter.input_sizes)
+        return image_maps(self.segmenter.method, working_pixels(image.image))
+
+    def coarse(
+        self, features: Sequence[ImageFeatures], support: LabelSupport, maps: Sequence[ImageMaps] = ()
+    ) -> list[NDArray[np.uint8]]:
+        """Foreground probabilities of each image, uint8: v is the probability v / 255, at least 1/2 from 128 on.
+
+        They are (s, s) at the model's size; where the label is adapted, at the size of the images' `maps`, which it
+        needs.
+        """
         encoded = EncodedImages.concatenate([f.encoded for f in features])
-        coarse = torch.stack([one[0] for one in self.segmenter.predict(encoded, {"label": support})])
-        steps = (coarse * 256).floor().clamp(0, 255)
-        values: NDArray[np.uint8] = steps.to(torch.uint8).numpy()
-        return values
+        values = list(predict_probabilities(self.segmenter.method, encoded, [support])[:, 0])
+        if support.adaptation is not None:
+            adapted = support.adaptation
+            values = [adapted.probabilities(own, frozen).cpu() for own, frozen in zip(maps, values, strict=True)]
+        return [(one * 256).floor().clamp(0, 255).to(torch.uint8).numpy() for one in values]
 
 
 def probabilities(coarse: NDArray[np.uint8]) -> Tensor:

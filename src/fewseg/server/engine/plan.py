@@ -1,6 +1,7 @@
 """Which labels of which images have to be predicted again, as a value.
 
-A label's masks depend on its own examples alone, so a change to one label leaves those of the others as they are.
+A label's masks depend on its own examples alone, and on what was fitted to them, so a change to one label leaves those
+of the others as they are.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fewseg.server.fitting import Fit
 from fewseg.server.project.images import ImageEntry
 from fewseg.server.project.state import Annotation, Label, State
 
@@ -34,6 +36,10 @@ class Plan:
     images: Mapping[str, ImageEntry]
     shots: Mapping[int, tuple[Shot, ...]]
     """Label id to its usable examples; labels without any are left out."""
+    examples: Mapping[int, str]
+    """Label id to a hash of the model and the label's examples."""
+    fits: Mapping[int, Fit]
+    """Label id to what is used of what was fitted to its examples."""
     fingerprints: Mapping[int, str]
     """Label id to a hash of everything its masks depend on except the query image."""
 
@@ -51,9 +57,26 @@ class Plan:
         """The labels with a hand-made mask in an image."""
         return [label for label in self.state.labels if (image.id, label.id) in self.state.annotations]
 
+    def shot_keys(self, label: int) -> frozenset[str]:
+        """The keys of a label's examples."""
+        return frozenset(shot.key for shot in self.shots[label])
 
-def plan(state: State, images: Mapping[str, ImageEntry], model: str, unusable: Mapping[str, str]) -> Plan:
-    """The plan for a state; `unusable` holds the keys of shots that could not be encoded."""
+    def presence_threshold(self, label: int) -> float | None:
+        """The score from which a label is present, where it was fitted to the label's examples."""
+        return self.fits[label].presence_threshold if label in self.fits else None
+
+
+def plan(
+    state: State,
+    images: Mapping[str, ImageEntry],
+    model: str,
+    unusable: Mapping[str, str],
+    fits: Mapping[int, Fit] | None = None,
+) -> Plan:
+    """The plan for a state.
+
+    `unusable` holds the keys of shots that could not be encoded, `fits` the latest fit of labels that have one.
+    """
     shots: dict[int, tuple[Shot, ...]] = {}
     for (image, label), annotation in sorted(state.annotations.items()):
         file = images.get(image)
@@ -62,8 +85,18 @@ def plan(state: State, images: Mapping[str, ImageEntry], model: str, unusable: M
         shot = Shot(file, annotation)
         if shot.key not in unusable:
             shots[label] = (*shots.get(label, ()), shot)
-    prints = {
-        label: hashlib.sha256("\0".join([model, *(shot.key for shot in each)]).encode()).hexdigest()[:24]
-        for label, each in shots.items()
+    examples = {label: _hash(model, *(shot.key for shot in each)) for label, each in shots.items()}
+    used = {
+        label: fit
+        for label, fit in (fits or {}).items()
+        if label in shots and fit.serves({shot.key for shot in shots[label]})
     }
-    return Plan(state, images, shots, prints)
+    prints = {
+        label: _hash(known, used[label].digest) if label in used and used[label].digest else known
+        for label, known in examples.items()
+    }
+    return Plan(state, images, shots, examples, used, prints)
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]

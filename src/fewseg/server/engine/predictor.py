@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from fewseg.core.errors import FewsegError, one_line
+from fewseg.inference.adaptation.features import ImageMaps
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.engine.cache import ResultCache, ResultSummary
 from fewseg.server.engine.encoder import Encoder, UnusableExample
@@ -38,18 +39,26 @@ class Predictor:
         encoded.
         """
         encoded = self._encode(images)
-        for label, fingerprint in plan.fingerprints.items():
+        maps: dict[str, ImageMaps] = {}
+        for label in plan.fingerprints:
             if interrupted():
                 return False
-            try:
-                support = self.encoder.support(label, fingerprint, plan.shots[label])
-            except UnusableExample as error:
-                shot, cause = error.shot, error.__cause__
-                log.warning("%s: the example cannot be used: %s", shot.image.path, cause)
-                self.unusable[shot.key] = _message(cause, shot.image)
+            support = self.support(label, plan)
+            if support is None:
                 return False
-            self._predict_label(label, encoded, support, plan)
+            self._predict_label(label, encoded, support, plan, maps)
         return True
+
+    def support(self, label: int, plan: Plan) -> LabelSupport | None:
+        """The label's encoded examples with what was fitted; None, and that is recorded, where one is unusable."""
+        try:
+            support = self.encoder.support(label, plan.examples[label], plan.shots[label])
+        except UnusableExample as error:
+            shot, cause = error.shot, error.__cause__
+            log.warning("%s: the example cannot be used: %s", shot.image.path, cause)
+            self.unusable[shot.key] = _message(cause, shot.image)
+            return None
+        return plan.fits[label].applied(support) if label in plan.fits else support
 
     def _encode(self, images: Sequence[ImageEntry]) -> list[_Encoded]:
         """The readable images with their features; the failure of every other one is recorded."""
@@ -68,8 +77,10 @@ class Predictor:
                 return []
         return [pair for image in readable for pair in self._encode([image])]
 
-    def _predict_label(self, label: int, encoded: Sequence[_Encoded], support: LabelSupport, plan: Plan) -> None:
-        """Predict the label in the images that lack its result."""
+    def _predict_label(
+        self, label: int, encoded: Sequence[_Encoded], support: LabelSupport, plan: Plan, maps: dict[str, ImageMaps]
+    ) -> None:
+        """Predict the label in the images that lack its result; `maps` holds those of the images, by identity."""
         todo = []
         for image, features in encoded:
             key = plan.wanted(image).get(label)
@@ -79,16 +90,23 @@ class Predictor:
         if not todo:
             return
         try:
-            coarse = self.encoder.model.coarse([features for _, features, _ in todo], support)
+            own = [self._maps(image, maps) for image, _, _ in todo] if support.adaptation else []
+            coarse = self.encoder.model.coarse([features for _, features, _ in todo], support, own)
         except Exception as error:
             if len(todo) == 1:
                 self.fail(todo[0][0], error)
                 return
             for image, features, _ in todo:  # the batch was too large, or one image makes it fail
-                self._predict_label(label, [(image, features)], support, plan)
+                self._predict_label(label, [(image, features)], support, plan, maps)
             return
         for (image, _, key), values in zip(todo, coarse, strict=True):
             self.results[image.id, label] = self.cache.put(key, values)
+
+    def _maps(self, image: ImageEntry, known: dict[str, ImageMaps]) -> ImageMaps:
+        """The image's maps, which all adapted labels share; raises `InvalidImage`."""
+        if image.identity not in known:
+            known[image.identity] = self.encoder.model.maps(image.path)
+        return known[image.identity]
 
     def fail(self, image: ImageEntry, error: BaseException) -> None:
         """Record why an image cannot be segmented."""

@@ -11,16 +11,19 @@ import hashlib
 import logging
 import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-from fewseg.core.errors import FewsegError, InvalidImage, InvalidOption
+from fewseg.core.errors import FewsegError, InvalidImage, InvalidOption, OutputError
 from fewseg.core.locks import FolderLock
 from fewseg.core.lru import LRUCache
 from fewseg.core.types import Prediction
+from fewseg.inference.adaptation.support import ENOUGH_EXAMPLES
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.api_errors import ApiError
+from fewseg.server.fitting import Fit, Fitter
 from fewseg.server.label_studio.config import MaskTag, mask_tags
 from fewseg.server.label_studio.schemas import TaskPrediction
 from fewseg.server.label_studio.task_images import ImageSources
@@ -34,6 +37,8 @@ ExamplesByAnnotation = dict[str, dict[str, LabelSupport]]
 
 _KEPT: Final = 256 << 20
 """Bytes of predictions that are kept."""
+_GIVE_WAY_SECONDS: Final = 30.0
+"""Longest time that a fit waits for each of its steps."""
 _PROJECT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -44,14 +49,30 @@ class StudioProject:
         self.config = ""
         self.key: str | None = None
         self.examples: ExamplesByAnnotation = {}
+        self.fits: dict[str, Fit] = {}
+        """Label to the latest fit."""
+        self.fitted: dict[str, frozenset[str]] = {}
+        """Label to the examples that it was fitted to last, or that this failed with."""
 
     def supports(self) -> dict[str, LabelSupport]:
-        """Label to all its examples."""
+        """Label to all its examples, with what was fitted to them or most of them."""
         by_label: dict[str, list[LabelSupport]] = {}
         for labels in self.examples.values():
             for label, example in labels.items():
                 by_label.setdefault(label, []).append(example)
-        return {label: LabelSupport.concatenate(examples) for label, examples in by_label.items()}
+        supports = {label: LabelSupport.concatenate(examples) for label, examples in by_label.items()}
+        used = {
+            label: f for label, f in self.fits.items() if label in supports and f.serves({*supports[label].digests})
+        }
+        return {label: used[label].applied(s) if label in used else s for label, s in supports.items()}
+
+    def due(self) -> tuple[str, LabelSupport] | None:
+        """A label to fit, as its examples changed; those that were read from a file have no images to fit to."""
+        for label, support in self.supports().items():
+            enough = support.shots >= ENOUGH_EXAMPLES and all(support.examples) and support.examples
+            if enough and self.fitted.get(label) != frozenset(support.digests):
+                return label, support
+        return None
 
     def tags(self) -> list[MaskTag]:
         """The configuration's tags for masks; raises `InvalidOption`."""
@@ -63,8 +84,13 @@ class StudioProject:
 class LabelStudio:
     """All projects; every method may be called from any thread."""
 
-    def __init__(self, services: Services, sources: ImageSources, folder: Path | None = None) -> None:
-        """Raise `OutputError` for a folder that cannot be written, `FolderInUse` where another server writes it."""
+    def __init__(
+        self, services: Services, sources: ImageSources, folder: Path | None = None, *, adapt: bool = True
+    ) -> None:
+        """`adapt`: fit labels with enough examples to them, in the background.
+
+        Raises `OutputError` for a folder that cannot be written, `FolderInUse` where another server writes it.
+        """
         self.services, self.sources = services, sources
         self.model, self.limits = services.model, services.limits
         self.folder = folder
@@ -72,16 +98,19 @@ class LabelStudio:
         self.predictions = LRUCache[tuple[Any, ...], TaskPrediction](_KEPT)
         """Made lately, so that a request that was broken off can be repeated."""
         self._projects: dict[str, StudioProject] = {}
+        self._fitter = Fitter(services.model.segmenter(), self._give_way) if adapt else None
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Let another server use the folder."""
+        """Break off the fit that is under way, and let another server use the folder."""
+        if self._fitter is not None:
+            self._fitter.close()
         if self._folder_lock is not None:
             self._folder_lock.release()
 
     def project(self, name: Any, config: str | None = None, key: str | None = None) -> StudioProject:
         """A project by its id: `12.1700000000` in requests, 12 in events; raises `ApiError`."""
-        plain = str(name if name is not None else "default").partition(".")[0]
+        plain = _plain(name)
         if not _PROJECT.fullmatch(plain):
             raise ApiError(422, f"project {plain[:64]!r}: send Label Studio's number of it")
         if config:
@@ -96,9 +125,11 @@ class LabelStudio:
             return project
 
     def version(self, project: StudioProject) -> str:
-        """Identifier of the model and the project's examples."""
+        """Identifier of the model, the project's examples and what was fitted to them."""
         with self._lock:
             digests = [(a, label, s.digests) for a, e in project.examples.items() for label, s in e.items()]
+            adapted = ((label, s.adaptation) for label, s in project.supports().items())
+            digests += [("", label, (fitted.digest,)) for label, fitted in adapted if fitted is not None]
         return f"{self.model.version}-{hashlib.sha256(repr(sorted(digests)).encode()).hexdigest()[:8]}"
 
     def shots(self, project: StudioProject) -> dict[str, int]:
@@ -139,7 +170,44 @@ class LabelStudio:
             project.examples = changed
             if self.folder is not None:
                 flat = {f"{a}:{label}": s for a, e in changed.items() for label, s in e.items()}
-                self.model.save(flat, self._path(str(name).partition(".")[0]))
+                self.model.save(flat, self._path(_plain(name)))
+        self.adapt_next()
+
+    def adapt_next(self) -> None:
+        """Start to fit a label of any project that is due, unless a fit is under way."""
+        if self._fitter is None or self._fitter.busy:
+            return
+        with self._lock:
+            waiting = ((name, project, project.due()) for name, project in self._projects.items())
+            chosen = next(((name, project, *due) for name, project, due in waiting if due is not None), None)
+        if chosen is not None:
+            name, project, label, support = chosen
+            examples = frozenset(support.digests)
+            self._fitter.start(label, support, examples, lambda fit: self._fitted(name, project, label, examples, fit))
+
+    def _fitted(self, name: str, project: StudioProject, label: str, examples: frozenset[str], fit: Fit | None) -> None:
+        """Keep what was fitted, and go on with the next label."""
+        with self._lock:
+            project.fitted[label] = examples
+            if fit is not None:
+                project.fits[label] = fit
+                self._save_fits(name, project)
+        self.adapt_next()
+
+    def _save_fits(self, name: str, project: StudioProject) -> None:
+        """Write the examples of adapted labels with what was fitted to them."""
+        adapted = {label: support for label, support in project.supports().items() if support.adaptation is not None}
+        if self.folder is not None and adapted:
+            try:
+                self.model.save(adapted, self._path(name, "adapted-"))
+            except OutputError as error:  # after a restart the labels go on as they were taught
+                log.warning("what was fitted is not kept: %s", error)
+
+    def _give_way(self) -> None:
+        """Wait, in the thread of a fit, until no request computes."""
+        end = time.monotonic() + _GIVE_WAY_SECONDS
+        while self.services.queue.busy and time.monotonic() < end:
+            time.sleep(0.05)
 
     def _check(self, project: StudioProject, changed: ExamplesByAnnotation) -> None:
         shots = sum(len(labels) for labels in changed.values())
@@ -151,9 +219,9 @@ class LabelStudio:
         if sum(supports_bytes(e) for e in [*others, *changed.values()]) > self.limits.taught_bytes:
             raise ApiError(413, f"all examples would take over {self.limits.taught_mb} MB: delete annotations")
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str, kind: str = "project-") -> Path:
         assert self.folder is not None
-        return self.folder / f"project-{name}.fewseg"
+        return self.folder / f"{kind}{name}.fewseg"
 
     def _read(self, name: str) -> StudioProject:
         """A project with the examples that an earlier run of the server saved."""
@@ -166,7 +234,24 @@ class LabelStudio:
             except FewsegError as error:
                 kept = _moved_aside(self._path(name))
                 log.warning("%s is not used: %s; it is kept as %s", self._path(name), error, kept)
+            self._read_fits(name, project)
         return project
+
+    def _read_fits(self, name: str, project: StudioProject) -> None:
+        if self._fitter is None or not self._path(name, "adapted-").exists():
+            return
+        try:
+            for label, support in self.model.load(self._path(name, "adapted-")).items():
+                if (adapted := support.adaptation) is not None:
+                    examples = project.fitted[label] = frozenset(support.digests)
+                    project.fits[label] = Fit(examples, adapted.report, adapted, support.presence_threshold)
+        except FewsegError as error:
+            log.warning("%s is not used: %s", self._path(name, "adapted-"), error)
+
+
+def _plain(name: Any) -> str:
+    """A project's id as its files are called by."""
+    return str(name if name is not None else "default").partition(".")[0]
 
 
 def _moved_aside(file: Path) -> Path:

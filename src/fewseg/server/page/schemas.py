@@ -6,8 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from fewseg.server.reports import AdaptationReport
+
 LabelId = Annotated[int, Field(ge=0, le=2**31)]
 Coordinate = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
+
+
+class AdaptationBody(BaseModel):
+    """The adaptation of a label to its own examples."""
+
+    state: Literal["waiting", "working", "done"] = Field(
+        description="Whether the fit to its present examples is due, under way or done."
+    )
+    report: AdaptationReport | None = Field(
+        description="What the fit in use brings, which may be that to earlier examples; null where there is none yet."
+    )
 
 
 class LabelBody(BaseModel):
@@ -17,6 +30,7 @@ class LabelBody(BaseModel):
     name: str
     colour: str = Field(description="#rrggbb")
     shots: int = Field(description="Images with a hand-made mask of it.")
+    adaptation: AdaptationBody | None = Field(description="Null for a label with too few examples, or without fits.")
 
 
 class ImageBody(BaseModel):

@@ -17,7 +17,8 @@ from fewseg.server.engine.model import probabilities
 from fewseg.server.engine.plan import Plan, Shot
 from fewseg.server.page.media import display_size, shrunk
 from fewseg.server.project.images import ImageEntry
-from fewseg.server.project.state import NotFound
+from fewseg.server.project.state import Label, NotFound
+from fewseg.server.reports import describe_adaptation
 
 UNCERTAINTY_SIDE = 1024
 """Longest side of an uncertainty map, in pixels."""
@@ -49,10 +50,7 @@ class ProjectView:
         left = sum(p["state"] in ("waiting", "working") for p in images)
         return {
             "revision": state.revision,
-            "labels": [
-                {"id": v.id, "name": v.name, "colour": v.colour, "shots": len(plan.shots.get(v.id, ()))}
-                for v in state.labels
-            ],
+            "labels": [self._label(label, plan) for label in state.labels],
             "pictures": images,
             "progress": self._progress(left),
             "can_undo": bool(state.undo),
@@ -70,9 +68,25 @@ class ProjectView:
 
     def label(self, identifier: int) -> dict[str, Any]:
         """A label; raises `NotFound`."""
-        label, plan = self.project.label(identifier), self.engine.plan
-        shots = len(plan.shots.get(identifier, ()))
-        return {"id": label.id, "name": label.name, "colour": label.colour, "shots": shots}
+        return self._label(self.project.label(identifier), self.engine.plan)
+
+    def _label(self, label: Label, plan: Plan) -> dict[str, Any]:
+        shots = len(plan.shots.get(label.id, ()))
+        return {
+            "id": label.id,
+            "name": label.name,
+            "colour": label.colour,
+            "shots": shots,
+            "adaptation": self._adaptation(label.id, plan),
+        }
+
+    def _adaptation(self, label: int, plan: Plan) -> dict[str, Any] | None:
+        """How far a label's fit is and what the one in use brings; None for too few examples, or without fits."""
+        state = self.engine.adapter.state(label, plan)
+        fit = plan.fits.get(label)
+        if state is None or (state == "done" and fit is None):  # it failed
+            return None
+        return {"state": state, "report": None if fit is None else describe_adaptation(fit.report)}
 
     def image(self, image: ImageEntry, plan: Plan) -> dict[str, Any]:
         """An image."""
@@ -94,12 +108,17 @@ class ProjectView:
             "error": error,
             "supports": [label.id for label in by_hand],
             "scores": {str(k): round(v.score, 4) for k, v in results.items()} | {str(v.id): 1.0 for v in by_hand},
-            "present": {str(k): v.score >= engine.threshold for k, v in results.items()}
+            "present": {str(k): v.score >= self._threshold(k, plan) for k, v in results.items()}
             | {str(v.id): True for v in by_hand},
             "confidence": round(1 - max(v.uncertainty for v in results.values()), 4) if results else None,
             "masks": masks | {str(k): v.revision for k, v in results.items()},
             "checked": image.id in plan.state.checked,
         }
+
+    def _threshold(self, label: int, plan: Plan) -> float:
+        """The score from which a label counts as present."""
+        own = plan.presence_threshold(label)
+        return self.engine.threshold if own is None else own
 
     def _state(self, image: ImageEntry, plan: Plan) -> tuple[str, str | None]:
         engine = self.engine
@@ -177,13 +196,14 @@ class ProjectView:
         image, plan = self.project.image(identifier), self.engine.plan
         size = display_size(image.size, UNCERTAINTY_SIDE)
         predicted = [self._coarse(image, label) for label in self._results(image, plan)]
-        maps = [probabilities(coarse) for coarse in predicted if coarse is not None]
+        whole = size[1], size[0]
+        maps = [resize(probabilities(c)[None, None], whole)[0, 0] for c in predicted if c is not None]
         if not maps:
             if plan.labels_of(image) and not plan.wanted(image):
                 return np.zeros((size[1], size[0]), np.uint8)
             raise NotFound(f"nothing is predicted for {image.shown_name} yet: paint an example, or wait for it")
         p = torch.stack(maps)
-        uncertainty = resize((4 * p * (1 - p)).amax(0)[None, None], (size[1], size[0]))[0, 0]
+        uncertainty = (4 * p * (1 - p)).amax(0)
         values: NDArray[np.uint8] = (uncertainty * 255).round().to(torch.uint8).numpy()
         return values
 

@@ -15,8 +15,9 @@ from fewseg.inference.supports import LabelSupport
 from fewseg.server.api_errors import ApiError, error_responses
 from fewseg.server.bodies import JsonRoute
 from fewseg.server.model import SupportsByLabel
+from fewseg.server.reports import AdaptationReport, describe_adaptation
 from fewseg.server.services import Services
-from fewseg.server.sessions.schemas import LabelInfo, Name, NewSession, PredictionBody, SessionId, SessionInfo
+from fewseg.server.sessions.schemas import Adapt, LabelInfo, Name, NewSession, PredictionBody, SessionId, SessionInfo
 from fewseg.server.sessions.sessions import SessionStore
 from fewseg.server.sessions.teaching import add_teaching
 from fewseg.server.sessions.view import describe, describe_label, describe_prediction, negotiated
@@ -46,6 +47,7 @@ def router(services: Services, sessions: SessionStore) -> APIRouter:
     _add_files(routes, services, sessions)
     add_teaching(routes, services, sessions)
     _add_labels(routes, sessions)
+    _add_adapting(routes, services, sessions)
     _add_segmenting(routes, services, sessions)
     return routes
 
@@ -118,6 +120,26 @@ def _add_labels(routes: APIRouter, sessions: SessionStore) -> None:
     async def forget_shot(session: SessionId, shot: str) -> SessionInfo:
         """Remove one example; a label is removed with its last one."""
         return describe(sessions, sessions.forget_shot(session, shot))
+
+
+def _add_adapting(routes: APIRouter, services: Services, sessions: SessionStore) -> None:
+    @routes.post("/{session}/adapt", response_model=list[AdaptationReport], responses=error_responses(404, 409))
+    async def adapt(session: SessionId, how: Annotated[Adapt | None, Body()] = None) -> list[dict[str, Any]]:
+        """Fit labels to their own examples where that helps, in about half a minute each: it pays from five examples.
+
+        The answer says how well each label's examples are predicted that the fit has not seen, before and after. New
+        examples drop the fit. A file from `export` keeps it, but labels that come from a file cannot be fitted again.
+        """
+        chosen, state = how or Adapt(), sessions.get(session)
+        wanted = state.chosen(chosen.labels)
+        if not chosen.labels:
+            wanted = {label: support for label, support in wanted.items() if support.shots > 1}
+        reports = []
+        for label, support in wanted.items():
+            after, report = await services.fits.run(services.model.adapt, label, support, chosen.seconds, chosen.force)
+            sessions.keep_adapted(session, label, support, after)
+            reports.append(describe_adaptation(report))
+        return reports
 
 
 def _add_segmenting(routes: APIRouter, services: Services, sessions: SessionStore) -> None:

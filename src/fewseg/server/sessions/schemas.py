@@ -98,7 +98,7 @@ class NewSession(BaseModel):
     name: Name | None = Field(None, description="A name for people.")
 
 
-_LABEL: Final = {"name": "cat", "shots": ["9f0c2d8e1b7a6453"]}
+_LABEL: Final = {"name": "cat", "shots": ["9f0c2d8e1b7a6453"], "adapted": False}
 
 
 class LabelInfo(BaseModel):
@@ -107,6 +107,16 @@ class LabelInfo(BaseModel):
     model_config = _example(**_LABEL)
     name: str
     shots: list[str] = Field(description="Ids of its examples, in order of teaching.")
+    adapted: bool = Field(False, description="Whether what was fitted to these examples is used.")
+
+
+class Adapt(BaseModel):
+    """How to adapt labels to their examples."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"labels": ["crack"]}]})
+    labels: list[str] | None = Field(None, description="Only these; all with two examples or more if not given.")
+    seconds: float = Field(60, ge=0, le=60, description="Time to plan for, for each label, on two processor cores.")
+    force: bool = Field(False, description="Use what was fitted whatever left-out examples say.")
 
 
 class Rle(BaseModel):

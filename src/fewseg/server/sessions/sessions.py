@@ -125,6 +125,18 @@ class SessionStore:
             self._put(changed)
             return changed
 
+    def keep_adapted(self, session_id: str, label: str, before: LabelSupport, after: LabelSupport) -> SessionState:
+        """Put what was fitted to a label's examples in their place.
+
+        Raises `ApiError` 404 for no such label, 409 where its examples are not those `before` any more.
+        """
+        with self._lock:
+            session = self._touch(session_id)
+            session.require(label)
+            if session.supports[label].digests != before.digests:
+                raise ApiError(409, f"{label[:100]!r} was taught or forgotten meanwhile: adapt it again")
+            return self._replaced(session, {**session.supports, label: after})
+
     def forget_label(self, session_id: str, label: str) -> SessionState:
         """Remove a label; raises `ApiError` 404."""
         with self._lock:

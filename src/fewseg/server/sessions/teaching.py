@@ -70,7 +70,7 @@ def _add_shots(routes: APIRouter, services: Services, sessions: SessionStore) ->
                 raise InvalidOption(f"value {chosen} chooses in a mask, and {label!r} has none: leave it out")
             shots, outlines = await services.queue.run(_encode_prompted, services, label, images, prompts or ())
         known = describe_label(sessions.teach(session, label, shots), label)
-        return TaughtLabel(name=known.name, shots=known.shots, outlines=outlines)
+        return TaughtLabel(name=known.name, shots=known.shots, adapted=known.adapted, outlines=outlines)
 
 
 def _add_outline(routes: APIRouter, services: Services, sessions: SessionStore) -> None:

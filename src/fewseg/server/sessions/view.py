@@ -29,7 +29,8 @@ def describe(sessions: SessionStore, session: SessionState) -> SessionInfo:
 
 def describe_label(session: SessionState, label: str) -> LabelInfo:
     """A label of a session, and the ids of its examples."""
-    return LabelInfo(name=label, shots=list(session.shot_ids(label)))
+    adapted = session.supports[label].adaptation is not None
+    return LabelInfo(name=label, shots=list(session.shot_ids(label)), adapted=adapted)
 
 
 def describe_prediction(model: ServedModel, prediction: Prediction, seconds: float) -> PredictionBody:

@@ -5,6 +5,7 @@ import { confirmed, openDialog } from "./dialogs.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 import { attempt } from "./notices.js";
+import { quality } from "./quality.js";
 
 /** @typedef {import("./types.js").Label} Label */
 /** @typedef {import("./store.js").Store} Store */
@@ -86,6 +87,7 @@ export function labelChips(store, host) {
           h("span", { class: "dot" }),
           h("span", { class: "text" }, label.name),
           h("span", { class: "count", title: "examples" }, String(label.shots)),
+          quality(label),
         ),
         h("button", { type: "button", class: "bare", "aria-label": `Change label ${label.name}`, onclick: () => labelDialog(store, label) }, icon("edit")),
       ),

@@ -5,6 +5,7 @@ import { find, h } from "./dom.js";
 import { icon } from "./icons.js";
 import { labelDialog } from "./labels.js";
 import { attempt } from "./notices.js";
+import { quality } from "./quality.js";
 import { slider } from "./toolbar.js";
 
 /** @typedef {import("./types.js").ImageEntry} ImageEntry */
@@ -54,7 +55,7 @@ function row(controller, image, label, index) {
       "button",
       { type: "button", class: "choose", "data-focus": `label-${label.id}`, "aria-pressed": String(label.id === store.active), onclick: () => store.setActive(label.id) },
       h("span", { class: "dot" }),
-      h("span", { class: "text" }, label.name),
+      h("span", { class: "named" }, h("span", { class: "text" }, label.name), quality(label)),
       h("span", { class: "status" }, status(controller, image, label)),
       index < 9 && h("kbd", {}, String(index + 1)),
     ),

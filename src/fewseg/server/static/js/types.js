@@ -1,7 +1,16 @@
 /**
  * Types of the server's responses and those that several modules share.
  *
- * @typedef {{id: number, name: string, colour: string, shots: number}} Label
+ * @typedef {Object} AdaptationReport what fitting a label to its own examples brought
+ * @property {number} examples
+ * @property {boolean} adapted
+ * @property {number} iou_before
+ * @property {number} iou_after
+ * @property {number} expected_iou
+ * @property {number} spread
+ *
+ * @typedef {{state: "waiting"|"working"|"done", report: AdaptationReport|null}} Adaptation
+ * @typedef {{id: number, name: string, colour: string, shots: number, adaptation: Adaptation|null}} Label
  *
  * @typedef {Object} ImageEntry
  * @property {string} id
