@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from fewseg.core.errors import InvalidOption, InvalidSupport
 from fewseg.inference.segmenter import Segmenter
 from fewseg.integrations.cvat import FewsegFunction, create, encode_mask
-from helpers.colour_method import ColourMethod, blob, iou
+from helpers.colour_method import ColourMethod, blob, iou, write_support
 
 sdk = pytest.importorskip("cvat_sdk.auto_annotation", reason="needs cvat-sdk: pip install 'fewseg[cvat]'")
 masks = pytest.importorskip("cvat_sdk.masks")
@@ -126,3 +126,15 @@ def test_created_as_the_command_line_does(tmp_path: Path) -> None:
     segmenter.save(tmp_path / "taught.fewseg")
     made = create(taught=str(tmp_path / "taught.fewseg"), device="cpu")
     assert [label.name for label in made.spec.labels] == ["red"]
+
+
+def test_labels_of_a_folder_with_enough_examples_are_adapted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[str | None] = []
+    monkeypatch.setattr(Segmenter, "adapt", lambda self, label=None, **options: fitted.append(label))
+    monkeypatch.setattr(Segmenter, "from_pretrained", lambda *given, **options: Segmenter(ColourMethod(), **options))
+    write_support(tmp_path, "red", shots=5)
+    write_support(tmp_path, "blue", shots=2)
+    create(support=str(tmp_path), device="cpu")
+    assert fitted == ["red"]
+    create(support=str(tmp_path), device="cpu", adapt=False)
+    assert fitted == ["red"]

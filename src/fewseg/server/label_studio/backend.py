@@ -183,12 +183,12 @@ class LabelStudio:
         if chosen is not None:
             name, project, label, support = chosen
             examples = frozenset(support.digests)
-            self._fitter.start(label, support, examples, lambda fit: self._fitted(name, project, label, examples, fit))
+            if self._fitter.start(label, support, examples, lambda fit: self._fitted(name, project, label, fit)):
+                project.fitted[label] = examples
 
-    def _fitted(self, name: str, project: StudioProject, label: str, examples: frozenset[str], fit: Fit | None) -> None:
+    def _fitted(self, name: str, project: StudioProject, label: str, fit: Fit | None) -> None:
         """Keep what was fitted, and go on with the next label."""
         with self._lock:
-            project.fitted[label] = examples
             if fit is not None:
                 project.fits[label] = fit
                 self._save_fits(name, project)
