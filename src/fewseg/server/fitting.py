@@ -24,6 +24,9 @@ from fewseg.inference.supports import LabelSupport
 
 log = logging.getLogger(__name__)
 
+_LONGEST_STEP: Final = 60.0
+"""Longest time to wait for the end of a fit, in seconds."""
+
 NICENESS: Final = 10
 """Niceness of the thread, where the system has one for threads: it gets a tenth of a processor that others want."""
 
@@ -65,6 +68,7 @@ class Fitter:
         self._segmenter, self._give_way = segmenter, give_way
         self._lock, self._closing = threading.Lock(), threading.Event()
         self._busy = False
+        self._thread: threading.Thread | None = None
 
     @property
     def busy(self) -> bool:
@@ -82,14 +86,17 @@ class Fitter:
             if self._busy or self._closing.is_set():
                 return False
             self._busy = True
-        threading.Thread(
-            target=self._run, args=(label, support, examples, done), name="fewseg-fit", daemon=True
-        ).start()
+            arguments = (label, support, examples, done)
+            self._thread = threading.Thread(target=self._run, args=arguments, name="fewseg-fit", daemon=True)
+            self._thread.start()
         return True
 
     def close(self) -> None:
-        """Let the fit that is under way end early, without a result."""
+        """Let the fit that is under way end early, without a result, and wait for that."""
         self._closing.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_LONGEST_STEP)  # torch ends the process by an abort where a thread outlives it
 
     def _run(
         self, label: str, support: LabelSupport, examples: frozenset[str], done: Callable[[Fit | None], None]

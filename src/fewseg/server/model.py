@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewseg.core.errors import InvalidCheckpoint
+from fewseg.core.progress import ProgressCallback
 from fewseg.images import ImageLike
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import Prompt
@@ -59,14 +60,16 @@ class ServedModel:
         """The mask (H, W) of all objects that prompts stand for; raises as `Segmenter.mask_from_prompts` does."""
         return self._base.mask_from_prompts(image, prompts)
 
-    def adapt(self, label: str, support: LabelSupport, seconds: float, force: bool) -> tuple[LabelSupport, Adaptation]:
+    def adapt(
+        self, label: str, support: LabelSupport, seconds: float, force: bool, progress: ProgressCallback
+    ) -> tuple[LabelSupport, Adaptation]:
         """A label's examples with what was fitted to them, and what that brought; raises as `Segmenter.adapt` does.
 
         It is for a thread that does nothing else: other threads come first.
         """
         lower_priority()
         segmenter = self.segmenter({label: support})
-        report = segmenter.adapt(label, seconds=seconds, force=force)[label]
+        report = segmenter.adapt(label, seconds=seconds, force=force, progress=progress)[label]
         return segmenter.supports[label], report
 
     def save(self, supports: SupportsByLabel, path: str | os.PathLike[str]) -> None:

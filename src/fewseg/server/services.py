@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import dataclass, field, replace
 from typing import IO, Final
 
 from PIL import Image
 
+from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import Limits
 from fewseg.server.model import ServedModel
 from fewseg.server.queue import RequestQueue
@@ -25,6 +27,7 @@ class Services:
     limits: Limits
     fits: RequestQueue
     """For adapting labels, which takes long: one at a time, beside other requests."""
+    closing: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def of(cls, model: ServedModel, limits: Limits) -> Services:
@@ -33,9 +36,15 @@ class Services:
         return cls(model, RequestQueue(limits), limits, RequestQueue(longer))
 
     def close(self) -> None:
-        """Cancel the waiting requests."""
+        """Cancel the waiting requests, and break off the fit that is under way."""
+        self.closing.set()
         self.queue.close()
         self.fits.close()
+
+    def check_open(self, done: int, total: int, last: str) -> None:
+        """A `ProgressCallback` that raises `ApiError` when the server stops."""
+        if self.closing.is_set():
+            raise ApiError(503, "the server is stopping: start it again")
 
     def open_image(self, file: IO[bytes]) -> Image.Image:
         """An uploaded image, header read, pixels not decoded yet; raises `ApiError` 413 or 422."""

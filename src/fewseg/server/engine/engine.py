@@ -99,10 +99,10 @@ class Engine:
 
     def close(self) -> None:
         """Stop after the current image, then close the project."""
-        self.adapter.close()
         with self._wake:
             self._closing = True
             self._wake.notify_all()
+        self.adapter.close()
         if self._thread.is_alive():
             self._thread.join(TIMEOUT)
         for _, future in self._calls:

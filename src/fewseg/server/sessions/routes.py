@@ -136,7 +136,8 @@ def _add_adapting(routes: APIRouter, services: Services, sessions: SessionStore)
             wanted = {label: support for label, support in wanted.items() if support.shots > 1}
         reports = []
         for label, support in wanted.items():
-            after, report = await services.fits.run(services.model.adapt, label, support, chosen.seconds, chosen.force)
+            how_long = chosen.seconds, chosen.force, services.check_open
+            after, report = await services.fits.run(services.model.adapt, label, support, *how_long)
             sessions.keep_adapted(session, label, support, after)
             reports.append(describe_adaptation(report))
         return reports

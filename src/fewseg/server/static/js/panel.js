@@ -55,12 +55,13 @@ function row(controller, image, label, index) {
       "button",
       { type: "button", class: "choose", "data-focus": `label-${label.id}`, "aria-pressed": String(label.id === store.active), onclick: () => store.setActive(label.id) },
       h("span", { class: "dot" }),
-      h("span", { class: "named" }, h("span", { class: "text" }, label.name), quality(label)),
+      h("span", { class: "text" }, label.name),
       h("span", { class: "status" }, status(controller, image, label)),
       index < 9 && h("kbd", {}, String(index + 1)),
     ),
     h("button", { type: "button", class: "bare", "data-focus": `edit-${label.id}`, "aria-label": `Change label ${label.name}`, onclick: () => labelDialog(store, label) }, icon("edit")),
     h("button", { type: "button", class: "bare", "data-focus": `eye-${label.id}`, "aria-pressed": String(shown), "aria-label": `Show ${label.name}`, onclick: toggle }, icon(shown ? "eye" : "hidden")),
+    quality(label),
   );
 }
 

@@ -12,7 +12,8 @@ function text({ adaptation }) {
   if (!adaptation) return "";
   const { state, report } = adaptation;
   if (!report) return state === "working" ? "adapting …" : "adapts soon";
-  return `expected IoU ${two(report.expected_iou)} ± ${two(report.spread)}${state === "done" ? "" : " …"}`;
+  const before = report.adapted ? `${two(report.iou_before)} → ` : "";
+  return `expected IoU ${before}${two(report.expected_iou)} ± ${two(report.spread)}${state === "done" ? "" : " …"}`;
 }
 
 /** What the numbers mean. @param {Label} label @returns {string} */
@@ -23,7 +24,7 @@ function explanation({ name, shots, adaptation }) {
   if (!report) return `${next} Its masks improve then, where that helps.`;
   const how = `Each of ${report.examples} examples, segmented by what was learnt from the others:`;
   const gain = report.adapted
-    ? `${how} mean IoU ${two(report.iou_before)} as taught -> ${two(report.iou_after)} adapted.`
+    ? `${how} mean IoU ${two(report.iou_before)} as taught → ${two(report.iou_after)} adapted.`
     : `${how} mean IoU ${two(report.iou_before)}; adapting would not improve it.`;
   const meaning = `Expect ${two(report.expected_iou)} ± ${two(report.spread)} (95 %) in images like the examples; it says nothing of others.`;
   const older = "Until then masks come from all examples and what was fitted to the earlier ones.";
