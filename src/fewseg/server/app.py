@@ -90,12 +90,13 @@ def _add_project(
     app: FastAPI, folder: Path, segmenter: Segmenter, closing: list[Callable[[], None]], adapt: bool
 ) -> None:
     """Add the folder's routes and the page; functions appended to `closing` stop their background work."""
+    from fewseg.server.engine.adapter import REST_SECONDS
     from fewseg.server.engine.engine import Engine
     from fewseg.server.page.routes import router
     from fewseg.server.project.project import Project
 
     project = Project(folder)
-    engine = Engine(project, segmenter, **({} if adapt else {"rest": math.inf}))
+    engine = Engine(project, segmenter, rest=REST_SECONDS if adapt else math.inf)
     engine.start()
     closing[:0] = [engine.close, project.close]
     app.state.end_streams = engine.events.close

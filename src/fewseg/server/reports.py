@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fewseg.inference.adaptation.report import Adaptation
 
-_EXAMPLE = {
+_EXAMPLE: Final[dict[str, Any]] = {
     "label": "crack",
     "examples": 12,
     "adapted": True,

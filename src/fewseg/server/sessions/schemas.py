@@ -114,9 +114,13 @@ class Adapt(BaseModel):
     """How to adapt labels to their examples."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"labels": ["crack"]}]})
-    labels: list[str] | None = Field(None, description="Only these; all with two examples or more if not given.")
-    seconds: float = Field(60, ge=0, le=60, description="Time to plan for, for each label, on two processor cores.")
-    force: bool = Field(False, description="Use what was fitted whatever left-out examples say.")
+    labels: Annotated[
+        list[str] | None, Field(description="Only these; all with two examples or more if not given.")
+    ] = None
+    seconds: Annotated[
+        float, Field(ge=0, le=60, description="Time to plan for, for each label, on two processor cores.")
+    ] = 60
+    force: Annotated[bool, Field(description="Use what was fitted whatever left-out examples say.")] = False
 
 
 class Rle(BaseModel):
