@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from fewseg.cli.renamed_options import translate
-from fewseg.core.errors import FewsegError, unknown
+from fewseg.core.errors import FewsegError, one_line, unknown
 from fewseg.core.version import __version__
 
 COMMANDS: Final[dict[str, str]] = {
@@ -53,7 +53,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a reader that has left is noticed here, not when the interpreter ends
         return code
     except FewsegError as error:
-        print(f"fewseg: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"fewseg: error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("fewseg: interrupted; what is finished is kept: run the same command again to resume", file=sys.stderr)

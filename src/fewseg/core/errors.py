@@ -70,4 +70,9 @@ def did_you_mean(got: str, known: Iterable[str]) -> str:
 
 def one_line(reason: BaseException) -> str:
     """The exception's message on one line, its type's name where it has none."""
-    return " ".join(str(reason).split()) or type(reason).__name__
+    return sayable(" ".join(str(reason).split())) or type(reason).__name__
+
+
+def sayable(text: str) -> str:
+    """The text with half characters, which JSON may hold and no file or terminal takes, written as \\udXXX."""
+    return text.encode("utf-8", "backslashreplace").decode()

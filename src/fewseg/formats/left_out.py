@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from fewseg.core.errors import FewsegError, InvalidSupport
+from fewseg.core.errors import FewsegError, InvalidSupport, sayable
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class LeftOut:
         if line not in self._bad:
             self._bad[line] = error
             if len(self._bad) <= _NAMED:
-                log.warning("left out: %s", line)
+                log.warning("left out: %s", sayable(line))
 
     def kind(self, what: str, where: str) -> None:
         """Count an entry that is no mask, such as `lines`; `say` tells how many."""
@@ -53,12 +53,12 @@ class LeftOut:
         """Say how something was read that could be read in another way: each line, or each `once`, a single time."""
         if (once or line) not in self._notes:
             self._notes.add(once or line)
-            log.warning("%s", line)
+            log.warning("%s", sayable(line))
 
     def say(self) -> None:
         """Say what was counted."""
         for what, places in self._kinds.items():
-            log.warning("left out: %s (%d); the first is %s", what, len(places), places[0])
+            log.warning("left out: %s (%d); the first is %s", what, len(places), sayable(places[0]))
         self._kinds.clear()
         if (more := len(self._bad) - _NAMED) > 0:
             log.warning("left out: %d more entries that cannot be used; --strict ends at the first", more)
