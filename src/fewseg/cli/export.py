@@ -40,6 +40,11 @@ class Options(ReleaseOptions, ImageSizeOptions):
     wrote."""
     labels: tuple[str, ...] = ()
     """Only these labels of --support."""
+    segmenter: Path | None = None
+    """What `fewseg teach` wrote, in place of model and examples: segmenter.onnx is all of it in one graph, an image in
+    and every label's probabilities out, what was fitted to the examples included."""
+    size: tuple[int, int] = (640, 480)
+    """Width and height of the images that segmenter.onnx takes, which the file fixes; at most 1024."""
     shots: int = 0
     """At most so many examples a label; 0 for all."""
     accept_doubtful: bool = False
@@ -55,6 +60,8 @@ def run(options: Options) -> int:
 
     chosen = dataclasses.replace(options.files, licence=_licence(options))
     check_options(chosen)
+    if options.segmenter is not None:
+        return _run_segmenter(options, chosen)
     if options.support is None and (options.labels or options.shots):
         raise InvalidOption("--labels and --shots choose among the examples of --support: give it too")
     if options.support is not None:
@@ -68,6 +75,31 @@ def run(options: Options) -> int:
     if taught is not None:
         save_supports(taught, options.out / SUPPORTS)
     _say(options, report, taught)
+    return 0
+
+
+def _run_segmenter(options: Options, chosen: GraphOptions) -> int:
+    """`run` with --segmenter."""
+    from fewseg.cli.common import progress_bar
+    from fewseg.export.segmenter import export_segmenter
+    from fewseg.inference.segmenter import Segmenter
+
+    for name in ("checkpoint", "official", "method", "image_size", "support", "labels", "shots"):
+        if getattr(options, name) != getattr(type(options), name):
+            raise InvalidOption(f"--{name.replace('_', '-')} is kept in {options.segmenter}: leave it out")
+    assert options.segmenter is not None
+    segmenter = Segmenter.load(options.segmenter, device="cpu", precision="float32")
+    if chosen.licence == APACHE and (segmenter.source or {}).get("name") != "default":
+        chosen = dataclasses.replace(chosen, licence=options.files.licence)
+    with progress_bar("exporting") as advance:
+        about = export_segmenter(segmenter, options.out, options.size, chosen, progress=advance)
+    for name in about["files"]:
+        print(
+            f"{options.out / name}  {(options.out / name).stat().st_size / 1e6:.1f} MB: {', '.join(segmenter.labels)}"
+        )
+    print(options.out / "segmenter.json")
+    worst = max(difference["probability"] for difference in about["differences"])
+    print(f"largest difference from the segmenter: {worst:.1e} in a probability")
     return 0
 
 

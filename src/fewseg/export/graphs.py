@@ -44,7 +44,7 @@ class Graph:
     """One graph before it is written: what computes, with what it is traced."""
 
     name: str
-    """`support`, `join` or `query`."""
+    """`support`, `join` or `query`; `segmenter` for all in one."""
     module: nn.Module
     """Takes a dict of tensors by name, gives one."""
     inputs: dict[str, Tensor]

@@ -74,7 +74,7 @@ def export_method(
     out = make_folder(folder)
     method = _specimen(method)
     graphs = list(method_graphs(method, query_only=options.query_only))
-    about = _about(method, graphs, options)
+    about = describe(method, graphs, options)
     sizes, differences = _write_compared(method, graphs, out, about, options, progress)
     for name in _of_another_model(out / DESCRIPTION, about["fingerprint"]) - sizes.keys():
         (out / name).unlink(missing_ok=True)
@@ -149,7 +149,7 @@ def _compared(
             yield difference
 
 
-def _about(method: FewShotMethod, graphs: list[Graph], options: GraphOptions) -> dict[str, Any]:
+def describe(method: FewShotMethod, graphs: list[Graph], options: GraphOptions) -> dict[str, Any]:
     """What a program needs to know to run the graphs; also in every file's own metadata."""
     return {
         "fewseg": version("fewseg"),

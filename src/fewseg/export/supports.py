@@ -20,6 +20,16 @@ SUPPORTS: Final = "supports.npz"
 
 def check_supports(segmenter: Segmenter) -> None:
     """Raises what `save_supports` does for a segmenter that it cannot write."""
+    check_averages(segmenter)
+    if adapted := [label for label, support in segmenter.supports.items() if support.adaptation]:
+        raise InvalidOption(
+            f"{', '.join(map(repr, adapted))}: what was fitted to the examples is not in encoded examples; export the "
+            "whole segmenter, fewseg export --segmenter FILE"
+        )
+
+
+def check_averages(segmenter: Segmenter) -> None:
+    """Raise `InvalidSupport` where nothing was taught, `InvalidOption` where the segmenter averages."""
     segmenter.require_labels()
     if segmenter.tta_flip or segmenter.tta_scales != (1.0,):
         raise InvalidOption(
@@ -39,7 +49,7 @@ def save_supports(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
 
     Raises:
         InvalidSupport: nothing has been taught. InvalidOption: the segmenter averages flips or sizes, which exported
-            graphs do not. OutputError: the file cannot be written.
+            graphs do not, or labels are adapted. OutputError: the file cannot be written.
     """
     check_supports(segmenter)
     method = segmenter.method

@@ -21,7 +21,7 @@ DEFAULT_THRESHOLD: Final = 0.5
 RECALL: Final = 0.85
 """Share of the images with the label that thresholds are chosen to call present, at least."""
 
-_NEAREST: Final = 1e-6
+NEAREST: Final = 1e-6
 """Probabilities are clamped to this distance from 0 and 1, about what float32 tells apart."""
 
 
@@ -39,7 +39,7 @@ class PresenceScale(NamedTuple):
         """The score, in [0, 1], of a mean probability of the top 1 % of the pixels."""
         if self == UNSCALED:
             return probability
-        near = min(max(probability, _NEAREST), 1 - _NEAREST)
+        near = min(max(probability, NEAREST), 1 - NEAREST)
         grown = math.exp(-abs(odds := self.slope * math.log(near / (1 - near)) + self.offset))  # never above 1
         return (1.0 if odds >= 0 else grown) / (1 + grown)
 
@@ -72,7 +72,7 @@ def fit_scale(positives: NDArray[np.float64], negatives: NDArray[np.float64]) ->
     from scipy.optimize import minimize  # a tenth of a second that only trainings need
     from scipy.special import expit, logit
 
-    odds = logit(np.concatenate([positives, negatives]).clip(_NEAREST, 1 - _NEAREST))
+    odds = logit(np.concatenate([positives, negatives]).clip(NEAREST, 1 - NEAREST))
     # Platt's targets, smoothed by the number of queries: separable scores would otherwise become 0 and 1.
     targets = [(len(positives) + 1) / (len(positives) + 2), 1 / (len(negatives) + 2)]
     wanted = np.repeat(targets, [len(positives), len(negatives)])
