@@ -104,7 +104,8 @@ class _Whole(nn.Module):
         query = self.method.encode_query(normalise(squashed / 255)[None])
         features = EncodedImages(((query,),), (pixels,))
         supports = self._supports()
-        frozen = predict_probabilities(self.method, features, supports)
+        # One by one: what labels could share is found by the bytes of their examples, which tracing does not know.
+        frozen = torch.cat([predict_probabilities(self.method, features, [support]) for support in supports], 1)
         (found,) = adapt_predictions(self.method, features, supports, frozen)
         scores = top_fraction_mean(found.flatten(1), SCORE_SHARE)
         if self.scale != UNSCALED:
