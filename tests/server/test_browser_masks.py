@@ -215,3 +215,30 @@ def test_undo_leaves_no_example_that_nobody_made(opened: Page, server: PageServe
     page.chord("\ue009", "z")
     page.saved()
     assert server.image("red-1.png")["supports"] == []
+
+
+def test_the_expected_quality_stands_beside_the_labels_name(
+    opened: Page, server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = opened
+    report = {
+        "examples": 6,
+        "adapted": True,
+        "iou_before": 0.314,
+        "iou_after": 0.62,
+        "expected_iou": 0.62,
+        "spread": 0.08,
+    }
+    own = {"state": "working", "report": None}
+    monkeypatch.setattr(ProjectView, "_adaptation", lambda self, label, plan: own)
+    server.add_label()
+    page.until("document.querySelector('#labels .quality')?.textContent === 'adapting …'", "a fit is under way")
+    own = {"state": "done", "report": report}
+    server.add_label("blue")
+    wanted = "expected IoU 0.31 → 0.62 ± 0.08"
+    page.until(f"document.querySelector('#labels .quality')?.textContent === '{wanted}'", "the fit is done")
+    page.go("red-1.png")
+    page.until(f"document.querySelector('.label-row .quality')?.textContent === '{wanted}'", "the panel says so, too")
+    title = page.js("return document.querySelector('.label-row .quality').title")
+    assert "mean IoU 0.31 as taught → 0.62 adapted" in title
+    assert "says nothing of others" in title
