@@ -19,7 +19,7 @@ Adapt: TypeAlias = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExampleOptions(ModelOptions):
+class ExampleOptions:
     """The examples, and what is fitted to them."""
 
     support: Path | None = None
@@ -45,10 +45,10 @@ class ExampleOptions(ModelOptions):
     """Images, or folders of them, that show none of the labels: what counts as present is chosen so that they do not,
     and that every example of a label with three or more is found with the help of the others."""
 
-    def check_examples(self, *, tiled: bool = False) -> None:
+    def check_examples(self, model: ModelOptions, *, tiled: bool = False) -> None:
         """Raise `InvalidOption` for options that do not go together, before anything is read."""
-        if self.refused and (self.presence_threshold is not None or tiled):
-            other = "--tile" if self.presence_threshold is None else "--presence-threshold"
+        if self.refused and (model.presence_threshold is not None or tiled):
+            other = "--tile" if model.presence_threshold is None else "--presence-threshold"
             raise InvalidOption(
                 f"--refused chooses the threshold of whole images, which {other} rules out: leave out one"
             )
@@ -68,6 +68,7 @@ def read_examples(options: ExampleOptions) -> Supports:
 
 def taught_segmenter(
     options: ExampleOptions,
+    model: ModelOptions,
     supports: Supports,
     tile: Tile | None = None,
     *,
@@ -82,12 +83,12 @@ def taught_segmenter(
     from fewseg.batch.find_images import find_images
     from fewseg.cli.common import make_segmenter
 
-    segmenter = make_segmenter(options, compile=compile)
+    segmenter = make_segmenter(model, compile=compile)
     supports.teach(segmenter, tile, check=not options.accept_doubtful)
     adapt(segmenter, options.adapt, curve=curve)
-    if options.presence_threshold is None and tile is None:
+    if model.presence_threshold is None and tile is None:
         supports.fit_presence(segmenter, find_images(options.refused, apart) if options.refused else ())
-    elif options.presence_threshold is not None:
+    elif model.presence_threshold is not None:
         for label in segmenter.labels:
             segmenter.fit_presence(label)  # without images: the threshold that was given counts
     return segmenter

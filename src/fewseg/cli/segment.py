@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from fewseg.batch.options import BatchOptions
 from fewseg.cli.examples import ExampleOptions, load_segmenter, read_examples, taught_segmenter
-from fewseg.cli.options import LogOptions
+from fewseg.cli.options import LogOptions, ModelOptions
 from fewseg.core.errors import InvalidImage, InvalidOption
 from fewseg.formats.records import ExportOptions, check_formats
 
@@ -25,7 +25,7 @@ _NEED_IMAGES: Final = frozenset({"yolo", "labelme", "overlays", "sheet"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ExampleOptions, BatchOptions, LogOptions):
+class Options(ExampleOptions, ModelOptions, BatchOptions, LogOptions):
     """Teach with a folder of labelled images, segment others.
 
     The support folder holds one folder a label, each with images and their masks side by side: LABEL/name.jpg and
@@ -81,7 +81,9 @@ def run(options: Options) -> int:
         segmenter = load_segmenter(options.segmenter, options, compile=options.compile)
     else:
         supports = read_all_examples(options)  # before the model is loaded: a typing error shows at once
-        segmenter = taught_segmenter(options, supports, options.tile, apart=options.out, compile=options.compile)
+        segmenter = taught_segmenter(
+            options, options, supports, options.tile, apart=options.out, compile=options.compile
+        )
         draw_turned(supports.examples, options.out / "examples.jpg")
         mask_files = supports.mask_files
     if options.holds_videos and _NEED_IMAGES & set(options.formats):
@@ -121,7 +123,7 @@ def check_examples(options: Options) -> None:
     if options.frame is not None and (not options.holds_videos or len(options.input) != 1):
         raise InvalidOption("--frame is a frame of the video that is segmented: give one video after --input")
     check_folder(options.out, check_formats(options.formats))
-    options.check_examples(tiled=options.tile is not None)
+    options.check_examples(options, tiled=options.tile is not None)
     if options.support is None:
         return
     require_apart(options.support, options.out)
