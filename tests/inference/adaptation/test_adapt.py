@@ -283,7 +283,7 @@ def test_teaching_and_forgetting_drop_it_and_say_so(adapted: Segmenter, caplog: 
 
 def test_adapting_again_without_gain_drops_it(adapted: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = copied(adapted)
-    monkeypatch.setattr(fit, "choose", lambda logits, truth: fit_choice(len(truth)))
+    monkeypatch.setattr(fit, "choose", lambda logits, truth, **_: fit_choice(len(truth)))
     segmenter.adapt()
     assert segmenter.supports["rough"].adaptation is None
     assert segmenter.fingerprint == taught(3).fingerprint

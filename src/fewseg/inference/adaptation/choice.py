@@ -27,8 +27,8 @@ LEAST_DEVIATION: Final = 0.1
 """Standard deviation, over examples, of a difference of two IoUs: no smaller one is believed."""
 
 
-ENOUGH: Final = 4
-"""Examples, one being left out of five, from which a mean gain is believed without its standard error."""
+ENOUGH: Final = 5
+"""Examples from which a mean gain is believed without its standard error."""
 
 
 @dataclass(frozen=True)
@@ -38,37 +38,42 @@ class Choice:
     parts: tuple[str, ...]
     """The networks that are used."""
     better: bool
-    """Whether they are better than the frozen model."""
+    """Whether they are to be used in place of the frozen model."""
     before: tuple[float, ...]
     """IoU of every example by the frozen model."""
     after: tuple[float, ...]
     """IoU of every example by what would have been chosen without it."""
 
 
-def choose(logits: Mapping[str, Sequence[NDArray[np.float32]]], truth: Sequence[NDArray[np.bool_]]) -> Choice:
+def choose(
+    logits: Mapping[str, Sequence[NDArray[np.float32]]], truth: Sequence[NDArray[np.bool_]], *, force: bool = False
+) -> Choice:
     """The choice by logits of left-out examples, by network and of the frozen model (`frozen`), and their truth.
 
-    Every example's are of any number of pixels, the same as its truth's.
+    Every example's are of any number of pixels, the same as its truth's. With `force` networks are used anyway.
     """
     before = ious([logits["frozen"]], truth)
     scores = np.stack([ious([logits[part] for part in option], truth) for option in OPTIONS])
     everything = np.arange(len(truth))
-    best, better = _decide(scores, before, everything)
+    enough = len(truth) >= ENOUGH
+    best, better = _decide(scores, before, everything, enough)
     after = []
     for one in everything:
-        own, own_better = _decide(scores, before, np.delete(everything, one))
-        after.append(float(scores[own, one] if own_better else before[one]))
-    return Choice(OPTIONS[best], better, tuple(map(float, before)), tuple(after))
+        own, own_better = _decide(scores, before, np.delete(everything, one), enough)
+        after.append(float(scores[own, one] if own_better or force else before[one]))
+    return Choice(OPTIONS[best], better or force, tuple(map(float, before)), tuple(after))
 
 
-def _decide(scores: NDArray[np.float64], before: NDArray[np.float64], examples: NDArray[np.int64]) -> tuple[int, bool]:
+def _decide(
+    scores: NDArray[np.float64], before: NDArray[np.float64], examples: NDArray[np.int64], enough: bool
+) -> tuple[int, bool]:
     """The option, and whether it beats the frozen model, by some of the examples."""
     if not len(examples):
         return 0, False
     ahead = [_sure_gain(option[examples] - scores[0, examples]) for option in scores]
     best = int(np.argmax(ahead)) if max(ahead) > 0 else 0
     gains = scores[best, examples] - before[examples]
-    return best, (float(gains.mean()) if len(examples) >= ENOUGH else _sure_gain(gains)) > 0
+    return best, (float(gains.mean()) if enough else _sure_gain(gains)) > 0
 
 
 def _sure_gain(differences: NDArray[np.float64]) -> float:

@@ -25,6 +25,7 @@ from fewseg.inference.adaptation.features import fit_basis
 from fewseg.inference.adaptation.gather import Gathered, gather
 from fewseg.inference.adaptation.network import (
     INPUT_DROPOUT,
+    REPORTED,
     STEPS,
     Parameters,
     fit_networks,
@@ -89,17 +90,17 @@ def adapt_label(
     began = time.monotonic()
     steps = round(SHORTEST + (STEPS - SHORTEST) * min(1.0, seconds / NOMINAL))
     count = len(task.examples)
-    total = count + len(PARTS)
+    total = count + len(PARTS) * (steps // REPORTED)
     basis = fit_basis(method, [e.image for e in task.examples[:: -(-count // BASIS_IMAGES)]])
     gathered = gather(method, basis, task.examples, task.frozen, seed, part_of(progress, 0, total, task.label))
     fold = torch.tensor(folds(task.scenes, FOLDS))
     networks, logits = _fit_parts(gathered, fold, steps, seed, part_of(progress, count, total, task.label))
     points = _learning_curve(gathered, fold, logits["all"], steps, seed) if curve else ()
-    choice = choose(logits, [judged.sample.truth == 1 for judged in gathered.judged])
+    choice = choose(logits, [judged.sample.truth == 1 for judged in gathered.judged], force=force)
     report = Adaptation(
         label=task.label,
         examples=count,
-        adapted=choice.better or force,
+        adapted=choice.better,
         iou_before=float(np.mean(choice.before)),
         iou_after=float(np.mean(choice.after)),
         per_image=tuple(zip(choice.before, choice.after, strict=True)),
@@ -128,14 +129,14 @@ def _fit_parts(
         columns = part_columns(part, pixels.features.shape[1])
         own = replace(pixels, features=pixels.features[:, columns])
         dropout = DROPOUT.get(part, INPUT_DROPOUT)
-        fitted = fit_networks(own, chosen, steps=steps, seed=seed, input_dropout=dropout)
+        own_progress = part_of(progress, done * (steps // REPORTED), len(PARTS) * (steps // REPORTED), part)
+        fitted = fit_networks(own, chosen, steps=steps, seed=seed, input_dropout=dropout, progress=own_progress)
         fitted = [fold_standardisation(n, gathered.mean[columns], gathered.scale[columns]) for n in fitted]
         networks[part] = fitted[-1]
         logits[part] = [
             pixel_logits(fitted[own_fold], one.features[:, columns].float(), one.frozen).numpy()
             for own_fold, one in zip(fold.tolist(), judged, strict=True)
         ]
-        progress(done + 1, len(PARTS), part)
     return networks, logits
 
 

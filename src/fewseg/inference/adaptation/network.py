@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fewseg.core.progress import ProgressCallback, silent
 from fewseg.inference.adaptation.features import PixelFeatures
 
 WIDTH: Final = 64
@@ -41,6 +42,9 @@ them generalises better than to rely on the best."""
 
 DROPOUT: Final = 0.1
 """Share of the first layer's units that are left out in each step."""
+
+REPORTED: Final = 25
+"""Steps between two reports of progress."""
 
 START: Final = 0.5
 """Initial factor on the frozen logit."""
@@ -77,14 +81,18 @@ def fit_networks(
     steps: int = STEPS,
     seed: int = 0,
     input_dropout: float = INPUT_DROPOUT,
+    progress: ProgressCallback = silent,
 ) -> list[Parameters]:
-    """One network for every set of `chosen` pixels (indices into `pixels`), all from the same start."""
+    """One network for every set of `chosen` pixels (indices into `pixels`), all from the same start.
+
+    `progress` is called every `REPORTED` steps with the number of such reports so far and in all.
+    """
     generator = torch.Generator().manual_seed(seed)
     count, width = len(chosen), pixels.features.shape[1]
     parameters = _initial(count, width, generator)
     optimiser = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, foreach=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.2)
-    for _ in range(steps):
+    for step in range(steps):
         some = torch.stack([own[torch.randint(len(own), (BATCH,), generator=generator)] for own in chosen])
         kept = [
             (torch.rand(BATCH, units, generator=generator) >= rate) / (1 - rate)
@@ -97,6 +105,8 @@ def fit_networks(
         (losses.sum(1) / weight.sum(1)).sum().backward()
         optimiser.step()
         schedule.step()
+        if (step + 1) % REPORTED == 0:
+            progress((step + 1) // REPORTED, steps // REPORTED, "")
     return [{name: tensor[i].detach().clone() for name, tensor in parameters.items()} for i in range(count)]
 
 
