@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from domain_ways import WAYS, LabelledImage, set_threads
+from fewseg_bench.domain_ways import WAYS, LabelledImage, set_threads
 
 LEAST_SHARE, LEAST_IMAGES = 0.005, 8
 """Share of an image that a class has to cover to count there, and images where it does."""
