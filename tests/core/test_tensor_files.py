@@ -88,3 +88,10 @@ def test_values_that_changed_are_told(tmp_path: Path, written: bytes) -> None:
     path.write_bytes(written[:-1] + bytes(np.frombuffer(written[-1:], np.uint8) ^ 1))
     with pytest.raises(InvalidCheckpoint, match=r"x.safetensors is damaged, its checksum does not fit"):
         read_tensors(path)
+
+
+def test_tensors_lie_where_new_ones_lie(tmp_path: Path) -> None:
+    """Kernels round by alignment: what is read back must give the bits of what was written."""
+    write_tensors(tmp_path / "odd", {"a": torch.ones(3), "b": torch.ones(5, 7), "c": torch.ones(1)}, {})
+    tensors, _ = read_tensors(tmp_path / "odd")
+    assert {tensor.data_ptr() % 64 for tensor in tensors.values()} == {torch.empty(8).data_ptr() % 64} == {0}

@@ -39,7 +39,9 @@ def read_tensors(
     try:
         with safe_open(name, "pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            # Copies, since tensors of a file lie at any address: kernels round by alignment, and a label read back
+            # must give the bits that it gave when it was saved.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InvalidCheckpoint(
             f"{name} is not a {what}, or is cut off ({one_line(error)}): copy or download it again"
