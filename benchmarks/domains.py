@@ -5,10 +5,10 @@
     python benchmarks/domains.py --plot domains.jsonl --out docs/img/learning-curves.svg
 
 FOLDER holds a folder for each set: `images/ID.jpg|png`, `masks/ID.png` (value = class index + 1, 0 background, 255
-ignored), `classes.txt`. For each class with at least 8 images where it covers 0.5 % or more, these are shuffled by the
-seed, a third (4 to 12) set aside as queries, and nested sets of the rest taught. The IoU of a class is its
-intersections over its unions, summed over the queries at their own size; a set's is the mean over classes. Each line
-that is written is one class with one number of examples; a run that is started again goes on where it ended.
+ignored), `classes.txt`. For each class with at least 8 images where it covers `--least-share` or more, these are
+shuffled by the seed, a third (4 to 12) set aside as queries, and nested sets of the rest taught. The IoU of a class is
+its intersections over its unions, summed over the queries at their own size; a set's is the mean over classes. Each
+line that is written is one class with one number of examples; a run that is started again goes on where it ended.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from PIL import Image
 
 from fewseg_bench.domain_ways import WAYS, LabelledImage, set_threads
 
-LEAST_SHARE, LEAST_IMAGES = 0.005, 8
-"""Share of an image that a class has to cover to count there, and images where it does."""
+LEAST_IMAGES = 8
+"""Images that a class has to cover its least share of to be measured."""
 
 KEYS = ("set", "label", "way", "examples", "seed")
 """What names a measurement."""
@@ -58,10 +58,10 @@ def read_set(folder: Path) -> list[tuple[Image.Image, NDArray[np.uint8]]]:
     return pairs
 
 
-def tasks_of(folder: Path, masks: Sequence[NDArray[np.uint8]], seed: int) -> Iterator[Task]:
-    """The classes that count."""
+def tasks_of(folder: Path, masks: Sequence[NDArray[np.uint8]], seed: int, least_share: float) -> Iterator[Task]:
+    """The classes with enough images that they cover `least_share` of."""
     for index, label in enumerate((folder / "classes.txt").read_text().split("\n")):
-        having = [i for i, mask in enumerate(masks) if (mask == index + 1).mean() >= LEAST_SHARE]
+        having = [i for i, mask in enumerate(masks) if (mask == index + 1).mean() >= least_share]
         if label and len(having) >= LEAST_IMAGES:
             random.Random(str(seed)).shuffle(having)
             count = min(QUERIES[1], max(QUERIES[0], len(having) // 3))
@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> None:
     for folder in [f for f in folders if not args.sets or f.name in args.sets]:
         pairs = read_set(folder)
         for seed in args.seeds:
-            for task in tasks_of(folder, [mask for _, mask in pairs], seed):
+            tasks = tasks_of(folder, [mask for _, mask in pairs], seed, args.least_share)
+            for task in [t for t in tasks if not args.labels or t.label in args.labels]:
                 for way in args.ways:
                     for examples in [n for n in args.examples if n <= len(task.pool)]:
                         if (task.name, task.label, way, examples, seed) in done:
@@ -193,6 +194,8 @@ def main() -> None:
     parser.add_argument("--examples", type=int, nargs="+", default=[1, 5, 10, 20])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sets", nargs="+", help="names of sets; all by default")
+    parser.add_argument("--labels", nargs="+", help="names of classes; all by default")
+    parser.add_argument("--least-share", type=float, default=0.005, help="of an image that a class has to cover")
     parser.add_argument("--threads", type=int, default=0, help="of every library; 0: as many as there are cores")
     parser.add_argument("--out", type=Path, required=True, help="results (JSON lines), or the plot")
     parser.add_argument("--table", type=Path, nargs="+", help="print a table of such results, written to --out as well")
