@@ -52,7 +52,7 @@ def _pretrained() -> fewseg.Segmenter:
 
 def _taught(segmenter: fewseg.Segmenter, examples: Sequence[LabelledImage]) -> fewseg.Segmenter:
     own = segmenter.with_supports()
-    own.teach("label", [e.image for e in examples], [e.mask for e in examples], check=False)
+    own.teach("label", [e.image for e in examples], [e.mask for e in examples], value=1, check=False)
     return own
 
 
