@@ -49,7 +49,7 @@ bench-gpu: $(STAMP)  ## the same tables on a GPU, after the correctness tests of
 	$(BIN)/python -m pytest tests/models/test_mask_aggregation*.py tests/benchmarks
 	$(BIN)/fewseg bench --out bench_output/gpu --device cuda
 
-bench-page: $(STAMP)  ## put what make bench and make bench-gpu measured into docs/performance.md
+bench-page: $(STAMP)  ## put what make bench and make bench-gpu measured into docs/lab/performance.md
 	@for place in cpu gpu; do test ! -f bench_output/$$place/results.json || $(BIN)/python scripts/fill_performance.py \
 	  bench_output/$$place --place $$place || exit 1; done
 

@@ -1,6 +1,6 @@
-"""Put what `fewseg bench --out FOLDER` measured into docs/performance.md: its tables, and its plots beside it.
+"""Put what `fewseg bench --out FOLDER` measured into docs/lab/performance.md: its tables, and its plots to docs/img.
 
-python scripts/fill_performance.py bench_output/cpu [--place cpu] [--page docs/performance.md]
+python scripts/fill_performance.py bench_output/cpu [--place cpu] [--page docs/lab/performance.md]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fewseg_bench.plots import draw_plots
 from fewseg_bench.report import fill_page
 from fewseg_bench.results import FILE, Results
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+PAGE = Path(__file__).parents[1] / "docs" / "lab" / "performance.md"
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
         results = Results.read(args.folder / FILE)
         fill_page(args.page, results, args.place)
         for plot in draw_plots(results, args.folder):
-            images = args.page.parent / "img" / "performance"
+            images = args.page.parents[1] / "img" / "performance"
             images.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(plot, images / f"{args.place}-{plot.name}")
     except FewsegError as error:

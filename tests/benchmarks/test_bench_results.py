@@ -114,7 +114,7 @@ def test_page_that_cannot_be_filled(tmp_path: Path) -> None:
 
 
 def test_the_documentation_has_a_place_for_every_table() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "lab" / "performance.md").read_text("utf-8")
     places = re.findall(r"<!-- bench (\w+) (\w+) -->", page)
     assert {name for place, name in places if place == "cpu"} == {"machine", *TABLES}
     assert {name for place, name in places if place == "gpu"} <= {"machine", *TABLES}

@@ -18,7 +18,7 @@ from fewseg.models.ops.resize import map_size, resize
 
 GAIN = {torch.float32: 1.5, torch.bfloat16: 3.0}
 """How many times fewer multiplications pay for the additional steps, by dtype, on CPUs. Measured: see
-docs/performance.md. Other dtypes and devices: the plain convolution."""
+docs/lab/performance.md. Other dtypes and devices: the plain convolution."""
 
 
 def low_resolution_pays(x: Tensor, outputs: int, size: tuple[int, int]) -> bool:
