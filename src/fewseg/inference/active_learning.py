@@ -5,8 +5,8 @@ is the distance of the image's features from those of all labelled images, and n
 `choose_covering` pick images greedily, each given those picked before. The DCAMA paper names such a selection of
 supports as future work (section 5).
 
-Measured on novel classes (docs/lab/suggestions.md), the uncertain images are the worse choice: `choose_covering` is what
-the page goes by.
+Measured on novel classes (docs/lab/suggestions.md), the uncertain images are the worse choice: `choose_covering` is
+what the page goes by.
 """
 
 from __future__ import annotations
