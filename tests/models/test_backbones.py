@@ -210,3 +210,21 @@ def test_an_unknown_tag_of_weights_is_told() -> None:
         create_backbone("resnet18.a9_in1k")
     with pytest.raises(InvalidOption, match="does not take the options"):
         create_backbone("resnet18", options={"output_stride": 7})
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"])
+@torch.inference_mode()
+def test_final_norm_gives_the_last_tokens(name: str) -> None:
+    """The last map behind `final_norm` is the network's patch tokens, without class and register tokens."""
+    pyramid = create_backbone(name).eval()
+    patch = pyramid.patch
+    images = torch.randn(1, 3, 5 * patch, 9 * patch)
+    tokens = pyramid.final_norm(pyramid(images)[-1].permute(0, 2, 3, 1))
+    assert tokens.shape == (1, 5, 9, 384)
+    expected = pyramid.net.forward_features(images)[:, 5:]  # a class token and four registers
+    torch.testing.assert_close(tokens.flatten(1, 2), expected, rtol=0, atol=0)
+
+
+def test_networks_without_a_final_norm_keep_their_features() -> None:
+    tokens = torch.randn(2, 3, 3, 320)
+    assert create_backbone("tiny").final_norm(tokens) is tokens

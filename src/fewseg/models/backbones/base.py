@@ -95,6 +95,13 @@ class FeaturePyramid(nn.Module):
         """Every block's map for images in the weights' own scaling."""
         raise NotImplementedError
 
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """(..., C): features of the last block after the norm that the network applies behind it.
+
+        Maps of `forward` are without it. Networks that have none give back what they are given.
+        """
+        return tokens
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W), ImageNet-normalised, to a map (B, C, h, w) per block, in the order of `blocks`."""
         if self.spec.mean != IMAGENET_MEAN or self.spec.std != IMAGENET_STD:

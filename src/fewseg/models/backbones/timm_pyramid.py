@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -186,6 +186,11 @@ class TransformerPyramid(FeaturePyramid):
             images, norm=False, output_fmt="NCHW", intermediates_only=True
         )
         return maps
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        norm: nn.Module = self.net.norm  # type: ignore[assignment]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return cast("Tensor", norm(tokens))
 
 
 class StagePyramid(FeaturePyramid):
