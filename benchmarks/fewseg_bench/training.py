@@ -157,8 +157,8 @@ def _maps(
     synchronise(method.device)
     each = (now() - started) / images
     episodes = training_episodes([source], config, size)
-    items = itertools.cycle(range(len(episodes)))
-    return iter(cached_batches(episodes, cache, items, config.batch_size)), each
+    items = itertools.cycle([range(i, i + config.batch_size) for i in range(0, len(episodes), config.batch_size)])
+    return iter(cached_batches(episodes, cache, items)), each
 
 
 def _baseline_step(method: FewShotMethod, batches: Iterator[Batch], device: torch.device) -> Step:

@@ -100,7 +100,7 @@ def test_runs_with_joined_maps_and_images_resume(tmp_path: Path) -> None:
 
 def test_masks_without_the_class_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache(toy().backbone, [SOURCE], size=32, count=1, views=None, seed=0)
-    batches = list(cached_batches(_episodes(splice=1.0, shots=(1,)), cache, range(40), 4))
+    batches = list(cached_batches(_episodes(splice=1.0, shots=(1,)), cache, [range(i, i + 4) for i in range(0, 40, 4)]))
     assert all((batch.masks == 1).flatten(1).any(1).all() for batch in batches)
     read: list[str] = []
     original = DATA.mask

@@ -59,7 +59,7 @@ def test_backbone_sees_every_view_once() -> None:
     images = {name for c in SOURCE.classes for name in DATA.names(c)}
     assert sum(seen) == len(images) + 2 * sum(len(DATA.names(c)) for c in SOURCE.classes)
     episodes = TrainingEpisodes([SOURCE], shots=(2,), batch=4, per_epoch=8, epochs=2, size=32, seed=0)
-    batches = list(cached_batches(episodes, cache, range(4, 16), 4))
+    batches = list(cached_batches(episodes, cache, [range(i, i + 4) for i in (4, 8, 12)]))
     assert len(batches) == 3
     assert batches[0].masks.shape == (4, 2, 32, 32)
     assert {len(m) for m in batches[0].query} == {4}

@@ -105,7 +105,7 @@ def test_losses_of_parts_add_up() -> None:
 
 def test_every_episode_goes_to_one_process() -> None:
     config = replace(CONFIG, batch_size=12, episodes_per_epoch=24, grad_accum_steps=2)
-    drawn = [list(shard_items(config, Processes(rank, 3), 1)) for rank in range(3)]
+    drawn = [[n for items in shard_items(config, Processes(rank, 3), 1) for n in items] for rank in range(3)]
     assert micro_batch_size(config, Processes(0, 3)) == 2
     assert [items[:4] for items in drawn] == [[12, 13, 14, 15], [16, 17, 18, 19], [20, 21, 22, 23]]
     assert sorted(np.concatenate(drawn).tolist()) == list(range(12, 48))

@@ -13,6 +13,13 @@ Resize = Literal["square", "padded"]
 Scoring = Literal["original", "model"]
 """Where prediction and truth are compared: at the query's own size, or at the model's input size."""
 
+Queries = Literal["classes", "images", "pairs"]
+"""How training queries are drawn.
+
+`classes`: a class uniformly, then one of its images, with replacement. `images`: every image once an epoch, its class
+uniformly among those that it shows. `pairs`: every (image, class) once an epoch.
+"""
+
 Fusion = Literal["one-pass", "vote", "average", "hsnet-vote", "guided"]
 """`one-pass` is the method's own n-shot inference; the others fuse n one-shot predictions (DCAMA, Table 4).
 

@@ -121,7 +121,7 @@ def _take(maps: Tensor, rows: tuple[int, ...]) -> Tensor:
 
 
 def micro_batch_size(config: TrainConfig, processes: Processes) -> int:
-    """Episodes of a micro-batch; raises `InvalidOption` where the batch cannot be divided so."""
+    """Episodes of a micro-batch of a whole batch; raises `InvalidOption` where the batch cannot be divided so."""
     parts = processes.count * config.grad_accum_steps
     if config.batch_size % parts:
         raise InvalidOption(
@@ -131,9 +131,21 @@ def micro_batch_size(config: TrainConfig, processes: Processes) -> int:
     return config.batch_size // parts
 
 
-def shard_items(config: TrainConfig, processes: Processes, start: int) -> Iterator[int]:
-    """Numbers of the episodes of a process from step `start` on: its shard of every batch, in order."""
-    shard = config.batch_size // processes.count
+def step_items(config: TrainConfig, processes: Processes, step: int) -> list[range]:
+    """Numbers of the episodes of a process in a step, its shard of the batch, by micro-batches.
+
+    The last batch of an epoch may be smaller, and with it micro-batches, which are left out where nothing is in them.
+    """
+    epoch, within = divmod(step, config.steps_per_epoch)
+    first = within * config.batch_size
+    count, parts = min(config.batch_size, config.epoch_episodes - first), processes.count * config.grad_accum_steps
+    first += epoch * config.epoch_episodes
+    starts = [first + part * (count // parts) + min(part, count % parts) for part in range(parts + 1)]
+    own = range(processes.rank * config.grad_accum_steps, (processes.rank + 1) * config.grad_accum_steps)
+    return [range(starts[part], starts[part + 1]) for part in own if starts[part] < starts[part + 1]]
+
+
+def shard_items(config: TrainConfig, processes: Processes, start: int) -> Iterator[range]:
+    """The micro-batches of a process from step `start` on, one after the other."""
     for step in range(start, config.steps):
-        first = step * config.batch_size + processes.rank * shard
-        yield from range(first, first + shard)
+        yield from step_items(config, processes, step)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Literal, Self
 
-from fewseg.core.bounds import MOST_AT_ONCE, check_number
-from fewseg.core.errors import InvalidOption, unknown
+from fewseg.core.choices import Queries
+from fewseg.core.errors import InvalidOption
+from fewseg.training.config_checks import check_config
 
 Loss = Literal["ce", "dice", "ce+dice", "gce+dice"]
 Optimiser = Literal["sgd", "adam", "adamw", "sgd+adamw"]
 Augment = Literal["none", "sccan", "sccan-coco", "strong"]
 Schedule = Literal["constant", "cosine", "poly"]
-ValidateOn = Literal["base", "novel"]
+ValidateOn = Literal["base", "novel", "test"]
 Selection = Literal["hsnet", "sccan"]
+IgnoredPixels = Literal["ignore", "background"]
 
 RESUMABLE: Final = frozenset(
     {
@@ -66,6 +67,14 @@ class TrainConfig:
     being background. sccan: they are not, nor are objects under 2048 pixels."""
     min_area: float = 0.0
     """Share of an image that a class must cover to be used."""
+    queries: Queries = "classes"
+    """How queries are drawn. classes: a class uniformly, then an image of it, with replacement. pairs: each (image,
+    class) once an epoch, shuffled (DCAMA and HSNet on PASCAL). images: each image once an epoch, its class uniformly
+    among the base classes that it shows (SCCAN)."""
+    small_queries: bool = False
+    """With queries images: count classes that an image shows on too few pixels for a support, too (SCCAN)."""
+    ignored_pixels: IgnoredPixels = "ignore"
+    """Pixels of a dataset's masks that are 255, in the loss: ignore, or background (DCAMA and HSNet)."""
 
     method: str = "dcama"
     """Method to train."""
@@ -102,7 +111,9 @@ class TrainConfig:
     epochs: int = 100
     """Passes of `episodes_per_epoch` episodes."""
     episodes_per_epoch: int = 2000
-    """Episodes of an epoch; rounded down to whole batches."""
+    """Episodes of an epoch; 0 for as many as there are queries: pairs with queries pairs, else images."""
+    drop_last: bool = True
+    """Round an epoch down to whole batches, instead of ending it with a smaller one (DCAMA and HSNet)."""
     augment: Augment = "none"
     """How images are varied: none (DCAMA), sccan or sccan-coco (SCCAN's for PASCAL and COCO), strong (ours)."""
     cached_views: int = 0
@@ -137,15 +148,16 @@ class TrainConfig:
     """Decay of an exponential moving average of the weights, which is then validated and saved; 0 for none."""
 
     validate_on: ValidateOn = "base"
-    """What chooses the best checkpoint. base: classes kept from training. novel: the test classes themselves, as the
-    papers' code does; scores on them are then no longer those of classes never seen."""
+    """What chooses the best checkpoint. base: classes kept from training. novel: the test classes themselves; scores
+    on them are then no longer those of classes never seen. test: these too, by episodes, image size and scoring of the
+    test protocol of the method, as the papers' code does (FSS-1000: its validation classes)."""
     validation_classes: tuple[int, ...] = (4,)
     """Base classes kept from training to choose the best checkpoint, one number for all datasets or one for each; 0
     for none."""
     validation_episodes: int = 100
     """Validation episodes of each dataset and of the least and the largest number of shots."""
-    validate_every: int = 1
-    """Epochs between validations."""
+    validate_every: float = 1.0
+    """Epochs between validations; 0.5 for half-way through epochs, too."""
     patience: int = 0
     """Stop after so many validations without a better one; 0 to go on to the last epoch."""
 
@@ -168,87 +180,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises `InvalidOption` for values that cannot work."""
-        self._check_choices()
-        self._check_numbers()
-        self._check_data()
-        self._check_feature_cache()
-        self._check_start()
-
-    def _check_choices(self) -> None:
-        choices = (("optimiser", Optimiser), ("schedule", Schedule), ("loss", Loss), ("augment", Augment))
-        for name, known in (*choices, ("validate_on", ValidateOn), ("selection", Selection)):
-            if getattr(self, name) not in get_args(known):
-                raise unknown(name, str(getattr(self, name)), get_args(known))
-
-    def _check_numbers(self) -> None:
-        positive = ("batch_size", "grad_accum_steps", "epochs", "validate_every", "checkpoint_every", "log_every")
-        for name in (*positive, "image_size"):
-            if getattr(self, name) < 1:
-                raise InvalidOption(f"{name} is {getattr(self, name)}: give at least 1")
-        for name in (
-            *("lr", "attention_lr", "backbone_lr_factor", "momentum", "weight_decay", "warmup", "clip_grad", "workers"),
-            *("threads", "cached_views", "validation_episodes", "patience", "seed", "cache_megabytes"),
-        ):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InvalidOption(f"{name} is {getattr(self, name)}: give a finite number, 0 or more")
-        for name in ("epochs", "episodes_per_epoch", "validation_episodes", "warmup", "patience", "grad_accum_steps"):
-            check_number(name, getattr(self, name))
-        for name in ("batch_size", "workers", "threads", "cached_views"):
-            check_number(name, getattr(self, name), MOST_AT_ONCE)
-        if self.seed >= 1 << 63:
-            raise InvalidOption(f"seed is {self.seed}: give a number below 2 ** 63")
-        for name in ("negative_episodes", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InvalidOption(f"{name} is {getattr(self, name)}: give 0 or more, below 1")
-        if not 0 <= self.splice <= 1:
-            raise InvalidOption(f"splice is {self.splice}: give a fraction from 0 to 1")
-        if not self.shots or min(self.shots) < 1:
-            raise InvalidOption(f"shots {' '.join(map(str, self.shots))}: give at least 1")
-        check_number("shots", max(self.shots), MOST_AT_ONCE)
-        if self.episodes_per_epoch < self.batch_size:
-            raise InvalidOption(
-                f"episodes_per_epoch {self.episodes_per_epoch} is less than batch_size {self.batch_size}: "
-                "an epoch needs one batch"
-            )
-
-    def _check_data(self) -> None:
-        if not self.data:
-            raise InvalidOption("no data to train on: give at least one dataset folder")
-        if self.weights and (
-            len(self.weights) != len(self.data) or not min(self.weights) >= 0 or not 0 < sum(self.weights) < math.inf
-        ):
-            raise InvalidOption(f"{len(self.weights)} weights for {len(self.data)} datasets: give one each, not all 0")
-        if len(self.validation_classes) not in (1, len(self.data)) or min(self.validation_classes) < 0:
-            raise InvalidOption(
-                f"validation_classes {' '.join(map(str, self.validation_classes))}: "
-                "give one number, or one for each dataset, 0 or more"
-            )
-        if self.patience and not self.validates:
-            raise InvalidOption("patience without validation: give validation_episodes and validation_classes")
-
-    def _check_feature_cache(self) -> None:
-        if self.cached_views and self.train_backbone:
-            raise InvalidOption("maps of a backbone that is trained cannot be cached: leave out cached_views")
-        if self.augment != "none" and self.cached_views == 1:
-            raise InvalidOption(f"augment {self.augment} with the plain view alone: give cached_views 2 or more")
-        if self.augment == "none" and self.cached_views > 1:
-            raise InvalidOption(f"{self.cached_views} cached views, all alike: give augment, or cached_views 1")
-        if self.cache_folder and not self.cached_views:
-            raise InvalidOption("cache_folder without maps to cache there: give cached_views, 1 for the plain images")
-
-    def _check_start(self) -> None:
-        if self.model_kwargs and self.init_from:
-            raise InvalidOption("a checkpoint brings its method's config: leave out model_kwargs, or init_from")
-        weights = self.pretrained or self.backbone_weights or self.init_from or self.train_backbone
-        if not weights and not self.random_backbone:
-            raise InvalidOption(
-                f"backbone {self.backbone} would be random and stay so: give --pretrained, --backbone-weights PATH, "
-                "--init-from CHECKPOINT or --train-backbone; --random-backbone allows it for a trial"
-            )
+        check_config(self)
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.episodes_per_epoch // self.batch_size
+        return (self.episodes_per_epoch + (0 if self.drop_last else self.batch_size - 1)) // self.batch_size
+
+    @property
+    def epoch_episodes(self) -> int:
+        """Episodes of an epoch that are trained on."""
+        return self.steps_per_epoch * self.batch_size if self.drop_last else self.episodes_per_epoch
 
     @property
     def steps(self) -> int:
@@ -258,7 +199,7 @@ class TrainConfig:
     @property
     def validates(self) -> bool:
         """Whether there is anything to validate on."""
-        return bool(self.validation_episodes and (self.validate_on == "novel" or any(self.validation_classes)))
+        return bool(self.validation_episodes and (self.validate_on != "base" or any(self.validation_classes)))
 
     def validation_classes_of(self, dataset: int) -> int:
         """How many base classes of the dataset of that number are kept for validation."""
@@ -277,7 +218,7 @@ class TrainConfig:
     def check_resumes(self, before: dict[str, Any], where: str) -> None:
         """Raise `InvalidOption` where this config would not go on with the run that `before` (JSON values) began.
 
-        A run at constant learning rate may be made longer.
+        A run at constant learning rate may be made longer. What an earlier version did not write down is the default.
         """
         from fewseg.models.methods.options import complete_options  # torch, which a command's help does without
 
@@ -285,7 +226,7 @@ class TrainConfig:
         earlier = _upgraded(before)
         for field in dataclasses.fields(TrainConfig):
             name, value = field.name, getattr(self, field.name)
-            old = earlier.get(name, value)
+            old = earlier.get(name, value if field.default is dataclasses.MISSING else field.default)
             if name == "model_kwargs" and complete_options(self.method, old) == complete_options(self.method, value):
                 continue
             if name not in free and old != value:

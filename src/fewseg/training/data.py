@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ from fewseg.core.distributed import SINGLE_PROCESS, Processes
 from fewseg.core.errors import FewsegError, InvalidDataset
 from fewseg.core.types import Episode, EpisodeTensors
 from fewseg.data.datasets.base import Dataset
+from fewseg.data.datasets.benchmark import Benchmark
 from fewseg.data.datasets.cached import CachedDataset
-from fewseg.data.episodes.draw import MIN_IMAGES, draw_test_episodes
+from fewseg.data.episodes.draw import MIN_IMAGES, count_queries, draw_test_episodes
 from fewseg.data.episodes.sources import OpenSource, open_source
 from fewseg.data.episodes.tensors import TrainingEpisodes, TrainingSource
 from fewseg.data.episodes.views import VIEWS
-from fewseg.training.batches import EpisodeImages, gather, micro_batch_size, shard_items
+from fewseg.training.batches import EpisodeImages, gather, shard_items
 from fewseg.training.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -77,9 +78,26 @@ def divide(opened: Sequence[OpenSource], weights: Sequence[float], config: Train
                 "lower validation_classes or min_area, or keep fewer classes out"
             )
         log.info("%s: training on %d classes, validating on %d", source.dataset.name, len(base), len(held))
-        sources.append(TrainingSource(CachedDataset(source.dataset, config.cache_megabytes), base, weight))
+        sources.append(_training_source(source.dataset, base, weight, config))
         validation += _validation_sets(source.dataset, held, config)
     return TrainingData(tuple(sources), tuple(validation))
+
+
+def _training_source(dataset: Dataset, base: tuple[int, ...], weight: float, config: TrainConfig) -> TrainingSource:
+    cached = CachedDataset(dataset, config.cache_megabytes, ignored_as_background=config.ignored_pixels == "background")
+    small = dataset.small_pairs(base) if config.small_queries and isinstance(dataset, Benchmark) else ()
+    return TrainingSource(cached, base, weight, small)
+
+
+def with_epoch(config: TrainConfig, data: TrainingData) -> TrainConfig:
+    """The config with as many episodes in an epoch as the data have queries, where it leaves that open.
+
+    Raises `InvalidOption` where they are fewer than a batch, unless the last batch is kept.
+    """
+    if config.episodes_per_epoch:
+        return config
+    count = sum(count_queries(source.dataset, source.classes, config.queries) for source in data.sources)
+    return replace(config, episodes_per_epoch=count)
 
 
 def _validation_sets(dataset: Dataset, held: Sequence[int], config: TrainConfig) -> Iterator[ValidationSet]:
@@ -127,17 +145,14 @@ def _novel_classes(source: OpenSource) -> tuple[int, ...]:
     return source.novel
 
 
-class _ShardSampler(Sampler[int]):
-    """This process's items from step `start` to the end, in order."""
+class _MicroBatches(Sampler[list[int]]):
+    """This process's micro-batches from step `start` to the end, in order."""
 
     def __init__(self, config: TrainConfig, processes: Processes, start: int) -> None:
         self.config, self.processes, self.start = config, processes, start
 
-    def __iter__(self) -> Iterator[int]:
-        return shard_items(self.config, self.processes, self.start)
-
-    def __len__(self) -> int:
-        return max(0, self.config.steps - self.start) * self.config.batch_size // self.processes.count
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(list, shard_items(self.config, self.processes, self.start))
 
 
 _Read = tuple[EpisodeTensors, tuple[Hashable, ...]]
@@ -186,9 +201,7 @@ def training_batches(
 
     Raises, while they are read, what reading their images raised, from a worker too.
     """
-    for batch in _loader(
-        sources, config, size, _ShardSampler(config, processes, start), micro_batch_size(config, processes), pin
-    ):
+    for batch in _loader(sources, config, size, _MicroBatches(config, processes, start), pin):
         if isinstance(batch, FewsegError):
             raise batch
         yield batch
@@ -200,9 +213,10 @@ def training_episodes(sources: Sequence[TrainingSource], config: TrainConfig, si
         sources,
         shots=config.shots,
         batch=config.batch_size,
+        queries=config.queries,
         negative_episodes=config.negative_episodes,
         splice=config.splice,
-        per_epoch=config.steps_per_epoch * config.batch_size,
+        per_epoch=config.epoch_episodes,
         epochs=config.epochs,
         size=size,
         seed=config.seed,
@@ -211,7 +225,7 @@ def training_episodes(sources: Sequence[TrainingSource], config: TrainConfig, si
 
 
 def _loader(
-    sources: Sequence[TrainingSource], config: TrainConfig, size: int, sampler: _ShardSampler, batch: int, pin: bool
+    sources: Sequence[TrainingSource], config: TrainConfig, size: int, batches: _MicroBatches, pin: bool
 ) -> DataLoader[Any]:
     """Of what `_collate` makes."""
     episodes = training_episodes(sources, config, size)
@@ -219,8 +233,7 @@ def _loader(
         source.dataset.names(source.classes[0])
     return DataLoader(
         _Carried(episodes),
-        batch_size=batch,
-        sampler=sampler,
+        batch_sampler=batches,
         num_workers=config.workers,
         collate_fn=_collate,
         pin_memory=pin,

@@ -172,17 +172,16 @@ class FeatureCache:
 
 
 def cached_batches(
-    episodes: TrainingEpisodes, cache: FeatureCache, items: Iterable[int], batch: int
+    episodes: TrainingEpisodes, cache: FeatureCache, batches: Iterable[Sequence[int]]
 ) -> Iterator[EpisodeMaps]:
-    """Micro-batches of `batch` items, as `data.training_batches` gives them but for the views."""
-    drawn = []
-    for item in items:
-        source, _ = episodes.episode(item)
-        rng = episodes.draws(item)
-        drawn.append(episodes.spliced_views(item, partial(cache.episode, source, rng=rng)))
-        if len(drawn) == batch:
-            yield _stacked(drawn)
-            drawn = []
+    """Micro-batches of these items, as `data.training_batches` gives them but for the views."""
+    for items in batches:
+        drawn = []
+        for item in items:
+            source, _ = episodes.episode(item)
+            rng = episodes.draws(item)
+            drawn.append(episodes.spliced_views(item, partial(cache.episode, source, rng=rng)))
+        yield _stacked(drawn)
 
 
 def _stacked(episodes: Sequence[Sequence[View]]) -> EpisodeMaps:

@@ -19,7 +19,7 @@ from fewseg.core.progress import ProgressCallback
 from fewseg.data.episodes.views import VIEWS
 from fewseg.models.checkpoints.native import BEST, save_method
 from fewseg.models.methods import FewShotMethod
-from fewseg.training.batches import Batch, micro_batch_size, shard_items
+from fewseg.training.batches import Batch, micro_batch_size, shard_items, step_items
 from fewseg.training.calibration.checkpoint import calibrate_checkpoint, is_calibrated
 from fewseg.training.config import TrainConfig
 from fewseg.training.data import TrainingData, training_batches, training_episodes
@@ -89,8 +89,11 @@ class Run:
             return True
         if not (config.patience and self.data.validation and done.best_step) or done.step % config.steps_per_epoch:
             return False
-        epochs, best = done.step // config.steps_per_epoch, done.best_step // config.steps_per_epoch
-        return epochs // config.validate_every - best // config.validate_every >= config.patience
+        return self._validations(done.step) - self._validations(done.best_step) >= config.patience
+
+    def _validations(self, step: int) -> int:
+        """How many validations are due up to a step, one every `validate_every` epochs."""
+        return int(step / (self.config.validate_every * self.config.steps_per_epoch))
 
     def _note(self, **values: Any) -> None:
         """Log values of the last step."""
@@ -100,7 +103,8 @@ class Run:
     def _steps(self) -> Iterator[list[Batch]]:
         """The micro-batches of this process, for every step that is left."""
         batches = self._batches()
-        return iter(lambda: list(islice(batches, self.config.grad_accum_steps)), [])
+        for step in range(self.done.step, self.config.steps):
+            yield list(islice(batches, len(step_items(self.config, self.processes, step))))
 
     def _batches(self) -> Iterator[Batch]:
         """The micro-batches one after the other, as images or, with cached views, as maps."""
@@ -126,9 +130,7 @@ class Run:
             progress=tell,
         )
         items = shard_items(config, processes, start)
-        return iter(
-            cached_batches(training_episodes(sources, config, size), cache, items, micro_batch_size(config, processes))
-        )
+        return iter(cached_batches(training_episodes(sources, config, size), cache, items))
 
     def _step(self, gradient: Gradient, micro_batches: list[Batch]) -> float:
         """One update; returns the loss. A loss or gradient that is not finite changes nothing."""
@@ -156,9 +158,9 @@ class Run:
         config, step = self.config, self.done.step
         if step % config.checkpoint_every == 0 or step % config.steps_per_epoch == 0:
             self._check_weights()
-        epoch, within = divmod(step, config.steps_per_epoch)
-        end = within == 0
-        if end and self.data.validation and (epoch % config.validate_every == 0 or step == config.steps):
+        end = step % config.steps_per_epoch == 0
+        due = self._validations(step) > self._validations(step - 1) or step == config.steps
+        if due and self.data.validation:
             self._validate()
         if end:
             self._save(LAST)

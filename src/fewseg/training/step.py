@@ -40,7 +40,7 @@ class Gradient:
         """Leaves the gradient, clipped, in the method's parameters; returns the loss and the norm before clipping.
 
         Args:
-            micro_batches: of this process, all with the same number of episodes.
+            micro_batches: of this process; none where the batch has fewer episodes than there are processes.
             step: number of the step, from 0.
         """
         self.method.train()
@@ -50,7 +50,9 @@ class Gradient:
         totals = self._totals(micro_batches)
         loss = torch.zeros((), device=self.method.device)
         for number, part in enumerate(micro_batches):
-            torch.manual_seed(step_seed(self.config.seed, step, self.processes.rank * len(micro_batches) + number))
+            torch.manual_seed(
+                step_seed(self.config.seed, step, self.processes.rank * self.config.grad_accum_steps + number)
+            )
             share = self._loss(part.to(self.method.device, non_blocking=True), totals)
             share.backward()
             loss += share.detach()
@@ -62,8 +64,8 @@ class Gradient:
 
     def _totals(self, micro_batches: Sequence[Batch]) -> BatchTotals:
         pixels = sum(int((part.query_mask != IGNORE).sum()) for part in micro_batches)
-        total = int(self.processes.all_reduce(torch.tensor(pixels)))
-        return BatchTotals(total, self.processes.count * sum(len(part.query_mask) for part in micro_batches))
+        episodes = sum(len(part.query_mask) for part in micro_batches)
+        return BatchTotals(*map(int, self.processes.all_reduce(torch.tensor([pixels, episodes])).tolist()))
 
     def _loss(self, part: Batch, totals: BatchTotals) -> Tensor:
         """The micro-batch's share of the batch's loss."""

@@ -22,7 +22,7 @@ from fewseg.training.batches import micro_batch_size
 from fewseg.training.calibration.episodes import class_examples
 from fewseg.training.config import TrainConfig
 from fewseg.training.config_file import CONFIG, as_yaml
-from fewseg.training.data import TrainingData, open_data
+from fewseg.training.data import TrainingData, open_data, with_epoch
 from fewseg.training.ema import WeightEMA
 from fewseg.training.log import MetricsLog
 from fewseg.training.loop import LAST, Run
@@ -63,9 +63,10 @@ def train(config: TrainConfig, out: Path, *, progress: ProgressCallback | None =
     with join_processes(config.device) as processes:
         micro_batch_size(config, processes)
         state = read_state(out)
+        data = open_data(config)
+        config = with_epoch(config, data)
         if state is not None:
             config.check_resumes(state["config"], str(out))
-        data = open_data(config)
         with _seeded(config.seed):
             method = make_method(config)
         return fit(method, data, config, out, state=state, processes=processes, progress=progress)
@@ -109,6 +110,7 @@ def fit(
         processes: from `join_processes`; this process alone if not given.
         progress: called by the main process.
     """
+    config = with_epoch(config, data)
     processes = processes or Processes(device=choose_device(config.device))
     with FolderLock(out) if processes.main else nullcontext():
         return _fit(method, data, config, out, state, processes, progress)

@@ -131,6 +131,18 @@ class Benchmark:
             raise InvalidDataset(f"no class {class_id} in {self.word}: it has {len(self.classes)}, counted from 0")
         return self._names.get(class_id, ())
 
+    def small_pairs(self, classes: Collection[int]) -> tuple[Pair, ...]:
+        """(image, class) of images that are listed for others of the classes, and show this one on too few pixels."""
+        listed = {c: frozenset(self.names(c)) for c in classes}
+        images = sorted(frozenset().union(*listed.values()))
+        return tuple(
+            (name, c) for name in images for c in sorted(listed) if name not in listed[c] and self.shows(name, c)
+        )
+
+    def shows(self, name: str, class_id: int) -> bool:
+        """Whether the image has a pixel of the class."""
+        return any(class_id in areas.get(name, ()) for areas in self.index.parts.values())
+
     def image(self, name: str) -> Image.Image:
         """The image as stored, RGB."""
         path = self.image_path(name)

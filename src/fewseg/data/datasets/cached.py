@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewseg.core.lru import LRUCache
+from fewseg.core.prediction import IGNORE
 from fewseg.data.datasets.base import Dataset
 
 _T = TypeVar("_T")
@@ -24,10 +25,11 @@ class CachedDataset:
     Args:
         dataset: where they come from.
         megabytes: memory to use, in each process that reads.
+        ignored_as_background: hand masks out with 0 in place of 255.
     """
 
-    def __init__(self, dataset: Dataset, megabytes: float = 256) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, megabytes: float = 256, *, ignored_as_background: bool = False) -> None:
+        self.dataset, self.ignored_as_background = dataset, ignored_as_background
         self._cache: LRUCache[tuple[str, int | None], Any] = LRUCache(int(megabytes * 2**20))
 
     @property
@@ -51,6 +53,8 @@ class CachedDataset:
 
         def read() -> NDArray[np.uint8]:
             mask = self.dataset.mask(name, class_id)
+            if self.ignored_as_background:
+                mask = np.where(mask == IGNORE, 0, mask).astype(np.uint8)
             mask.flags.writeable = False
             return mask
 

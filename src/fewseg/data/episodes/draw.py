@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from fewseg.core.bounds import MOST_AT_ONCE, bounded, check_number
+from fewseg.core.choices import Queries
 from fewseg.core.errors import InvalidDataset, InvalidOption, unknown
 from fewseg.core.files import write_text
 from fewseg.core.types import Episode
 from fewseg.data.datasets.base import Dataset
+from fewseg.data.datasets.benchmark import Benchmark
 
 log = logging.getLogger(__name__)
 
@@ -82,37 +84,80 @@ def draw_training_episodes(
     seed: int,
     epoch: int,
     *,
+    queries: Queries = "classes",
+    small: Sequence[tuple[str, int]] = (),
     negative_episodes: float = 0.0,
 ) -> list[Episode]:
-    """`count` episodes of one epoch: the class uniformly, then the query, then distinct supports.
+    """`count` episodes of one epoch: queries as `queries` says, each with distinct supports of its class.
 
-    Classes need 2 images; where there are fewer than `shots + 1`, supports repeat. In a fraction `negative_episodes` of
-    the episodes the query is a usable image of another class that does not show this one.
-    Raises `InvalidDataset` where no class has 2.
+    Classes need 2 images; where there are fewer than `shots + 1`, supports repeat. With `images` and `pairs` no query
+    comes twice before all have come once. In a fraction `negative_episodes` of the episodes the query is a usable image
+    of another class that does not show this one.
+
+    Args:
+        small: further (image, class) among which `images` draws a query's class; never supports.
+
+    Raises:
+        InvalidDataset: no class has 2 images.
     """
     _check_shots(shots)
-    pools = [(class_id, dataset.names(class_id)) for class_id in sorted(classes)]
-    pools = [(class_id, names) for class_id, names in pools if len(names) >= 2]
-    if not pools:
-        raise InvalidDataset(f"{dataset.name}: no class to train on has 2 usable images: add some, or lower min_area")
+    pools = _training_pools(dataset, classes)
     rng = np.random.default_rng([seed, epoch])
     episodes = []
-    for _ in range(count):
-        class_id, names = pools[int(rng.integers(len(pools)))]
-        query = names[int(rng.integers(len(names)))]
+    for _, (query, class_id) in zip(range(count), _queries(pools, queries, small, rng), strict=False):
+        names = pools[class_id]
         others = [name for name in names if name != query]
         if negative_episodes and rng.random() < negative_episodes:
-            query = _elsewhere(pools, class_id, names, rng) or query
+            query = _elsewhere(pools, class_id, rng) or query
         chosen = rng.choice(len(others), shots, replace=len(others) < shots)
         episodes.append(Episode(query, tuple(others[i] for i in chosen), class_id))
     return episodes
 
 
-def _elsewhere(
-    pools: Sequence[tuple[int, Sequence[str]]], class_id: int, names: Sequence[str], rng: np.random.Generator
-) -> str | None:
+def count_queries(dataset: Dataset, classes: Sequence[int], queries: Queries) -> int:
+    """How many queries there are to train on: (image, class) pairs, or with `images` and `classes` images."""
+    pools = _training_pools(dataset, classes)
+    return sum(map(len, pools.values())) if queries == "pairs" else len({name for p in pools.values() for name in p})
+
+
+def _training_pools(dataset: Dataset, classes: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """The images of every class that has 2; raises `InvalidDataset` where none has."""
+    pools = {class_id: dataset.names(class_id) for class_id in sorted(classes)}
+    pools = {class_id: names for class_id, names in pools.items() if len(names) >= 2}
+    if not pools:
+        raise InvalidDataset(f"{dataset.name}: no class to train on has 2 usable images: add some, or lower min_area")
+    return pools
+
+
+def _queries(
+    pools: Mapping[int, Sequence[str]], queries: Queries, small: Sequence[tuple[str, int]], rng: np.random.Generator
+) -> Iterator[tuple[str, int]]:
+    """(image, class) of the queries, without end."""
+    if queries == "classes":
+        ids = list(pools)
+        while True:
+            class_id = ids[int(rng.integers(len(ids)))]
+            yield pools[class_id][int(rng.integers(len(pools[class_id])))], class_id
+    pairs = [(name, class_id) for class_id, names in pools.items() for name in names]
+    shown: dict[str, list[int]] = {}
+    for name, class_id in pairs:
+        shown.setdefault(name, []).append(class_id)
+    for name, class_id in small:
+        if name in shown and class_id in pools:
+            shown[name].append(class_id)
+    images = list(shown)
+    while True:
+        for place in rng.permutation(len(pairs if queries == "pairs" else images)):
+            if queries == "pairs":
+                yield pairs[place]
+            else:
+                held = shown[images[place]]
+                yield images[place], held[int(rng.integers(len(held)))]
+
+
+def _elsewhere(pools: Mapping[int, Sequence[str]], class_id: int, rng: np.random.Generator) -> str | None:
     """An image of another class, and not of this one; None where there is only this class."""
-    held, others = set(names), [pool for other, pool in pools if other != class_id]
+    held, others = set(pools[class_id]), [pool for other, pool in pools.items() if other != class_id]
     for _ in range(10 if others else 0):
         pool = others[int(rng.integers(len(others)))]
         name = pool[int(rng.integers(len(pool)))]
@@ -172,6 +217,8 @@ def _checked(
         raise InvalidDataset(f"{path}: {dataset.name} has no class {class_name!r}: give the dataset it was drawn from")
     class_id = dataset.classes.index(class_name)
     names = set(dataset.names(class_id))
+    if isinstance(dataset, Benchmark) and dataset.shows(query, class_id):  # on few pixels, too
+        names.add(query)
     for name in (query, *support):
         if name not in names:
             raise InvalidDataset(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
+from fewseg.core.choices import Queries
 from fewseg.core.errors import InvalidDataset
 from fewseg.core.types import Episode, EpisodeTensors
 from fewseg.data.datasets.base import Dataset
@@ -68,6 +69,8 @@ class TrainingSource:
     """The base classes to draw from; never a class that is tested."""
     weight: float = 1.0
     """How often it is drawn, relative to the other sources."""
+    small: tuple[tuple[str, int], ...] = ()
+    """(image, class) that are queries only, as the image shows the class on too few pixels."""
 
 
 class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
@@ -80,7 +83,8 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         sources: what to draw from; each episode picks a source by weight.
         shots: numbers of support images; of several, each batch draws one.
         batch: episodes that form a batch and so share their number of shots.
-        negative_episodes, splice, per_epoch, epochs, size, seed: see `TrainConfig`.
+        queries, negative_episodes, splice, epochs, size, seed: see `TrainConfig`.
+        per_epoch: episodes of an epoch.
         augmentation: of images and masks; None for the papers' plain resize.
     """
 
@@ -90,6 +94,7 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         *,
         shots: Sequence[int],
         batch: int = 1,
+        queries: Queries = "classes",
         negative_episodes: float = 0.0,
         splice: float = 0.0,
         per_epoch: int,
@@ -101,7 +106,7 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         if not sources or not all(source.weight >= 0 for source in sources) or not any(s.weight for s in sources):
             raise InvalidDataset("nothing to train on: give at least one dataset, with a weight above 0")
         self.sources, self.per_epoch, self.epochs = tuple(sources), per_epoch, epochs
-        self.shots, self.batch = tuple(shots), batch
+        self.shots, self.batch, self.queries = tuple(shots), batch, queries
         self.negative_episodes, self.splice = negative_episodes, splice
         self.size, self.seed, self.augmentation = size, seed, augmentation
         self._epoch_cache: tuple[int, list[tuple[int, Episode]]] | None = None
@@ -121,10 +126,16 @@ class TrainingEpisodes(torch.utils.data.Dataset[EpisodeTensors]):
         chosen = rng.choice(len(weights), self.per_epoch, p=weights / weights.sum())
         drawn = []
         for index, source in enumerate(self.sources):
-            count, seed = int((chosen == index).sum()), self.seed + index
-            most = max(self.shots)
             episodes = draw_training_episodes(
-                source.dataset, source.classes, most, count, seed, epoch, negative_episodes=self.negative_episodes
+                source.dataset,
+                source.classes,
+                max(self.shots),
+                int((chosen == index).sum()),
+                self.seed + index,
+                epoch,
+                queries=self.queries,
+                small=source.small,
+                negative_episodes=self.negative_episodes,
             )
             drawn.append(iter(episodes))
         together = [(int(index), next(drawn[index])) for index in chosen]
