@@ -62,10 +62,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_opens_with_demo_and_test_and_every_target_is_there() -> None:
-    first = [words for words in commands(README) if words[0] == "make"]
+def test_develop_opens_with_demo_and_test_and_every_target_is_there() -> None:
+    first = list(commands(README[README.index("## Develop") :]))
     assert first[:2] == [["make", "demo"], ["make", "test"]]
-    assert README.index("make demo") < README.index("```python") < README.index("fewseg segment")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     texts = [page.read_text("utf-8") for page in pages]
@@ -101,8 +100,9 @@ def test_commands(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     # These are parsed only: one runs until it is stopped, the others are tested elsewhere and take their time.
     for name in ("serve", "export", "bench"):
         monkeypatch.setattr(f"fewseg.cli.{name}.run", lambda options: 0)
-    ran = [words for words in commands(README) if words[0] == "fewseg"]
-    assert ran
+    research = (ROOT / "docs/guides/research.md").read_text("utf-8")
+    trial = research[research.index("## A trial run") : research.index("## Training")]
+    ran = [words for words in commands(README + trial) if words[0] == "fewseg"]
     for words in ran:
         assert main(words[1:]) == 0, (words, capsys.readouterr().err)
     assert {words[1] for words in ran} >= {"segment", "train", "evaluate"}
@@ -113,6 +113,13 @@ def test_commands(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     assert all(f"{i}.jpg" in text for i in range(3))
     for kind in ("masks/cat", "masks/dog", "labels", "overlays"):
         assert len(list((folder / "found" / kind).iterdir())) == 3, kind
+
+
+def test_results_are_those_of_the_results_page() -> None:
+    rows = re.findall(r"^\|.*\|$", README[README.index("results: begin") : README.index("results: end")], re.MULTILINE)
+    page = (ROOT / "docs/results.md").read_text("utf-8")
+    assert len(rows) >= 4
+    assert all(row in page for row in rows)
 
 
 def test_links_lead_somewhere() -> None:
