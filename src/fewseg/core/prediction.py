@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fewseg.core.objects import Objects, ObjectsByLabel
 
 IGNORE = 255
 """Mask value of pixels that count neither as foreground nor as background."""
@@ -25,6 +28,8 @@ class Prediction:
     """Label to how sure we are that it is in the image at all, in [0, 1]."""
     present: dict[str, bool]
     """Label to whether its score reaches the threshold; never empties a mask."""
+    objects: Mapping[str, Objects] = field(default_factory=dict)
+    """Label to the single objects that its mask holds, found when asked for; labels of stuff are left out."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -46,4 +51,7 @@ class Prediction:
         numbers = {label: i for i, label in enumerate(self.labels, 1) if self.present[label]}
         for label in sorted(numbers, key=self.scores.__getitem__):
             label_map[taken & masks[label]] = numbers[label]
-        return replace(self, masks=masks, label_map=label_map)
+        objects, (height, width) = self.objects, self.label_map.shape
+        if isinstance(objects, ObjectsByLabel):
+            objects = objects.without([label for label in self.labels if not self.present[label]], (height, width))
+        return replace(self, masks=masks, label_map=label_map, objects=objects)

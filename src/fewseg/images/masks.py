@@ -1,6 +1,7 @@
 """Masks of every kind to foreground (1), background (0) and ignored pixels (255).
 
 Without a chosen `value` a mask has two values: zero (or black, or transparent) is background, the other foreground.
+With `value="instances"` the mask is an instance map: every value beside 0 is one object, all are foreground.
 With a chosen value (an index, or an RGB colour) its pixels are foreground and everything else is background; beside a
 chosen index, 255 is ignored, as in PASCAL VOC. Palette images are read by their indices.
 """
@@ -11,7 +12,7 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MaskValue: TypeAlias = "int | tuple[int, int, int]"
-"""Which pixels are foreground: an index, or an RGB colour."""
+MaskValue: TypeAlias = "int | tuple[int, int, int] | Literal['instances']"
+"""Which pixels are foreground: an index, an RGB colour, or in an instance map all that are not 0."""
+
+INSTANCES: Final[Literal["instances"]] = "instances"
+"""The value of masks that are instance maps."""
 
 _CHUNK: Final = 1 << 22
 """Pixels that are looked at together: keeps the working memory of huge masks small."""
+
+_MOST_OBJECTS: Final = 100_000
+"""Objects of an instance map."""
 
 _MANY: Final = 1000
 """With more values than this a mask is a photograph; counting stops."""
@@ -76,10 +83,9 @@ def read_mask(
         >>> read_mask(np.array([[0, 3, 255]]), value=3)
         array([[  0,   1, 255]], dtype=uint8)
     """
-    raw = _from_array(mask) if isinstance(mask, np.ndarray) or decoding.is_tensor(mask) else _from_image(mask, value)
-    if raw.values.dtype.kind == "f" and not np.isfinite(raw.values).all():
-        raise InvalidMask(f"{raw.name} holds values that are no finite numbers: give 0 and 1")
-    raw = _fit(raw, size, orientation, image)
+    if value == INSTANCES:
+        return (read_instances(mask, size=size, orientation=orientation, image=image) > 0).astype(np.uint8)
+    raw = _fit(_read(mask, value), size, orientation, image)
     if value is None:
         return _two_valued(raw)
     chosen = _comparable(raw, value)
@@ -90,6 +96,37 @@ def read_mask(
     if not raw.colours and chosen != IGNORE:
         result[raw.values == IGNORE] = IGNORE
     return result
+
+
+def read_instances(
+    mask: ImageLike, *, size: tuple[int, int] | None = None, orientation: int = 1, image: str = "the image"
+) -> NDArray[np.int32]:
+    """An instance map as (H, W) of 0 background and objects numbered from 1, in the order of their values.
+
+    Every value or colour of `mask` but 0 (black, transparent) is an object, 255 as well; palette images are read by
+    their indices. Arguments as in `read_mask`; raises `InvalidMask`, also where there is no object.
+
+    Examples:
+        >>> import numpy as np
+        >>> read_instances(np.array([[0, 7, 300, 7]]))
+        array([[0, 1, 2, 1]], dtype=int32)
+    """
+    raw = _fit(_read(mask, 0), size, orientation, image)
+    found, numbers = np.unique(raw.values, return_inverse=True)
+    if found[0] < 0 or (raw.values.dtype.kind == "f" and (found % 1).any()):
+        raise InvalidMask(f"{raw.name} has the value {found[0]:g}: give an instance map of whole numbers from 0")
+    if not found.any():
+        raise InvalidMask(f"{raw.name} has no object: every pixel is 0; give each object a number of its own")
+    if len(found) > _MOST_OBJECTS:
+        raise InvalidMask(f"{raw.name} has {len(found)} values, as a photograph: save the instance map as PNG or TIFF")
+    return (numbers.reshape(raw.values.shape) + (found[0] != 0)).astype(np.int32)
+
+
+def _read(mask: ImageLike, value: MaskValue | None) -> _Raw:
+    raw = _from_array(mask) if isinstance(mask, np.ndarray) or decoding.is_tensor(mask) else _from_image(mask, value)
+    if raw.values.dtype.kind == "f" and not np.isfinite(raw.values).all():
+        raise InvalidMask(f"{raw.name} holds values that are no finite numbers: give 0 and 1")
+    return raw
 
 
 def mask_values(mask: str | os.PathLike[str] | Image.Image) -> list[int]:

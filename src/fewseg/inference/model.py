@@ -17,10 +17,11 @@ from fewseg.core.devices import choose_device, choose_dtype
 from fewseg.core.errors import InvalidOption
 from fewseg.images import ImageLike, read_mask
 from fewseg.images.doubts import MEANT, mask_doubt
-from fewseg.images.masks import MaskValue
+from fewseg.images.masks import INSTANCES, MaskValue, read_instances
 from fewseg.images.prompts import Prompt
 from fewseg.inference.adaptation.examples import Example
 from fewseg.inference.interactive import mask_of_prompts, region_features
+from fewseg.inference.objects.shape import ExampleObjects
 from fewseg.inference.postprocess import PresenceRule
 from fewseg.inference.predict import EncodedImages, encode_images
 from fewseg.inference.preprocess import PreparedImage, input_sizes, open_for, prepare, prepare_mask
@@ -118,7 +119,9 @@ class InferenceModel:
     ) -> LabelSupport:
         """One example as `teach` keeps it, for `with_supports`; arguments and errors as there."""
         opened = open_for(image, self.input_sizes)
-        foreground = read_mask(mask, value=value, size=opened.size, orientation=opened.orientation, image=opened.name)
+        place: dict[str, Any] = {"size": opened.size, "orientation": opened.orientation, "image": opened.name}
+        instances = read_instances(mask, **place) if value == INSTANCES else None
+        foreground = read_mask(mask, value=value, **place) if instances is None else (instances > 0).astype(np.uint8)
         if check and (doubt := mask_doubt(foreground)):
             log.warning("the mask of %s %s; %s", opened.name, doubt, MEANT)
         truths = prepare_mask(foreground, self.input_sizes, f"the mask of {opened.name}")
@@ -128,7 +131,8 @@ class InferenceModel:
             digest.update(pixels.numpy().tobytes() + truth.numpy().tobytes())
             sets.append(self.method.encode_support(pixels[None, None], truth[None, None]))
         example = Example.of(opened.image, foreground)
-        return LabelSupport(tuple(sets), (digest.hexdigest()[:16],), examples=(example,))
+        objects = ExampleObjects.of(foreground, instances)
+        return LabelSupport(tuple(sets), (digest.hexdigest()[:16],), examples=(example,), objects=(objects,))
 
     def mask_from_prompt(
         self,

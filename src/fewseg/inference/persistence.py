@@ -15,10 +15,12 @@ from typing import Any, Final, TypeVar
 import torch
 
 from fewseg.core.errors import InvalidCheckpoint, InvalidSupport, one_line
+from fewseg.core.objects import KINDS, Kind
 from fewseg.core.tensor_files import read_tensors, write_tensors
 from fewseg.core.types import SupportSet
 from fewseg.inference.adaptation.adapted import AdaptedLabel
 from fewseg.inference.model import InferenceModel
+from fewseg.inference.objects.shape import ExampleObjects
 from fewseg.inference.supports import LabelSupport, check_label
 from fewseg.models.checkpoints import load_method, load_official
 from fewseg.models.methods import FewShotMethod
@@ -110,6 +112,8 @@ def write_supports(
             "encoders": [s.encoder for s in support.sets],
             **({} if support.presence_threshold is None else {"presence_threshold": support.presence_threshold}),
             **({"adaptation": support.adaptation.about} if support.adaptation else {}),
+            "objects": [one.as_json() if one else None for one in support.objects],
+            **({"kind": support.kind} if support.kind else {}),
         }
         for label, support in supports.items()
     ]
@@ -154,7 +158,9 @@ def _grouped(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> d
             raise ValueError(f"the examples of {entry['label']!r} are incomplete")
         check_label(entry["label"])
         fitted = AdaptedLabel.from_tensors(adapted[i], entry["adaptation"]) if "adaptation" in entry else None
-        supports[entry["label"]] = LabelSupport(sets, digests, _threshold_of(entry), adaptation=fitted)
+        supports[entry["label"]] = LabelSupport(
+            sets, digests, _threshold_of(entry), adaptation=fitted, objects=_objects_of(entry), kind=_kind_of(entry)
+        )
     return supports
 
 
@@ -185,6 +191,22 @@ def _misfit(encoded: SupportSet, pattern: SupportSet) -> str:
         if tensor.is_floating_point() != expected.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             return f"{key} has values that are no numbers"
     return ""
+
+
+def _objects_of(entry: Mapping[str, Any]) -> tuple[ExampleObjects | None, ...]:
+    """The measures of objects of each example, none in files from before there were any; raises `ValueError` ..."""
+    listed = entry.get("objects") or ()
+    if len(listed) not in (0, len(entry["digests"])):
+        raise ValueError("measures of objects of other examples")
+    return tuple(None if one is None else ExampleObjects.from_json(one) for one in listed)
+
+
+def _kind_of(entry: Mapping[str, Any]) -> Kind | None:
+    """The kind that was set for a label, None without; raises `ValueError`."""
+    kind = entry.get("kind")
+    if kind not in (None, *KINDS):
+        raise ValueError(f"a kind {kind!r:.40}")
+    return kind
 
 
 def _threshold_of(entry: Mapping[str, Any]) -> float | None:

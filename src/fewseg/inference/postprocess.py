@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewseg.core.types import Prediction
+from fewseg.inference.objects.found import objects_of
+from fewseg.inference.objects.shape import ObjectShape
 from fewseg.models.ops.resize import resize
 from fewseg.models.presence import DEFAULT_THRESHOLD, UNSCALED, PresenceScale, presence_scores
 
@@ -25,6 +27,9 @@ MASK_THRESHOLD: Final = 0.5
 
 STRIP: Final = 1 << 22
 """Values that are resized at a time."""
+
+_CONFIDENCES: Final = 1024
+"""Rows, and columns, of probabilities that are kept for the scores of objects, at most."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,9 @@ class PredictionBuilder:
         self.masks = {label: np.empty(shape, np.bool_) for label in labels}
         self.probabilities = {label: np.empty(shape, np.float32) for label in labels} if probabilities else {}
         self.label_map = np.empty(shape, np.uint16)
+        self._step = -(-max(shape) // _CONFIDENCES)
+        small = tuple(-(-side // self._step) for side in shape)
+        self._confidences = {label: np.empty(small, np.float16) for label in labels}
 
     def put(self, rows: slice, values: NDArray[np.float32]) -> None:
         """The foreground probabilities (labels, rows, width) of some rows.
@@ -58,11 +66,15 @@ class PredictionBuilder:
         Masks are cut at `MASK_THRESHOLD`; in the label map a pixel belongs to the most probable label, the first of
         equals, where that one's mask has it.
         """
-        inside = []
+        inside, step = [], self._step
+        first = -rows.start % step
         for label, probable in zip(self.masks, values, strict=True):
             inside.append(np.greater_equal(probable, MASK_THRESHOLD, out=self.masks[label][rows]))
             if self.probabilities:
                 self.probabilities[label][rows] = probable
+            place = (rows.start + first) // step
+            kept = np.minimum(probable[first::step, ::step], 1)
+            self._confidences[label][place : place + len(kept)] = kept
         chosen = inside[0].astype(np.uint16)
         best = values[0]
         for place in range(1, len(values)):
@@ -71,11 +83,14 @@ class PredictionBuilder:
             np.copyto(chosen, np.uint16(place + 1), where=better & inside[place])
         self.label_map[rows] = chosen
 
-    def prediction(self, scores: Sequence[float], rule: PresenceRule) -> Prediction:
-        """The result, once all rows are in."""
+    def prediction(
+        self, scores: Sequence[float], rule: PresenceRule, shapes: Mapping[str, ObjectShape] | None = None
+    ) -> Prediction:
+        """The result, once all rows are in; `shapes` are the typical objects of labels."""
         named = dict(zip(self.masks, scores, strict=True))
         present = {label: score >= rule.by_label.get(label, rule.threshold) for label, score in named.items()}
-        return Prediction(self.masks, self.probabilities, self.label_map, named, present)
+        objects = objects_of(self.masks, shapes or {}, self._confidences)
+        return Prediction(self.masks, self.probabilities, self.label_map, named, present, objects)
 
 
 def full_size_prediction(
@@ -83,20 +98,21 @@ def full_size_prediction(
     labels: Sequence[str],
     size: tuple[int, int],
     rule: PresenceRule = PresenceRule(),
+    shapes: Mapping[str, ObjectShape] | None = None,
     *,
     probabilities: bool = True,
     strip: int = STRIP,
 ) -> Prediction:
     """The result for an image of `size` (width, height) whose `labels` have probabilities `coarse` (labels, h, w).
 
-    Probabilities are resized bilinearly, `strip` values at a time. Without `probabilities` that field of the result
-    stays empty, which takes less than half the memory.
+    Probabilities are resized bilinearly, `strip` values at a time. `shapes` are the typical objects of labels. Without
+    `probabilities` that field of the result stays empty, which takes less than half the memory.
     """
     width, height = size
     result = PredictionBuilder(labels, (height, width), probabilities)
     for rows, values in _strips(coarse, height, width, strip):
         result.put(rows, values.numpy())
-    return result.prediction(rule.scores(coarse), rule)
+    return result.prediction(rule.scores(coarse), rule, shapes)
 
 
 def _strips(coarse: Tensor, height: int, width: int, strip: int) -> Iterator[tuple[slice, Tensor]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewseg.core.devices import choose_device
 from fewseg.core.errors import InvalidOption, InvalidSupport
+from fewseg.core.objects import Kind, check_kind
 from fewseg.core.progress import ProgressCallback, silent
 from fewseg.core.types import Prediction
 from fewseg.images import ImageLike
@@ -29,6 +30,7 @@ from fewseg.inference.adaptation.adapted import AdaptedLabel
 from fewseg.inference.adaptation.report import Adaptation
 from fewseg.inference.adaptation.support import adapt_support
 from fewseg.inference.model import InferenceModel
+from fewseg.inference.objects.shape import ObjectShape
 from fewseg.inference.persistence import load_segmenter, save_segmenter
 from fewseg.inference.postprocess import PresenceRule, full_size_prediction
 from fewseg.inference.predict import EncodedImages, adapt_predictions, predict_probabilities
@@ -92,7 +94,8 @@ class Segmenter(InferenceModel):
             label: any name of printable characters.
             image: anything `fewseg.images.read_image` reads.
             mask: the label's mask at the image's size: 0/255, 0/1, bool, or with `value`.
-            value: which index, or RGB colour, of the mask is the label.
+            value: which index, or RGB colour, of the mask is the label; "instances" for an instance map, in which
+                every value but 0 is one object: size and shape of single objects are learnt from it.
             box: instead of a mask, for one image, as in `mask_from_prompt`; so are `points` and `scribble`.
             points: likewise.
             scribble: likewise.
@@ -120,6 +123,8 @@ class Segmenter(InferenceModel):
             self._supports = {**self._supports, label: LabelSupport.concatenate([*before, *shots])}
         _say_dropped(label, before)
         log.info("%s: %d shots", label, self.shots(label))
+        if self.kind(label) == "stuff" and self._supports[label].kind is None:
+            log.info("%s looks like stuff: it has no single objects, unless set_kind(%r, 'thing')", label, label)
 
     def _mask_to_teach(self, label: str, image: Any, value: MaskValue | None, prompt: dict[str, Any]) -> Any:
         """The mask for `teach` without one."""
@@ -149,6 +154,29 @@ class Segmenter(InferenceModel):
             else:
                 self._supports = {**self._supports, label: support.drop(shot)}
         _say_dropped(label, [support])
+
+    def kind(self, label: str) -> Kind:
+        """Whether the label is one of things, which are counted, or of stuff, as was set or as its examples look."""
+        if label not in self._supports:
+            raise unknown_label(label, self.labels)
+        return self._supports[label].shape.kind
+
+    def set_kind(self, label: str, kind: Kind | None) -> None:
+        """Say that a label is one of things or of stuff; None: as its examples look. `save` keeps it.
+
+        Raises `InvalidSupport` for an unknown label, `InvalidOption` for an unknown kind.
+        """
+        if kind is not None:
+            check_kind(kind)
+        with _TEACHING:
+            if label not in self._supports:
+                raise unknown_label(label, self.labels)
+            self._supports = {**self._supports, label: replace(self._supports[label], kind=kind)}
+
+    @property
+    def object_shapes(self) -> dict[str, ObjectShape]:
+        """The typical object of every label, which tells single objects apart, and the label's kind."""
+        return {label: support.shape for label, support in self._supports.items()}
 
     def fit_presence(
         self, label: str, images: Sequence[ImageLike] = (), refused: Sequence[ImageLike] = ()
@@ -290,7 +318,9 @@ class Segmenter(InferenceModel):
 
     def postprocess(self, coarse: Tensor, size: tuple[int, int], *, probabilities: bool = True) -> Prediction:
         """The result at the image's size (width, height) from its probabilities (labels, s, s) at the model's."""
-        return full_size_prediction(coarse, self.labels, size, self.presence_rule, probabilities=probabilities)
+        return full_size_prediction(
+            coarse, self.labels, size, self.presence_rule, self.object_shapes, probabilities=probabilities
+        )
 
     def require_labels(self) -> None:
         """Raise `InvalidSupport` if nothing has been taught yet."""

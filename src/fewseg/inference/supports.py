@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from fewseg.core.errors import InvalidSupport, did_you_mean
+from fewseg.core.objects import Kind
 from fewseg.core.types import SupportSet
 from fewseg.inference.adaptation.adapted import AdaptedLabel
 from fewseg.inference.adaptation.examples import Example
+from fewseg.inference.objects.shape import ExampleObjects, ObjectShape
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,19 @@ class LabelSupport:
     """Image and mask of every example, for `Segmenter.adapt`; None, or no tuple, where they are not at hand."""
     adaptation: AdaptedLabel | None = None
     """What was fitted to these very examples."""
+    objects: tuple[ExampleObjects | None, ...] = ()
+    """The regions of every example's mask, which tell single objects apart; None, or no tuple, where not known."""
+    kind: Kind | None = None
+    """Whether the label is one of things or of stuff, where somebody said it."""
 
     @property
     def shots(self) -> int:
         return len(self.digests)
+
+    @cached_property
+    def shape(self) -> ObjectShape:
+        """The label's typical object."""
+        return ObjectShape.of(self.objects, self.kind)
 
     @classmethod
     def concatenate(cls, parts: Sequence[LabelSupport]) -> LabelSupport:
@@ -38,7 +50,10 @@ class LabelSupport:
         sets = zip(*(part.sets for part in parts), strict=True)
         digests = tuple(d for part in parts for d in part.digests)
         examples = tuple(e for part in parts for e in part.examples or (None,) * part.shots)
-        return cls(tuple(SupportSet.concatenate(s) for s in sets), digests, examples=examples)
+        objects = tuple(o for part in parts for o in part.objects or (None,) * part.shots)
+        kind = next((part.kind for part in parts if part.kind), None)
+        joined = tuple(SupportSet.concatenate(s) for s in sets)
+        return cls(joined, digests, examples=examples, objects=objects, kind=kind)
 
     def drop(self, shot: int) -> LabelSupport:
         """All shots but one."""
@@ -46,9 +61,13 @@ class LabelSupport:
 
     def select(self, shots: Sequence[int]) -> LabelSupport:
         """The named shots only, without what was fitted to all of them."""
-        sets, examples = tuple(s.select(shots) for s in self.sets), self.examples
-        digests = tuple(self.digests[i] for i in shots)
-        return LabelSupport(sets, digests, examples=tuple(examples[i] for i in shots) if examples else ())
+        return LabelSupport(
+            tuple(s.select(shots) for s in self.sets),
+            tuple(self.digests[i] for i in shots),
+            examples=tuple(self.examples[i] for i in shots) if self.examples else (),
+            objects=tuple(self.objects[i] for i in shots) if self.objects else (),
+            kind=self.kind,
+        )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LabelSupport:
         """A copy on `device` as `dtype`."""

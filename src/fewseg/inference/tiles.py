@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from fewseg.core.types import Prediction
 from fewseg.images import open_image, read_mask
 from fewseg.images.decode import ImageLike
 from fewseg.images.doubts import MEANT, mask_doubt
-from fewseg.images.masks import MaskValue
+from fewseg.images.masks import INSTANCES, MaskValue, read_instances
 from fewseg.inference.postprocess import PredictionBuilder
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiling import Span, Tile, TileOptions, crops, spans
@@ -102,7 +102,7 @@ def _blended(
         band[:, rest.shape[1] :] = 0
     for values in result.probabilities.values():  # shares add up to 1, to rounding
         np.clip(values, 0, 1, out=values)
-    return result.prediction(scores, rule)
+    return result.prediction(scores, rule, segmenter.object_shapes)
 
 
 def _row_of_tiles(
@@ -132,10 +132,14 @@ def teach_tiled(
     """
     side = TileOptions(tile).side_for(segmenter)
     opened = open_image(image)
-    foreground = read_mask(mask, value=value, size=opened.size, orientation=opened.orientation, image=opened.name)
+    place: dict[str, Any] = {"size": opened.size, "orientation": opened.orientation, "image": opened.name}
+    instances = read_instances(mask, **place) if value == INSTANCES else None
+    foreground = read_mask(mask, value=value, **place) if instances is None else (instances > 0).astype(np.uint8)
     if check and (doubt := mask_doubt(foreground)):
         log.warning("the mask of %s %s; %s", opened.name, doubt, MEANT)
     boxes = [(left, top, left + width, top + height) for left, top, width, height in crops(foreground == 1, side)]
-    masks = [foreground[top:bottom, left:right] for left, top, right, bottom in boxes]
-    segmenter.teach(label, [opened.image.crop(box) for box in boxes], masks, value=1, check=False)
+    chosen: MaskValue = 1 if instances is None else INSTANCES
+    whole = foreground if instances is None else instances
+    masks = [whole[top:bottom, left:right] for left, top, right, bottom in boxes]
+    segmenter.teach(label, [opened.image.crop(box) for box in boxes], masks, value=chosen, check=False)
     return len(boxes)

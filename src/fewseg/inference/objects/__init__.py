@@ -1,0 +1,1 @@
+"""Single objects: what examples say of their size and shape, and masks cut into objects by that."""
