@@ -19,6 +19,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fewseg.models.backbones.stamp import WeightsStamp
+
 log = logging.getLogger(__name__)
 
 ProbeRun = Callable[[], Iterable[Tensor]]
@@ -148,12 +150,11 @@ class FoldedNet:
     pairs: list[tuple[str, str]] | None = None
     """What can be folded; None: not looked yet."""
     net: nn.Module | None = None
-    state: list[tuple[Tensor, Tensor, int]] | None = None
-    """The tensors that `net` was folded from: themselves, a view that keeps their memory from being given to others,
-    and how often they had been changed in place."""
+    stamp: WeightsStamp | None = None
+    """The weights that `net` was folded from."""
 
     def drop(self) -> None:
-        self.net = self.state = None
+        self.net = self.stamp = None
 
     def get(self, net: nn.Module, run: ProbeRun) -> nn.Module | None:
         """The folded copy, made if there is none of these weights; None where nothing can be folded."""
@@ -162,22 +163,13 @@ class FoldedNet:
             log.debug("%d batch norms can be folded", len(self.pairs))
         if not self.pairs:
             return None
-        tensors = [*net.parameters(), *net.buffers()]
-        if any(t.is_inference() for t in tensors):  # changes in place leave no trace on these
-            return None
-        if self.state is None or not self._same(tensors):
+        if self.stamp is None or not self.stamp.holds(net):
             self.drop()
-            with torch.inference_mode(False):
-                self.net = folded_copy(net, self.pairs)
-            self.state = [(t, t.detach(), t._version) for t in tensors]
+            self.stamp = WeightsStamp.of(net)
+            if self.stamp is not None:
+                with torch.inference_mode(False):
+                    self.net = folded_copy(net, self.pairs)
         return self.net
-
-    def _same(self, tensors: list[Tensor]) -> bool:
-        assert self.state is not None
-        return len(tensors) == len(self.state) and all(
-            t is before and t.data_ptr() == view.data_ptr() and t._version == version and t.dtype == view.dtype
-            for t, (before, view, version) in zip(tensors, self.state, strict=True)
-        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FoldedNet:
         return FoldedNet(self.pairs)
