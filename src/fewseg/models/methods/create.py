@@ -12,6 +12,7 @@ from fewseg.models.backbones import BackboneSpec, build_pyramid, create_backbone
 from fewseg.models.methods.base import FewShotMethod
 from fewseg.models.methods.dcama.method import DCAMA
 from fewseg.models.methods.dcama_light.method import DCAMALight
+from fewseg.models.methods.foris.method import FoRIS
 from fewseg.models.methods.hsnet import HSNet
 from fewseg.models.methods.insid3.method import INSID3
 from fewseg.models.methods.prototype import Prototype
@@ -19,7 +20,7 @@ from fewseg.models.methods.saved_names import refuse_old_options
 from fewseg.models.methods.sccan.method import SCCAN
 
 METHODS: dict[str, type[FewShotMethod]] = {
-    kind.name: kind for kind in (DCAMA, DCAMALight, HSNet, INSID3, Prototype, SCCAN)
+    kind.name: kind for kind in (DCAMA, DCAMALight, FoRIS, HSNet, INSID3, Prototype, SCCAN)
 }
 """Every method by name; `register_method` adds yours."""
 
