@@ -81,7 +81,7 @@ class TrainConfig:
     model_kwargs: tuple[str, ...] = ()
     """Fields of the method's config, as KEY=VALUE: `heads=4 attention=cosine`."""
     backbone: str = "resnet50"
-    """resnet50, resnet101, swin_b, tiny, or any timm model name."""
+    """resnet50, resnet101, swin_b, tiny, dinov3-small, dinov2-base, ... or any timm model name."""
     pretrained: bool = False
     """Download the backbone's ImageNet weights."""
     backbone_weights: str | None = None

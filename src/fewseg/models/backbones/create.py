@@ -17,24 +17,14 @@ from torch import Tensor
 
 from fewseg.core.errors import InvalidCheckpoint, InvalidOption, unknown
 from fewseg.images.transforms import IMAGENET_MEAN, IMAGENET_STD
-from fewseg.models.backbones.base import BackboneSpec, FeaturePyramid
+from fewseg.models.backbones.base import ALL_MAPS, BackboneSpec, FeaturePyramid, MapChoice
 from fewseg.models.backbones.deep_resnet import DeepResNetPyramid, timm_stem_names
-from fewseg.models.backbones.timm_pyramid import build_timm_pyramid, pretrained_config
+from fewseg.models.backbones.names import NAMED_BACKBONES, PAPER_BACKBONES
+from fewseg.models.backbones.published import published_weights
+from fewseg.models.backbones.timm_pyramid import TransformerPyramid, build_timm_pyramid, pretrained_config
 from fewseg.models.backbones.tiny import TinyPyramid
 
 log = logging.getLogger(__name__)
-
-PAPER_BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
-    "resnet50": ("resnet50.a1h_in1k", {}),
-    "resnet101": ("resnet101.a1h_in1k", {}),
-    "swin_b": (
-        "swin_base_patch4_window12_384.ms_in22k_ft_in1k",
-        {"strict_img_size": False},  # windows as at 384 pixels, whatever the input size
-    ),
-    "resnet50_deep_dilated": ("resnet50s.gluon_in1k", {"output_stride": 8}),
-    "resnet101_deep_dilated": ("resnet101s.gluon_in1k", {"output_stride": 8}),
-}
-"""The papers' names: timm model and weights, and constructor options."""
 
 _STAGE_OUTPUTS = {"resnet50_deep_dilated", "resnet101_deep_dilated"}
 """Those that yield one map a stage, after its last ReLU (SCCAN)."""
@@ -56,30 +46,37 @@ def create_backbone(
     weights: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
     normalisation: str | None = None,
+    maps: MapChoice = ALL_MAPS,
+    transformer_maps: MapChoice | None = None,
 ) -> FeaturePyramid:
-    """A frozen pyramid with random weights, timm's ImageNet weights, or weights from a local file.
+    """A frozen pyramid with random weights, published weights, or weights from a local file.
 
     Args:
-        name: `resnet50`, `resnet101`, `swin_b`, `tiny` or any timm model name.
-        pretrained: download timm's weights (needs a network or timm's cache).
+        name: `resnet50`, `dinov3-large`, ... (`NAMED_BACKBONES`), `tiny` or any timm model name.
+        pretrained: use the published weights, downloaded where they are not here yet (`published.py`).
         weights: a local `.safetensors` or PyTorch file instead; its metadata may name constructor options (`kwargs`)
             and the scaling (`norm`), which then need not be given.
         options: keyword arguments for the model's constructor, e.g. `{"pad_type": "same"}`.
         normalisation: scaling that the weights expect: `imagenet`, `half` or `none`; if not given, what the file or
             timm says.
+        maps: which maps to give.
+        transformer_maps: which of a plain transformer's instead, if given.
 
     Raises:
-        InvalidOption: unknown name, option or scaling. InvalidCheckpoint: the weights cannot be read or do not fit.
+        InvalidOption: unknown name, option, scaling or layer.
+        InvalidCheckpoint: the weights cannot be read or do not fit.
     """
-    timm_name, defaults = PAPER_BACKBONES.get(name, (name, {}))
+    timm_name, defaults = NAMED_BACKBONES.get(name, (name, {}))
     if name != "tiny" and timm_name.split(".")[0] not in timm.list_models():
-        raise unknown("backbone", name, [*PAPER_BACKBONES, "tiny", *timm.list_models()])
+        raise unknown("backbone", name, [*NAMED_BACKBONES, "tiny", *timm.list_models()])
     if normalisation is not None and normalisation not in NORMALISATIONS:
         raise unknown("normalisation", normalisation, NORMALISATIONS)
     state, metadata = read_weights(weights) if weights is not None else ({}, {})
     merged = {**defaults, **_metadata_options(metadata), **(options or {})}
     mean, std = _scaling(name, timm_name, normalisation or _METADATA_NORMALISATIONS.get(metadata.get("norm", "")))
-    pyramid = build_pyramid(BackboneSpec(name, merged, mean, std))
+    pyramid = _all_maps(BackboneSpec(name, merged, mean, std))
+    plain = isinstance(pyramid, TransformerPyramid)
+    pyramid.choose_maps(maps if transformer_maps is None or not plain else transformer_maps)
     if weights is not None:
         load_backbone_weights(pyramid, state, source=os.fspath(weights))
     elif pretrained:
@@ -91,9 +88,14 @@ def create_backbone(
 
 def build_pyramid(spec: BackboneSpec) -> FeaturePyramid:
     """The architecture of a spec, weights random."""
+    return _all_maps(spec).choose_maps(spec.maps)
+
+
+def _all_maps(spec: BackboneSpec) -> FeaturePyramid:
+    """A pyramid that gives every block's map."""
     if spec.name == "tiny":
         return TinyPyramid(spec)
-    timm_name = PAPER_BACKBONES.get(spec.name, (spec.name, {}))[0]
+    timm_name = NAMED_BACKBONES.get(spec.name, (spec.name, {}))[0]
     if spec.name in _STAGE_OUTPUTS:
         return DeepResNetPyramid(spec, timm_name)
     return build_timm_pyramid(spec, timm_name)
@@ -139,7 +141,8 @@ def load_backbone_weights(pyramid: FeaturePyramid, state: Mapping[str, Tensor], 
     net = pyramid.net
     wanted = net.state_dict()
     given = timm_stem_names(state) if isinstance(pyramid, DeepResNetPyramid) else dict(state)
-    if not wanted.keys() <= given.keys():
+    known = wanted.keys() <= given.keys() and all(k in wanted or _is_classifier(k) for k in given)
+    if not known:
         module = sys.modules[type(net).__module__]
         convert = getattr(module, "checkpoint_filter_fn", None)  # timm's own, for the names of original releases
         if convert is not None:
@@ -198,13 +201,11 @@ def _download(pyramid: FeaturePyramid, timm_name: str) -> None:
         raise InvalidOption(
             "the tiny backbone's weights come with the default model's: use that, or give backbone weights of your own"
         )
-    try:
-        options = {k: v for k, v in pyramid.spec.options.items() if k != "features_only"}
-        staged: dict[str, Any] = {"features_only": True} if pyramid.spec.options.get("features_only") else {}
-        model = timm.create_model(timm_name, pretrained=True, **options, **staged)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise InvalidCheckpoint(
-            f"cannot download weights of {timm_name} ({reason}): give backbone_weights=PATH to read them from a file"
-        ) from error
-    load_backbone_weights(pyramid, model.state_dict(), source=timm_name)
+    file = published_weights(timm_name).fetched()
+    if pyramid.spec.options.get("features_only"):  # whose parameters have other names
+        staged = timm.create_model(
+            timm_name, pretrained=True, pretrained_cfg_overlay={"file": os.fspath(file)}, **pyramid.spec.options
+        )
+        pyramid.net.load_state_dict(staged.state_dict())
+        return
+    load_backbone_weights(pyramid, read_weights(file)[0], source=os.fspath(file))

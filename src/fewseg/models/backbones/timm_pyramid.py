@@ -10,18 +10,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import timm
 import torch
+from timm.models.hieradet_sam2 import HieraDet
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewseg.core.errors import InvalidOption, unknown
-from fewseg.images.transforms import resize_by_centres
-from fewseg.models.backbones.base import BackboneSpec, BlockInfo, FeaturePyramid
-from fewseg.models.ops.resize import map_size
+from fewseg.models.backbones.base import BackboneSpec, BlockInfo, FeaturePyramid, MapChoice
 
 SIZE_FREE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
 """What lets a transformer take any input size (ViT-like, Swin-like); the first that is accepted wins."""
@@ -44,7 +44,8 @@ def create_timm_model(name: str, **options: Any) -> tuple[nn.Module, bool]:
         except TypeError:
             continue  # this family does not know the option
     try:
-        return timm.create_model(name, pretrained=False, **options), fixed
+        model = timm.create_model(name, pretrained=False, **options)
+        return model, fixed and not isinstance(model, VisionTransformerSAM)  # SAM's takes any size as it is
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         reason = str(error) or type(error).__name__
         raise InvalidOption(f"backbone {name} does not take the options {options}: {reason}") from error
@@ -122,6 +123,7 @@ class HookedPyramid(FeaturePyramid):
             handles[name].remove()
         self._check(model, {name: shapes[name] for name in self.taps}, size)
         self._own_hooks = len(self.taps)
+        self.multiple = 32 if isinstance(model, HieraDet) else 1  # whose pooled and plain paths have to meet
         self.blocks = tuple(BlockInfo(shapes[name][1], size / shapes[name][-1]) for name in self.taps)
         self.freeze().eval()
 
@@ -161,34 +163,49 @@ class HookedPyramid(FeaturePyramid):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedPyramid:
         # Hooks are bound to this pyramid and thread-local storage cannot be copied: build the copy's own.
-        copy = build_timm_pyramid(self.spec, self.timm_name)
+        copy = build_timm_pyramid(self.spec, self.timm_name).choose_maps(self.spec.maps)
         copy.load_state_dict(self.state_dict())
         weight = next(self.parameters())
         return copy.to(weight.device, weight.dtype).freeze(self.frozen)  # type: ignore[return-value]
 
 
 class TransformerPyramid(FeaturePyramid):
-    """Plain vision transformers: every block's tokens as a map, all of one stride; inputs resized to whole patches."""
+    """Plain vision transformers: the blocks' patch tokens as maps, all of one stride, class and register tokens left
+    out; inputs are resized to whole patches."""
 
     def __init__(self, spec: BackboneSpec, model: nn.Module) -> None:
         super().__init__(spec)
         self.net = model
-        self.patch: int = model.patch_embed.patch_size[0]  # type: ignore[union-attr, index, assignment]
-        self.blocks = self._measure(8 * self.patch)
+        self.multiple = int(model.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
+        self.layers: list[int] | None = None
+        """Blocks whose maps are computed; None: all."""
+        self.blocks = self._measure(8 * self.multiple)
         self.freeze().eval()
 
+    def choose_maps(self, maps: MapChoice) -> Self:
+        self.spec = replace(self.spec, maps=maps)
+        places = maps.places(len(self.blocks), self.name)
+        self.layers = sorted(set(places))
+        self._order = [self.layers.index(place) for place in places]
+        computed = self._measure(8 * self.multiple)
+        self._set_blocks([computed[place] for place in self._order])
+        return self
+
     def features(self, images: Tensor) -> list[Tensor]:
-        height, width = (max(1, round(side / self.patch)) * self.patch for side in map_size(images))
-        whole = height, width
-        if whole != map_size(images):
-            images = resize_by_centres(images, whole)
         maps: list[Tensor] = self.net.forward_intermediates(  # type: ignore[operator]
-            images, norm=False, output_fmt="NCHW", intermediates_only=True
+            images,
+            indices=self.layers,
+            norm=self.spec.maps.final_norm,
+            stop_early=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
         )
         return maps
 
     def final_norm(self, tokens: Tensor) -> Tensor:
-        norm: nn.Module = self.net.norm  # type: ignore[assignment]
+        norm = getattr(self.net, "norm", None)
+        if norm is None or self.spec.maps.final_norm:  # SAM has a neck instead, which is no norm; or it is done already
+            return tokens
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return cast("Tensor", norm(tokens))
 
@@ -267,6 +284,8 @@ def build_timm_pyramid(spec: BackboneSpec, name: str) -> FeaturePyramid:
 
 
 def _is_flat_transformer(model: nn.Module) -> bool:
+    if isinstance(model, VisionTransformerSAM):
+        return True
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     blocks = getattr(model, "blocks", None)
     return (

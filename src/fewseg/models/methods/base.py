@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fewseg.core.errors import InvalidImage, InvalidOption, InvalidSupport
 from fewseg.core.types import EpisodeTensors, QueryFeatures, SupportSet
-from fewseg.models.backbones import FeaturePyramid
+from fewseg.models.backbones import ALL_MAPS, FeaturePyramid, MapChoice
 from fewseg.models.methods.saved_names import first_identity
 from fewseg.models.ops.resize import map_size
 
@@ -34,6 +34,10 @@ class FewShotMethod(nn.Module):
     """The frozen dataclass of the method's choices; has at least `image_size`."""
     backbone_aliases: ClassVar[Mapping[str, str]] = {}
     """Backbone names that mean another variant in this method's paper, to that variant's name."""
+    backbone_maps: ClassVar[MapChoice] = ALL_MAPS
+    """The backbone's maps that the method works with."""
+    transformer_maps: ClassVar[MapChoice | None] = None
+    """The same for plain transformers, whose maps are all of one stride; None: no others."""
     adamw_parameters: ClassVar[tuple[str, ...]] = ()
     """Prefixes of the names of parameters that the paper trains with AdamW, apart from the others."""
     bfloat16_devices: ClassVar[tuple[str, ...]] = ("cuda",)
@@ -136,6 +140,8 @@ class FewShotMethod(nn.Module):
     def support_key(self) -> str:
         """Identifies method, backbone and config: encoded supports fit no other. Not changed by renamings."""
         name, config = first_identity(self.name, dataclasses.asdict(self.config))
+        if self.backbone.spec.maps != ALL_MAPS:
+            config = {**config, "backbone_maps": dataclasses.asdict(self.backbone.spec.maps)}
         choices = json.dumps(config, sort_keys=True)
         return f"{name} over {self.backbone.name} ({hashlib.sha256(choices.encode()).hexdigest()[:8]})"
 

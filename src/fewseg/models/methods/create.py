@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fewseg.core.errors import InvalidOption, unknown
-from fewseg.models.backbones import BackboneSpec, build_pyramid, create_backbone
+from fewseg.models.backbones import BackboneSpec, MapChoice, build_pyramid, create_backbone
 from fewseg.models.methods.base import FewShotMethod
 from fewseg.models.methods.dcama.method import DCAMA
 from fewseg.models.methods.dcama_light.method import DCAMALight
@@ -57,17 +57,20 @@ def create_method(
     backbone_weights: str | os.PathLike[str] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
     backbone_normalisation: str | None = None,
+    backbone_maps: MapChoice | None = None,
     **config: Any,
 ) -> FewShotMethod:
     """A new, untrained method over a frozen backbone, in eval mode.
 
     Args:
         name: the method, e.g. `dcama`.
-        backbone: `resnet50`, `resnet101`, `swin_b`, `tiny` or any timm model name.
-        pretrained: download the backbone's ImageNet weights through timm.
+        backbone: `resnet50`, `dinov3-large`, ... (`fewseg.models.backbones.names` has all), `tiny` or any timm model
+            name.
+        pretrained: use the backbone's published weights, downloaded where they are not here yet.
         backbone_weights: read them from a local file instead.
         backbone_options: keyword arguments for the backbone's constructor.
         backbone_normalisation: pixel scaling of the weights: `imagenet`, `half` or `none`; known for timm's own.
+        backbone_maps: which of the backbone's maps the method works with; its own choice if not given.
         config: fields of the method's config, e.g. `image_size=320`.
 
     Raises:
@@ -80,6 +83,8 @@ def create_method(
         weights=backbone_weights,
         options=backbone_options,
         normalisation=backbone_normalisation,
+        maps=METHODS[name].backbone_maps if backbone_maps is None else backbone_maps,
+        transformer_maps=METHODS[name].transformer_maps if backbone_maps is None else None,
     )
     return METHODS[name](pyramid, settings).eval()  # type: ignore[call-arg]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fewseg.core.errors import InvalidOption
 from fewseg.core.types import EpisodeTensors, QueryFeatures, SupportSet
-from fewseg.models.backbones import FeaturePyramid
+from fewseg.models.backbones import FeaturePyramid, MapChoice
 from fewseg.models.methods.dcama.aggregation import Decoding, MaskAggregation, batched_scales
 from fewseg.models.methods.dcama_light.boundary import GUIDE, guide_from, guide_tensors, refine_boundary
 from fewseg.models.methods.dcama_light.calibration import RAISES, Calibration
@@ -44,6 +44,7 @@ class DCAMALight(MaskAggregation):
     Config: ClassVar[type] = DCAMALightConfig
     config: DCAMALightConfig
     class_balanced = True
+    transformer_maps: ClassVar[MapChoice | None] = MapChoice(parts=4, strides=(4, 8, 16, 16))  # two scales to skip from
 
     def __init__(self, backbone: FeaturePyramid, config: DCAMALightConfig = DCAMALightConfig()) -> None:
         super().__init__(backbone, config)
