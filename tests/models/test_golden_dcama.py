@@ -8,6 +8,7 @@ import torch
 
 from fewseg.core.errors import FewsegError, InvalidCheckpoint, InvalidOption
 from fewseg.models.checkpoints import load_official
+from fewseg.models.checkpoints.released_order import dcama_names
 from fewseg.models.methods.dcama.method import DCAMA
 from helpers.golden_models import golden, inputs, released_state
 
@@ -80,3 +81,28 @@ def test_broken_files_are_named(tmp_path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(FewsegError, match=r"broken\.pt"):
         load_official(path)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "swin_b"])
+def test_names_in_the_order_of_the_release(backbone: str) -> None:
+    state = released_state(f"keys_dcama_{backbone}.tsv", 1, prefix="")
+    assert dcama_names(backbone) == [*state]
+
+
+def test_other_names_are_read_by_order_where_that_is_allowed() -> None:
+    named = released_state("keys_dcama_resnet50.tsv", 1, prefix="")
+    state = {f"tensor{number}": value for number, value in enumerate(named.values())}
+    with pytest.raises(InvalidCheckpoint, match=r"by other names; allow_order=True reads them by their order"):
+        load_official(state)
+    own, expected = load_official(state, allow_order=True).state_dict(), load_official(named).state_dict()
+    assert all(torch.equal(own[key], value) for key, value in expected.items())
+    # By name where the names are there, whatever the order.
+    turned = load_official(dict(reversed(named.items())), allow_order=True).state_dict()
+    assert all(torch.equal(turned[key], value) for key, value in expected.items())
+    swapped = {**state, "tensor0": state["tensor1"], "tensor1": state["tensor0"]}
+    with pytest.raises(InvalidCheckpoint, match=r"other shapes for backbone\.net\.conv1\.weight"):
+        load_official(swapped, allow_order=True)
+    with pytest.raises(InvalidCheckpoint, match=r"has 406 tensors, the release 407"):
+        load_official({k: v for k, v in state.items() if k != "tensor5"}, allow_order=True)
+    with pytest.raises(InvalidOption, match="allow_order is for files of dcama"):
+        load_official({}, "hsnet", allow_order=True)

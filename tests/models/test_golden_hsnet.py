@@ -72,3 +72,15 @@ def test_misfits_are_named() -> None:
     state |= {"module.hpn_learner.encoder_layer3to2.4.bias": bias, "module.hpn_learner.surprise": bias}
     with pytest.raises(InvalidCheckpoint, match=r"unknown surprise"):
         load_official(state, "hsnet")
+
+
+def test_files_without_support_masking_are_asked_for(caplog) -> None:
+    """The release's ResNet-101 files with and without have the same names: one cannot tell."""
+    state = resnet101_state()
+    load_official(released_state(KEYS, 1), "hsnet", "resnet50")
+    load_official(state, "hsnet", "resnet101", support_masking=True)
+    assert not load_official(state, "hsnet", "resnet101", support_masking=False).config.support_masking
+    assert not caplog.messages
+    assert load_official(state, "hsnet", "resnet101").config.support_masking
+    (said,) = caplog.messages
+    assert "support_masking=False" in said

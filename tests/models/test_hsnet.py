@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,8 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fewseg.core.errors import InvalidOption
+from fewseg.models.backbones import create
 from fewseg.models.methods import create_method
-from fewseg.models.methods.hsnet import HSNet
+from fewseg.models.methods.hsnet import HSNet, HSNetConfig
+from fewseg.models.methods.saved_names import first_identity
 from fewseg.models.ops import correlation as ops
 from fewseg.models.ops import group_norm
 from fewseg.models.ops.correlation import PivotKernel
@@ -259,3 +263,27 @@ def test_impossible_choices_are_named() -> None:
         model(scales=(7, 8))
     with pytest.raises(InvalidOption, match="image_size"):
         create_method("hsnet", backbone="tiny", image_size=8)
+
+
+@torch.inference_mode()
+def test_without_support_masking_the_masks_are_not_used() -> None:
+    query, images, masks = episode()
+    masked, plain = model(), model(support_masking=False)
+    assert torch.equal(plain(query, images, masks), plain(query, images, 1 - masks))
+    assert torch.equal(plain(query, images, masks), masked(query, images, torch.ones_like(masks)))
+    assert masked.support_key != plain.support_key
+
+
+def test_keys_of_taught_supports_are_those_from_before_the_option() -> None:
+    values = dataclasses.asdict(HSNetConfig())
+    assert values.pop("support_masking")
+    assert first_identity("hsnet", dataclasses.asdict(HSNetConfig())) == ("hsnet", values)
+
+
+@pytest.mark.parametrize(("backbone", "weights"), [("resnet50", "resnet50.tv_in1k"), ("vgg16", "vgg16.tv_in1k")])
+def test_pretrained_backbones_are_torchvisions_first(monkeypatch, backbone: str, weights: str) -> None:
+    asked = []
+    monkeypatch.setattr(create, "_download", lambda pyramid, name: asked.append((pyramid.name, name)))
+    create_method("hsnet", backbone=backbone, pretrained=True)
+    assert asked == [(HSNet.backbone_aliases.get(backbone, backbone), weights)]
+    assert timm.get_pretrained_cfg(weights).hf_hub_id

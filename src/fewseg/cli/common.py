@@ -104,8 +104,9 @@ def load_model(options: ReleaseOptions, image_size: int | None, **config: Any) -
     _check_release(options)
     if options.official is None:
         return load_method(options.checkpoint, image_size=image_size)
-    size = {} if image_size is None else {"image_size": image_size}
-    return load_official(options.checkpoint, options.method or DEFAULT_METHOD, options.official, **size, **config)
+    if image_size is not None:
+        config["image_size"] = image_size
+    return load_official(options.checkpoint, options.method or DEFAULT_METHOD, options.official, **config)
 
 
 def _check_release(options: ReleaseOptions) -> None:

@@ -32,7 +32,8 @@ class ReleaseOptions(CheckpointOptions):
     """The model, which may be a paper's release."""
 
     official: str | None = None
-    """The checkpoint is the authors' release for this backbone: resnet50, resnet101 or swin_b."""
+    """The checkpoint is the authors' release for this backbone: resnet50, resnet101, swin_b (DCAMA) or vgg16
+    (HSNet)."""
     method: str | None = None
     """Whose release that is: dcama (also if not given), sccan or hsnet. Other checkpoints say it themselves."""
 

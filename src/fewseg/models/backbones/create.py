@@ -23,6 +23,7 @@ from fewseg.models.backbones.names import NAMED_BACKBONES, PAPER_BACKBONES
 from fewseg.models.backbones.published import published_weights
 from fewseg.models.backbones.timm_pyramid import TransformerPyramid, build_timm_pyramid, pretrained_config
 from fewseg.models.backbones.tiny import TinyPyramid
+from fewseg.models.backbones.vgg import VGG16Pyramid
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def create_backbone(
     name: str,
     *,
     pretrained: bool = False,
+    pretrained_name: str | None = None,
     weights: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
     normalisation: str | None = None,
@@ -54,6 +56,7 @@ def create_backbone(
     Args:
         name: `resnet50`, `dinov3-large`, ... (`NAMED_BACKBONES`), `tiny` or any timm model name.
         pretrained: use the published weights, downloaded where they are not here yet (`published.py`).
+        pretrained_name: timm's name of these weights, where not those that the backbone usually has.
         weights: a local `.safetensors` or PyTorch file instead; its metadata may name constructor options (`kwargs`)
             and the scaling (`norm`), which then need not be given.
         options: keyword arguments for the model's constructor, e.g. `{"pad_type": "same"}`.
@@ -80,7 +83,7 @@ def create_backbone(
     if weights is not None:
         load_backbone_weights(pyramid, state, source=os.fspath(weights))
     elif pretrained:
-        _download(pyramid, timm_name)
+        _download(pyramid, pretrained_name or timm_name)
     else:
         log.info("backbone %s has random weights: give pretrained=True or backbone_weights=PATH", name)
     return pyramid
@@ -95,6 +98,8 @@ def _all_maps(spec: BackboneSpec) -> FeaturePyramid:
     """A pyramid that gives every block's map."""
     if spec.name == "tiny":
         return TinyPyramid(spec)
+    if spec.name == "vgg16_convolutions":
+        return VGG16Pyramid(spec)
     timm_name = NAMED_BACKBONES.get(spec.name, (spec.name, {}))[0]
     if spec.name in _STAGE_OUTPUTS:
         return DeepResNetPyramid(spec, timm_name)
@@ -171,6 +176,7 @@ def _is_classifier(key: str) -> bool:
         "norm",
         "fc_norm",
         "norm_head",
+        "pre_logits",
     }
 
 

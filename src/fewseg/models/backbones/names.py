@@ -14,6 +14,7 @@ PAPER_BACKBONES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ),
     "resnet50_deep_dilated": ("resnet50s.gluon_in1k", {"output_stride": 8}),
     "resnet101_deep_dilated": ("resnet101s.gluon_in1k", {"output_stride": 8}),
+    "vgg16_convolutions": ("vgg16.tv_in1k", {}),
 }
 """The papers' names: timm model and weights, and constructor options."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -9,10 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from fewseg.core.errors import InvalidCheckpoint, unknown
+from fewseg.core.errors import InvalidCheckpoint, InvalidOption, unknown
 from fewseg.models.backbones.create import read_weights, strip_prefix
 from fewseg.models.backbones.deep_resnet import DEEP_STEM
+from fewseg.models.checkpoints.released_order import dcama_names, renamed_by_order
 from fewseg.models.methods import FewShotMethod, create_method
+
+log = logging.getLogger(__name__)
 
 _BUFFERS = re.compile(r"\.(num_batches_tracked|relative_position_index|attn_mask)$|^model\.pe\.\d+\.pe$")
 """Values that follow from the architecture; they are computed, not read."""
@@ -67,7 +71,7 @@ _SCCAN_NAMES: _Names = (
 )
 
 _DROPPED = re.compile(
-    r"^(feature_extractor|backbone)\.(fc|head|norm)\.|^transformer\.layers\.0\.blocks\.7\.(attn_s|mlp_s)\."
+    r"^(feature_extractor|backbone)\.(fc|head|norm|classifier)\.|^transformer\.layers\.0\.blocks\.7\.(attn_s|mlp_s)\."
 )
 """What the method does not use: the classifier, and SCCAN's support after the last block."""
 
@@ -76,6 +80,8 @@ def load_official(
     source: str | os.PathLike[str] | Mapping[str, Tensor],
     method: str = "dcama",
     backbone: str = "resnet50",
+    *,
+    allow_order: bool = False,
     **config: Any,
 ) -> FewShotMethod:
     """The authors' released weights as one of our methods, in eval mode.
@@ -83,11 +89,13 @@ def load_official(
     Args:
         source: the released file (opened with `weights_only=True`) or its state dict, names with or without `module.`.
         method: `dcama`, `hsnet` or `sccan`.
-        backbone: `resnet50`, `resnet101` or, of DCAMA, `swin_b`; the one the file was trained with.
+        backbone: `resnet50`, `resnet101`, of DCAMA `swin_b`, of HSNet `vgg16`; the one the file was trained with.
+        allow_order: read a file of DCAMA whose names are not the released ones by the order of its tensors, as its test
+            script does. Shapes are compared; two tensors of one shape that changed places are not noticed.
         config: fields of the method's config to set otherwise than published.
 
     Raises:
-        InvalidOption: unknown method or backbone.
+        InvalidOption: unknown method or backbone, or `allow_order` with another method than DCAMA.
         InvalidCheckpoint: the file cannot be read, or a name or shape differs.
     """
     if method not in _READERS:
@@ -98,14 +106,45 @@ def load_official(
         state, name = strip_prefix(source, "module."), "the state dict"
     else:
         state, name = read_weights(source)[0], os.fspath(source)
+    what = f"{name} as {method} over {backbone}"
+    if method == "dcama":
+        state = _dcama_named(state, backbone, allow_order, what)
+    elif allow_order:
+        raise InvalidOption(f"allow_order is for files of dcama, {method}'s code reads by name: leave it out")
+    if (method, backbone) == ("hsnet", "resnet101") and "support_masking" not in config:
+        log.warning(
+            "%s: HSNet's release has files without support masking under the same names; read as one with it: give "
+            "support_masking=False if it is one without, support_masking=True to leave out this line",
+            name,
+        )
     model = create_method(method, backbone=backbone, **config)
-    _load_strictly(model, dict(_renamed(state, _READERS[method])), f"{name} as {method} over {backbone}")
+    _load_strictly(model, dict(_renamed(state, _READERS[method])), what)
     return model
+
+
+def _dcama_named(state: dict[str, Tensor], backbone: str, allow_order: bool, what: str) -> dict[str, Tensor]:
+    """The state by the released names: as it is, or where these are not all there and it is allowed, by the order."""
+    names = dcama_names(backbone)
+    used = {name for name in names if not _unused(name)}
+    if used <= state.keys():
+        return state
+    if allow_order:
+        return renamed_by_order(state, names, what)
+    if len(state) == len(names) and not used & state.keys():
+        raise InvalidCheckpoint(
+            f"{what} does not fit: it has as many tensors as the release, by other names; allow_order=True reads them "
+            "by their order"
+        )
+    return state
+
+
+def _unused(key: str) -> bool:
+    return bool(_DROPPED.search(key) or _BUFFERS.search(key))
 
 
 def _renamed(state: Mapping[str, Tensor], names: _Names) -> Iterator[tuple[str, Tensor]]:
     for key, value in state.items():
-        if _DROPPED.search(key) or _BUFFERS.search(key):
+        if _unused(key):
             continue
         for pattern, rename in names:
             match = re.match(pattern, key)
@@ -120,7 +159,7 @@ _READERS = {"dcama": _DCAMA_NAMES, "hsnet": _HSNET_NAMES, "sccan": _SCCAN_NAMES}
 
 RELEASED = {
     "dcama": ("resnet50", "resnet101", "swin_b"),
-    "hsnet": ("resnet50", "resnet101"),
+    "hsnet": ("resnet50", "resnet101", "vgg16"),
     "sccan": ("resnet50", "resnet101"),
 }
 """Backbones that each method's authors released weights for, as far as they are read here."""

@@ -38,6 +38,8 @@ class FewShotMethod(nn.Module):
     """The backbone's maps that the method works with."""
     transformer_maps: ClassVar[MapChoice | None] = None
     """The same for plain transformers, whose maps are all of one stride; None: no others."""
+    pretrained_backbones: ClassVar[Mapping[str, str]] = {}
+    """Backbone names to timm's names of the weights that this method's paper trains over, where not the usual ones."""
     adamw_parameters: ClassVar[tuple[str, ...]] = ()
     """Prefixes of the names of parameters that the paper trains with AdamW, apart from the others."""
     bfloat16_devices: ClassVar[tuple[str, ...]] = ("cuda",)

@@ -80,6 +80,7 @@ def create_method(
     pyramid = create_backbone(
         METHODS[name].backbone_aliases.get(backbone, backbone),
         pretrained=pretrained,
+        pretrained_name=METHODS[name].pretrained_backbones.get(backbone),
         weights=backbone_weights,
         options=backbone_options,
         normalisation=backbone_normalisation,

@@ -11,6 +11,7 @@ pixel. Each shot is run alone, and the shots vote.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast, get_args
 
@@ -39,6 +40,9 @@ class HSNetConfig:
     """Scales (1/8, ...) at which query and support are correlated; those the backbone lacks are left out."""
     fusion: Fusion = "vote"
     """How the shots' predictions become one: `vote` (published, section 4.4) or `average`, of their probabilities."""
+    support_masking: bool = True
+    """Whether the support maps' background is set to zero; without (a variant of the paper's section 5), the masks are
+    not used at all."""
 
 
 SCALES = (2, 4, 8, 16, 32, 64)
@@ -104,6 +108,12 @@ class HSNet(FewShotMethod):
 
     name: ClassVar[str] = "hsnet"
     Config: ClassVar[type] = HSNetConfig
+    backbone_aliases: ClassVar[Mapping[str, str]] = {"vgg16": "vgg16_convolutions"}
+    pretrained_backbones: ClassVar[Mapping[str, str]] = {
+        "resnet50": "resnet50.tv_in1k",
+        "resnet101": "resnet101.tv_in1k",
+    }
+    """torchvision's first weights (`IMAGENET1K_V1`), as in the released code."""
 
     def __init__(self, backbone: FeaturePyramid, config: HSNetConfig = HSNetConfig()) -> None:
         super().__init__()
@@ -127,8 +137,10 @@ class HSNet(FewShotMethod):
         foreground = self._cast(masks == 1).flatten(0, 1).unsqueeze(1)
         tensors = {}
         for index in self._indices:
-            near = resize(foreground, map_size(maps[index]))
-            tensors[f"map.{index}"] = unit_maps(maps[index] * near).unflatten(0, masks.shape[:2])
+            kept = maps[index]
+            if self.config.support_masking:
+                kept = kept * resize(foreground, map_size(kept))
+            tensors[f"map.{index}"] = unit_maps(kept).unflatten(0, masks.shape[:2])
         return SupportSet(self.name, map_size(masks), tensors, self.support_key)
 
     def query_from_maps(self, maps: list[Tensor], image_size: tuple[int, int]) -> QueryFeatures:

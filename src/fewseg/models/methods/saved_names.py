@@ -38,6 +38,9 @@ _PAPER_DEFAULTS: Final[dict[str, Any]] = {
 _FIELDS: Final = {"balance": "class_balanced", "follow_edges": "boundary_refinement"}
 """Old to new names. `looks` counted the first pass too: `refinement_steps` is one less."""
 
+_ADDED_FIELDS: Final[dict[str, dict[str, Any]]] = {"hsnet": {"support_masking": True}}
+"""Fields that configs did not have at first, with what holds where they are not there."""
+
 _LIGHT_KEYS: Final = (
     ("decoder.leniency", "calibration.logit_offset"),
     ("decoder.sureness", "calibration.temperature"),
@@ -98,7 +101,8 @@ def first_identity(method: str, config: Mapping[str, Any]) -> tuple[str, dict[st
         return "dcama", {**values, **_LIGHT_FIELDS, "looks": config["refinement_steps"] + 1}
     if method == "dcama":
         return method, {**{old.get(k, k): v for k, v in config.items()}, **_PAPER_FIELDS}
-    return method, dict(config)
+    added = _ADDED_FIELDS.get(method, {}).items()
+    return method, {k: v for k, v in config.items() if (k, v) not in added}
 
 
 def first_key(method: str, key: str) -> str:
