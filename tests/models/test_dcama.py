@@ -150,3 +150,16 @@ def test_token_budget() -> None:
     assert picked_values.flatten().tolist() == [1] * 4 + [0] * 4
     faint, _ = budget_tokens(tokens, values * 0.3, 2)
     assert faint.flatten().tolist()[:2] == [0, 1]
+
+
+@pytest.mark.parametrize("config", [{}, {"identity_start": True}, {"attention": "cosine"}], ids=str)
+def test_projections_start_equal_and_are_two(config: dict[str, object]) -> None:
+    """As in the released code; what is equal to begin with is trained apart."""
+    method = model("tiny", **config)
+    for attention in method.attention.values():
+        assert attention.query.keys() == attention.support.keys()
+        for width, query in attention.query.items():
+            support = attention.support[width]
+            assert torch.equal(query.weight, support.weight)
+            assert torch.equal(query.bias, support.bias)
+            assert query.weight.data_ptr() != support.weight.data_ptr()

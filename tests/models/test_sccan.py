@@ -14,7 +14,7 @@ from fewseg.core.errors import InvalidOption
 from fewseg.models.backbones import BlockInfo, create_backbone
 from fewseg.models.backbones.levels import middle_levels
 from fewseg.models.methods import create_method
-from fewseg.models.methods.sccan.blocks import Block, Stream, Transformer
+from fewseg.models.methods.sccan.blocks import Block, Head, Stream, Transformer
 from fewseg.models.methods.sccan.config import SCCANConfig
 from fewseg.models.methods.sccan.method import SCCAN
 from fewseg.models.ops import prior as prior_module
@@ -414,3 +414,11 @@ def test_what_autocast_rounded_is_not_kept() -> None:
         again = method.encode_support(images, masks)
         method.prepare_support(again)
         assert again.shared
+
+
+def test_the_pyramid_of_the_head_starts_kaiming_normal() -> None:
+    torch.manual_seed(0)
+    weights = [branch.weight for branch in Head(256, 0.1).branches]
+    for weight in weights:  # of 65,536 draws or more: the spread is within 1 % of the true one
+        assert weight.std().item() == pytest.approx(math.sqrt(2 / weight[0].numel()), rel=0.02)
+        assert weight.abs().max() > 3 * weight.std()  # not uniform, as torch's own start

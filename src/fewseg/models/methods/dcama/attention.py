@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -16,11 +17,14 @@ class ScaleAttention(nn.Module):
     """Query and support projections of one scale, shared by its blocks of the same width."""
 
     def __init__(self, widths: set[int], heads: int, cosine: bool, identity_start: bool) -> None:
-        """`widths`: channels of the blocks' maps; the rest as in `AggregationConfig`."""
+        """`widths`: channels of the blocks' maps; the rest as in `AggregationConfig`.
+
+        Both projections start equal, as in the released code: tokens are compared, not only mixed, from the first step.
+        """
         super().__init__()
         self.heads = heads
         self.query = nn.ModuleDict({str(w): self._projection(w, identity_start) for w in sorted(widths)})
-        self.support = nn.ModuleDict({str(w): self._projection(w, identity_start) for w in sorted(widths)})
+        self.support = copy.deepcopy(self.query)
         self.temperature: nn.Parameter | None = None
         if cosine:
             self.temperature = nn.Parameter(torch.full((heads,), math.log(COSINE_TEMPERATURE)))
