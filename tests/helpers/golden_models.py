@@ -45,5 +45,5 @@ def golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a golden file and its meta words."""
     arrays = dict(np.load(GOLDEN / f"{name}.npz"))
     words = re.sub(r"\(.*?\)", "", str(arrays.pop("meta"))).split()  # brackets hold free text
-    meta = dict(word.split("=") for word in words)
+    meta = dict(word.split("=", 1) for word in words)
     return arrays, meta

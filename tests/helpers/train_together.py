@@ -52,8 +52,20 @@ def aligned() -> FewShotMethod:
 
 
 RUNS: dict[str, tuple[TrainConfig, Callable[[], FewShotMethod]]] = {
-    # Augmented images have borders that do not count, not equally many in every part of a batch.
-    "plain": (replace(CONFIG, augment="sccan", loss="ce+dice", shots=(1, 2), clip_grad=0.05), toy_without_dropout),
+    # Augmented images have borders that do not count, not equally many in every part of a batch. The last batch of an
+    # epoch is one episode, which leaves the second process nothing to do.
+    "plain": (
+        replace(
+            CONFIG,
+            augment="sccan",
+            loss="ce+dice",
+            shots=(1, 2),
+            clip_grad=0.05,
+            episodes_per_epoch=9,
+            drop_last=False,
+        ),
+        toy_without_dropout,
+    ),
     "dropout": (replace(CONFIG, ema_decay=0.9), toy),
     "regulariser": (replace(CONFIG, epochs=1), aligned),
     "resumed": (replace(CONFIG, cached_views=2, augment="strong"), toy_without_dropout),

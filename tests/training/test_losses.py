@@ -86,8 +86,9 @@ def test_learning_rates() -> None:
     assert [learning_rate(_config(), step) for step in (0, 50, 99)] == [1.0, 1.0, 1.0]
     assert learning_rate(_config(schedule="cosine"), 0) == pytest.approx(1.0)
     assert learning_rate(_config(schedule="cosine"), 50) == pytest.approx(0.5)
-    assert learning_rate(_config(schedule="poly"), 50) == pytest.approx(0.5**0.9)
-    assert learning_rate(_config(schedule="poly"), 100) == 0
+    assert learning_rate(_config(schedule="poly"), 0) == pytest.approx(0.99**0.9)  # counted from 1, as SCCAN's
+    assert learning_rate(_config(schedule="poly"), 49) == pytest.approx(0.5**0.9)
+    assert learning_rate(_config(schedule="poly"), 99) == 0
     warm = [learning_rate(_config(schedule="cosine", warmup=3), step) for step in range(5)]
     assert warm[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert warm[4] < 1

@@ -238,8 +238,8 @@ def test_recipes_are_as_published() -> None:
     assert find_recipe("dcama-coco20i-resnet50").ours["epochs"] == 90
     sccan = [find_recipe(f"sccan-{name}").published for name in ("pascal5i-resnet50", "coco20i-resnet101-5shot")]
     assert [(r["epochs"], r["augment"], r["shots"]) for r in sccan] == [(200, "sccan", (1,)), (50, "sccan-coco", (5,))]
-    assert {(r["batch_size"], r["optimiser"], r["attention_lr"], r["loss"]) for r in sccan} == {
-        (8, "sgd+adamw", 6e-5, "dice")
+    assert {(r["batch_size"], r["optimiser"], r["lr"], r["attention_lr"], r["loss"]) for r in sccan} == {
+        (8, "sgd+adamw", 0.05, 6e-5, "dice")
     }
     hsnet = find_recipe("hsnet-pascal5i-resnet101")
     assert (hsnet.published["batch_size"], hsnet.published["optimiser"], hsnet.published["image_size"]) == (
@@ -247,7 +247,9 @@ def test_recipes_are_as_published() -> None:
         "adam",
         400,
     )
-    assert "batch_size" in find_recipe("hsnet-coco20i-resnet50").ours
+    assert find_recipe("hsnet-coco20i-resnet50").published["batch_size"] == 40
+    for recipe in (dcama, hsnet.published):
+        assert (recipe["ignored_pixels"], recipe["drop_last"]) == ("background", False)
     assert [dict(hsnet.fields(fold))["episodes_per_epoch"] for fold in range(4)] == [
         sum(PASCAL_LISTS) - n for n in PASCAL_LISTS
     ]

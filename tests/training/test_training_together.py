@@ -16,7 +16,7 @@ from fewseg.core.distributed import SINGLE_PROCESS, Processes, join_processes
 from fewseg.core.errors import InvalidOption
 from fewseg.core.types import IGNORE
 from fewseg.models.checkpoints.native import load_method
-from fewseg.training.batches import micro_batch_size, shard_items
+from fewseg.training.batches import micro_batch_size, shard_items, step_items
 from fewseg.training.log import read_metrics
 from fewseg.training.losses import LOSSES, BatchTotals
 from fewseg.training.train import train
@@ -109,6 +109,18 @@ def test_every_episode_goes_to_one_process() -> None:
     assert micro_batch_size(config, Processes(0, 3)) == 2
     assert [items[:4] for items in drawn] == [[12, 13, 14, 15], [16, 17, 18, 19], [20, 21, 22, 23]]
     assert sorted(np.concatenate(drawn).tolist()) == list(range(12, 48))
+
+
+@pytest.mark.parametrize(("count", "parts"), [(1, 1), (2, 2), (3, 1)])
+def test_the_last_batch_of_an_epoch_is_kept(count: int, parts: int) -> None:
+    config = replace(CONFIG, batch_size=12, episodes_per_epoch=26, grad_accum_steps=parts, drop_last=False)
+    assert config.steps_per_epoch == 3
+    shards = [step_items(config, Processes(rank, count), 2) for rank in range(count)]
+    assert sorted(n for shard in shards for items in shard for n in items) == [24, 25]
+    assert sum(map(len, shards)) == min(2, count * parts)
+    following = [n for rank in range(count) for items in step_items(config, Processes(rank, count), 3) for n in items]
+    assert following == list(range(26, 38))
+    assert replace(config, drop_last=True).steps_per_epoch == 2
 
 
 def test_what_cannot_be_divided_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,13 +75,14 @@ def make_optimiser(method: FewShotMethod, config: TrainConfig) -> Optimisers:
 def learning_rate(config: TrainConfig, step: int) -> float:
     """The rate of a step, counted from 0: a function of the step alone, so there is nothing to restore on resuming.
 
-    After the warm-up, cosine and poly fall from `lr` at the first step towards 0 after the last.
+    After the warm-up, cosine falls from `lr` at the first step towards 0 after the last. Poly counts steps from 1, as
+    SCCAN's released code: its last step has rate 0.
     """
     if step < config.warmup:
         return config.lr * (step + 1) / (config.warmup + 1)
     if config.schedule == "constant":
         return config.lr
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    done = (step - config.warmup + (config.schedule == "poly")) / max(1, config.steps - config.warmup)
     left = max(0.0, 1 - done)
     if config.schedule == "poly":
         return float(config.lr * left**0.9)
