@@ -173,12 +173,18 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert (report.done, report.skipped, report.errors) == (2, 0, [])
     assert steps == [(0, 2, ""), (1, 2, "a.jpg"), (2, 2, "b.png")]
     assert listing(tmp_path / "out") == [
+        "counts.csv",
         "labels/a.png",
         "labels/b.png",
         "masks/blue/a.png",
         "masks/blue/b.png",
         "masks/red/a.png",
         "masks/red/b.png",
+        "objects.csv",
+        "objects/blue/a.png",
+        "objects/blue/b.png",
+        "objects/red/a.png",
+        "objects/red/b.png",
         "overlays/a.jpg",
         "overlays/b.jpg",
         "results.json",
@@ -465,7 +471,7 @@ def test_an_image_that_went_bad_is_not_listed_as_found(tmp_path: Path) -> None:
 
 def test_full_disk_keeps_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = images(tmp_path / "photos", *(f"{i}.png" for i in range(5)))
-    write, left = Path.write_bytes, [10]
+    write, left = Path.write_bytes, [14]
 
     def filling(self: Path, data: bytes) -> int:
         left[0] -= 1
@@ -656,7 +662,7 @@ def test_masks_of_a_label_that_was_taken_away_are_moved(tmp_path: Path, caplog: 
     run(segmenter("red", "blue"), queries, out)
     old = (out / "masks/blue/a.png").read_bytes()
     run(segmenter("red"), queries / "a.png", out)
-    assert "5 files of earlier runs" in caplog.text
+    assert "8 files of earlier runs" in caplog.text
     assert listing(out / "masks") == ["red/a.png"]
     assert listing(out / "labels") == ["a.png"]
     assert not (out / "masks/blue").exists()

@@ -19,10 +19,16 @@ Record: TypeAlias = dict[str, Any]
 FORMAT: Final = "fewseg.results.v1"
 RESULTS: Final = "results.json"
 JOURNAL: Final = "journal.jsonl"
-FOLDERS: Final = ("labels", "masks", "overlays")
+FOLDERS: Final = ("labels", "masks", "objects", "overlays")
 """Folders within the output folder."""
 EARLIER: Final = "earlier"
 """Folder for files in them that results.json does not list any more."""
+
+
+def files_of(record: Record) -> list[str]:
+    """The files of masks that an entry names: label map, masks and instance maps."""
+    of_labels = [label[key] for label in record["labels"].values() for key in ("mask", "instances") if key in label]
+    return [record["label_map"], *of_labels]
 
 
 def earlier_records(root: Path) -> Iterator[Record]:

@@ -49,6 +49,8 @@ class BatchReport:
     """Images that were finished already."""
     absent: int = 0
     """Masks that were left out of all images in results.json, as their label is judged absent there."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Objects of each label in all images of results.json; labels of stuff are left out."""
     errors: list[tuple[str, str]] = field(default_factory=list)
     """Images that could not be used, and videos with parts that could not, and why."""
     seconds: float = 0.0
@@ -106,7 +108,7 @@ def segment_files(
     with FolderLock(out):
         if options.pages:
             named = replace(named, files=with_pages(named.files, Path(out)))
-        run = Run(now, OutputFolder(out, now, variant, absent=absent), options)
+        run = Run(now, OutputFolder(out, now, variant, absent=absent, objects=options.objects), options)
         return _segment(run, named.sources(run), progress)
 
 
@@ -118,13 +120,13 @@ def _segment(run: Run, sources: Sequence[Source], progress: ProgressCallback | N
     except BaseException:
         # What is finished stays in the journal, from which the next run resumes; results.json is a courtesy here.
         try:
-            _conclude(folder, sources, report)
+            _conclude(folder, sources, report, run.options.pixel_size)
         except OutputError as error:
             log.warning("results.json was not brought up to date: %s", error)
         raise
     for part in FOLDERS:
         remove_leftovers(folder.root / part)
-    _conclude(folder, sources, report)
+    _conclude(folder, sources, report, run.options.pixel_size)
     if moved := folder.set_aside():
         there = folder.root / EARLIER
         log.warning("%d files of earlier runs, with other labels, examples or images, were moved to %s", moved, there)
@@ -156,12 +158,12 @@ def _follow(sources: Sequence[Source], report: BatchReport, progress: ProgressCa
                     progress(done, max(total, done), key.name)
 
 
-def _conclude(folder: OutputFolder, sources: Sequence[Source], report: BatchReport) -> None:
+def _conclude(folder: OutputFolder, sources: Sequence[Source], report: BatchReport, pixel_size: float | None) -> None:
     """Write results.json, with images and errors in the order in which the images were named."""
     keys = [key for source in sources for key in source.keys]
     order = {str(key): i for i, key in enumerate(keys)}
     report.errors.sort(key=lambda error: order.get(error[0], len(order)))
-    folder.finish(keys, report.errors)
+    report.counts = folder.finish(keys, report.errors, pixel_size)
     if not folder.absent:
         labels = (label for record in folder.entries for label in record["labels"].values())
         report.absent = sum(not label["present"] and label["area"] > 0 for label in labels)

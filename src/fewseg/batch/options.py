@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ class BatchOptions:
 
     overlays: bool = True
     """Also draw the masks on the images."""
+    objects: bool = True
+    """Also tell single objects apart, but for labels of stuff (sky, road): objects.csv, counts.csv, instance maps in
+    objects/, and an annotation for each object in other formats."""
+    pixel_size: float | None = None
+    """Side of a pixel, in units of your own (0.25 for a quarter of a micrometre): objects.csv has areas in square units
+    too."""
     overwrite: bool = False
     """Do images again that are finished already."""
     tile: Literal["auto"] | int | None = None
@@ -74,6 +81,10 @@ class BatchOptions:
                 f"batch size {self.batch_size}, workers {self.workers}, model threads {self.model_threads}: "
                 "0 chooses, or give 1 or more"
             )
+        if self.pixel_size is not None and not 0 < self.pixel_size < math.inf:
+            raise InvalidOption(f"--pixel-size {self.pixel_size:g}: give the side of a pixel, above 0")
+        if self.pixel_size is not None and not self.objects:
+            raise InvalidOption("--pixel-size is for the areas of objects, which --no-objects leaves out: drop one")
         check_number("batch_size", self.batch_size)  # no larger than there are images
         for name in ("workers", "model_threads", "ray_workers", "ray_cpus"):
             check_number(name, getattr(self, name), MOST_AT_ONCE)

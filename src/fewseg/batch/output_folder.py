@@ -3,6 +3,8 @@
     results.json          every image's labels, by which model and examples, and what could not be read
     labels/NAME.png       label map: 0 background, i the i-th label (palette image; 16-bit above 255 labels)
     masks/LABEL/NAME.png  the label's mask, 0 and 255, with its score as text; labels may overlap here
+    objects/LABEL/NAME.png instance map: 0 background, i the i-th object (16-bit)
+    objects.csv, counts.csv  a line an object, see `fewseg.batch.object_tables`
     overlays/NAME.jpg     the masks on the image
     earlier/              what earlier runs left in these folders and results.json does not list any more
     journal.jsonl         finished images, while a run is under way or after it was interrupted
@@ -16,7 +18,9 @@ labels are asked for: results.json says its score and the area that its mask wou
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import stat
 import threading
@@ -28,13 +32,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fewseg.batch.earlier import EARLIER, FOLDERS, FORMAT, JOURNAL, RESULTS, Record, earlier_records
+from fewseg.batch.earlier import EARLIER, FOLDERS, FORMAT, JOURNAL, RESULTS, Record, earlier_records, files_of
+from fewseg.batch.object_tables import write_tables
 from fewseg.core.errors import InvalidImage, OutputError
 from fewseg.core.files import cut_name, folder_name, free_name, make_folder, write_text
 from fewseg.core.types import Prediction
 from fewseg.images.draw import label_colours
 from fewseg.images.encode import Encoding, index_image, save_image, save_mask
 from fewseg.inference.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
+
+_MOST_OBJECTS = 65535
+"""Objects that a 16-bit instance map can number."""
 
 
 class OutputFolder:
@@ -47,14 +57,19 @@ class OutputFolder:
         variant: Mapping[str, Any] | None = None,
         *,
         absent: bool = False,
+        objects: bool = True,
     ) -> None:
         """Make or open the folder; raises `OutputError` where that fails or it belongs to something else.
 
         `variant` are further choices (JSON values) that results depend on, beside the segmenter's; with `absent`, masks
-        of labels that are judged absent are written too.
+        of labels that are judged absent are written too; with `objects`, single objects are told apart.
         """
-        self.root, self.absent = Path(root), absent
+        self.root, self.absent, self.objects = Path(root), absent, objects
         variant = {**(variant or {}), "absent": absent}
+        if objects:
+            shapes = segmenter.object_shapes
+            variant["kinds"] = {label: shape.kind for label, shape in shapes.items()}
+            variant["objects"] = hashlib.sha256(repr(list(shapes.values())).encode()).hexdigest()[:8]
         self.results, self.journal = self.root / RESULTS, self.root / JOURNAL
         self.made_by = segmenter.fingerprint
         """What decides the results beside the images: entries of other runs are not listed beside this one's."""
@@ -93,8 +108,7 @@ class OutputFolder:
         record = self._records.get(str(source))
         if record is None or record["made_by"] != self.made_by or record["source"] != identity:
             return None
-        files = [record["label_map"], *(label["mask"] for label in record["labels"].values())]
-        return record if all(_is_whole(self.root / file) for file in files) else None
+        return record if all(_is_whole(self.root / file) for file in files_of(record)) else None
 
     def name_for(self, source: Path) -> str:
         """The image's name in this folder: the same in every run, different from all others."""
@@ -153,12 +167,23 @@ class OutputFolder:
                 "present": result.present[label],
                 "area": round(float(np.count_nonzero(found)) / found.size, 6),
                 "mask": file,
+                **(self._write_objects(shown, label, name) if self.objects and label in shown.objects else {}),
             }
         if drawn is not None:
             self.save(record["overlay"], drawn, "JPEG")
         record |= {"made_by": self.made_by, "source": identity}
         self.accept(record)
         return record
+
+    def _write_objects(self, shown: Prediction, label: str, name: str) -> dict[str, Any]:
+        """Write a label's instance map; gives what the entry says of its objects."""
+        found = shown.objects[label]
+        if len(found) > _MOST_OBJECTS:
+            log.warning("%s: %d regions of %r are too many to be objects: not counted", name, len(found), label)
+            return {}
+        file = f"objects/{self._label_folders[label]}/{name}.png"
+        self.save(file, Image.fromarray(found.map.astype(np.uint16)), "PNG")
+        return {"count": len(found), "instances": file, "objects": [one.as_json() for one in found]}
 
     def of_clip(self, clip: Path) -> list[Record]:
         """The entries of a clip's frames, of this run and of earlier ones."""
@@ -174,8 +199,7 @@ class OutputFolder:
         for record in (r for r in of_clip if r["source"] != identity):
             del self._records[record["picture"]]
             saved = [record["saved"]] if "saved" in record else []
-            masks = [label["mask"] for label in record["labels"].values()]
-            for file in [record["label_map"], *masks, *saved] if record["name"] not in kept else []:
+            for file in [*files_of(record), *saved] if record["name"] not in kept else []:
                 with suppress(OSError):
                     (self.root / file).unlink()
 
@@ -204,19 +228,27 @@ class OutputFolder:
         """Those of results.json: of this run, and of earlier ones with the same model, examples and options."""
         return [record for record in self._records.values() if record["made_by"] == self.made_by]
 
-    def finish(self, sources: Sequence[Path], errors: Sequence[tuple[str, str]]) -> None:
-        """Write results.json and drop the journal, which is in it then; raises `OutputError`."""
+    def finish(
+        self, sources: Sequence[Path], errors: Sequence[tuple[str, str]], pixel_size: float | None = None
+    ) -> dict[str, int]:
+        """Write results.json and the tables of objects, and drop the journal, which is in it then.
+
+        Gives the objects of each label that is counted; raises `OutputError`.
+        """
         order = {str(source): i for i, source in enumerate(sources)}
         for image, _ in errors:
             self._records.pop(image, None)
+        entries = sorted(self.entries, key=lambda record: order.get(record["picture"], len(order)))
         content = {
             "format": FORMAT,
             **self._about,
-            "pictures": sorted(self.entries, key=lambda record: order.get(record["picture"], len(order))),
+            "pictures": entries,
             "errors": [{"picture": image, "error": error} for image, error in errors],
         }
         write_text(self.results, json.dumps(content, indent=1) + "\n")
+        counts = write_tables(self.root, entries, pixel_size)
         self.journal.unlink(missing_ok=True)
+        return counts
 
     def set_aside(self) -> int:
         """Move files that results.json does not list into `earlier/`; gives how many. Raises `OutputError`.
@@ -225,7 +257,7 @@ class OutputFolder:
         """
         kept: set[str] = set()
         for record in self.entries:
-            kept |= {record["label_map"], *(label["mask"] for label in record["labels"].values())}
+            kept |= set(files_of(record))
             kept |= {record["overlay"] or "", f"overlays/{record['name'].rpartition('-')[0]}.mp4"}
         moved = 0
         for file in [file for folder in FOLDERS for file in sorted((self.root / folder).rglob("*")) if file.is_file()]:

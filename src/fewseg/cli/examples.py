@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from fewseg.cli.options import ModelOptions
 from fewseg.core.errors import InvalidOption
+from fewseg.core.objects import KINDS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fewseg.formats.examples import Supports
     from fewseg.inference.segmenter import Segmenter
     from fewseg.inference.tiling import Tile
@@ -41,6 +44,9 @@ class ExampleOptions:
     adapt: Adapt = "auto"
     """Fit to a label's own examples, in about half a minute: auto where there are 5 or more and the fit predicts
     examples better that it has not seen, on wherever there are 2 or more, off never."""
+    kind: tuple[str, ...] = ()
+    """Whether labels are things, which are counted one by one, or stuff (sky, road, ink), as LABEL=thing or
+    LABEL=stuff; what the examples look like, if not given."""
     refused: tuple[Path, ...] = ()
     """Images, or folders of them, that show none of the labels: what counts as present is chosen so that they do not,
     and that every example of a label with three or more is found with the help of the others."""
@@ -85,6 +91,7 @@ def taught_segmenter(
 
     segmenter = make_segmenter(model, compile=compile)
     supports.teach(segmenter, tile, check=not options.accept_doubtful)
+    set_kinds(segmenter, options.kind)
     adapt(segmenter, options.adapt, curve=curve)
     if model.presence_threshold is None and tile is None:
         supports.fit_presence(segmenter, find_images(options.refused, apart) if options.refused else ())
@@ -92,6 +99,15 @@ def taught_segmenter(
         for label in segmenter.labels:
             segmenter.fit_presence(label)  # without images: the threshold that was given counts
     return segmenter
+
+
+def set_kinds(segmenter: Segmenter, kinds: Sequence[str]) -> None:
+    """Set the kinds of labels as `--kind` gives them; raises `InvalidOption`, `InvalidSupport`."""
+    for given in kinds:
+        label, equals, kind = given.rpartition("=")
+        if not equals or kind not in KINDS:
+            raise InvalidOption(f"--kind {given}: give LABEL=thing or LABEL=stuff")
+        segmenter.set_kind(label, kind)  # type: ignore[arg-type]
 
 
 def adapt(segmenter: Segmenter, when: Adapt, *, curve: bool = False) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fewseg.batch.options import BatchOptions
-from fewseg.cli.examples import ExampleOptions, load_segmenter, read_examples, taught_segmenter
+from fewseg.cli.examples import ExampleOptions, load_segmenter, read_examples, set_kinds, taught_segmenter
 from fewseg.cli.options import LogOptions, ModelOptions
 from fewseg.core.errors import InvalidImage, InvalidOption
 from fewseg.formats.records import ExportOptions, check_formats
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fewseg.batch.files import BatchReport
     from fewseg.formats.examples import Supports
+    from fewseg.inference.segmenter import Segmenter
 
 _NEED_IMAGES: Final = frozenset({"yolo", "labelme", "overlays", "sheet"})
 """Formats that hold the images beside their annotations."""
@@ -79,6 +80,7 @@ def run(options: Options) -> int:
     mask_files: Sequence[Path] = ()
     if options.segmenter is not None:
         segmenter = load_segmenter(options.segmenter, options, compile=options.compile)
+        set_kinds(segmenter, options.kind)
     else:
         supports = read_all_examples(options)  # before the model is loaded: a typing error shows at once
         segmenter = taught_segmenter(
@@ -99,6 +101,8 @@ def run(options: Options) -> int:
             progress=advance,
         )
     export(options)
+    if options.objects:
+        _tell_objects(segmenter, report)
     return _conclude(report)
 
 
@@ -165,6 +169,17 @@ def export(options: Options) -> None:
         return
     with progress_bar("exporting") as advance:
         write_results(options.out, wanted, options=options.export, progress=advance)
+
+
+def _tell_objects(segmenter: Segmenter, report: BatchReport) -> None:
+    """Say how many objects there are, and which labels have none to count."""
+    stuff = [label for label in segmenter.labels if segmenter.kind(label) == "stuff"]
+    if report.counts:
+        counts = ", ".join(f"{count} {label}" for label, count in report.counts.items())
+        print(f"objects: {counts}: {report.results.with_name('objects.csv')}", file=sys.stderr)
+    if stuff:
+        told = f"{', '.join(stuff)}: stuff, which has no single objects; --kind {stuff[0]}=thing counts its pieces"
+        print(told, file=sys.stderr)
 
 
 def _conclude(report: BatchReport) -> int:

@@ -69,12 +69,18 @@ class DetectedObject:
 class Objects(Sequence[DetectedObject]):
     """The objects of a label in one image, from top to bottom: their masks are disjoint and make the label's mask."""
 
-    def __init__(self, instance_map: NDArray[np.int32], confidence: NDArray[Any] | None = None) -> None:
+    def __init__(
+        self,
+        instance_map: NDArray[np.int32],
+        confidence: NDArray[Any] | None = None,
+        *,
+        scores: Sequence[float] | None = None,
+    ) -> None:
         """Of an instance map (H, W): 0 background, objects numbered from 1 without gaps.
 
-        `confidence` are foreground probabilities at every k-th pixel of every k-th row.
+        `confidence` are foreground probabilities at every k-th pixel of every k-th row; or give the objects' `scores`.
         """
-        self.map, self._confidence = instance_map, confidence
+        self.map, self._confidence, self._given = instance_map, confidence, scores
 
     def __len__(self) -> int:
         return len(self._all)
@@ -121,6 +127,8 @@ class Objects(Sequence[DetectedObject]):
 
     def _scores(self, count: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         """The mean confidence over each object; at its centroid where none of its pixels has one."""
+        if self._given is not None:
+            return np.array([0.0, *self._given])
         if self._confidence is None:
             return np.ones(count)
         step = -(-self.map.shape[0] // self._confidence.shape[0])

@@ -174,7 +174,8 @@ def _key(entry: Any, key: str, path: Path) -> Any:
 
 
 class CocoWriter(Writer):
-    """One file with images, annotations (with `score`) and categories (numbered from 1).
+    """One file with images, annotations (with `score`) and categories (numbered from 1): one annotation for each single
+    object, or for each label and image where objects are not known.
 
     Entries wait in temporary files without names, so memory does not grow with the images and a run that is killed
     leaves nothing behind.
@@ -193,7 +194,7 @@ class CocoWriter(Writer):
         image_id = self._images.count + 1
         self._images.add({"id": image_id, "file_name": record.known_as, "width": width, "height": height})
         for label in image.masks:
-            for segmentation, area, box in self._shapes(image, label):
+            for score, segmentation, area, box in self._shapes(image, label):
                 entry = {
                     "id": self._annotations.count + 1,
                     "image_id": image_id,
@@ -202,25 +203,23 @@ class CocoWriter(Writer):
                     "area": area,
                     "bbox": box,
                     "iscrowd": 0,
-                    "score": round(record.score(label), 4),
+                    "score": round(score, 4),
                 }
                 self._annotations.add(entry)
         return 0
 
-    def _shapes(self, image: MaskedImage, label: str) -> Iterator[tuple[Any, float, list[float]]]:
-        """Segmentation, area and box of each annotation of a label."""
-        size = image.record.size
-        split = image.options.split
-        if not self._run_lengths:
-            found = image.regions(label)
-            for group in ([region] for region in found) if split else [found] if found else []:
-                yield _polygons(group), round(sum(region.area for region in group), 2), _bounds(group)
-        elif split or image.options.min_area > 0:
-            found = image.regions(label, exact=True)
-            for group in ([region] for region in found) if split else [found] if found else []:
-                yield rle_entry(rle_of_regions(group, size))
-        else:
-            yield rle_entry(rle_of_mask(image.masks[label]))
+    def _shapes(self, image: MaskedImage, label: str) -> Iterator[tuple[float, Any, float, list[float]]]:
+        """Score, segmentation, area and box of each annotation of a label."""
+        options = image.options
+        whole = label not in image.record.objects and not options.split
+        if self._run_lengths and whole and options.min_area <= 0:
+            yield image.record.score(label), *rle_entry(rle_of_mask(image.masks[label]))
+            return
+        for score, group in image.shapes(label, exact=self._run_lengths):
+            if self._run_lengths:
+                yield score, *rle_entry(rle_of_regions(group, image.record.size))
+            else:
+                yield score, _polygons(group), round(sum(region.area for region in group), 2), _bounds(group)
 
     def finish(self) -> int:
         """Write the file: all or nothing."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fewseg.core.errors import InvalidMask, InvalidOption, OutputError
 from fewseg.core.locks import FolderLock
+from fewseg.core.objects import Objects
 from fewseg.core.progress import ProgressCallback, silent
 from fewseg.formats.records import ExportOptions, ExportReport, MaskRecord, check_formats
 from fewseg.formats.write import export_masks
@@ -75,15 +76,29 @@ def _records(root: Path, images: Sequence[dict[str, Any]]) -> Iterator[MaskRecor
             masks={label: _mask(root / about["mask"]) for label, about in labels.items()},
             scores={label: about["score"] for label, about in labels.items()},
             present={label: about["present"] for label, about in labels.items()},
+            objects={label: _objects(root, about) for label, about in labels.items() if "objects" in about},
             image=root / entry["saved"] if "saved" in entry else path,
             file_name=entry["saved"] if "saved" in entry else path.relative_to(common).as_posix(),
         )
 
 
+def _objects(root: Path, about: dict[str, Any]) -> Objects:
+    """The objects of a label, from its instance map and what its entry says of them."""
+    numbered = _values(root / about["instances"]).astype(np.int32)
+    scores = [float(one["score"]) for one in about["objects"]]
+    if int(numbered.max(initial=0)) != len(scores):
+        raise InvalidMask(f"{root / about['instances']} has other objects than results.json: segment again")
+    return Objects(numbered, scores=scores)
+
+
 def _mask(path: Path) -> np.ndarray:
+    return _values(path) > 0
+
+
+def _values(path: Path) -> np.ndarray:
     try:
         with decoding.open_file(path, "mask", InvalidMask) as image:
             decoded: Image.Image = decoding.decode(image, str(path), InvalidMask)
-            return np.asarray(decoded) > 0
+            return np.asarray(decoded)
     except InvalidMask as error:  # its remedy is for files that others made
         raise InvalidMask(f"{str(error).rpartition(': ')[0] or error}: segment again with --overwrite") from error

@@ -112,17 +112,21 @@ class GeoJsonWriter(Writer):
         self._out = make_folder(out / "geojson")
 
     def add(self, image: MaskedImage) -> int:
-        """One file: a feature a label (a multi-polygon), or a region where annotations are split."""
+        """One file: a feature an object, else a label (a multi-polygon), or a region where annotations are split."""
         features = []
         for label in image.masks:
-            turned: list[Any] = [orient(region) for region in image.regions(label)]
-            shapes = turned if image.options.split else [MultiPolygon(turned)] if turned else []
-            about = {
-                "label": label,
-                "score": round(image.record.score(label), 4),
-                "color": list(image.labels.colours[label]),
-            }
-            features += [{"type": "Feature", "properties": about, "geometry": mapping(shape)} for shape in shapes]
+            known = label in image.record.objects
+            for number, (score, group) in enumerate(image.shapes(label), 1):
+                turned: list[Any] = [orient(region) for region in group]
+                about = {
+                    "label": label,
+                    "score": round(score, 4),
+                    "color": list(image.labels.colours[label]),
+                    **({"object": number} if known else {}),
+                }
+                one = len(turned) == 1 and (known or image.options.split)
+                shape = turned[0] if one else MultiPolygon(turned)
+                features.append({"type": "Feature", "properties": about, "geometry": mapping(shape)})
         width, height = image.record.size
         content = {
             "type": "FeatureCollection",

@@ -12,7 +12,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from shapely import Polygon
 
 from fewseg.core.errors import InvalidImage, InvalidSupport
 from fewseg.core.files import make_folder
@@ -158,9 +159,9 @@ class LabelmeWriter(Writer):
             "version": _VERSION,
             "flags": {},
             "shapes": [
-                self._shape(label, f"score {record.score(label):.3f}", one_ring(region).round(2).tolist())
+                self._shape(label, f"score {score:.3f}", one_ring(region).round(2).tolist(), group_id)
                 for label in image.masks
-                for region in image.regions(label)
+                for group_id, score, region in _outlines(image, label)
             ],
             "imagePath": path,
             "imageData": None,
@@ -170,16 +171,25 @@ class LabelmeWriter(Writer):
         return files - 1 + write_correctable(self._out / f"{record.name}.json", content, _shapes, indent=2)
 
     @staticmethod
-    def _shape(label: str, description: str, points: list[list[float]]) -> dict[str, Any]:
+    def _shape(label: str, description: str, points: list[list[float]], group_id: int | None) -> dict[str, Any]:
         return {
             "label": label,
             "points": points,
-            "group_id": None,
+            "group_id": group_id,
             "description": description,
             "shape_type": "polygon",
             "flags": {},
             "mask": None,
         }
+
+
+def _outlines(image: MaskedImage, label: str) -> Iterator[tuple[int | None, float, Polygon]]:
+    """Group, score and outline of every region; regions of one object share a group, as labelme has it."""
+    if label not in image.record.objects:
+        yield from ((None, image.record.score(label), region) for region in image.regions(label))
+        return
+    for number, (score, group) in enumerate(image.shapes(label), 1):
+        yield from ((number if len(group) > 1 else None, score, region) for region in group)
 
 
 def _shapes(content: dict[str, Any]) -> Any:

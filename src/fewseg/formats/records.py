@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewseg.core.errors import InvalidMask, InvalidOption, unknown
+from fewseg.core.objects import Objects
 
 FORMATS: Final[dict[str, str]] = {
     "png": "masks/LABEL/NAME.png (0 and 255) and labels/NAME.png (index map with palette)",
@@ -47,6 +48,8 @@ class MaskRecord:
     """The image itself: overlays, sheets and copies need it."""
     file_name: str = ""
     """Name of the image in data sets, a relative path with `/`; the image's own name, or NAME.jpg, if empty."""
+    objects: Mapping[str, Objects] = field(default_factory=dict)
+    """Label to the single objects in its mask, each of which becomes an annotation; other labels become one each."""
 
     def __post_init__(self) -> None:
         if self.name in ("", "..") or Path(self.name).name != self.name or "\\" in self.name:
@@ -81,7 +84,8 @@ class ExportOptions:
     min_area: float = 0.0
     """Regions, and holes, with fewer pixels than this are left out of polygons and of coco-rle."""
     split: bool = False
-    """COCO, GeoJSON: an annotation for every separate region, not one a label and image."""
+    """COCO, GeoJSON: an annotation for every separate region of labels without single objects, not one a label and
+    image."""
     absent: bool = False
     """Also write masks of labels that are judged absent from the image (score below the threshold): they are left out
     of every format, PNG masks and label maps too."""

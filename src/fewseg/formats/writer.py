@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from PIL import Image
 from shapely import Polygon
@@ -69,6 +71,25 @@ class MaskedImage:
         if label not in known:
             known[label] = regions(self.masks[label], tolerance=tolerance, min_area=self.options.min_area)
         return known[label]
+
+    def shapes(self, label: str, *, exact: bool = False) -> Iterator[tuple[float, list[Polygon]]]:
+        """Score and regions of each annotation of a label, the largest region first.
+
+        That is one for each of its single objects where they are known; else one for each region where those are split,
+        or one for all.
+        """
+        objects = self.record.objects.get(label)
+        if objects is not None:
+            tolerance = 0.0 if exact else self.options.tolerance
+            for one in objects:
+                found = regions(one.crop, tolerance=tolerance, min_area=self.options.min_area)
+                shift = np.array(one.box[:2])
+                if found:
+                    yield one.score, [shapely.transform(region, lambda xy, by=shift: xy + by) for region in found]
+            return
+        found, score = self.regions(label, exact=exact), self.record.score(label)
+        for group in ([region] for region in found) if self.options.split else [found] if found else []:
+            yield score, group
 
     @cached_property
     def overlay(self) -> Image.Image:

@@ -219,10 +219,10 @@ def _box(values: list[float], size: Size) -> Box:
 class YoloWriter(Writer):
     """`yolo/`: a data set for YOLO's segmentation models; its format has no scores: they are in scores.json.
 
-    data.yaml, images/NAME.jpg and labels/NAME.txt, with a line `CLASS x1 y1 x2 y2 ...` for every region, coordinates
-    as shares of width and height; holes are cut into the outline. An image without labels has an empty file. Images
-    that somebody moved with their labels, to validate on them, stay where they are, and so does what data.yaml says of
-    folders.
+    data.yaml, images/NAME.jpg and labels/NAME.txt, with a line `CLASS x1 y1 x2 y2 ...` for every object (its largest
+    region), or every region where objects are not known, coordinates as shares of width and height; holes are cut into
+    the outline. An image without labels has an empty file. Images that somebody moved with their labels, to validate on
+    them, stay where they are, and so does what data.yaml says of folders.
     """
 
     def __init__(self, out: Path, labels: LabelNumbers) -> None:
@@ -247,7 +247,10 @@ class YoloWriter(Writer):
             files += 1
         lines = []
         for label in image.masks:
-            for region in image.regions(label):
+            # A line is an object: of the regions of one only the largest fits in.
+            known = label in image.record.objects
+            outlines = [g[0] for _, g in image.shapes(label)] if known else image.regions(label)
+            for region in outlines:
                 corners = (one_ring(region) / record.size).clip(0, 1)
                 lines.append(f"{self._labels.number(label)} " + " ".join(f"{v:.7g}" for v in corners.ravel()))
         write_text(target, "".join(line + "\n" for line in lines))
