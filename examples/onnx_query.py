@@ -14,6 +14,7 @@ present, as `fewseg segment` does.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -38,8 +39,13 @@ class Graphs:
     def run(self, name: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of one graph by name; tensors that are not inputs of the graph are ignored."""
         if name not in self.sessions:
-            path = str(self.folder / f"{name}.onnx")
-            self.sessions[name] = onnxruntime.InferenceSession(path, self.options, providers=["CPUExecutionProvider"])
+            content = (self.folder / f"{name}.onnx").read_bytes()
+            stated = self.about.get("sha256", {}).get(f"{name}.onnx")
+            if stated and hashlib.sha256(content).hexdigest() != stated:
+                sys.exit(f"{self.folder / name}.onnx is not the file that model.json describes: copy both again")
+            self.sessions[name] = onnxruntime.InferenceSession(
+                content, self.options, providers=["CPUExecutionProvider"]
+            )
         session = self.sessions[name]
         found = session.run(None, {value.name: tensors[value.name] for value in session.get_inputs()})
         return {value.name: array for value, array in zip(session.get_outputs(), found, strict=True)}
@@ -156,21 +162,25 @@ def score(coarse: np.ndarray, about: dict) -> float:
     return float(1 / (1 + np.exp(-(slope * np.log(sure / (1 - sure)) + offset))))
 
 
-def read_supports(graphs: Graphs, path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Tensors by label; empty if the file does not exist."""
+def read_supports(graphs: Graphs, path: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, float]]:
+    """Tensors by label, and presence thresholds by label; empty if the file does not exist."""
     if not path.exists():
-        return {}
+        return {}, {}
     with np.load(path) as file:
         if str(file["fingerprint"]) != graphs.about["fingerprint"]:
             sys.exit(f"{path} was encoded by another model than {graphs.folder}: export it again")
         places = {str(label): f"{place}/" for place, label in enumerate(file["labels"])}
-        return {
+        tensors = {
             label: {name.removeprefix(start): file[name] for name in file.files if name.startswith(start)}
             for label, start in places.items()
         }
+        own = file["presence_thresholds"].tolist() if "presence_thresholds" in file.files else []
+        return tensors, dict(zip(places, own, strict=False))
 
 
-def save_supports(graphs: Graphs, path: Path, labels: dict[str, dict[str, np.ndarray]]) -> None:
+def save_supports(
+    graphs: Graphs, path: Path, labels: dict[str, dict[str, np.ndarray]], thresholds: dict[str, float]
+) -> None:
     """Write the file that `read_supports` reads, atomically."""
     about = graphs.about
     arrays = {f"{i}/{name}": array for i, tensors in enumerate(labels.values()) for name, array in tensors.items()}
@@ -182,6 +192,7 @@ def save_supports(graphs: Graphs, path: Path, labels: dict[str, dict[str, np.nda
             fingerprint=np.array(about["fingerprint"]),
             image_size=np.array(about["image_size"]),
             presence_threshold=np.array(about["presence_threshold"]),
+            presence_thresholds=np.array([thresholds.get(label, about["presence_threshold"]) for label in labels]),
             presence_scale=np.array(about.get("presence_scale", (1, 0))),
             **arrays,
         )
@@ -234,11 +245,12 @@ def main() -> int:
         sys.exit(f"{alike[0][0]} and {alike[0][1]} would have the same masks: give them one by one, each its own --out")
     graphs = Graphs(args.model, args.threads)
     supports = args.supports or args.model / "supports.npz"
-    labels = read_supports(graphs, supports)
+    labels, thresholds = read_supports(graphs, supports)
     for label, path, mask in args.teach:
         teach(graphs, labels, label, Path(path), Path(mask))
+        thresholds.pop(label, None)  # it was fitted to the other examples
     if args.teach:
-        save_supports(graphs, supports, labels)
+        save_supports(graphs, supports, labels, thresholds)
     if not labels:
         sys.exit(f"{supports} is not there: export with --support, or give --teach LABEL IMAGE MASK")
     folders = folder_names(labels)
@@ -250,7 +262,7 @@ def main() -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(enlarged(coarse, *image.size) >= 0.5).save(target)
             sure = score(coarse, graphs.about)
-            present = sure >= graphs.about["presence_threshold"]
+            present = sure >= thresholds.get(label, graphs.about["presence_threshold"])
             print(f"{target}  {label} {'present' if present else 'absent'}, score {sure:.4f}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -119,6 +120,8 @@ def test_files_say_what_they_are(exported) -> None:
     here = str(Path(run_module.__file__).parent)
     assert here.encode() not in (folder / "query.onnx").read_bytes()
     assert max(d["probability"] for d in about["differences"]) < 1e-3
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in about["files"]}
+    assert about["sha256"] == digests
 
 
 @pytest.mark.parametrize(
@@ -246,6 +249,7 @@ def test_what_was_taught_in_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) ->
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     for label in ("a cat", "b/c"):
         segmenter.teach(label, image, np.eye(64, dtype=np.uint8))
+    own = segmenter.fit_presence("b/c", refused=[image])
     segmenter.save(tmp_path / "taught.fewseg")
     model = ["--checkpoint", str(tmp_path / "model.safetensors")]
     taught = ["--support", str(tmp_path / "taught.fewseg"), "--verify-shots", "1", "--query-only"]
@@ -254,6 +258,8 @@ def test_what_was_taught_in_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) ->
         assert file["labels"].tolist() == ["a cat", "b/c"]
         assert str(file["fingerprint"]) == segmenter.model_fingerprint
         assert file["1/prototypes.16"].shape == (1, 1, 2, 8)
+        assert file["presence_thresholds"].tolist() == [segmenter.presence_threshold, own]
+        assert own != segmenter.presence_threshold
     assert main(["export", "--out", str(tmp_path / "out"), *taught]) == 2  # another model
 
 

@@ -4,24 +4,20 @@
 
 Every kill is `kill -9` of the command and its workers, at a random moment between its start and its end. A command that
 was killed some times is run to its end, and its folder compared with an undisturbed one's, byte by byte; times are left
-out, and the columns of them in `metrics.jsonl` and `results.md`.
+out, and the columns of them in `metrics.jsonl` and `results.md`. Of `serve`, see `helpers.serve_kills`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +26,9 @@ import torch
 from fewseg.core.locks import is_lock
 from fewseg.models.checkpoints import save_method
 from fewseg.models.methods import create_method
+from helpers import serve_kills
 from helpers.colour_method import blob, write_support
+from helpers.forked import kill, start
 from helpers.tiny_benchmarks import make_coco20i
 
 _TIMES = ("times.json", "config.yaml")
@@ -61,7 +59,7 @@ def _photos(folder: Path) -> None:
 CASES = {
     "segment": Case(
         "segment --support {data}/support --input {data}/photos --out {out} --checkpoint {data}/model.safetensors "
-        "--device cpu --model-threads 1 --formats coco labelme",
+        "--device cpu --model-threads 1 --adapt off --formats coco labelme",
         _photos,
     ),
     "evaluate": Case(
@@ -96,35 +94,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def start(case: Case, data: Path, out: Path) -> subprocess.Popen[bytes]:
-    """The command, in a group of its own with its workers."""
-    words = case.words.format(data=data, out=out).split()
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "fewseg.cli", *words]
-    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-
-
 def finish(case: Case, data: Path, out: Path) -> float:
     """Run to the end; gives the seconds. Raises `RuntimeError` with what it said where it failed."""
     begin = time.monotonic()
-    process = start(case, data, out)
-    _, said = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{case.words.split()[0]} ended with {process.returncode}: {said.decode()[-600:]}")
+    process = start(case.words.format(data=data, out=out), data.with_name("said"))
+    process.join()
+    if process.exitcode:
+        said = (data.with_name("said")).read_text()
+        raise RuntimeError(f"{case.words.split()[0]} ended with {process.exitcode}: {said[-600:]}")
     return time.monotonic() - begin
 
 
-def kill_after(case: Case, data: Path, out: Path, seconds: float) -> bool:
-    """Whether the command was killed, with its workers, before it ended."""
-    process = start(case, data, out)
-    try:
-        process.communicate(timeout=seconds)
-        return False
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return True
+def kill_after(case: Case, data: Path, out: Path, seconds: float) -> None:
+    """Run it for so long, unless it ends before."""
+    process = start(case.words.format(data=data, out=out), data.with_name("said"))
+    process.join(seconds)
+    kill(process)
 
 
 def differences(case: Case, folder: Path, moments: Sequence[float]) -> list[str]:
@@ -156,18 +141,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--in-a-row", type=int, default=5)
-    parser.add_argument("--only", choices=[*CASES], action="append")
+    parser.add_argument("--only", choices=[*CASES, "serve"], action="append")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng, done, wrong = random.Random(args.seed), 0, 0
-    names = args.only or [*CASES]
+    names = args.only or [*CASES, "serve"]
     while done < args.kills:
         for name in names:
-            moments = [rng.uniform(0.2, 1.0) for _ in range(min(args.in_a_row, args.kills - done))]
+            moments = [rng.random() for _ in range(min(args.in_a_row, args.kills - done))]
             with tempfile.TemporaryDirectory() as folder:
-                found = differences(CASES[name], Path(folder), moments)
+                if name == "serve":
+                    found = serve_kills.problems(Path(folder), len(moments), rng.getrandbits(32))
+                else:
+                    found = differences(CASES[name], Path(folder), moments)
             done, wrong = done + len(moments), wrong + bool(found)
-            said = found or "the files of an undisturbed run"
+            said = found or ("all that was answered" if name == "serve" else "the files of an undisturbed run")
             print(f"{name}: {len(moments)} kills, {done} in all: {said}", flush=True)
     return int(wrong > 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import itertools
 import os
 import re
@@ -60,6 +61,12 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a binary file atomically; raises `OutputError`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_leftovers(folder: str | os.PathLike[str], *, spare_running: bool = False) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Final, get_args
 import torch
 
 from fewseg.core.errors import InvalidOption
-from fewseg.core.files import make_folder, replacing, write_text
+from fewseg.core.files import make_folder, replacing, sha256, write_text
 from fewseg.core.progress import ProgressCallback, silent
 from fewseg.export.graphs import Graph, method_graphs
 from fewseg.export.options import Format
@@ -79,6 +79,7 @@ def export_method(
     for name in _of_another_model(out / DESCRIPTION, about["fingerprint"]) - sizes.keys():
         (out / name).unlink(missing_ok=True)
     about["files"] = list(sizes)
+    about["sha256"] = {name: sha256(out / name) for name in sizes}
     about["differences"] = [difference.to_json() for difference in differences]
     write_text(out / DESCRIPTION, json.dumps(about, indent=1) + "\n")
     return GraphReport(sizes, tuple(differences), about)

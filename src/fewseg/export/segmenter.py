@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fewseg.core.errors import InvalidOption
-from fewseg.core.files import make_folder, replacing, write_text
+from fewseg.core.files import make_folder, replacing, sha256, write_text
 from fewseg.core.progress import ProgressCallback, silent
 from fewseg.export.graphs import IMAGE, Graph, joined_tensors, support_set
 from fewseg.export.options import Format, GraphOptions
 from fewseg.export.run import check_options, describe
-from fewseg.export.supports import check_averages
+from fewseg.export.supports import check_averages, label_thresholds
 from fewseg.export.verify import FLIPPED, TOLERANCE, Run, open_graph
 from fewseg.export.write import write_graph
 from fewseg.images.transforms import normalise
@@ -158,19 +158,8 @@ def export_segmenter(
     if not all(1 <= side <= LONGEST_SIDE for side in size):
         raise InvalidOption(f"images of {size[0]} x {size[1]}: choose sides from 1 to {LONGEST_SIDE}")
     plain = _plain(segmenter)
-    whole = _Whole(plain, size).eval()
-    example = torch.zeros(1, 3, size[1], size[0], dtype=torch.uint8)
-    graph = Graph(NAME, whole, {IMAGE: example}, {}, (PROBABILITIES, SCORES))
-    about = {
-        **describe(plain.method, [graph], options),
-        "labels": list(plain.labels),
-        "segmenter": segmenter.fingerprint,
-        "presence_thresholds": [
-            plain.presence_rule.by_label.get(label, plain.presence_threshold) for label in plain.labels
-        ],
-        "picture": "uint8, RGB, at this very size",
-        "probabilities": "of each label's foreground; its mask is where they are at least 0.5",
-    }
+    graph = _graph(plain, size)
+    about = {**_description(plain, graph, options), "segmenter": segmenter.fingerprint}
     out, differences = make_folder(folder), []
     with ExitStack() as stack:
         for done, kind in enumerate(options.formats):
@@ -180,9 +169,27 @@ def export_segmenter(
             differences.append(_compared(plain, open_graph(path, kind), kind, size))
             progress(2 * done + 2, 2 * len(options.formats), f"compared: {kind}")
     about["files"] = [f"{NAME}.{kind}" for kind in options.formats]
+    about["sha256"] = {name: sha256(out / name) for name in about["files"]}
     about["differences"] = [asdict(difference) for difference in differences]
     write_text(out / f"{NAME}.json", json.dumps(about, indent=1) + "\n")
     return about
+
+
+def _graph(segmenter: Segmenter, size: tuple[int, int]) -> Graph:
+    """All of the segmenter, for images of this width and height."""
+    example = torch.zeros(1, 3, size[1], size[0], dtype=torch.uint8)
+    return Graph(NAME, _Whole(segmenter, size).eval(), {IMAGE: example}, {}, (PROBABILITIES, SCORES))
+
+
+def _description(segmenter: Segmenter, graph: Graph, options: GraphOptions) -> dict[str, Any]:
+    """What programs need to know to run the graph."""
+    return {
+        **describe(segmenter.method, [graph], options),
+        "labels": list(segmenter.labels),
+        "presence_thresholds": label_thresholds(segmenter),
+        "picture": "uint8, RGB, at this very size",
+        "probabilities": "of each label's foreground; its mask is where they are at least 0.5",
+    }
 
 
 def _plain(segmenter: Segmenter) -> Segmenter:

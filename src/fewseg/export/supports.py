@@ -38,14 +38,21 @@ def check_averages(segmenter: Segmenter) -> None:
         )
 
 
+def label_thresholds(segmenter: Segmenter) -> list[float]:
+    """The presence threshold of every label, in order of teaching."""
+    rule = segmenter.presence_rule
+    return [rule.by_label.get(label, rule.threshold) for label in segmenter.labels]
+
+
 @torch.no_grad()
 def save_supports(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
     """Write all labels of a segmenter to a `.npz`, atomically; read it with `numpy.load`, no pickle.
 
-    `labels` are the names, `fingerprint` the model's, `image_size` the side of its input, `presence_threshold` the
-    score from which a label counts as present and `presence_scale` the two numbers of a `PresenceScale`. The tensors
-    of the first label are `0/NAME`, those of the second `1/NAME` and so on, named as the inputs of `query.onnx` and
-    `join.onnx`: the shots' (1, n, ...), and `joined.*`.
+    `labels` are the names, `fingerprint` the model's, `image_size` the side of its input, `presence_thresholds` the
+    score of each label from which it counts as present, `presence_threshold` that of labels to come, and
+    `presence_scale` the two numbers of a `PresenceScale`. The tensors of the first label are `0/NAME`, those of the
+    second `1/NAME` and so on, named as the inputs of `query.onnx` and `join.onnx`: the shots' (1, n, ...), and
+    `joined.*`. Each array has a checksum, which `numpy.load` compares.
 
     Raises:
         InvalidSupport: nothing has been taught. InvalidOption: the segmenter averages flips or sizes, which exported
@@ -58,6 +65,7 @@ def save_supports(segmenter: Segmenter, path: str | os.PathLike[str]) -> None:
         "fingerprint": np.array(segmenter.model_fingerprint),
         "image_size": np.array(method.config.image_size),
         "presence_threshold": np.array(segmenter.presence_threshold),
+        "presence_thresholds": np.array(label_thresholds(segmenter)),
         "presence_scale": np.array(segmenter.presence_scale),
     }
     for place, support in enumerate(segmenter.supports.values()):

@@ -6,17 +6,18 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from fewseg.core.errors import InvalidOption
-from fewseg.core.files import make_folder, write_bytes
+from fewseg.core.errors import InvalidCheckpoint, InvalidOption, one_line
+from fewseg.core.files import make_folder
+from fewseg.core.tensor_files import read_tensors, write_tensors
 from fewseg.models.backbones import FeaturePyramid
 
 _FORMAT: Final = "fewseg.maps.1"
@@ -69,7 +70,7 @@ class MemoryStore:
 
 
 class FolderStore:
-    """A file for every view, written atomically and mapped into memory when it is read.
+    """A file for every view, written atomically, its checksum compared when it is read first, and mapped into memory.
 
     A file's name is a hash of everything its content depends on: `about`, the view and the pixels of its image. So a
     changed image, backbone or setting finds no file instead of a wrong one, runs with other classes or folds share
@@ -87,6 +88,7 @@ class FolderStore:
         self.folder = make_folder(Path(folder) / _digest(_FORMAT, about)[:16])
         self._content = content
         self._paths: dict[Hashable, Path] = {}
+        self._checked: set[Path] = set()
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether there is a readable file; one that was cut short is not."""
@@ -102,19 +104,28 @@ class FolderStore:
         if view.mask is not None:
             tensors["mask"] = view.mask.contiguous()
         make_folder(self._path(key).parent)
-        write_bytes(self._path(key), save(tensors))
+        write_tensors(self._path(key), tensors, {})
 
     def get(self, key: Hashable) -> CachedView:
-        """See `FeatureStore`; raises `InvalidOption` where the file was removed."""
+        """See `FeatureStore`; raises `InvalidOption` where the file was removed, or is damaged, and removes it then."""
+        path = self._path(key)
         try:
-            with safe_open(self._path(key), "pt") as file:
-                names = sorted(file.keys())
-                maps = tuple(file.get_tensor(name) for name in names if name != "mask")
-                return CachedView(maps, file.get_tensor("mask") if "mask" in names else None)
-        except (SafetensorError, OSError) as error:
+            tensors = self._read_again(path) if path in self._checked else read_tensors(path)[0]
+        except (SafetensorError, OSError, InvalidCheckpoint) as error:
+            with suppress(OSError):
+                path.unlink()
             raise InvalidOption(
-                f"cannot read cached maps {self._path(key)}: {error}; run again, and missing files are computed anew"
+                f"cannot read cached maps {path} ({one_line(error)}): run again, and missing files are computed anew"
             ) from error
+        self._checked.add(path)
+        mask = tensors.pop("mask", None)
+        return CachedView(tuple(tensors[name] for name in sorted(tensors)), mask)
+
+    @staticmethod
+    def _read_again(path: Path) -> dict[str, Tensor]:
+        """The tensors of a file whose checksum this process has compared, mapped into memory."""
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
 
     def _path(self, key: Hashable) -> Path:
         if key not in self._paths:
