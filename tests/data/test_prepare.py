@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -13,6 +16,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,8 @@ import pytest
 from PIL import Image
 
 from fewseg.cli import main
+from fewseg.core.progress import silent
+from fewseg.data.datasets import prepare
 from fewseg.data.datasets.benchmark import read_index, read_values
 from fewseg.data.datasets.build_coco20i import paint
 from fewseg.data.datasets.coco20i import Coco20i, Coco20iPanet
@@ -523,3 +529,12 @@ def test_index_is_small_json(fresh: Callable[[str], Path]) -> None:
     assert _prepare("fss1000", root) == 0
     content = json.loads((root / "fewseg/fss1000/index.json").read_text())
     assert content["parts"]["train"]["z_thing_0/1.jpg"] == {str(content["classes"].index("z_thing_0")): 6300}
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_workers_start_however_python_starts_processes(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From Python 3.14 on they are no children of the process that asks for them."""
+    context = multiprocessing.get_context(method)
+    pool = functools.partial(ProcessPoolExecutor, mp_context=context)
+    monkeypatch.setattr(prepare, "ProcessPoolExecutor", pool)
+    assert prepare.in_processes(math.sqrt, [n * n for n in range(32)], 2, silent, "roots") == [*range(32)]

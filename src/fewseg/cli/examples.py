@@ -113,7 +113,7 @@ def set_kinds(segmenter: Segmenter, kinds: Sequence[str]) -> None:
 def adapt(segmenter: Segmenter, when: Adapt, *, curve: bool = False) -> None:
     """Adapt the labels, with a progress bar and a line for each on stderr; with `curve` its learning curve, too."""
     from fewseg.cli.common import progress_bar
-    from fewseg.inference.adaptation.support import ENOUGH_EXAMPLES
+    from fewseg.inference.adaptation.choice import ENOUGH_EXAMPLES
 
     least = {"auto": ENOUGH_EXAMPLES, "on": 2}.get(when)
     labels = [label for label in segmenter.labels if least is not None and segmenter.shots(label) >= least]

@@ -116,6 +116,11 @@ def adapt_predictions(
     return [_adapted(method, one, supports, own) for one, own in zip(pixels, frozen, strict=True)]
 
 
+def predict_labels(method: FewShotMethod, features: EncodedImages, supports: Sequence[LabelSupport]) -> list[Tensor]:
+    """`predict_probabilities` and `adapt_predictions`, one after the other."""
+    return adapt_predictions(method, features, supports, predict_probabilities(method, features, supports))
+
+
 def _adapted(method: FewShotMethod, pixels: Tensor | None, supports: Sequence[LabelSupport], frozen: Tensor) -> Tensor:
     """`adapt_predictions` of one image."""
     if pixels is None:

@@ -7,8 +7,7 @@ from typing import Final
 
 from fewseg.images import ImageLike
 from fewseg.inference.model import InferenceModel
-from fewseg.inference.predict import adapt_predictions, predict_probabilities
-from fewseg.inference.preprocess import open_for, prepare
+from fewseg.inference.predict import predict_labels
 from fewseg.inference.supports import LabelSupport
 from fewseg.models.presence import task_threshold
 
@@ -37,9 +36,5 @@ def fitted_threshold(
 
 
 def _score(model: InferenceModel, support: LabelSupport, image: ImageLike) -> float:
-    opened = open_for(image, model.input_sizes)
-    prepared = prepare(opened, model.input_sizes, pixels=support.adaptation is not None)
-    features = model.encode([prepared])
-    frozen = predict_probabilities(model.method, features, [support])
-    coarse = adapt_predictions(model.method, features, [support], frozen)
-    return model.presence_rule.scores(coarse[0])[0]
+    (coarse,) = predict_labels(model.method, model.encode([model.preprocess(image)]), [support])
+    return model.presence_rule.scores(coarse)[0]

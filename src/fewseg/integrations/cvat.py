@@ -22,7 +22,7 @@ from fewseg.core.errors import InvalidOption, InvalidSupport
 from fewseg.formats.polygons import one_ring, regions
 from fewseg.formats.read import read_supports
 from fewseg.images.orientation import as_stored
-from fewseg.inference.adaptation.support import ENOUGH_EXAMPLES
+from fewseg.inference.adaptation.choice import ENOUGH_EXAMPLES
 from fewseg.inference.segmenter import Segmenter
 
 if TYPE_CHECKING:

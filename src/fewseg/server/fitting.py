@@ -17,8 +17,8 @@ from typing import Final
 
 from fewseg.core.errors import FewsegError, one_line
 from fewseg.inference.adaptation.adapted import AdaptedLabel
+from fewseg.inference.adaptation.choice import ENOUGH_EXAMPLES
 from fewseg.inference.adaptation.report import Adaptation
-from fewseg.inference.adaptation.support import ENOUGH_EXAMPLES
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.supports import LabelSupport
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fewseg.inference.adaptation.choice import ENOUGH, OPTIONS, Choice, choose
+from fewseg.inference.adaptation.choice import ENOUGH_EXAMPLES, OPTIONS, Choice, choose
 
 PARTS = sorted({part for option in OPTIONS for part in option})
 PIXELS = 400
@@ -43,7 +43,7 @@ def test_differences_of_a_few_points_are_noise(count: int) -> None:
 def test_what_is_reported_of_noise_does_not_flatter(count: int) -> None:
     """Networks that are now better, now worse than the frozen model, which few examples do not tell apart."""
     taken = [chosen(count, seed, frozen=0.2, **dict.fromkeys(PARTS, 0.2)) for seed in range(60)]
-    assert sum(choice.better for choice in taken) <= (15 if count < ENOUGH else 45)
+    assert sum(choice.better for choice in taken) <= (15 if count < ENOUGH_EXAMPLES else 45)
     gains = [np.mean(choice.after) - np.mean(choice.before) for choice in taken]
     assert abs(np.mean(gains)) < 0.02
 

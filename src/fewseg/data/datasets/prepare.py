@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import multiprocessing
 import os
 import signal
 import tarfile
 import threading
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -220,20 +220,21 @@ def _each(work: Callable[[_T], _R], items: Sequence[_T], workers: int, chunk: in
     if workers == 1:
         yield from map(work, items)
         return
-    pool = ProcessPoolExecutor(workers, initializer=_follow, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(workers, initializer=_follow)
     try:
         yield from pool.map(work, items, chunksize=chunk)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _follow(parent: int) -> None:
-    """A worker leaves interrupts to its parent and ends with it, also where the parent was killed."""
+def _follow() -> None:
+    """A worker leaves interrupts to the process that started it and ends with that, also where it was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    starter = multiprocessing.parent_process()
+    assert starter is not None  # not `os.getppid`: workers may be forked by a process between the two
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        starter.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,7 +1,7 @@
 """Which networks to use, if any, by how well they predict the examples that they have not seen.
 
 Few examples say little, so another average of networks must be ahead of the first by its standard error, which is
-never believed to be small. Against the frozen model the mean gain decides, from `ENOUGH` examples on: a standard error
+never believed to be small. Against the frozen model the mean gain decides, from `ENOUGH_EXAMPLES` on: a standard error
 above zero was asked for before, and refused fits that gained on unseen images (docs/adaptation.md).
 """
 
@@ -26,8 +26,8 @@ OPTIONS: Final[tuple[tuple[str, ...], ...]] = (
 LEAST_DEVIATION: Final = 0.1
 """Standard deviation, over examples, of a difference of two IoUs: no smaller one is believed."""
 
-ENOUGH: Final = 5
-"""Examples from which a mean gain is believed without its standard error."""
+ENOUGH_EXAMPLES: Final = 5
+"""Examples from which a mean gain is believed without its standard error, and labels are adapted unasked."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def choose(
     before = ious([logits["frozen"]], truth)
     scores = np.stack([ious([logits[part] for part in option], truth) for option in OPTIONS])
     everything = np.arange(len(truth))
-    enough = len(truth) >= ENOUGH
+    enough = len(truth) >= ENOUGH_EXAMPLES
     best, better = _decide(scores, before, everything, enough)
     after = []
     for one in everything:

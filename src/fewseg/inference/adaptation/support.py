@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from fewseg.inference.adaptation.report import Adaptation
 from fewseg.inference.model import InferenceModel
 from fewseg.inference.predict import predict_probabilities
 from fewseg.inference.supports import LabelSupport
-
-ENOUGH_EXAMPLES: Final = 5
-"""Examples from which labels are adapted unasked: measured, it is better from there on (docs/adaptation.md)."""
 
 
 def adapt_support(model: InferenceModel, label: str, support: LabelSupport, **options: Any) -> AdaptedLabel:

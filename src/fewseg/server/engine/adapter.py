@@ -14,8 +14,8 @@ from fewseg.core.errors import InvalidCheckpoint, OutputError, one_line
 from fewseg.core.tensor_files import read_tensors, write_tensors
 from fewseg.core.version import __version__
 from fewseg.inference.adaptation.adapted import AdaptedLabel
+from fewseg.inference.adaptation.choice import ENOUGH_EXAMPLES
 from fewseg.inference.adaptation.report import Adaptation
-from fewseg.inference.adaptation.support import ENOUGH_EXAMPLES
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.engine.cache import ResultCache
 from fewseg.server.engine.model import EngineModel

@@ -20,7 +20,7 @@ from fewseg.core.errors import FewsegError, InvalidImage, InvalidOption, OutputE
 from fewseg.core.locks import FolderLock
 from fewseg.core.lru import LRUCache
 from fewseg.core.types import Prediction
-from fewseg.inference.adaptation.support import ENOUGH_EXAMPLES
+from fewseg.inference.adaptation.choice import ENOUGH_EXAMPLES
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.api_errors import ApiError
 from fewseg.server.fitting import Fit, Fitter
