@@ -2,8 +2,10 @@
 
 PNG has a checksum for every part, and all are compared (Pillow compares none of the pixels'). TIFF and BMP have none
 for what lies uncompressed, so what their headers say is compared with the file's length; deflate in a TIFF has a
-checksum of its own. JPEG, WebP, GIF, AVIF, JPEG 2000 and LZW in a TIFF have nothing of the kind: where a changed bit
-leaves them decodable, nobody can tell, which is why masks are not read from such files (but for TIFF).
+checksum of its own, and LZW and PackBits must give as many bytes as the size needs. JPEG, WebP, GIF, AVIF and JPEG 2000
+have nothing of the kind: where a changed bit leaves them decodable, the file alone does not tell (a check of the order
+of a JPEG's markers told of 3 in 200 more). Masks are not read from such files, and `fewseg.images.checksums` tells of
+every change in files whose checksums were written down.
 """
 
 from __future__ import annotations
@@ -16,24 +18,36 @@ from typing import IO, Any, Final
 
 from PIL import ImageFile
 
+from fewseg.images.checksums import require_listed
+from fewseg.images.streams import lzw_length, packbits_length
+
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _PIECE: Final = 1 << 20
 _AFTER_PIXELS: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks that may hold the orientation."""
 
+_LENGTHS: Final = {5: lzw_length, 32773: packbits_length}
+"""By a TIFF's compression without checksums: how many bytes its data stands for."""
+_COUNTED: Final = 1 << 18
+"""Bytes of such data that are counted through, at most: masks have few, and photographs would take seconds."""
+_SUBSAMPLED: Final = 6
+"""PhotometricInterpretation of YCbCr, whose rows are not of the image's width."""
+
 
 def require_whole(image: ImageFile.ImageFile) -> None:
     """Raise `ValueError` where the file of an image that is not decoded yet is seen to be damaged."""
     file = getattr(image, "fp", None)
-    if file is None or image.format not in ("PNG", "TIFF", "BMP"):
+    if file is None:
         return
+    if image.filename and os.path.isfile(image.filename):
+        require_listed(image.filename)
     place = file.tell()
     try:
         if image.format == "PNG":
             _check_png(file)
         elif image.format == "TIFF":
             _check_tiff(file, image)
-        else:
+        elif image.format == "BMP":
             _check_bmp(file, image.size)
     finally:
         file.seek(place)
@@ -106,10 +120,17 @@ def _check_tiff(file: IO[bytes], image: Any) -> None:
         raise ValueError(f"it lists {len(offsets)} parts, and its size needs {needed}")
     _check_places(file, offsets, counts, _directory(file, tags))
     compression = tags.get(259, 1)
+    row = -(-across * (sum(bits) if len(bits) > 1 else bits[0] * samples) // planes // 8)
     if compression == 1:
-        row = -(-across * (sum(bits) if len(bits) > 1 else bits[0] * samples) // planes // 8)
         if sum(counts) < row * (down * needed if tiled else height * planes):
             raise ValueError("its pixels are cut off")
+    elif compression in _LENGTHS and tags.get(262) != _SUBSAMPLED and sum(counts) <= _COUNTED:
+        rows = down if tiled or not height % down else height % down
+        last = {needed - 1} if planes == 1 else set(range(needed // planes - 1, needed, needed // planes))
+        for number, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
+            file.seek(offset)
+            if _LENGTHS[compression](file.read(count)) not in (row * (rows if number in last else down), row * down):
+                raise ValueError("its compressed pixels are not as many as its size needs")
     elif compression in (8, 32946):
         for offset, count in zip(offsets, counts, strict=True):
             file.seek(offset)
