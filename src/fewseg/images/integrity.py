@@ -39,8 +39,8 @@ def require_whole(image: ImageFile.ImageFile) -> None:
     file = getattr(image, "fp", None)
     if file is None:
         return
-    if image.filename and os.path.isfile(image.filename):
-        require_listed(image.filename)
+    if (name := os.fsdecode(image.filename)) and os.path.isfile(name):
+        require_listed(name)
     place = file.tell()
     try:
         if image.format == "PNG":
