@@ -16,8 +16,9 @@ from fewseg.core.errors import InvalidOption
 from fewseg.core.types import IGNORE
 from fewseg.data.datasets.synthetic import SyntheticDataset
 from fewseg.data.episodes.draw import draw_training_episodes
+from fewseg.data.episodes.scaled_crops import ScaledCrops
 from fewseg.data.episodes.tensors import TrainingEpisodes, TrainingSource
-from fewseg.data.episodes.views import VIEWS, ScaledCrops
+from fewseg.data.episodes.views import VIEWS
 from fewseg.models.checkpoints.native import load_method
 from fewseg.models.presence import RECALL
 from fewseg.training.ema import WeightEMA
