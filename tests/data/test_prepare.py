@@ -31,6 +31,8 @@ from fewseg.data.datasets.build_coco20i import paint
 from fewseg.data.datasets.coco20i import Coco20i, Coco20iPanet
 from fewseg.data.datasets.fss1000 import Fss1000
 from fewseg.data.datasets.pascal5i import Pascal5i, voc_colour
+from fewseg.evaluation.plan import draw_trials, open_targets
+from fewseg.evaluation.protocols import choose_protocol
 from helpers.tiny_benchmarks import (
     HEIGHT,
     WIDTH,
@@ -506,6 +508,35 @@ def test_published_coco_pickles(
         assert _prepare("coco20i", root) == 2
         assert said in _error(capsys)
     assert not (tmp_path / "harm").exists()
+
+
+def test_sccans_coco_lists_are_walked_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_coco20i(tmp_path / "coco20i", train=1, val=2)
+    assert _prepare("coco20i", root) == 0
+    ours = Coco20i(root, 1, selection="sccan")
+    images = sorted({name for name, _ in ours.test_pairs(1)})
+    shuffled = [images[i] for i in np.random.default_rng(0).permutation(len(images))]
+    folder = root / "given/fss_list/val"
+    folder.mkdir(parents=True)
+    lines = [f"../{name} ../annotations/{name[:-4]}.png" for name in shuffled]
+    (folder / "data_list_1.txt").write_text("\n".join(lines) + "\n")
+    assert _prepare("coco20i", root, "--lists", str(root / "given")) == 0
+    assert "Published lists in use: test-1." in capsys.readouterr().out
+    assert set(Coco20i(root, selection="sccan").test_pairs(1)) == set(ours.test_pairs(1))
+    protocol = choose_protocol("sccan", count=len(shuffled))
+    targets = open_targets([f"coco20i:{root}"], protocol, fold=(1, 2))
+    listed, computed = draw_trials(targets, protocol, (1,))
+    assert [e.query for e in listed.episodes] == shuffled
+    queries = [e.query for e in computed.episodes]
+    assert queries[:20] == sorted(set(queries))[:20], "without a list the images are sorted"
+
+    for content, said in (
+        ("2007_000033.jpg 2007_000033.png\n", "names no image of COCO 2014"),
+        ("val2014/COCO_val2014_999999999999.jpg\n", "which is not among these images"),
+    ):
+        (folder / "data_list_1.txt").write_text(content)
+        assert _prepare("coco20i", root, "--lists", str(root / "given")) == 2
+        assert said in _error(capsys)
 
 
 def test_options_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from fewseg.data.datasets.benchmark import Index, write_index
 from fewseg.data.datasets.folder import FolderDataset
 from fewseg.data.datasets.pascal5i import VOC_CLASSES
 from fewseg.data.datasets.synthetic import SyntheticDataset
-from fewseg.data.episodes.draw import draw_test_episodes, save_episodes
+from fewseg.data.episodes.draw import draw_test_episodes, load_episodes, save_episodes
 from fewseg.data.episodes.draw_published import draw_pascal
 from fewseg.evaluation import evaluate as evaluation
 from fewseg.evaluation import run as report_of_run
@@ -334,7 +334,8 @@ def test_results_of_another_model_are_not_overwritten(tmp_path: Path, capsys: py
 
 
 def test_walks(pascal: Path) -> None:
-    protocol = choose_protocol("sccan", count=50)
+    protocol = choose_protocol("sccan", count=50, seeds=(0, 1, 2, 3, 4))
+    assert PROTOCOLS["sccan"].seeds == PROTOCOLS["sccan-square"].seeds == (321,)
     trials = draw_trials(open_targets([f"pascal5i:{pascal}"], protocol, fold=(1,)), protocol, (5,))
     assert [trial.seed for trial in trials] == [0, 1, 2, 3, 4]
     assert all(len(trial.episodes) == 50 for trial in trials)
@@ -343,6 +344,24 @@ def test_walks(pascal: Path) -> None:
     folder = choose_protocol("pfenet", count=8)
     (trial,) = draw_trials(open_targets(["synthetic@0/4"], folder), folder, (1,))
     assert {e.class_id for e in trial.episodes} == set(range(0, 32, 4)), "an image of each class in turn"
+
+
+def test_small_objects_are_tested_where_the_protocol_says_so(tmp_path: Path) -> None:
+    areas = {f"2007_{i:06d}": {5 + i % 5: 3000, 5 + (i + 1) % 5: 900 + 300 * (i % 8)} for i in range(40)}
+    write_index(tmp_path, "pascal5i", Index(VOC_CLASSES, {"train": {}, "test": areas}), {})
+    drawn = {}
+    for small in (True, False):
+        protocol = choose_protocol("sccan", count=60, small_queries=small)
+        (target,) = open_targets([f"pascal5i:{tmp_path}"], protocol, fold=(1,))
+        (trial,) = draw_trials([target], protocol, (1,))
+        drawn[small] = trial.episodes
+        assert all(s in target.dataset.names(e.class_id) for e in trial.episodes for s in e.support)
+        save_episodes(tmp_path / "list.json", trial.episodes, target.dataset)
+        assert load_episodes(tmp_path / "list.json", target.dataset) == trial.episodes
+        listed = [e.query in target.dataset.names(e.class_id) for e in trial.episodes]
+        assert all(listed) != small
+    assert [e.query for e in drawn[True]] == [e.query for e in drawn[False]]
+    assert choose_protocol("sccan", small_queries=False).changed == ("small_queries",)
 
 
 def test_the_default_protocol_is_that_of_the_methods_paper() -> None:

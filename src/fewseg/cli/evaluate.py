@@ -66,6 +66,8 @@ class Options(ReleaseOptions, ImageSizeOptions, PrecisionOptions, LogOptions):
     """Compare at the query's original size, or at the model's input size; the protocol's if not given."""
     resize: Resize | None = None
     """Squash images to the input's square, or pad them; the protocol's if not given."""
+    small_queries: bool | None = None
+    """Test queries in which a class covers too few pixels for a support, too; the protocol's if not given."""
     fusion: Fusion = "one-pass"
     """How several shots become one prediction. one-pass: the method's own way. The others fuse one-shot predictions:
     vote (majority of the masks), average (of the probabilities), hsnet-vote (half of the image's largest number of
@@ -168,6 +170,7 @@ def _protocol(options: Options) -> Protocol:
         seeds=options.seed,
         resize=options.resize,
         scoring=options.scoring,
+        small_queries=options.small_queries,
     )
 
 

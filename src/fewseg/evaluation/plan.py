@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from fewseg.core.errors import InvalidDataset
@@ -121,7 +122,7 @@ def read_trials(paths: Sequence[Path], targets: Sequence[Target]) -> list[Trial]
 def listed_pairs(target: Target) -> Pairs:
     """(image, class) to test: the benchmark's list, or of any other dataset one image of each class in turn."""
     dataset = target.dataset
-    if isinstance(dataset, Benchmark) and dataset.fold is not None:
+    if isinstance(dataset, Benchmark) and dataset.fold is not None and set(target.novel) <= dataset.held_out:
         return dataset.test_pairs(dataset.fold)
     rows = [
         (number, class_id, name) for class_id in target.novel for number, name in enumerate(dataset.names(class_id))
@@ -136,9 +137,7 @@ def _draw(target: Target, protocol: Protocol, shots: int, most: int, seed: int) 
     pairs = listed_pairs(target)
     count = count or len(pairs)
     if protocol.draw == "walk":
-        # Of lists that run class by class, the first images would show the first classes only.
-        class_by_class = isinstance(target.dataset, Benchmark) and target.dataset.class_by_class
-        return draw_walk(sorted(pairs) if class_by_class else pairs, shots, count, seed)
+        return _walk(target, pairs, shots, count, seed, small=protocol.small_queries)
     if target.benchmark == "pascal5i":
         return draw_pascal(pairs, shots, count, seed)
     pools = pools_of(pairs)
@@ -146,6 +145,20 @@ def _draw(target: Target, protocol: Protocol, shots: int, most: int, seed: int) 
         named = sorted(pools.items(), key=lambda pool: target.dataset.classes[pool[0]])
         return draw_fss(dict(named), shots, count, seed)
     return draw_coco(pools, shots, count, seed)
+
+
+def _walk(target: Target, pairs: Pairs, shots: int, count: int, seed: int, *, small: bool) -> list[Episode]:
+    """Published lists of images are walked in their own order.
+
+    Of those that run class by class, as pickles and computed lists of COCO do, the first images would show the first
+    classes only: their images are sorted.
+    """
+    dataset = target.dataset
+    if not isinstance(dataset, Benchmark):
+        return draw_walk(pairs, shots, count, seed)
+    by_class = dataset.class_by_class and all(a[1] <= b[1] for a, b in pairwise(pairs))
+    further = dataset.small_pairs(target.novel) if small else ()
+    return draw_walk(sorted(pairs) if by_class else pairs, shots, count, seed, small=further)
 
 
 def _class_by_class(target: Target, shots: int, most: int, per_class: int, seed: int) -> list[Episode]:

@@ -7,7 +7,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,15 @@ from fewseg.core.errors import FewsegError, InvalidDataset, InvalidImage, Invali
 from fewseg.core.files import make_folder, remove_leftovers
 from fewseg.core.prediction import IGNORE
 from fewseg.core.progress import ProgressCallback
-from fewseg.data.datasets.benchmark import Areas, Index, Pair, read_values, write_index
+from fewseg.data.datasets.benchmark import (
+    SCCAN_PIXELS,
+    Areas,
+    Index,
+    Pair,
+    computed_pairs,
+    read_values,
+    write_index,
+)
 from fewseg.data.datasets.coco20i import MASKS, SPLITS, Coco20i, mask_path
 from fewseg.data.datasets.prepare import (
     Archive,
@@ -31,7 +39,7 @@ from fewseg.data.datasets.prepare import (
     unpack,
     unpacking_marker,
 )
-from fewseg.data.datasets.published import FOLDERS, find_file, read_pickle
+from fewseg.data.datasets.published import FOLDERS, find_file, read_coco_images, read_pickle
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +52,9 @@ ARCHIVES: Final = (
 )
 
 _CLASSES: Final = 80
+
+_Listed: TypeAlias = dict[int, tuple[str, ...]] | tuple[str, ...]
+"""What a list names: images by class, or images."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +86,8 @@ def build(root: Path, lists: Path | None, workers: int, whole: bool, progress: P
             log.warning(
                 "%d masks in %s were damaged, old, or number classes in another way: painted again", again, where
             )
-    for key, (path, pairs) in published.items():
-        held = parts[key.split("-")[0]]
-        unknown = next((name for name, _ in pairs if name not in held), None)
-        if unknown is not None:
-            raise InvalidDataset(f"{path} lists {unknown}, which is not among these images: give lists of COCO 2014")
-    write_index(root, Coco20i.prepared_as, Index(classes, parts), {key: pairs for key, (_, pairs) in published.items()})
+    lists_of = {key: _pairs(path, key, listed, parts) for key, (path, listed) in published.items()}
+    write_index(root, Coco20i.prepared_as, Index(classes, parts), lists_of)
 
 
 def _check(root: Path, progress: ProgressCallback) -> None:
@@ -187,18 +194,37 @@ def paint(instances: tuple[tuple[int, Any], ...], size: tuple[int, int], name: s
     return values
 
 
-def _published(folder: Path, *, given: bool) -> dict[str, tuple[Path, tuple[Pair, ...]]]:
-    """Published pickles by list: their pairs, class by class, in the pickle's order."""
-    found: dict[str, tuple[Path, tuple[Pair, ...]]] = {}
+def _published(folder: Path, *, given: bool) -> dict[str, tuple[Path, _Listed]]:
+    """Published lists by key (`test-0`), and where they were read: pickles, or SCCAN's text files."""
+    found: dict[str, tuple[Path, _Listed]] = {}
     for part in SPLITS:
         for fold in range(Coco20i.folds):
             places = FOLDERS["train" if part == "train" else "test"]
-            path = find_file(folder, ("coco", "coco20i"), [f"{place}/fold{fold}.pkl" for place in places])
+            texts = [f"{within}{place}/data_list_{fold}.txt" for within in ("", "fss_list/") for place in places]
+            path = find_file(folder, ("coco", "coco20i"), [*(f"{place}/fold{fold}.pkl" for place in places), *texts])
             if path is not None:
-                listed = read_pickle(path)
-                tested = frozenset(range(fold, _CLASSES, 4))
-                classes = [c for c in range(_CLASSES) if (c in tested) == (part == "test")]
-                found[f"{part}-{fold}"] = path, tuple((name, c) for c in classes for name in listed.get(c, ()))
+                found[f"{part}-{fold}"] = path, (read_pickle if path.suffix == ".pkl" else read_coco_images)(path)
     if given and not found:
-        raise InvalidDataset(f"{folder} has no list of COCO-20i: expected trn/fold0.pkl ... and val/fold0.pkl ...")
+        raise InvalidDataset(
+            f"{folder} has no list of COCO-20i: expected trn/fold0.pkl ... and val/fold0.pkl ..., or "
+            "train/data_list_0.txt ... and val/data_list_0.txt ..."
+        )
     return found
+
+
+def _pairs(path: Path, key: str, listed: _Listed, parts: dict[str, Areas]) -> tuple[Pair, ...]:
+    """What a list says to train on, or test: a pickle class by class; a text image by image, every class that an image
+    shows on at least 2048 pixels, in the order of the lines."""
+    part, fold = key.split("-")
+    areas, tested = parts[part], frozenset(range(int(fold), _CLASSES, 4))
+    classes = [c for c in range(_CLASSES) if (c in tested) == (part == "test")]
+    names = tuple(name for c in classes for name in listed.get(c, ())) if isinstance(listed, dict) else listed
+    unknown = next((name for name in names if name not in areas), None)
+    if unknown is not None:
+        raise InvalidDataset(f"{path} lists {unknown}, which is not among these images: give lists of COCO 2014")
+    if isinstance(listed, dict):
+        return tuple((name, c) for c in classes for name in listed.get(c, ()))
+    shown: dict[str, list[Pair]] = {}
+    for name, c in computed_pairs(areas, classes, SCCAN_PIXELS, class_by_class=False):
+        shown.setdefault(name, []).append((name, c))
+    return tuple(pair for name in listed for pair in shown.get(name, ()))

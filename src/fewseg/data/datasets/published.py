@@ -27,6 +27,8 @@ FOLDERS: Final[dict[Part, tuple[str, ...]]] = {
 _WITHIN: Final = ("", "splits", "lists", "data/splits")
 """Where in a given folder lists may lie, each also with the benchmark's own folder below it."""
 
+_COCO_IMAGE: Final = re.compile(r"(COCO_((?:train|val)2014)_\d{12}\.jpg)$")
+
 _PAIR: Final = re.compile(r"(?P<name>[^\s/]+)__(?P<value>\d{1,2})")
 
 
@@ -90,6 +92,18 @@ def _unreadable(path: Path, line: str) -> InvalidDataset:
         f"{path}: line {line[:60]!r} is neither IMAGE__CLASS (class 01 to 20) nor an image's path with its mask's: "
         "give the published list as it is"
     )
+
+
+def read_coco_images(path: Path) -> tuple[str, ...]:
+    """SCCAN's lists of COCO-20i: lines of an image's path (`val2014/COCO_val2014_000000000042.jpg`) and its mask's."""
+    lines = read_lines(path)
+    found = [_COCO_IMAGE.search(line.split()[0]) for line in lines]
+    wrong = next((line for line, image in zip(lines, found, strict=True) if image is None), None)
+    if wrong is not None:
+        raise InvalidDataset(
+            f"{path}: line {wrong[:60]!r} names no image of COCO 2014: give the published list as it is"
+        )
+    return tuple(f"{image[2]}/{image[1]}" for image in found if image is not None)
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:

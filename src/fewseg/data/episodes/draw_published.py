@@ -63,11 +63,12 @@ def draw_fss(pools: Pools, shots: int, count: int | None = None, seed: int = 0) 
     return [Episode(name, _supports(rng, name, numbered[class_id], shots), class_id) for name, class_id in walk]
 
 
-def draw_walk(pairs: Pairs, shots: int, count: int, seed: int = 0) -> list[Episode]:
+def draw_walk(pairs: Pairs, shots: int, count: int, seed: int = 0, *, small: Pairs = ()) -> list[Episode]:
     """SCCAN's: the query walks the *images* cyclically, its class is drawn among those it holds, supports differ.
 
     Lists of one seed share queries and classes whatever the number of shots, as long as every class has images for
-    the most, and fewer shots are the first of more. Classes with fewer than `shots + 1` images are left out.
+    the most, and fewer shots are the first of more. Classes with fewer than `shots + 1` images are left out. `small`
+    are further (image, class) that the images hold: queries, but never supports.
     """
     pools = {class_id: names for class_id, names in pools_of(pairs).items() if len(names) > shots}
     _checked(pools, shots, count)
@@ -75,6 +76,9 @@ def draw_walk(pairs: Pairs, shots: int, count: int, seed: int = 0) -> list[Episo
     for name, class_id in pairs:
         if class_id in pools:
             held.setdefault(name, []).append(class_id)
+    for name, class_id in small:
+        if name in held and class_id in pools:
+            held[name].append(class_id)
     images, episodes = list(held), []
     for index in range(count):
         query = images[index % len(images)]
