@@ -72,9 +72,14 @@ def segment_batch(
         started = time.perf_counter()
         logits = segment_fused(method, batch.tensors.query, support).cpu()  # copying waits for a GPU to finish
         spent = time.perf_counter() - started
-        padded = settings.resize == "padded" and settings.scoring == "original"
-        masks = [_at_size(one, truth.shape, padded) for one, truth in zip(logits.split(1), batch.truths, strict=True)]
+        masks = predicted_masks(logits, batch.truths, settings)
     return masks, spent / len(masks)
+
+
+def predicted_masks(logits: Tensor, truths: Sequence[NDArray[Any]], settings: EvaluationSettings) -> list[NDArray[Any]]:
+    """Logits (B, 2, s, s) on the CPU to B masks, each of its truth's size."""
+    padded = settings.resize == "padded" and settings.scoring == "original"
+    return [_at_size(one, truth.shape, padded) for one, truth in zip(logits.split(1), truths, strict=True)]
 
 
 def _at_size(logits: Tensor, size: tuple[int, ...], padded: bool) -> NDArray[Any]:

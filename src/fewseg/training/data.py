@@ -17,10 +17,15 @@ from fewseg.core.types import Episode, EpisodeTensors
 from fewseg.data.datasets.base import Dataset
 from fewseg.data.datasets.benchmark import Benchmark
 from fewseg.data.datasets.cached import CachedDataset
+from fewseg.data.datasets.fss1000 import Fss1000
 from fewseg.data.episodes.draw import MIN_IMAGES, count_queries, draw_test_episodes
 from fewseg.data.episodes.sources import OpenSource, open_source
 from fewseg.data.episodes.tensors import TrainingEpisodes, TrainingSource
 from fewseg.data.episodes.views import VIEWS
+from fewseg.evaluation.plan import Target, draw_trials
+from fewseg.evaluation.protocols import choose_protocol
+from fewseg.evaluation.scoring import EvaluationSettings
+from fewseg.models.methods import METHODS, FewShotMethod
 from fewseg.training.batches import EpisodeImages, gather, shard_items
 from fewseg.training.config import TrainConfig
 
@@ -33,6 +38,8 @@ class ValidationSet:
 
     dataset: Dataset
     episodes: tuple[Episode, ...]
+    settings: EvaluationSettings = EvaluationSettings(scoring="model")
+    """How images come to the input's size, and at which size predictions are compared."""
 
     @property
     def name(self) -> str:
@@ -64,13 +71,12 @@ def open_data(config: TrainConfig) -> TrainingData:
 def divide(opened: Sequence[OpenSource], weights: Sequence[float], config: TrainConfig) -> TrainingData:
     """Carve validation classes out of the base classes of every dataset; novel classes are in neither part.
 
-    With `validate_on` novel, as in the papers' code, all base classes are trained on, and novel ones validated on.
+    With `validate_on` novel or test, as in the papers' code, all base classes are trained on, novel ones validated on.
     """
     sources: list[TrainingSource] = []
     validation: list[ValidationSet] = []
     for number, (source, weight) in enumerate(zip(opened, weights, strict=True)):
-        novel = config.validate_on == "novel"
-        held = _novel_classes(source) if novel else validation_classes(source, config, number)
+        held = validation_classes(source, config, number) if config.validate_on == "base" else _held_out(source, config)
         base = tuple(c for c in source.base if c not in held)
         if not any(len(source.dataset.names(c)) >= 2 for c in base):
             raise InvalidDataset(
@@ -79,7 +85,8 @@ def divide(opened: Sequence[OpenSource], weights: Sequence[float], config: Train
             )
         log.info("%s: training on %d classes, validating on %d", source.dataset.name, len(base), len(held))
         sources.append(_training_source(source.dataset, base, weight, config))
-        validation += _validation_sets(source.dataset, held, config)
+        by_protocol = config.validate_on == "test"
+        validation += (_test_sets if by_protocol else _validation_sets)(source.dataset, held, config)
     return TrainingData(tuple(sources), tuple(validation))
 
 
@@ -115,6 +122,18 @@ def _validation_sets(dataset: Dataset, held: Sequence[int], config: TrainConfig)
         yield ValidationSet(dataset, tuple(mixed[: config.validation_episodes]))
 
 
+def _test_sets(dataset: Dataset, held: Sequence[int], config: TrainConfig) -> Iterator[ValidationSet]:
+    """Episodes of the method's test protocol, of its first seed, for the least and the largest number of shots."""
+    if not config.validation_episodes:
+        return
+    name = METHODS.get(config.method, FewShotMethod).benchmark_protocol
+    protocol = choose_protocol(name, count=config.validation_episodes)
+    protocol = replace(protocol, seeds=protocol.seeds[:1])
+    target = Target(dataset, tuple(held), dataset.fold if isinstance(dataset, Benchmark) else None)
+    for trial in draw_trials([target], protocol, sorted({min(config.shots), max(config.shots)})):
+        yield ValidationSet(dataset, tuple(trial.episodes), protocol.settings())
+
+
 def validation_classes(source: OpenSource, config: TrainConfig, number: int) -> tuple[int, ...]:
     """Some base classes with enough images, drawn by the seed; never so many that fewer than two stay."""
     least = max(MIN_IMAGES, max(config.shots) + 1)
@@ -130,7 +149,11 @@ def validation_classes(source: OpenSource, config: TrainConfig, number: int) -> 
     return tuple(sorted(int(c) for c in rng.permutation(enough)[:count]))
 
 
-def _novel_classes(source: OpenSource) -> tuple[int, ...]:
+def _held_out(source: OpenSource, config: TrainConfig) -> tuple[int, ...]:
+    """The novel classes, or those on which the papers choose their checkpoint; raises where they are trained on."""
+    dataset = source.dataset
+    if config.validate_on == "test" and isinstance(dataset, Fss1000) and dataset.fold is not None:
+        return dataset.validation()
     if not source.novel or set(source.novel) & set(source.base):
         raise InvalidDataset(
             f"{source.dataset.name} has no novel classes apart from those trained on: name them behind @, give a fold, "

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -35,6 +35,12 @@ log = logging.getLogger(__name__)
 
 
 LAST = "last.safetensors"
+
+_VALIDATED_ON: Final = {
+    "base": "base classes kept from training",
+    "novel": "the test classes",
+    "test": "the test classes (FSS-1000: the validation classes), by the method's test protocol",
+}
 
 
 @dataclass
@@ -219,6 +225,6 @@ def about_training(config: TrainConfig, data: TrainingData, done: Progress) -> d
         "datasets": {s.dataset.name: [s.dataset.classes[c] for c in s.classes] for s in data.sources},
         "step": done.step,
         "val_miou": done.best_miou if done.best_step == done.step else None,
-        "validated_on": "the test classes" if config.validate_on == "novel" else "base classes kept from training",
+        "validated_on": _VALIDATED_ON[config.validate_on],
         "config": values,
     }

@@ -1,4 +1,4 @@
-"""Scores on validation episodes, at the model's input size."""
+"""Scores on validation episodes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from fewseg.core.distributed import SINGLE_PROCESS, Processes
-from fewseg.data.episodes.tensors import collate, episode_tensors
 from fewseg.evaluation.metrics.iou import IoUMeter, IoUScores, intersection_and_union
+from fewseg.evaluation.scoring import predicted_masks, read_batch
 from fewseg.models.methods import FewShotMethod
 from fewseg.training.data import ValidationSet
 
@@ -46,13 +46,13 @@ def _scores(
     counts = torch.zeros(len(classes), 2, 2, dtype=torch.int64)  # class, intersection | union, background | foreground
     for start in processes.shard(range(0, len(part.episodes), batch)):
         episodes = part.episodes[start : start + batch]
-        tensors = collate([episode_tensors(part.dataset, e, size) for e in episodes])
+        read = read_batch(part.dataset, episodes, size, part.settings)
         with torch.autocast(method.device.type, torch.bfloat16, enabled=amp):
-            logits = method(tensors.query, tensors.images, tensors.masks)
-        predicted = logits.float().argmax(1).cpu().numpy()
-        both, either = intersection_and_union(predicted, tensors.query_mask.numpy())
-        for episode, pair in zip(episodes, torch.from_numpy(np.stack([both, either], 1)), strict=True):
-            counts[classes.index(episode.class_id)] += pair
+            logits = method(read.tensors.query, read.tensors.images, read.tensors.masks)
+        masks = predicted_masks(logits.float().cpu(), read.truths, part.settings)
+        for episode, mask, truth in zip(episodes, masks, read.truths, strict=True):
+            pair = np.stack(intersection_and_union(mask, truth))
+            counts[classes.index(episode.class_id)] += torch.from_numpy(pair)
     meter = IoUMeter()
     for class_id, pair in zip(classes, processes.all_reduce(counts).numpy(), strict=True):
         meter.add_counts(class_id, pair[0], pair[1])
