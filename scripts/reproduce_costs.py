@@ -103,7 +103,8 @@ HEAD = (
 def line(recipe: Recipe, cost: Cost) -> str:
     """A row of the table; means over the folds."""
     fields = recipe.fields()
-    episodes = sum(recipe.episodes) / len(recipe.episodes) * fields["epochs"]
+    known = [count for count in recipe.episodes if count]
+    episodes = sum(known) / len(known) * fields["epochs"]
     kept = episodes * (cost.step - cost.backbone) + PICTURES[recipe.benchmark] * cost.backbone / 2
     varied = fields["augment"] != "none"
     cells = (
@@ -113,7 +114,7 @@ def line(recipe: Recipe, cost: Cost) -> str:
         f"{cost.backbone / 1e9:.0f}",
         f"{episodes * cost.step / SUSTAINED / 3600:.0f}",
         "-" if varied else f"{kept / SUSTAINED / 3600:.0f}",
-        f"{(cost.memory * fields['batch'] + cost.weights) / 2**30:.0f}",
+        f"{(cost.memory * fields['batch_size'] + cost.weights) / 2**30:.0f}",
         "-" if varied else f"{PICTURES[recipe.benchmark] * cost.maps / 1e9:.0f}",
         f"{cost.test[0] / 1e9:.0f} / {cost.test[1] / 1e9:.0f}",
     )

@@ -303,11 +303,16 @@ def test_unknown_recipes_and_folds_are_said(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_recipe_trains_with_what_is_given_beside_it(tmp_path: Path) -> None:
     small = "--backbone tiny --no-pretrained --random-backbone --image-size 64 --batch-size 2"
-    few = "--episodes-per-epoch 2 --epochs 1 --no-tensorboard --validation-classes 0 --workers 0 --device cpu --shots 1"
+    few = (
+        "--episodes-per-epoch 3 --epochs 1 --no-tensorboard --validation-episodes 2 --workers 0 --device cpu --shots 1"
+    )
     arguments = ["train", "--recipe", "dcama-pascal5i-resnet50", "--data", "synthetic@0/4", "--out", str(tmp_path)]
     assert main([*arguments, *small.split(), *few.split()]) == 0
-    trained = load_method(tmp_path / "last.safetensors").extra["trained"]["config"]
-    assert (trained["batch_size"], trained["lr"], trained["optimiser"]) == (2, 1e-3, "sgd")
+    trained = load_method(tmp_path / "last.safetensors").extra["trained"]
+    config = trained["config"]
+    assert (config["batch_size"], config["lr"], config["optimiser"], config["queries"]) == (2, 1e-3, "sgd", "pairs")
+    assert trained["step"] == 2  # three pairs in batches of two: the last is kept
+    assert trained["validated_on"].endswith("by the method's test protocol")
 
 
 def test_runs_of_earlier_versions_are_resumed() -> None:
