@@ -114,7 +114,7 @@ def line(recipe: Recipe, cost: Cost) -> str:
         f"{cost.backbone / 1e9:.0f}",
         f"{episodes * cost.step / SUSTAINED / 3600:.0f}",
         "-" if varied else f"{kept / SUSTAINED / 3600:.0f}",
-        f"{(cost.memory * fields['batch'] + cost.weights) / 2**30:.0f}",
+        f"{(cost.memory * fields['batch_size'] + cost.weights) / 2**30:.0f}",
         "-" if varied else f"{PICTURES[recipe.benchmark] * cost.maps / 1e9:.0f}",
         f"{cost.test[0] / 1e9:.0f} / {cost.test[1] / 1e9:.0f}",
     )
