@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import logging
 import mimetypes
 import os
 import time
@@ -33,6 +34,8 @@ from fewseg.core.files import write_bytes
 from fewseg.images import decode as decoding
 from fewseg.images.orientation import orientation, upright
 from fewseg.images.prompts import Prompt
+
+log = logging.getLogger(__name__)
 
 Sendable: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
 """A file, its bytes, a Pillow image, or an array that Pillow takes (uint8; bool for masks)."""
@@ -124,6 +127,8 @@ class Client:
             request = urllib.request.Request(f"{self._address}/api/v1{path}", body, headers, method=method)
             try:
                 with urllib.request.urlopen(request, timeout=timeout or self._timeout) as answer:
+                    if note := answer.headers.get("X-Fewseg-Note"):
+                        log.warning("%s", note)
                     return bytes(answer.read())
             except urllib.error.HTTPError as error:
                 if error.code != 503 or attempt == self._retries:

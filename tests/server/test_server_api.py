@@ -77,6 +77,34 @@ def test_the_answers_format_is_negotiated(http: TestClient) -> None:
     refused(ask(params={"format": "tiff"}), 422, "format")
 
 
+def frames(kind: str, *images: Image.Image) -> bytes:
+    """Images as the frames, or pages, of one file."""
+    file = io.BytesIO()
+    images[0].save(file, kind, save_all=True, append_images=images[1:])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"), [("GIF", "frames"), ("TIFF", "pages"), ("PNG", "frames"), ("WEBP", "frames")]
+)
+def test_an_upload_of_several_images_says_that_the_first_is_used(http: TestClient, kind: str, word: str) -> None:
+    path, (image, mask) = started(http, "red"), blob("red")
+    several = frames(kind, image, image.rotate(90))
+    said = f"the image's file has several {word}: only the first is used"
+    for query in ("", "?format=index", "?format=png"):
+        answer = http.post(f"{path}/segment{query}", files={"image": several})
+        assert answer.status_code == 200
+        assert answer.headers["x-fewseg-note"] == said
+    box = json.dumps({"box": [10, 10, 40, 40]})
+    answer = http.post(f"{path}/outline", files={"image": several}, data={"marks": box})
+    assert answer.headers["x-fewseg-note"] == said
+    files = [("image", several), ("mask", frames("TIFF", *[Image.fromarray(mask)] * 2))]
+    answer = http.post(f"{path}/shots", files=files, data={"label": "new"})
+    assert answer.status_code == 201
+    assert answer.headers["x-fewseg-note"] == f"{said}; the mask's file has several pages: only the first is used"
+    assert "x-fewseg-note" not in http.post(f"{path}/segment", files={"image": png(image)}).headers
+
+
 def test_one_image_at_a_time(http: TestClient) -> None:
     path, image = started(http, "red"), png(blob("red")[0])
     files = [("image", ("a.png", image)), ("image", ("b.png", image))]

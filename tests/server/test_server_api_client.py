@@ -134,6 +134,18 @@ def test_what_is_no_server_of_ours(answer: bytes, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_first_of_several_frames_is_used_and_told(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image, mask = blob("red")
+    image.save(tmp_path / "a.gif", save_all=True, append_images=[image.rotate(90)])
+    with Client(address, TOKEN).session() as session:
+        session.teach("red", image, mask)
+        assert caplog.messages == []
+        session.segment(tmp_path / "a.gif")
+    assert "the image's file has several frames: only the first is used" in caplog.messages
+
+
 def test_many_clients_at_once_lose_nothing(address: str) -> None:
     """More than the queue holds: those turned away come again by themselves."""
     truths = {name: blob(name, size=(80, 60)) for name in COLOURS}

@@ -12,7 +12,7 @@ from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import Limits
 from fewseg.server.model import ServedModel
 from fewseg.server.queue import RequestQueue
-from fewseg.server.uploads import open_upload
+from fewseg.server.uploads import open_upload, tell_several
 
 _FIT_FACTOR: Final = 5
 """How many times longer than other requests one may wait that adapts a label."""
@@ -46,10 +46,18 @@ class Services:
         if self.closing.is_set():
             raise ApiError(503, "the server is stopping: start it again")
 
-    def open_image(self, file: IO[bytes]) -> Image.Image:
-        """An uploaded image, header read, pixels not decoded yet; raises `ApiError` 413 or 422."""
-        return open_upload(file, "image", self.limits)
+    def open_image(self, file: IO[bytes], notes: list[str] | None = None) -> Image.Image:
+        """An uploaded image, header read, pixels not decoded yet; raises `ApiError` 413 or 422.
 
-    def open_mask(self, file: IO[bytes]) -> Image.Image:
+        Of several in the file the first is opened, which `notes` say, or the log where there are none.
+        """
+        return self._opened(file, "image", notes)
+
+    def open_mask(self, file: IO[bytes], notes: list[str] | None = None) -> Image.Image:
         """An uploaded mask, likewise."""
-        return open_upload(file, "mask", self.limits)
+        return self._opened(file, "mask", notes)
+
+    def _opened(self, file: IO[bytes], kind: str, notes: list[str] | None) -> Image.Image:
+        image = open_upload(file, kind, self.limits)
+        tell_several(image, kind, notes)
+        return image

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from typing import IO
+from collections.abc import Sequence
+from typing import IO, Final
 
 import numpy as np
+from fastapi import Response
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,8 +17,14 @@ from fewseg.images.draw import label_colours
 from fewseg.images.encode import encode, index_image, mask_image
 from fewseg.images.kinds import FORMATS
 from fewseg.images.masks import MaskValue
+from fewseg.images.pages import holds_several
 from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import Limits
+
+log = logging.getLogger(__name__)
+
+NOTE: Final = "X-Fewseg-Note"
+"""Header of what was left out of a request that was answered."""
 
 
 def open_upload(file: IO[bytes], kind: str, limits: Limits) -> Image.Image:
@@ -37,6 +46,23 @@ def open_upload(file: IO[bytes], kind: str, limits: Limits) -> Image.Image:
         size = f"{image.width}x{image.height}"
         raise ApiError(413, f"the {kind} is {size}, over {limits.megapixels} megapixels: make it smaller")
     return image
+
+
+def tell_several(image: Image.Image, kind: str, notes: list[str] | None) -> None:
+    """Note, or log where there are no notes, that only the first of several images in an upload is used."""
+    if not holds_several(image):
+        return
+    text = f"the {kind}'s file has several {'pages' if image.format == 'TIFF' else 'frames'}: only the first is used"
+    if notes is None:
+        log.warning("%s", text)
+    elif text not in notes:
+        notes.append(text)
+
+
+def add_notes(response: Response, notes: Sequence[str]) -> None:
+    """Put what clients should know into a header of the response."""
+    if notes:
+        response.headers[NOTE] = "; ".join(notes)
 
 
 def _brief(reason: Exception) -> str:

@@ -21,7 +21,7 @@ from fewseg.server.sessions.schemas import Adapt, LabelInfo, Name, NewSession, P
 from fewseg.server.sessions.sessions import SessionStore
 from fewseg.server.sessions.teaching import add_teaching
 from fewseg.server.sessions.view import describe, describe_label, describe_prediction, negotiated
-from fewseg.server.uploads import index_png, mask_png
+from fewseg.server.uploads import add_notes, index_png, mask_png
 
 Format = Literal["json", "png", "index"]
 _TAUGHT: Final = "application/vnd.fewseg"
@@ -149,6 +149,7 @@ def _add_segmenting(routes: APIRouter, services: Services, sessions: SessionStor
     )
     async def segment(
         session: SessionId,
+        response: Response,
         image: Annotated[list[UploadFile], File(min_length=1, max_length=1, description="One image.")],
         label: Annotated[list[str] | None, Query(description="Only these labels; all if not given.")] = None,
         format: Annotated[
@@ -166,14 +167,17 @@ def _add_segmenting(routes: APIRouter, services: Services, sessions: SessionStor
             raise ApiError(
                 422, f"format png shows one of {len(supports)} labels: name it with ?label=, or ask for index"
             )
-        return await services.queue.run(_segment, services, supports, image[0], answer)
+        notes: list[str] = []
+        found = await services.queue.run(_segment, services, supports, image[0], answer, notes)
+        add_notes(found if isinstance(found, Response) else response, notes)
+        return found
 
 
 def _segment(
-    services: Services, supports: SupportsByLabel, upload: UploadFile, format: Format
+    services: Services, supports: SupportsByLabel, upload: UploadFile, format: Format, notes: list[str]
 ) -> PredictionBody | Response:
     start = time.perf_counter()
-    with services.open_image(upload.file) as image:
+    with services.open_image(upload.file, notes) as image:
         if image.width * image.height * len(supports) > _MASKS * services.limits.pixels:
             size = f"{image.width}x{image.height}"
             raise ApiError(413, f"{len(supports)} masks of {size} are too many at once: name fewer with ?label=")

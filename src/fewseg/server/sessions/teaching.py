@@ -18,7 +18,7 @@ from fewseg.server.services import Services
 from fewseg.server.sessions.schemas import Name, PromptsText, Rle, SessionId, TaughtLabel
 from fewseg.server.sessions.sessions import SessionStore
 from fewseg.server.sessions.view import describe_label, negotiated, run_lengths
-from fewseg.server.uploads import mask_png, mask_value
+from fewseg.server.uploads import add_notes, mask_png, mask_value
 
 _CHARACTERS: Final = 100
 """Average number of characters allowed for a prompt, or for a point, in JSON: 50 suffice with all digits."""
@@ -41,6 +41,7 @@ def _add_shots(routes: APIRouter, services: Services, sessions: SessionStore) ->
     )
     async def teach(
         session: SessionId,
+        response: Response,
         label: Annotated[Name, Form(description="What is shown; a new label or one with examples already.")],
         images: Annotated[list[UploadFile], File(alias="image", description="Images, in order.")],
         masks: Annotated[
@@ -62,13 +63,15 @@ def _add_shots(routes: APIRouter, services: Services, sessions: SessionStore) ->
         if len(images) > services.limits.shots:
             error = f"{len(images)} examples in one request: a session has at most {services.limits.shots}"
             raise ApiError(413, error)
-        chosen, outlines = mask_value(value), None
+        chosen, outlines, notes = mask_value(value), None, list[str]()
         if masks:
-            shots = await services.queue.run(_encode, services, label, list(zip(images, masks, strict=True)), chosen)
+            pairs = list(zip(images, masks, strict=True))
+            shots = await services.queue.run(_encode, services, label, pairs, chosen, notes)
         else:
             if chosen is not None:
                 raise InvalidOption(f"value {chosen} chooses in a mask, and {label!r} has none: leave it out")
-            shots, outlines = await services.queue.run(_encode_prompted, services, label, images, prompts or ())
+            shots, outlines = await services.queue.run(_encode_prompted, services, label, images, prompts or (), notes)
+        add_notes(response, notes)
         known = describe_label(sessions.teach(session, label, shots), label)
         return TaughtLabel(name=known.name, shots=known.shots, adapted=known.adapted, outlines=outlines)
 
@@ -77,6 +80,7 @@ def _add_outline(routes: APIRouter, services: Services, sessions: SessionStore) 
     @routes.post("/{session}/outline", response_model=Rle, responses={200: _PNG, **error_responses(404, 406)})
     async def outline(
         session: SessionId,
+        response: Response,
         image: UploadFile,
         prompts: Annotated[PromptsText, Form(alias="marks")],
         format: Annotated[
@@ -87,7 +91,10 @@ def _add_outline(routes: APIRouter, services: Services, sessions: SessionStore) 
     ) -> Rle | Response:
         """The mask made from prompts, at the image's size, to check it before teaching. Nothing is saved."""
         sessions.get(session)
-        return await services.queue.run(_outline, services, image, prompts, format or negotiated(accept))
+        notes: list[str] = []
+        made = await services.queue.run(_outline, services, image, prompts, format or negotiated(accept), notes)
+        add_notes(made if isinstance(made, Response) else response, notes)
+        return made
 
 
 def _check_counts(label: str, images: int, masks: int, prompts: int) -> None:
@@ -118,22 +125,26 @@ def _parsed(texts: Sequence[str], limits: Limits) -> list[tuple[Prompt, ...]]:
 
 
 def _encode(
-    services: Services, label: str, pairs: Sequence[tuple[UploadFile, UploadFile]], value: MaskValue | None
+    services: Services,
+    label: str,
+    pairs: Sequence[tuple[UploadFile, UploadFile]],
+    value: MaskValue | None,
+    notes: list[str],
 ) -> list[LabelSupport]:
     shots = []
     for image_file, mask_file in pairs:
-        with services.open_image(image_file.file) as image, services.open_mask(mask_file.file) as mask:
+        with services.open_image(image_file.file, notes) as image, services.open_mask(mask_file.file, notes) as mask:
             shots.append(services.model.encode(label, image, mask, value))
     return shots
 
 
 def _encode_prompted(
-    services: Services, label: str, images: Sequence[UploadFile], texts: Sequence[str]
+    services: Services, label: str, images: Sequence[UploadFile], texts: Sequence[str], notes: list[str]
 ) -> tuple[list[LabelSupport], list[Rle]]:
     """The examples, and the masks made from their prompts."""
     shots, outlines = [], []
     for file, prompts in zip(images, _parsed(texts, services.limits), strict=True):
-        with services.open_image(file.file) as image:
+        with services.open_image(file.file, notes) as image:
             mask = services.model.mask_from_prompts(image, prompts)
             require_foreground(mask, repr(label))
             shots.append(services.model.encode(label, image, mask))
@@ -141,8 +152,10 @@ def _encode_prompted(
     return shots, outlines
 
 
-def _outline(services: Services, file: UploadFile, text: str, format: Literal["json", "png"]) -> Rle | Response:
+def _outline(
+    services: Services, file: UploadFile, text: str, format: Literal["json", "png"], notes: list[str]
+) -> Rle | Response:
     (prompts,) = _parsed([text], services.limits)
-    with services.open_image(file.file) as image:
+    with services.open_image(file.file, notes) as image:
         mask = services.model.mask_from_prompts(image, prompts)
     return Response(mask_png(mask), media_type="image/png") if format == "png" else run_lengths(mask)
