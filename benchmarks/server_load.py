@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", default="default")
     options = parser.parse_args()
-    command = [sys.executable, "-m", "fewseg.cli", "serve", "--port", "0", "--checkpoint", options.checkpoint]
+    command = [sys.executable, "-m", "fewseg.cli", "serve", "--port", "0", "--model", options.checkpoint]
     server = subprocess.Popen(
         [*command, "--limits.waiting", str(options.waiting)], stdout=subprocess.PIPE, text=True, env=os.environ
     )

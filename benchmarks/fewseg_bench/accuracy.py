@@ -17,7 +17,7 @@ from fewseg.data.episodes.draw import draw_test_episodes
 from fewseg.evaluation.evaluate import evaluate
 from fewseg.evaluation.plan import Target, open_targets
 from fewseg.evaluation.protocols import choose_protocol
-from fewseg.models.checkpoints import fingerprint, load_method
+from fewseg.models.checkpoints import fingerprint, open_model
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg_bench.machine import synchronise
@@ -82,7 +82,7 @@ def accuracy_tasks(
 
     Raises `InvalidDataset` where no class has enough images.
     """
-    model = fingerprint(load_method(checkpoint, image_size=settings.size))
+    model = fingerprint(open_model(checkpoint, image_size=settings.size))
     places = [os.path.abspath(word) for word in data]
     for target in open_accuracy_data(data):
         for shots in settings.shots:
@@ -127,7 +127,7 @@ def load_variant(checkpoint: str, variant: AccuracyVariant, size: int | None = N
 
     Raises `InvalidOption` for a method that has no budget, or cannot work at that size.
     """
-    method = load_method(checkpoint, image_size=size)
+    method = open_model(checkpoint, image_size=size)
     if variant.budget is not None:
         if not isinstance(method, MaskAggregation):
             raise InvalidOption(f"{method.name} has no support-token budget: measure a DCAMA checkpoint")

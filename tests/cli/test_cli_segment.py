@@ -228,7 +228,7 @@ def test_a_release_needs_its_file(support: Path, photos: Path, capsys: pytest.Ca
     call = ["segment", "--support", str(support), "--input", str(photos), "--out", str(photos / "out")]
     assert cli.main([*call, "--official", "resnet50"]) == 2
     error = capsys.readouterr().err
-    assert "give the file with --checkpoint" in error
+    assert "give the file, --model dcama:resnet50:FILE" in error
     assert len(error.strip().splitlines()) == 1  # no bar that never began to move
 
 

@@ -66,7 +66,7 @@ def test_teach_once_and_segment_with_the_file(
         (["--support", str(support)], "--segmenter holds what was taught"),
         (["--adapt", "on"], "--adapt is for teaching"),
         (["--refused", str(query)], "--refused is for teaching"),
-        (["--checkpoint", "other"], f"--checkpoint is kept in {file}"),
+        (["--checkpoint", "other"], f"--model is kept in {file}"),
         (["--shots", "2"], "--shots chooses among the examples"),
     ):
         assert cli.main([*call, "--out", str(tmp_path / "other"), *words]) == 2

@@ -127,7 +127,7 @@ def test_bad_training_options(
         (["--data", "synthetic", "--shots", "30"], "no novel class has 31 usable images: add some"),
         (["--data", "synthetic", "--shots", "0"], "shots 0"),
         (["--data", "synthetic", "--method", "dcma"], "did you mean 'dcama'"),
-        (["--data", "synthetic", "--model-kwargs", "heads=4"], "leave out --model-kwargs, or give --method"),
+        (["--data", "synthetic", "--model-kwargs", "heads=4"], "leave out --model-kwargs, or give --model"),
         (["--data", "synthetic", "--checkpoint", "a.safetensors", "--method", "hsnet"], "leave out one of the two"),
         (["--data", "synthetic", "--backbone-weights", "a.safetensors"], "leave out --backbone-weights"),
         (

@@ -105,4 +105,4 @@ def test_required_options_come_first(capsys: pytest.CaptureFixture[str]) -> None
     assert "--support PATH" in said
     places = [said.index(f" {option} ", said.index("Teach with")) for option in ("--input", "--out", "--support")]
     assert places == sorted(places)
-    assert places[-1] < said.index("--checkpoint") < said.index("--export.absent")
+    assert places[-1] < said.index("--model") < said.index("--export.absent")

@@ -10,6 +10,7 @@ import pytest
 from fewseg.cli import main
 from fewseg.cli.help import panel_titles
 from fewseg.cli.renamed_options import RENAMED_OPTIONS, RENAMED_UNLESS_NUMBER, SPELLINGS, translate
+from fewseg.core.errors import InvalidOption
 
 OPTIONS = {
     command: panel_titles(importlib.import_module(f"fewseg.cli.{command}").Options)
@@ -64,3 +65,28 @@ def test_evaluates_episodes_were_files_once(tmp_path: Path, capsys: pytest.Captu
         told, error = capsys.readouterr().err.splitlines()
         assert "--episodes is called --episode-lists now" in told
         assert "cannot read none.json" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "meant"),
+    [
+        ("segment", "--checkpoint a.pt --input b", "--model a.pt --input b"),
+        ("segment", "--checkpoint a.pt --official swin_b --input b", "--model=dcama:swin_b:a.pt --input b"),
+        ("serve", "--official=resnet50 --model a.pt --method sccan", "--model=sccan:resnet50:a.pt"),
+        ("evaluate", "--method prototype --shots 1", "--model=prototype:resnet50 --shots 1"),
+        ("evaluate", "--method prototype --backbone swin_b", "--model=prototype:swin_b"),
+        ("train", "--method hsnet --backbone swin_b", "--method hsnet --backbone swin_b"),
+    ],
+)
+def test_a_model_has_one_name(command: str, given: str, meant: str) -> None:
+    assert translate(command, given.split()) == meant.split()
+
+
+def test_a_model_of_parts_that_do_not_fit() -> None:
+    for words, said in (
+        ("--official swin_b", "give the file, --model dcama:swin_b:FILE"),
+        ("--method hsnet --checkpoint a", "leave out one of the two"),
+        ("--backbone swin_b", "give --model METHOD:BACKBONE"),
+    ):
+        with pytest.raises(InvalidOption, match=said):
+            translate("evaluate", words.split())

@@ -120,7 +120,7 @@ def test_bad_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     file, model = str(tmp_path / "rough.fewseg"), ["--checkpoint", str(tmp_path / "small.safetensors")]
     for words, said in (
         (["--segmenter", file, "--size", "2000", "10"], "images of 2000 x 10: choose sides from 1 to 1024"),
-        (["--segmenter", file, *model], f"--checkpoint is kept in {file}: leave it out"),
+        (["--segmenter", file, *model], f"--model is kept in {file}: leave it out"),
         (["--segmenter", file, "--support", "x"], "--support is kept in"),
         (["--segmenter", str(tmp_path / "none")], "no such file"),
         (["--support", file, *model], "export the whole segmenter, fewseg export --segmenter FILE"),

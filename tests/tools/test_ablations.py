@@ -140,7 +140,7 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
 
 def test_datasets_are_told_apart(tmp_path: Path, checkpoint: str) -> None:
     data = ("synthetic@plain disc,checked star", f"{write_support(tmp_path / 'photos', 'red', 'blue', shots=6)}@0/2")
-    settings = dataclasses.replace(MEASURED, data=data, checkpoint=checkpoint)
+    settings = dataclasses.replace(MEASURED, data=data, model=checkpoint)
     masks = run_experiment(EXPERIMENTS["intermediate-masks"], settings, tmp_path / "out").rows
     assert {row["title"].rpartition(", ")[2] for row in masks} == {"synthetic", "photos"}
     fusion = run_experiment(EXPERIMENTS["fusion"], dataclasses.replace(settings, shots=(1, 2)), tmp_path / "out").rows
@@ -158,7 +158,7 @@ def checkpoint(out: Path) -> str:
 
 def test_experiments_with_a_given_model(out: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("trained though a model was given"))
-    settings = dataclasses.replace(MEASURED, checkpoint=checkpoint)
+    settings = dataclasses.replace(MEASURED, model=checkpoint)
     fusion = run_experiment(EXPERIMENTS["fusion"], dataclasses.replace(settings, shots=(2,)), out)
     assert [row["shots"] for row in fusion.rows] == [2] * 5
     assert "| paper" not in table(fusion)  # the paper's are 5-shot
@@ -167,7 +167,7 @@ def test_experiments_with_a_given_model(out: Path, checkpoint: str, monkeypatch:
     same = dataclasses.replace(EXPERIMENTS["fusion"], name="plain", variants=EXPERIMENTS["fusion"].variants[-1:])
     scored = run_experiment(same, dataclasses.replace(settings, shots=(1,)), out)
     assert masks.rows[-1]["miou"] == pytest.approx(scored.rows[0]["miou"])
-    with pytest.raises(InvalidOption, match="weights of its own: leave out --checkpoint"):
+    with pytest.raises(InvalidOption, match="weights of its own: leave out --model"):
         run_experiment(EXPERIMENTS["background"], settings, out)
 
 
@@ -187,8 +187,8 @@ def test_experiments_with_a_given_model(out: Path, checkpoint: str, monkeypatch:
 def test_settings_that_a_given_model_leaves_nothing_to(
     tmp_path: Path, checkpoint: str, name: str, value: object
 ) -> None:
-    settings = dataclasses.replace(MEASURED, checkpoint=checkpoint, **{name: value})  # type: ignore[arg-type]
-    said = f"--checkpoint brings its own model: leave out --{name.replace('_', '-')}"
+    settings = dataclasses.replace(MEASURED, model=checkpoint, **{name: value})  # type: ignore[arg-type]
+    said = f"--model brings its own model: leave out --{name.replace('_', '-')}"
     for experiment in ("fusion", "intermediate-masks", "shots"):
         with pytest.raises(InvalidOption, match=said):
             run_experiment(EXPERIMENTS[experiment], settings, tmp_path)
@@ -196,7 +196,7 @@ def test_settings_that_a_given_model_leaves_nothing_to(
 
 
 def test_results_of_a_given_model_tell_nothing_of_training(tmp_path: Path, checkpoint: str) -> None:
-    settings = dataclasses.replace(MEASURED, checkpoint=checkpoint)
+    settings = dataclasses.replace(MEASURED, model=checkpoint)
     outcome = run_experiment(EXPERIMENTS["intermediate-masks"], settings, tmp_path)
     write_experiment(tmp_path / "told", outcome, settings)
     whole = json.loads((tmp_path / "told" / "results.json").read_text())["settings"]
@@ -212,7 +212,7 @@ def test_results_of_a_given_model_tell_nothing_of_training(tmp_path: Path, check
 
 
 def test_intermediate_masks_of_several_shots_are_told_apart(tmp_path: Path, checkpoint: str) -> None:
-    settings = dataclasses.replace(MEASURED, checkpoint=checkpoint)
+    settings = dataclasses.replace(MEASURED, model=checkpoint)
     experiment = EXPERIMENTS["intermediate-masks"]
     both = run_experiment(experiment, dataclasses.replace(settings, shots=(1, 2)), tmp_path / "both").rows
     assert [row["title"] for row in both] == [
@@ -236,8 +236,8 @@ def test_what_cannot_work_is_said_before_anything_is_trained(
     save_method(create_method("hsnet", backbone="tiny", image_size=32), tmp_path / "hsnet.safetensors")
     given = str(tmp_path / "hsnet.safetensors")
     with pytest.raises(InvalidOption, match="is hsnet: fusion takes a DCAMA"):
-        run_experiment(EXPERIMENTS["fusion"], dataclasses.replace(MEASURED, checkpoint=given), tmp_path / "out")
-    words = ["--data", *SETTINGS.data, "--checkpoint", checkpoint, "--out", str(tmp_path / "out")]
+        run_experiment(EXPERIMENTS["fusion"], dataclasses.replace(MEASURED, model=given), tmp_path / "out")
+    words = ["--data", *SETTINGS.data, "--model", checkpoint, "--out", str(tmp_path / "out")]
     assert cli.main(["ablate", "fusion", "background", *words]) == 2
     assert "every variant of background has weights of its own" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -299,7 +299,7 @@ def test_command(out: Path, checkpoint: str, capsys: pytest.CaptureFixture[str])
     listed = capsys.readouterr().out
     assert all(f"{name} ({e.source};" in listed for name, e in EXPERIMENTS.items())
     assert "miou 58.7" in listed
-    words = ["--data", *SETTINGS.data, "--checkpoint", checkpoint, "--evaluation-episodes", "1", "--device", "cpu"]
+    words = ["--data", *SETTINGS.data, "--model", checkpoint, "--evaluation-episodes", "1", "--device", "cpu"]
     assert cli.main(["ablate", "intermediate-masks", *words, "--out", str(out / "cli")]) == 0
     printed = capsys.readouterr().out
     assert (out / "cli" / "intermediate-masks" / "table.md").read_text().strip() == printed.strip()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fewseg.cli.options import CheckpointOptions, LogOptions
+from fewseg.cli.options import LogOptions, NamedModelOptions
 from fewseg.core.errors import InvalidOption, unknown
 from fewseg.tools.bench_options import BUDGETS, PARTS, MeasuringOptions
 
@@ -32,7 +32,7 @@ class _Positional:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(MeasuringOptions, CheckpointOptions, LogOptions, _Positional):
+class Options(MeasuringOptions, NamedModelOptions, LogOptions, _Positional):
     """Measure time and memory: a baseline implementation and fewseg's, taking turns in one run, with the same weights.
 
     The baseline encodes the support again for every query and materialises all attention scores. Beside
@@ -44,7 +44,7 @@ class Options(MeasuringOptions, CheckpointOptions, LogOptions, _Positional):
     `pip install -e .`.
 
     Parts: queries, implementations (DCAMA's), curves, training (one shot, in float32); these four if none is named.
-    And accuracy, that of --checkpoint, which needs --data.
+    And accuracy, that of --model, which needs --data.
     """
 
     models: tuple[str, ...] | None = None
@@ -122,7 +122,7 @@ def _parts(options: Options, settings: BenchSettings) -> tuple[str, ...]:
     if "accuracy" in parts:
         open_accuracy_data(options.data)
         for variant in accuracy_variants(options.budgets, settings.precisions):
-            load_variant(options.checkpoint, variant, options.size)
+            load_variant(options.model, variant, options.size)
     if options.json is not None:
         if options.json.is_dir():
             raise InvalidOption(f"--json {options.json} is a folder: name a file, e.g. {options.json / 'bench.json'}")
@@ -147,7 +147,7 @@ def _plan(options: Options, settings: BenchSettings, parts: tuple[str, ...]) -> 
     from fewseg_bench.curves import QUICK_CURVES
     from fewseg_bench.run import full_plan
 
-    more = {"data": options.data, "checkpoint": options.checkpoint, "budgets": options.budgets}
+    more = {"data": options.data, "checkpoint": options.model, "budgets": options.budgets}
     plan = full_plan(parts, settings, per_class=options.episodes_per_class, **more)
     if "implementations" in options.parts and not plan.implementation_models:
         raise InvalidOption(

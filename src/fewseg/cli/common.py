@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -20,17 +20,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from fewseg.cli.options import ModelOptions, ReleaseOptions
-from fewseg.core.errors import InvalidOption
+from fewseg.cli.options import ModelOptions
 from fewseg.core.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from fewseg.inference.segmenter import Segmenter
-    from fewseg.models.methods import FewShotMethod
-
-
-DEFAULT_METHOD: Final = "dcama"
-"""Whose release a file is, where nobody says it."""
 
 
 class _Rate(ProgressColumn):
@@ -91,25 +85,4 @@ def make_segmenter(options: ModelOptions, *, compile: bool = False) -> Segmenter
         "compile": compile,
     }
     set_range(options.range)
-    _check_release(options)
-    if options.official is None:
-        return Segmenter.from_pretrained(options.checkpoint, **chosen)
-    return Segmenter.from_official(options.checkpoint, options.official, options.method or DEFAULT_METHOD, **chosen)
-
-
-def load_model(options: ReleaseOptions, image_size: int | None, **config: Any) -> FewShotMethod:
-    """A checkpoint of ours or, with `official` its backbone, the authors' release of `method`; its own size if None."""
-    from fewseg.models.checkpoints import load_method, load_official
-
-    _check_release(options)
-    if options.official is None:
-        return load_method(options.checkpoint, image_size=image_size)
-    if image_size is not None:
-        config["image_size"] = image_size
-    return load_official(options.checkpoint, options.method or DEFAULT_METHOD, options.official, **config)
-
-
-def _check_release(options: ReleaseOptions) -> None:
-    if options.official is not None and options.checkpoint == "default":
-        says = f"--official {options.official} says whose release a file is"
-        raise InvalidOption(f"{says}: give the file with --checkpoint")
+    return Segmenter.from_pretrained(options.model, **chosen)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewseg.cli.options import CheckpointOptions, PrecisionOptions
+from fewseg.cli.options import NamedModelOptions, PrecisionOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(CheckpointOptions, PrecisionOptions):
+class Options(NamedModelOptions, PrecisionOptions):
     """Teach with a few real photographs, segment others, and show it: a page, a sheet and measured numbers.
 
     Needs no network: the photographs come with scikit-image (pip install "fewseg[demo]") and matplotlib.
@@ -33,7 +33,7 @@ def run(options: Options) -> int:
         bar = functools.cache(lambda: stack.enter_context(progress_bar("demo")))
         page = run_demo(
             options.out,
-            checkpoint=options.checkpoint,
+            checkpoint=options.model,
             device=options.device,
             precision=options.precision,
             progress=lambda done, total, last: bar()(done, total, last),

@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, str]] = {
     "segment": "Teach with a folder of labelled images, segment others.",
     "teach": "Keep what a folder of labelled images teaches in one file.",
     "frame": "Save a frame of a video, to paint masks on it.",
+    "models": "List the models that can be named, and what is downloaded already.",
     "prepare": "Check and index a benchmark: PASCAL-5i, COCO-20i, FSS-1000.",
     "train": "Train a method on folders of labelled images.",
     "evaluate": "Score a model on the novel classes of datasets.",

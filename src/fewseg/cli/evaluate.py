@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fewseg.cli.options import ImageSizeOptions, LogOptions, PrecisionOptions, ReleaseOptions
+from fewseg.cli.options import ImageSizeOptions, LogOptions, NamedModelOptions, PrecisionOptions
 from fewseg.core.bounds import MOST_AT_ONCE, check_number
 from fewseg.core.choices import Fusion, Resize, Scoring
 from fewseg.core.errors import InvalidOption
 
 if TYPE_CHECKING:
     from fewseg.evaluation.protocols import Protocol
+    from fewseg.models.checkpoints import ModelName
     from fewseg.models.methods import FewShotMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ReleaseOptions, ImageSizeOptions, PrecisionOptions, LogOptions):
+class Options(NamedModelOptions, ImageSizeOptions, PrecisionOptions, LogOptions):
     """Score a model on the novel classes of datasets, and print a table.
 
     A dataset is a folder of class folders (CLASS/name.jpg with its mask CLASS/name.png), a folder with images/, masks/
@@ -34,18 +35,17 @@ class Options(ReleaseOptions, ImageSizeOptions, PrecisionOptions, LogOptions):
     pascal5i:FOLDER@1 its fold 1."""
     out: Path
     """Where results.json, the episode lists and images go."""
-    method: str | None = None
-    """With --official: whose release that is, dcama (also if not given), sccan or hsnet. Without: a method that needs
-    no training in place of a checkpoint, e.g. prototype."""
+    model: str = "default"
+    """The model: `default` (comes with fewseg), a name that `fewseg models` lists, a file, a folder with
+    model.safetensors, a hub id user/name, a paper's release as METHOD:BACKBONE:FILE, e.g. dcama:resnet50:FILE, or a
+    method without training as METHOD:BACKBONE, e.g. prototype:resnet50, over a named backbone or any timm model."""
     model_kwargs: tuple[str, ...] = ()
-    """Fields of the config of --method, as KEY=VALUE: `temperature=10 scales=(8,16)`."""
-    backbone: str = "resnet50"
-    """Backbone of --method: resnet50, resnet101, swin_b, or any timm model name."""
+    """Fields of the config of a method that --model names, as KEY=VALUE: `temperature=10 scales=(8,16)`."""
     backbone_weights: Path | None = None
-    """Weights of that backbone; downloaded through timm if not given."""
+    """Weights of the backbone that --model names; downloaded if not given."""
     protocol: str | None = None
     """How it is measured: hsnet (also DCAMA's), sccan, sccan-square, pfenet or folder. If not given: folder, but where
-    all data are benchmarks hsnet, or sccan with --method sccan."""
+    all data are benchmarks hsnet, or sccan for models of SCCAN that --model names."""
     fold: tuple[int, ...] = ()
     """Folds to test, for datasets without @; if not given, all folds of a benchmark, all classes of another dataset."""
     folds: int = 4
@@ -91,6 +91,7 @@ def run(options: Options) -> int:
     from fewseg.core.distributed import join_processes
     from fewseg.evaluation.plan import draw_trials, open_targets, read_trials
     from fewseg.evaluation.run import Evaluation, describe
+    from fewseg.models.checkpoints import ModelName
 
     log_to_terminal(options.verbose)
     _check(options)
@@ -103,7 +104,7 @@ def run(options: Options) -> int:
         trials = draw_trials(targets, protocol, options.shots)
     method = _method(options)
     about = describe(method) | {
-        "checkpoint": options.checkpoint if options.official or not options.method else None,
+        "checkpoint": _checkpoint(ModelName.parse(options.model)),
         "min_area": options.min_area,
         "protocol": protocol.to_json(),
         "batch": options.batch_size,
@@ -128,11 +129,27 @@ def run(options: Options) -> int:
     return 0
 
 
+def _checkpoint(named: ModelName) -> str | None:
+    """The file, folder or id that the weights are from, as it was given; None for a method over published weights."""
+    if named.file is not None:
+        return named.file
+    return named.text if named.is_checkpoint or named.zoo is not None else None
+
+
 def _check(options: Options) -> None:
+    from fewseg.models.checkpoints import ModelName
+
     if not options.data or not options.shots:
         raise InvalidOption("nothing to evaluate: give at least one dataset and one number of shots")
-    if options.model_kwargs and options.method is None:
-        raise InvalidOption("a checkpoint brings its method's options: leave out --model-kwargs, or give --method")
+    named = ModelName.parse(options.model)
+    if options.model_kwargs and named.is_checkpoint:
+        raise InvalidOption(
+            "a checkpoint brings its method's options: leave out --model-kwargs, or give --model METHOD:BACKBONE"
+        )
+    if options.backbone_weights is not None and (named.is_checkpoint or named.file is not None):
+        raise InvalidOption(
+            "a checkpoint brings its backbone: leave out --backbone-weights, or give --model METHOD:BACKBONE"
+        )
     if options.fold and all("@" in text for text in options.data):
         raise InvalidOption("--fold is for datasets without @: leave it out, or name no classes behind @")
     numbers = (options.episodes_per_class, options.episodes, options.batch_size)
@@ -146,20 +163,15 @@ def _check(options: Options) -> None:
         )
     for name in ("batch_size", "save_examples", "workers", "folds"):
         check_number(name, getattr(options, name) or 0, MOST_AT_ONCE)
-    if options.method is not None and options.official is None and options.checkpoint != "default":
-        raise InvalidOption(
-            f"--checkpoint {options.checkpoint} and --method {options.method}: a checkpoint brings its method; "
-            "leave out one of the two, or say with --official that it is the authors' release"
-        )
-    if options.backbone_weights is not None and (options.method is None or options.official is not None):
-        raise InvalidOption("a checkpoint brings its backbone: leave out --backbone-weights, or give --method alone")
 
 
 def _protocol(options: Options) -> Protocol:
     from fewseg.evaluation.protocols import choose_protocol, default_protocol
+    from fewseg.models.checkpoints import ModelName
     from fewseg.models.methods import METHODS, FewShotMethod
 
-    name = options.protocol or default_protocol(options.data, METHODS.get(options.method or "", FewShotMethod))
+    kind = METHODS.get(ModelName.parse(options.model).method or "", FewShotMethod)
+    name = options.protocol or default_protocol(options.data, kind)
     by_class = name == "folder"
     if (options.episodes if by_class else options.episodes_per_class) is not None:
         wrong, right = ("--episodes", "--episodes-per-class") if by_class else ("--episodes-per-class", "--episodes")
@@ -175,25 +187,11 @@ def _protocol(options: Options) -> Protocol:
 
 
 def _method(options: Options) -> FewShotMethod:
-    from fewseg.cli.common import DEFAULT_METHOD, load_model
-    from fewseg.models.methods import create_method
+    from fewseg.models.checkpoints import ModelName, open_model
     from fewseg.models.methods.options import method_options
 
-    if options.official is not None or options.method is None:
-        name = options.method or DEFAULT_METHOD
-        given = {} if options.official is None else method_options(name, options.model_kwargs)
-        method = load_model(options, options.image_size, **given)
-    else:
-        weights = options.backbone_weights
-        size: dict[str, Any] = {} if options.image_size is None else {"image_size": options.image_size}
-        method = create_method(
-            options.method,
-            backbone=options.backbone,
-            pretrained=weights is None,
-            backbone_weights=weights,
-            **size,
-            **method_options(options.method, options.model_kwargs),
-        )
-        if any(True for _ in method.trainable_parameters()):
-            raise InvalidOption(f"{options.method} has to be trained: give what `fewseg train` made with --checkpoint")
-    return method.eval()
+    named = ModelName.parse(options.model)
+    config = {} if named.method is None else method_options(named.method, options.model_kwargs)
+    return open_model(
+        options.model, image_size=options.image_size, backbone_weights=options.backbone_weights, **config
+    ).eval()

@@ -134,7 +134,7 @@ def load_segmenter(path: Path, options: ModelOptions, *, compile: bool = False) 
     from fewseg.images.depth import set_range
     from fewseg.inference.segmenter import Segmenter
 
-    for name in ("checkpoint", "official", "method", "tta_scales"):
+    for name in ("model", "tta_scales"):
         if getattr(options, name) != getattr(type(options), name):
             raise InvalidOption(f"--{name.replace('_', '-')} is kept in {path}: leave it out, or teach again")
     set_range(options.range)

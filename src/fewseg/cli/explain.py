@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fewseg.cli.options import DeviceOptions, ImageSizeOptions, LogOptions, ReleaseOptions
+from fewseg.cli.options import DeviceOptions, ImageSizeOptions, LogOptions, NamedModelOptions
 from fewseg.core.errors import InvalidOption, InvalidSupport, unknown
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ FIGURES: Final = ("attention", "masks", "features")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ReleaseOptions, ImageSizeOptions, DeviceOptions, LogOptions):
+class Options(NamedModelOptions, ImageSizeOptions, DeviceOptions, LogOptions):
     """Draw what a model does with one query: figures for a paper, as PNG, PDF or SVG.
 
     attention: what chosen points of the query attend to in the support (DCAMA, Fig. S5). masks: the masks that each
@@ -174,10 +174,10 @@ def _point(text: str, case: Case) -> Point:
 
 
 def _method(options: Options) -> FewShotMethod:
-    from fewseg.cli.common import load_model
     from fewseg.core.devices import choose_device
+    from fewseg.models.checkpoints import open_model
 
-    method = load_model(options, options.image_size)
+    method = open_model(options.model, image_size=options.image_size)
     return method.to(choose_device(options.device)).eval()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fewseg.cli.options import FLAT, ImageSizeOptions, ReleaseOptions
+from fewseg.cli.options import FLAT, ImageSizeOptions, NamedModelOptions
 from fewseg.core.errors import InvalidOption
 from fewseg.export.options import GraphOptions
 
@@ -21,7 +21,7 @@ APACHE = "Apache-2.0"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ReleaseOptions, ImageSizeOptions):
+class Options(NamedModelOptions, ImageSizeOptions):
     """Write a model as files that run without fewseg and without torch: ONNX, or torch.export's own.
 
     query.onnx finds a label in an image, given its encoded examples, however many there are; support.onnx encodes an
@@ -53,10 +53,11 @@ class Options(ReleaseOptions, ImageSizeOptions):
 
 def run(options: Options) -> int:
     """Write, compare, say what was written."""
-    from fewseg.cli.common import load_model, progress_bar
+    from fewseg.cli.common import progress_bar
     from fewseg.export.run import check_options, export_method
     from fewseg.export.supports import SUPPORTS, check_supports, save_supports
     from fewseg.formats.mask_folders import require_apart
+    from fewseg.models.checkpoints import open_model
 
     chosen = dataclasses.replace(options.files, licence=_licence(options))
     check_options(chosen)
@@ -66,7 +67,7 @@ def run(options: Options) -> int:
         raise InvalidOption("--labels and --shots choose among the examples of --support: give it too")
     if options.support is not None:
         require_apart(options.support, options.out)
-    method = load_model(options, options.image_size)
+    method = open_model(options.model, image_size=options.image_size)
     taught = _taught(options, method)
     if taught is not None:
         check_supports(taught)  # before minutes of exporting
@@ -84,7 +85,7 @@ def _run_segmenter(options: Options, chosen: GraphOptions) -> int:
     from fewseg.export.segmenter import export_segmenter
     from fewseg.inference.segmenter import Segmenter
 
-    for name in ("checkpoint", "official", "method", "image_size", "support", "labels", "shots"):
+    for name in ("model", "image_size", "support", "labels", "shots"):
         if getattr(options, name) != getattr(type(options), name):
             raise InvalidOption(f"--{name.replace('_', '-')} is kept in {options.segmenter}: leave it out")
     assert options.segmenter is not None
@@ -105,7 +106,7 @@ def _run_segmenter(options: Options, chosen: GraphOptions) -> int:
 
 def _licence(options: Options) -> str | None:
     licence = options.files.licence
-    return APACHE if licence is None and options.checkpoint == "default" else licence
+    return APACHE if licence is None and options.model == "default" else licence
 
 
 def _taught(options: Options, method: FewShotMethod) -> Segmenter | None:

@@ -20,22 +20,12 @@ class LogOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
+class NamedModelOptions:
     """The model."""
 
-    checkpoint: str = "default"
-    """The model: `default` (comes with fewseg), a file, a folder with model.safetensors, or a hub id user/name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReleaseOptions(CheckpointOptions):
-    """The model, which may be a paper's release."""
-
-    official: str | None = None
-    """The checkpoint is the authors' release for this backbone: resnet50, resnet101, swin_b (DCAMA) or vgg16
-    (HSNet)."""
-    method: str | None = None
-    """Whose release that is: dcama (also if not given), sccan or hsnet. Other checkpoints say it themselves."""
+    model: str = "default"
+    """The model: `default` (comes with fewseg), a name that `fewseg models` lists, a file, a folder with
+    model.safetensors, a hub id user/name, or a paper's release as METHOD:BACKBONE:FILE, e.g. dcama:resnet50:FILE."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +46,7 @@ class PrecisionOptions(DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions(PrecisionOptions, ReleaseOptions):
+class ModelOptions(PrecisionOptions, NamedModelOptions):
     """The model, and how it is run."""
 
     tta_flip: bool = False

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from fewseg.cli.renamed_model import MODEL_COMMANDS, model_words
+
 RENAMED_OPTIONS: Final[dict[str, dict[str, str]]] = {
     "segment": {
         "--query": "--input",
@@ -53,6 +55,9 @@ RENAMED_OPTIONS: Final[dict[str, dict[str, str]]] = {
 """Command to its options' old and new spellings: `{"segment": {"--query": "--input"}}`. Whoever uses an old one is told
 the new one in a line on stderr. The `--no-` form of a switch needs no row of its own."""
 
+for _command in MODEL_COMMANDS:
+    RENAMED_OPTIONS.setdefault(_command, {})["--checkpoint"] = "--model"
+
 RENAMED_UNLESS_NUMBER: Final[dict[str, dict[str, str]]] = {"evaluate": {"--episodes": "--episode-lists"}}
 """The same for an old spelling that is another option's now, which takes a number where the old one took files."""
 
@@ -68,7 +73,7 @@ def translate(command: str, words: Sequence[str]) -> list[str]:
 
     What stands behind a lone `--` is left alone.
     """
-    words = list(words)
+    words = model_words(command, list(words))
     end = words.index("--") if "--" in words else len(words)
     renamed = RENAMED_OPTIONS.get(command, {})
     unless_number = renamed | RENAMED_UNLESS_NUMBER.get(command, {})

@@ -27,7 +27,7 @@ from fewseg.inference.predict import EncodedImages, encode_images
 from fewseg.inference.preprocess import PreparedImage, input_sizes, open_for, prepare, prepare_mask
 from fewseg.inference.supports import LabelSupport
 from fewseg.models.backbones.capture import maps_seen
-from fewseg.models.checkpoints import fingerprint, lasting_name, load_method, load_official
+from fewseg.models.checkpoints import ModelName, fingerprint, open_model
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.presence import DEFAULT_THRESHOLD, PresenceScale
 
@@ -85,20 +85,21 @@ class InferenceModel:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str] = "default", **options: Any) -> Self:
-        """A segmenter over the embedded model (`default`), a file, a folder or a hub id; options as in `Segmenter`.
+        """A segmenter over a named model; options as in `Segmenter`.
+
+        `name_or_path`: `default` (embedded), `foris-small` or another name that `fewseg models` lists, a file, a folder
+        or a hub id, `METHOD:BACKBONE:FILE` for an authors' release: see `fewseg.models.checkpoints.named`.
 
         Raises `InvalidCheckpoint` where it cannot be had or read, `InvalidOption` for impossible options.
         """
-        segmenter = cls(load_method(name_or_path), **options)
-        segmenter.source = {"name": lasting_name(name_or_path)}
+        segmenter = cls(open_model(name_or_path), **options)
+        segmenter.source = ModelName.parse(name_or_path).source
         return segmenter
 
     @classmethod
     def from_official(cls, path: str | os.PathLike[str], backbone: str, method: str = "dcama", **options: Any) -> Self:
         """A segmenter over the authors' released file; `method`, `backbone` and errors as in `load_official`."""
-        segmenter = cls(load_official(path, method, backbone), **options)
-        segmenter.source = {"name": lasting_name(path), "official": backbone, "method": method}
-        return segmenter
+        return cls.from_pretrained(f"{method}:{backbone}:{os.fspath(path)}", **options)
 
     def preprocess(self, image: ImageLike) -> PreparedImage:
         """Read an image and resize it to the model's inputs: the part of `segment` that worker threads can do."""

@@ -22,7 +22,7 @@ from fewseg.inference.adaptation.adapted import AdaptedLabel
 from fewseg.inference.model import InferenceModel
 from fewseg.inference.objects.shape import ExampleObjects
 from fewseg.inference.supports import LabelSupport, check_label
-from fewseg.models.checkpoints import load_method, load_official
+from fewseg.models.checkpoints import load_official, open_model
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.presence import PresenceScale
 
@@ -86,7 +86,7 @@ def find_model(source: Mapping[str, str] | None, path: str) -> FewShotMethod:
     try:
         if "official" in source:
             return load_official(source["name"], source.get("method", "dcama"), source["official"])
-        return load_method(source["name"])
+        return open_model(source["name"])
     except InvalidCheckpoint as error:
         raise InvalidCheckpoint(f"the model of {path} is not there any more: {error}; or pass method=...") from error
 

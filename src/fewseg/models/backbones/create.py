@@ -83,7 +83,7 @@ def create_backbone(
     if weights is not None:
         load_backbone_weights(pyramid, state, source=os.fspath(weights))
     elif pretrained:
-        _download(pyramid, pretrained_name or timm_name)
+        load_published_weights(pyramid, pretrained_name)
     else:
         log.info("backbone %s has random weights: give pretrained=True or backbone_weights=PATH", name)
     return pyramid
@@ -202,7 +202,12 @@ def _scaling(name: str, timm_name: str, normalisation: str | None) -> tuple[Any,
     return (config.mean, config.std) if config is not None else NORMALISATIONS["imagenet"]
 
 
-def _download(pyramid: FeaturePyramid, timm_name: str) -> None:
+def load_published_weights(pyramid: FeaturePyramid, pretrained_name: str | None = None) -> None:
+    """Fill a pyramid with its published weights, or those of timm's name, downloaded where they are not here yet.
+
+    Raises `InvalidCheckpoint` where they cannot be had, `InvalidOption` where nobody has published any.
+    """
+    timm_name = pretrained_name or NAMED_BACKBONES.get(pyramid.name, (pyramid.name, {}))[0]
     if pyramid.name == "tiny":
         raise InvalidOption(
             "the tiny backbone's weights come with the default model's: use that, or give backbone weights of your own"

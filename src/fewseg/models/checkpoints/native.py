@@ -19,6 +19,7 @@ from fewseg.models.backbones import BackboneSpec
 from fewseg.models.methods import FewShotMethod, build_method
 from fewseg.models.methods.saved_names import first_identity, first_key, upgraded, upgraded_state
 from fewseg.models.presence import PresenceScale
+from fewseg.models.zoo import ZOO
 
 FILE_NAME = "model.safetensors"
 """Name within a folder or on the hub."""
@@ -124,8 +125,8 @@ def locate(source: str | os.PathLike[str]) -> Path:
     here = len(parts) == 2 and path.parent.is_dir()
     if here or len(parts) != 2 or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or not all(parts):
         raise InvalidCheckpoint(
-            f"no checkpoint {name}{_like(path)}: give a file, a folder with {FILE_NAME} or {BEST}, a hub id or "
-            "'default'"
+            f"no checkpoint {name}{_like(path)}: give a file, a folder with {FILE_NAME} or {BEST}, a hub id, or a name "
+            "that fewseg models lists, as 'default'"
         )
     try:
         return Path(hf_hub_download(name, FILE_NAME))
@@ -135,9 +136,10 @@ def locate(source: str | os.PathLike[str]) -> Path:
 
 
 def _like(path: Path) -> str:
-    """What has nearly that name beside it, in brackets; nothing where nothing has."""
+    """What has nearly that name, beside it or in the zoo, in brackets; nothing where nothing has."""
     try:
-        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+        beside = [p.name for p in path.parent.iterdir()]
+        near = did_you_mean(path.name, [*ZOO, *beside] if path.name == os.fspath(path) else beside)
     except OSError:
         return ""
     return f" ({near})" if near else ""

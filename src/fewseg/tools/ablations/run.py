@@ -19,7 +19,7 @@ from fewseg.evaluation.plan import Trial, draw_trials, open_targets
 from fewseg.evaluation.protocols import Protocol, choose_protocol, default_protocol
 from fewseg.evaluation.summary import mean_interval
 from fewseg.models.backbones import build_pyramid
-from fewseg.models.checkpoints import fingerprint, load_method
+from fewseg.models.checkpoints import fingerprint, load_method, open_model
 from fewseg.models.methods import METHODS, FewShotMethod, create_method
 from fewseg.models.methods.dcama.aggregation import MaskAggregation
 from fewseg.models.methods.options import method_options
@@ -80,11 +80,11 @@ def run_experiment(
 
 def check_experiment(experiment: Experiment, settings: Settings) -> None:
     """Raise `InvalidOption` or `InvalidDataset` for settings that cannot work, before anything is trained."""
-    trains = not _as_made(experiment, settings) and (experiment.trains == "each" or settings.checkpoint is None)
+    trains = not _as_made(experiment, settings) and (experiment.trains == "each" or settings.model is None)
     if not settings.data and (trains or experiment.reads_images):
         raise InvalidDataset(f"{experiment.name} needs images: give a dataset with --data")
-    if settings.checkpoint and experiment.trains == "each":
-        raise InvalidOption(f"every variant of {experiment.name} has weights of its own: leave out --checkpoint")
+    if settings.model and experiment.trains == "each":
+        raise InvalidOption(f"every variant of {experiment.name} has weights of its own: leave out --model")
     check_given_model(settings)
     if settings.shots and min(settings.shots) < 1:
         raise InvalidOption(f"shots {' '.join(map(str, settings.shots))}: give at least 1")
@@ -98,10 +98,10 @@ def check_experiment(experiment: Experiment, settings: Settings) -> None:
         protocol = _protocol(settings)
         if experiment.measure == "masks":
             check_masks(protocol)
-    if settings.checkpoint is not None:
-        given = load_method(settings.checkpoint)
+    if settings.model is not None:
+        given = open_model(settings.model)
         if not isinstance(given, MaskAggregation) and any(variant.method == "dcama" for variant in experiment.variants):
-            raise InvalidOption(f"{settings.checkpoint} is {given.name}: {experiment.name} takes a DCAMA")
+            raise InvalidOption(f"{settings.model} is {given.name}: {experiment.name} takes a DCAMA")
     if trains:
         for variant in experiment.variants:
             train_config(variant, settings, None, settings.seed[0])
@@ -114,7 +114,7 @@ def _as_made(experiment: Experiment, settings: Settings) -> bool:
 
 def _seeds(experiment: Experiment, settings: Settings) -> tuple[int, ...]:
     """The seeds to train with; models that are not trained are the same for all."""
-    trains = experiment.trains == "each" or settings.checkpoint is None
+    trains = experiment.trains == "each" or settings.model is None
     return settings.seed if trains and not _as_made(experiment, settings) else settings.seed[:1]
 
 
@@ -164,8 +164,8 @@ class _Part:
         settings = {k: v for k, v in deciding_settings(self.settings).items() if k not in left_out}
         if self.experiment.measure in ("cost", "shots"):  # where and how fast is what they measure
             settings |= {"repeats": self.settings.repeats, "device": str(choose_device(self.settings.device))}
-        if self.settings.checkpoint:
-            settings["checkpoint"] = fingerprint(load_method(self.settings.checkpoint))
+        if self.settings.model:
+            settings["checkpoint"] = fingerprint(open_model(self.settings.model))
         protocol = self.protocol.to_json() if self.protocol else None
         variant = dataclasses.asdict(self.variant)
         about = {"variant": variant, "fold": self.fold, "seed": self.seed}
@@ -197,8 +197,8 @@ class _Part:
 
     def _model(self) -> tuple[FewShotMethod, TrainReport | None]:
         given = self.settings
-        if given.checkpoint is not None:
-            method = load_method(given.checkpoint)
+        if given.model is not None:
+            method = open_model(given.model)
             aggregates = self.variant.method == "dcama" and isinstance(method, MaskAggregation)
             if aggregates or method.name == self.variant.method:
                 return method, None

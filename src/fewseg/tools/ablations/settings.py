@@ -51,7 +51,7 @@ class Settings:
     """Keep these maps in files there, for all variants, instead of in memory."""
     train: tuple[str, ...] = ()
     """Other settings of `fewseg train`, as KEY=VALUE: `lr=0.01 optimiser=adamw validation_classes=(2,)`."""
-    checkpoint: str | None = None
+    model: str | None = None
     """Measure this model instead of training one; for experiments that need only one. Without settings of training."""
 
     shots: tuple[int, ...] = ()
@@ -80,6 +80,7 @@ _MAKING: Final = (
 
 
 _KEYS: Final = {
+    "model": "checkpoint",
     "model_kwargs": "options",
     "episodes_per_epoch": "episodes",
     "batch_size": "batch",
@@ -94,14 +95,14 @@ def check_given_model(settings: Settings) -> None:
     """Raise `InvalidOption` for settings that a given model leaves nothing to."""
     usual = Settings()
     for name in _MAKING:
-        if settings.checkpoint is not None and getattr(settings, name) != getattr(usual, name):
+        if settings.model is not None and getattr(settings, name) != getattr(usual, name):
             option = name.replace("_", "-")
-            raise InvalidOption(f"--checkpoint brings its own model: leave out --{option}")
+            raise InvalidOption(f"--model brings its own model: leave out --{option}")
 
 
 def deciding_settings(settings: Settings) -> dict[str, Any]:
     """The settings that numbers depend on, as JSON values: with a given model none of those that make one."""
-    left_out = _MAKING if settings.checkpoint is not None else ()
+    left_out = _MAKING if settings.model is not None else ()
     kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
     return {_KEYS.get(name, name): value for name, value in kept.items()}
 
