@@ -104,7 +104,7 @@ SOME = [
     "coco nested",
     "cvat laughs",
     "taught nested metadata of the whole",
-    "line segment --input q --out o --support s --checkpoint /dev/zero",
+    "line segment --input q --out o --support s --model /dev/zero",
 ]
 
 

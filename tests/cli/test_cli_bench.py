@@ -73,7 +73,7 @@ def test_given_options_win_over_quick_ones(monkeypatch: pytest.MonkeyPatch) -> N
         (["--device", "cuda:99"], "not available here"),
         (["accuracy"], "--data"),
         (["accuracy", "--data", "nowhere"], "nowhere"),
-        (["accuracy", "--data", "synthetic", "--checkpoint", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["accuracy", "--data", "synthetic", "--model", "nowhere.safetensors"], "nowhere.safetensors"),
         (["queries", "--json", "/dev/null/x.json"], "cannot make the folder /dev/null"),
         (["queries", "--json", "/"], "--json / is a folder: name a file"),
         (["implementations", "--models", "hsnet-resnet50"], "implementations are DCAMA's"),

@@ -39,7 +39,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def call(tmp_path: Path, model: Path, *arguments: str | Path, out: str = "out") -> int:
-    fixed = ["segment", "--out", str(tmp_path / out), "--checkpoint", str(model), "--device", "cpu"]
+    fixed = ["segment", "--out", str(tmp_path / out), "--model", str(model), "--device", "cpu"]
     return cli.main([*fixed, *map(str, arguments)])
 
 

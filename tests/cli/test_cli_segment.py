@@ -41,10 +41,10 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def arguments(support: Path, query: Path, checkpoint: Path, *more: str) -> list[str]:
+def arguments(support: Path, query: Path, checkpoint: Path | str, *more: str) -> list[str]:
     out = support.parent / "out"
     fixed = ["segment", "--support", str(support), "--input", str(query), "--out", str(out)]
-    return [*fixed, "--checkpoint", str(checkpoint), "--device", "cpu", *more]
+    return [*fixed, "--model", str(checkpoint), "--device", "cpu", *more]
 
 
 def fails(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> None:
@@ -153,10 +153,10 @@ def test_wrong_checkpoint(
     for wrong in (tmp_path / "text.safetensors", tmp_path / "none.safetensors"):
         assert cli.main(arguments(support, photos, wrong)) == 2
         fails(capsys, str(wrong))
-    assert cli.main(arguments(support, photos, checkpoint, "--official", "resnet5")) == 2
+    assert cli.main(arguments(support, photos, f"dcama:resnet5:{checkpoint}")) == 2
     fails(capsys, "did you mean 'resnet50'")
     torch.save({"a": torch.zeros(3)}, tmp_path / "a.pt")
-    assert cli.main(arguments(support, photos, tmp_path / "a.pt", "--official", "resnet50")) == 2
+    assert cli.main(arguments(support, photos, f"dcama:resnet50:{tmp_path / 'a.pt'}")) == 2
     fails(capsys, "a.pt")
 
 
@@ -332,9 +332,9 @@ def test_folders_that_may_not_be_entered(
     for call in (
         ["segment", "--support", closed, "--input", str(photos), "--out", str(tmp_path / "out")],
         ["segment", "--support", str(support), "--input", str(photos), "--out", closed],
-        ["segment", "--support", str(support), "--input", str(photos), "--out", "o", "--checkpoint", closed],
+        ["segment", "--support", str(support), "--input", str(photos), "--out", "o", "--model", closed],
         ["train", "--data", f"{closed}@all", "--out", str(tmp_path / "run"), "--random-backbone"],
-        ["evaluate", "--data", f"{closed}@all", "--out", str(tmp_path / "e"), "--checkpoint", str(checkpoint)],
+        ["evaluate", "--data", f"{closed}@all", "--out", str(tmp_path / "e"), "--model", str(checkpoint)],
         ["prepare", "--benchmark", "pascal5i", "--root", closed],
         ["export", "--support", closed, "--out", str(tmp_path / "export")],
         ["serve", closed],

@@ -25,7 +25,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def model(tmp_path: Path) -> list[str]:
     save_method(small_method(), tmp_path / "small.safetensors")
-    return ["--checkpoint", str(tmp_path / "small.safetensors"), "--device", "cpu"]
+    return ["--model", str(tmp_path / "small.safetensors"), "--device", "cpu"]
 
 
 def examples(folder: Path, count: int) -> Path:
@@ -66,7 +66,7 @@ def test_teach_once_and_segment_with_the_file(
         (["--support", str(support)], "--segmenter holds what was taught"),
         (["--adapt", "on"], "--adapt is for teaching"),
         (["--refused", str(query)], "--refused is for teaching"),
-        (["--checkpoint", "other"], f"--model is kept in {file}"),
+        (["--model", "other"], f"--model is kept in {file}"),
         (["--shots", "2"], "--shots chooses among the examples"),
     ):
         assert cli.main([*call, "--out", str(tmp_path / "other"), *words]) == 2

@@ -61,7 +61,7 @@ def test_train_then_evaluate(data: Path, tmp_path: Path, capsys: pytest.CaptureF
         "evaluate",
         "--data",
         source,
-        "--checkpoint",
+        "--model",
         str(run / "best.safetensors"),
         "--episodes-per-class",
         "3",
@@ -123,20 +123,20 @@ def test_bad_training_options(
     ("options", "message"),
     [
         (["--data", "nowhere"], "no folder nowhere"),
-        (["--data", "synthetic", "--checkpoint", "nothing.safetensors"], "no checkpoint nothing.safetensors"),
+        (["--data", "synthetic", "--model", "nothing.safetensors"], "no checkpoint nothing.safetensors"),
         (["--data", "synthetic", "--shots", "30"], "no novel class has 31 usable images: add some"),
         (["--data", "synthetic", "--shots", "0"], "shots 0"),
-        (["--data", "synthetic", "--method", "dcma"], "did you mean 'dcama'"),
+        (["--data", "synthetic", "--model", "dcma:resnet50"], "did you mean 'dcama'"),
         (["--data", "synthetic", "--model-kwargs", "heads=4"], "leave out --model-kwargs, or give --model"),
-        (["--data", "synthetic", "--checkpoint", "a.safetensors", "--method", "hsnet"], "leave out one of the two"),
+        (["--data", "synthetic", "--model", "a.safetensors", "--method", "hsnet"], "leave out one of the two"),
         (["--data", "synthetic", "--backbone-weights", "a.safetensors"], "leave out --backbone-weights"),
         (
-            ["--data", "synthetic", "--official", "swin_b", "--checkpoint", "a.pt", "--method", "hsnet"],
+            ["--data", "synthetic", "--model", "hsnet:swin_b:a.pt"],
             "of hsnet 'swin_b'; known: resnet101",
         ),
         (["--data", "synthetic", "--seed", "-1"], "seed 0 or more"),
         (
-            ["--data", "synthetic", "--method", "prototype", "--model-kwargs", "temprature=4"],
+            ["--data", "synthetic", "--model", "prototype:resnet50", "--model-kwargs", "temprature=4"],
             "did you mean 'temperature'",
         ),
         (["--data", "synthetic", "--episode-lists", "none.json"], "cannot read none.json"),
@@ -202,7 +202,7 @@ def test_evaluate_a_release_and_another_size(data: Path, tmp_path: Path) -> None
         "0",
     ]
     evaluate += ["--device", "cpu", "--image-size", "64"]
-    official = ["--checkpoint", str(release), "--official", "resnet50", "--method", "hsnet"]
+    official = ["--model", str(release), "--official", "resnet50", "--method", "hsnet"]
     assert main([*evaluate, *official, "--out", str(tmp_path / "official")]) == 0
     assert main([*evaluate, "--out", str(tmp_path / "default")]) == 0
     about = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("official", "default")]

@@ -49,7 +49,7 @@ def test_endless_files(tmp_path: Path) -> None:
         "segment --support {here} --input {here} --batch-size 1000000000",
         "segment --support /dev/zero --input {here}",
         "segment --support {here} --input /dev/zero",
-        "segment --support {here} --input {here} --checkpoint /dev/zero",
+        "segment --support {here} --input {here} --model /dev/zero",
         "prepare coco20i --root {here} --workers 1000000000",
     ],
 )

@@ -202,7 +202,7 @@ def test_train_and_evaluate(
     rest = "--episodes-per-epoch 4 --epochs 1 --workers 0 --no-tensorboard --validation-classes 0"
     run = tmp_path / "run"
     assert main(["train", *data, "--out", str(run), *small.split(), *rest.split()]) == 0
-    checkpoint = ["--checkpoint", str(run / "last.safetensors"), "--out", str(tmp_path / "scores")]
+    checkpoint = ["--model", str(run / "last.safetensors"), "--out", str(tmp_path / "scores")]
     assert main(["evaluate", *data, *checkpoint, "--shots", "1", "--episodes", "4", "--save-examples", "0"]) == 0
     assert "pascal5i-fold0" in capsys.readouterr().out
     assert main(["train", *data[:2], "--out", str(run / "no"), *small.split(), *rest.split()]) == 2

@@ -235,7 +235,7 @@ def test_a_benchmark_from_the_command_line(
     capsys.readouterr()
     monkeypatch.setattr(report_of_run, "paper_backbone", lambda _: "swin_b")
     save_method(create_method("dcama", backbone="tiny", image_size=32), tmp_path / "dcama.safetensors")
-    words = f"--checkpoint {tmp_path / 'dcama.safetensors'} --shots 1 --batch-size 8 --save-examples 0 --device cpu"
+    words = f"--model {tmp_path / 'dcama.safetensors'} --shots 1 --batch-size 8 --save-examples 0 --device cpu"
     assert main(["evaluate", "--data", f"fss1000:{root}", "--out", str(tmp_path / "out"), *words.split()]) == 0
     said = capsys.readouterr().out
     assert "| DCAMA paper, Table 2 | 90.1 |" in said
@@ -319,7 +319,7 @@ def test_results_of_another_model_are_not_overwritten(tmp_path: Path, capsys: py
     before = (tmp_path / "results.json").read_bytes()
     capsys.readouterr()
     save_method(create_method("prototype", backbone="tiny", image_size=32), tmp_path / "other.safetensors")
-    for other in (["--fusion", "vote"], ["--checkpoint", str(tmp_path / "other.safetensors")]):
+    for other in (["--fusion", "vote"], ["--model", str(tmp_path / "other.safetensors")]):
         assert main([*words, *other]) == 2
         assert "holds the results of another model or fusion, dcama_light (default)" in capsys.readouterr().err
     elsewhere = [word.replace("synthetic@0/8", "synthetic@1/8") for word in words]

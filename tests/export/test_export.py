@@ -175,7 +175,7 @@ def test_masks_that_choose_tokens_cannot_be_encoded_outside(tmp_path) -> None:
         (["--verify-shots", "0"], "give one or more numbers from 1 to 100"),
         (["--licence", " "], "licence is empty"),
         (["--labels", "cat"], "give it too"),
-        (["--checkpoint", "nowhere.safetensors"], "no checkpoint nowhere.safetensors"),
+        (["--model", "nowhere.safetensors"], "no checkpoint nowhere.safetensors"),
         (["--support", "nowhere"], "nowhere does not exist"),
         (["--formats", "tflite"], "tflite"),
     ],
@@ -251,7 +251,7 @@ def test_what_was_taught_in_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) ->
         segmenter.teach(label, image, np.eye(64, dtype=np.uint8))
     own = segmenter.fit_presence("b/c", refused=[image])
     segmenter.save(tmp_path / "taught.fewseg")
-    model = ["--checkpoint", str(tmp_path / "model.safetensors")]
+    model = ["--model", str(tmp_path / "model.safetensors")]
     taught = ["--support", str(tmp_path / "taught.fewseg"), "--verify-shots", "1", "--query-only"]
     assert main(["export", "--out", str(tmp_path / "out"), *model, *taught]) == 0
     with np.load(tmp_path / "out" / "supports.npz") as file:

@@ -117,7 +117,7 @@ def test_bad_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     teach(segmenter, range(2))
     segmenter.adapt(force=True)
     segmenter.save(tmp_path / "rough.fewseg")
-    file, model = str(tmp_path / "rough.fewseg"), ["--checkpoint", str(tmp_path / "small.safetensors")]
+    file, model = str(tmp_path / "rough.fewseg"), ["--model", str(tmp_path / "small.safetensors")]
     for words, said in (
         (["--segmenter", file, "--size", "2000", "10"], "images of 2000 x 10: choose sides from 1 to 1024"),
         (["--segmenter", file, *model], f"--model is kept in {file}: leave it out"),

@@ -240,7 +240,7 @@ def test_examples_are_checked_before_the_model_is_loaded(folder: Path, capsys: p
     """The checkpoint is not there: an error about the examples comes first."""
     coco(folder / "set.json", [GOOD], [[5, 5, 9, 9]])
     options = ["--support", str(folder / "set.json"), "--input", str(folder / "c.jpg"), "--out", str(folder / "out")]
-    nowhere = ["--checkpoint", str(folder / "nowhere.safetensors")]
+    nowhere = ["--model", str(folder / "nowhere.safetensors")]
     assert cli.main(["segment", *options, *nowhere, "--strict"]) == 2
     assert "annotation 2 of" in capsys.readouterr().err
     assert cli.main(["segment", *options, *nowhere]) == 2

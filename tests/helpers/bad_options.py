@@ -27,7 +27,7 @@ def model_cases(taught: bytes, checkpoint: bytes) -> Iterator[Case]:
                 yield Case(f"taught {what}", ("load", "x.fewseg"), {"x.fewseg": content})
             else:
                 yield Case(
-                    f"checkpoint {what}", (*FOLDER, "--checkpoint", "./x.safetensors"), {"x.safetensors": content}
+                    f"checkpoint {what}", (*FOLDER, "--model", "./x.safetensors"), {"x.safetensors": content}
                 )
 
 
@@ -59,13 +59,13 @@ def option_cases() -> Iterator[Case]:
         "segment --input q --out o --support nowhere",
         "segment --input /dev/zero --out o --support s", "segment --input q --out q/good.png --support s",
         "segment --input q --out o --support /dev/null", "segment --input q --out o --support s --formats pdf",
-        "segment --input q --out o --support s --checkpoint /dev/zero",
+        "segment --input q --out o --support s --model /dev/zero",
         "segment --input q --out o --support s --labels blue",
         "segment --input q --out o --support s --device tpu:9",
         "segment --input q --out o --support s --images nowhere",
         "evaluate --data synthetic --out e --episode-lists /dev/zero", "evaluate --data nowhere@1/4 --out e",
         "evaluate --data s@5/4 --out e", "train --data s@x/y --out t", "train --config /dev/zero --out t --data s",
-        f"{SMALL_RUN} --init-from /dev/zero", "prepare --root nowhere pascal5i", "export --out x --checkpoint nowhere",
+        f"{SMALL_RUN} --init-from /dev/zero", "prepare --root nowhere pascal5i", "export --out x --model nowhere",
         "frame nowhere.mp4 --out f.png", "serve nowhere", "serve q/good.png", "serve --host 999.9.9.9",
         "serve --port 99999",
         "serve --token short", "serve --label-studio-url nowhere --port 0",

@@ -59,12 +59,12 @@ def _photos(folder: Path) -> None:
 
 CASES = {
     "segment": Case(
-        "segment --support {data}/support --input {data}/photos --out {out} --checkpoint {data}/model.safetensors "
+        "segment --support {data}/support --input {data}/photos --out {out} --model {data}/model.safetensors "
         "--device cpu --model-threads 1 --adapt off --formats coco labelme",
         _photos,
     ),
     "evaluate": Case(
-        "evaluate --data {data}/support --out {out} --checkpoint {data}/model.safetensors --device cpu --shots 1 "
+        "evaluate --data {data}/support --out {out} --model {data}/model.safetensors --device cpu --shots 1 "
         "--episodes-per-class 12 --min-area 0 --save-examples 1",
         _photos,
     ),

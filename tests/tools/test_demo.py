@@ -80,7 +80,7 @@ def test_run_writes_page_sheet_and_numbers(checkpoint: Path, tmp_path: Path) -> 
 
 
 def test_command_says_where_the_page_is(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--out", str(tmp_path / "out"), "--checkpoint", str(checkpoint)]) == 0
+    assert main(["demo", "--out", str(tmp_path / "out"), "--model", str(checkpoint)]) == 0
     said = capsys.readouterr().out
     assert str(tmp_path / "out" / "index.html") in said
     assert "mean IoU" in said
@@ -97,7 +97,7 @@ def test_missing_photographs_say_how_to_get_them(
     monkeypatch.setattr(importlib.util, "find_spec", without)
     with pytest.raises(InvalidDataset, match=r"pip install .*fewseg\[demo\]"):
         run(tmp_path / "out", checkpoint=str(checkpoint))
-    assert main(["demo", "--out", str(tmp_path / "out"), "--checkpoint", str(checkpoint)]) == 2
+    assert main(["demo", "--out", str(tmp_path / "out"), "--model", str(checkpoint)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

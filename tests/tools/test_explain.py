@@ -184,7 +184,7 @@ def test_methods_without_a_last_layer_are_told_before_anything_is_drawn(
 ) -> None:
     path = tmp_path / "prototype.safetensors"
     save_method(make("prototype"), path)
-    words = ["--checkpoint", str(path), "--figures", "features", "attention"]
+    words = ["--model", str(path), "--figures", "features", "attention"]
     assert cli.main(call(files, *images(files), *words)) == 2
     assert "ends in no layer that gives logits" in capsys.readouterr().err
     assert not (files / "out").exists()
@@ -228,7 +228,7 @@ def files(data: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def call(files: Path, *words: str) -> list[str]:
-    common = ["--checkpoint", str(files / "tiny.safetensors"), "--device", "cpu", "--out", str(files / "out")]
+    common = ["--model", str(files / "tiny.safetensors"), "--device", "cpu", "--out", str(files / "out")]
     return ["explain", *common, *words]
 
 
