@@ -21,10 +21,10 @@ from helpers.read_only import read_only
 
 pytestmark = pytest.mark.slow
 
-MODEL = "--checkpoint {data}/model.safetensors --device cpu"
+MODEL = "--model {data}/model.safetensors --device cpu"
 OTHERS = {
     "teach": f"teach --support {{data}}/support --out {{out}}/a.fewseg --adapt off {MODEL}",
-    "export": "export --out {out} --formats pt2 --query-only --verify-shots 1 --checkpoint {data}/model.safetensors",
+    "export": "export --out {out} --formats pt2 --query-only --verify-shots 1 --model {data}/model.safetensors",
     "explain": "explain --out {out} --figures masks --label red --support {data}/support/red/0.jpg "
     f"{{data}}/support/red/0.png --query {{data}}/photos/0.png {MODEL}",
     "frame": "frame --video {data}/clip.mp4 --out {out}/frame.png",

@@ -26,9 +26,7 @@ def model_cases(taught: bytes, checkpoint: bytes) -> Iterator[Case]:
             if kind == "taught":
                 yield Case(f"taught {what}", ("load", "x.fewseg"), {"x.fewseg": content})
             else:
-                yield Case(
-                    f"checkpoint {what}", (*FOLDER, "--model", "./x.safetensors"), {"x.safetensors": content}
-                )
+                yield Case(f"checkpoint {what}", (*FOLDER, "--model", "./x.safetensors"), {"x.safetensors": content})
 
 
 SMALL_RUN: Final = (

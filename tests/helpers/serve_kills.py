@@ -123,7 +123,7 @@ class Painter:
 def serving(folder: Path, model: Path) -> Iterator[Path]:
     """The command, killed at the end; gives the file of what it says."""
     said = model.with_name("said")
-    words = f"serve {folder} --port 0 --checkpoint {model} --device cpu --adapt off"
+    words = f"serve {folder} --port 0 --model {model} --device cpu --adapt off"
     server = start(words, said)
     try:
         yield said
