@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from fewseg.core.errors import FewsegError, FolderInUse, InvalidImage, InvalidMask, OutputError
 from fewseg.server.project import state as project_state
+from fewseg.server.project import state_json
 from fewseg.server.project import store as project_store
 from fewseg.server.project.project import Project
 from fewseg.server.project.state import Annotation, Change, InvalidProject, KnownImage, Label, State
@@ -124,7 +125,7 @@ def test_garbled_values_are_no_project(tmp_path: Path) -> None:
     }.items():
         for wrong in wrongs:
             with pytest.raises(InvalidProject) as error:
-                project_state.from_json({**values, part: wrong})
+                state_json.from_json({**values, part: wrong})
             assert "\n" not in str(error.value)
 
 
@@ -135,7 +136,7 @@ def test_a_project_file_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     for name in ("../../secret.png", "/etc/passwd", "a/b.png", "x.json", "..png/../x.png"):
         values["annotations"][0]["mask"]["file"] = name
         with pytest.raises(InvalidProject):
-            project_state.from_json(values)
+            state_json.from_json(values)
 
 
 def test_moved_images_keep_their_masks_and_changed_ones_do_not(tmp_path: Path) -> None:
@@ -302,7 +303,7 @@ def test_undo_and_redo_are_exact_and_survive_saving(changes: list[Change]) -> No
 
     state = states[-1]
     for before in states[-2::-1]:
-        saved = project_state.from_json(json.loads(json.dumps(project_state.to_json(state))))
+        saved = state_json.from_json(json.loads(json.dumps(state_json.to_json(state))))
         assert saved == state
         state = project_state.undo(saved)
         assert seen(state) == seen(before)
@@ -345,7 +346,7 @@ def test_labels_that_the_backup_lacks_are_read_from_the_damaged_file_or_numbered
     file, backup, empty = project.store.file, project.store.backup, project.store.root / "empty.json"
     whole = file.read_text()
     project.close()
-    empty.write_text(json.dumps(project_state.to_json(State())))
+    empty.write_text(json.dumps(state_json.to_json(State())))
     for text, name in ((whole[: whole.index('"annotations"')], "disc"), ("", "label 1")):
         file.write_text(text)
         shutil.copy(empty, backup)

@@ -54,6 +54,8 @@ class ResultSummary:
     """Probability that the label is present in the image."""
     uncertainty: float
     """`fewseg.inference.active_learning.uncertainty` of the map, 0 to 1."""
+    area: float
+    """Share of the image that the mask covers."""
 
     @property
     def revision(self) -> int:
@@ -82,9 +84,10 @@ class ResultCache:
         # The scale would amplify probabilities that differ from 0 and 1 by less than the rounding error.
         (score,) = presence_scores(values[None].clamp(_HALF_STEP, 1 - _HALF_STEP))
         uncertainty = float(active_learning.uncertainty(values))
-        summary = ResultSummary(key, self.scale(score), uncertainty)
+        area = float((coarse >= 128).mean())
+        summary = ResultSummary(key, self.scale(score), uncertainty, area)
         about = PngImagePlugin.PngInfo()
-        about.add_text("fewseg", f"{score:.9g} {uncertainty:.9g}")
+        about.add_text("fewseg", f"{score:.9g} {uncertainty:.9g} {area:.9g}")
         encoded = encode(Image.fromarray(coarse), "PNG", compress_level=1, pnginfo=about)
         with self._lock:
             self._summaries[key] = summary
@@ -99,12 +102,13 @@ class ResultCache:
             return known
         try:
             with Image.open(self.path(f"{key}.png"), formats=("PNG",)) as image:
-                score, uncertainty = (float(v) for v in str(image.info["fewseg"]).split())
+                score, uncertainty, *rest = (float(v) for v in str(image.info["fewseg"]).split())
+                area = rest[0] if rest else float((np.asarray(image) >= 128).mean())  # version 0.1 kept no area
         except (OSError, KeyError, ValueError, SyntaxError):
             self._forget(key)
             return None
         with self._lock:
-            return self._summaries.setdefault(key, ResultSummary(key, self.scale(score), uncertainty))
+            return self._summaries.setdefault(key, ResultSummary(key, self.scale(score), uncertainty, area))
 
     def coarse(self, key: str) -> NDArray[np.uint8] | None:
         """The probability map (h, w) of a result; None, and the result is dropped, where it is missing or damaged."""

@@ -299,9 +299,12 @@ class Engine:
             taken = (time.monotonic() - begin) / len(images)
             self._seconds = taken if self._seconds is None else self._seconds + 0.2 * (taken - self._seconds)
         self._set_working(())
+        if not self._pending:
+            return self.events.project()  # scores of checked images set from where a label counts as present in others
         for image in images:
             self.events.image(image.id)
         self.events.progress()
+        return None
 
     def _set_working(self, images: Sequence[ImageEntry]) -> None:
         self.working = frozenset(p.id for p in images)

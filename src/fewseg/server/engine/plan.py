@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from fewseg.server.fitting import Fit
 from fewseg.server.project.images import ImageEntry
-from fewseg.server.project.state import Annotation, Label, State
+from fewseg.server.project.state import EXAMPLE, Annotation, State
 
 
 @dataclass(frozen=True)
 class Shot:
-    """An example: an image with a hand-made mask of one label."""
+    """An example: an image with a mask of one label that teaches."""
 
     image: ImageEntry
     annotation: Annotation
@@ -44,18 +44,31 @@ class Plan:
     """Label id to a hash of everything its masks depend on except the query image."""
 
     def wanted(self, image: ImageEntry) -> dict[int, str]:
-        """Label id to the result key of an image, for every label without a hand-made mask in it."""
+        """Label id to the result key of an image, for every label that it is no example of.
+
+        Checked labels are among them: their scores tell from which score a label is present.
+        """
         if image.error is not None:
             return {}
         return {
             label: image.identity + fingerprint
             for label, fingerprint in self.fingerprints.items()
-            if (image.id, label) not in self.state.annotations
+            if self.kind(image, label) != EXAMPLE
         }
 
-    def labels_of(self, image: ImageEntry) -> list[Label]:
-        """The labels with a hand-made mask in an image."""
-        return [label for label in self.state.labels if (image.id, label.id) in self.state.annotations]
+    def undecided(self, image: ImageEntry) -> dict[int, str]:
+        """Label id to the result key of an image, for every label that a person decided nothing about in it."""
+        return {k: v for k, v in self.wanted(image).items() if (image.id, k) not in self.state.annotations}
+
+    def kind(self, image: ImageEntry, label: int) -> str | None:
+        """What a person decided about a label in an image, see `Annotation.kind`."""
+        annotation = self.state.annotations.get((image.id, label))
+        return None if annotation is None else annotation.kind
+
+    def decided(self, image: ImageEntry) -> dict[int, Annotation]:
+        """Label id to what a person decided about it in an image."""
+        found = ((label.id, self.state.annotations.get((image.id, label.id))) for label in self.state.labels)
+        return {label: annotation for label, annotation in found if annotation is not None}
 
     def shot_keys(self, label: int) -> frozenset[str]:
         """The keys of a label's examples."""
@@ -80,7 +93,7 @@ def plan(
     shots: dict[int, tuple[Shot, ...]] = {}
     for (image, label), annotation in sorted(state.annotations.items()):
         file = images.get(image)
-        if file is None or file.error is not None:
+        if annotation.kind != EXAMPLE or file is None or file.error is not None:
             continue
         shot = Shot(file, annotation)
         if shot.key not in unusable:

@@ -94,10 +94,9 @@ def _into_folder(view: ProjectView, formats: Sequence[str], which: str) -> tuple
 def _chosen(view: ProjectView, which: str) -> _Chosen:
     """The images with a mask of every label; raises `InvalidProject` for none."""
     plan = view.engine.plan
-    state = plan.state
-    by_hand = {image for image, _ in state.annotations}
-    wanted = [p for p in plan.images.values() if which == "all" or p.id in by_hand or p.id in state.checked]
-    ready = tuple(p for p in wanted if view.image(p, plan)["state"] == "done")
+    bodies = [(p, view.image(p, plan)) for p in plan.images.values()]
+    wanted = [(p, body) for p, body in bodies if which == "all" or body["checked"]]
+    ready = tuple(p for p, body in wanted if body["state"] == "done")
     if not ready:
         why = "no image has a hand-made or confirmed mask" if which == "checked" else "no image has masks yet"
         raise InvalidProject(f"nothing to export: {why}; paint an example, and export when the masks are there")
@@ -119,7 +118,7 @@ def _records(view: ProjectView, chosen: _Chosen) -> Iterator[MaskRecord]:
     names = {label.id: label.name for label in plan.state.labels}
     for image in chosen.images:
         body = view.image(image, plan)
-        masks = {names[int(label)]: view.mask(image.id, int(label)) for label in body["masks"]}
+        masks = {names[int(label)]: view.masks.mask(image.id, int(label)) for label in body["masks"]}
         yield MaskRecord(
             name=_unique(image, taken),
             size=image.size,

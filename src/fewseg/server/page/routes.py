@@ -5,40 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Final, Literal
 
-import numpy as np
 from fastapi import APIRouter, Query, Request, Response
-from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse, StreamingResponse
-from numpy.typing import NDArray
-from starlette.concurrency import run_in_threadpool
 
-from fewseg.core.errors import InvalidMask
 from fewseg.server.api_errors import ApiError, error_responses
 from fewseg.server.bodies import JsonRoute
 from fewseg.server.engine.assist import Assistant
 from fewseg.server.engine.engine import Engine
 from fewseg.server.page import exports as project_exports
-from fewseg.server.page.media import RENDERING, SIDES, jpeg, png, received_mask
+from fewseg.server.page.decisions import add_decisions
+from fewseg.server.page.media import RENDERING, SIDES, jpeg, png
 from fewseg.server.page.schemas import (
     AssistRequest,
-    CheckedChange,
-    ImageBody,
+    ImageId,
     LabelBody,
     LabelChange,
     LabelId,
+    LabelPath,
     NewLabel,
     ProjectBody,
+    ProjectChange,
     SuggestionBody,
     VisibleImages,
 )
+from fewseg.server.page.suggestions import suggestions as suggestions_of
 from fewseg.server.page.view import ProjectView
 from fewseg.server.project.state import InvalidProject, NotFound
 
 _KEPT_SIDE: Final = 640
 """Longest side up to which images are cached on the disk: the gallery asks for them again and again."""
 
-ImageId = Annotated[str, PathParameter(alias="picture", max_length=64, description="As the project lists it.")]
-LabelPath = Annotated[LabelId, PathParameter(description="As the project lists it.")]
 Side = Annotated[int, Query(ge=SIDES[0], le=SIDES[1], description="Longest side, at most.")]
 _JPEG: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"image/jpeg": {}}, "description": "The image."}}
 _PNG: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"image/png": {}}, "description": "8-bit greyscale."}}
@@ -65,7 +61,7 @@ def router(engine: Engine) -> APIRouter:
     """The routes, to be included below `/api/v1`; the caller starts and closes the engine."""
     routes = APIRouter(tags=["project"], route_class=_Route, responses=error_responses(404, 409, 500))
     view = ProjectView(engine)
-    for add in (_add_project, _add_labels, _add_images, _add_annotations, _add_assistance, project_exports.add_routes):
+    for add in (_add_project, _add_labels, _add_images, add_decisions, _add_assistance, project_exports.add_routes):
         add(routes, view)
     return routes
 
@@ -76,6 +72,12 @@ def _add_project(routes: APIRouter, view: ProjectView) -> None:
     @routes.get("/project", response_model=ProjectBody)
     def get_project() -> JSONResponse:
         """The whole project: labels, images, progress."""
+        return JSONResponse(view.whole())
+
+    @routes.patch("/project", response_model=ProjectBody)
+    def change_project(body: ProjectChange) -> JSONResponse:
+        """Change the project's settings."""
+        project.set_exclusive(body.exclusive)
         return JSONResponse(view.whole())
 
     @routes.post("/undo", response_model=ProjectBody)
@@ -119,8 +121,15 @@ def _add_labels(routes: APIRouter, view: ProjectView) -> None:
 
     @routes.patch("/labels/{label}", response_model=LabelBody)
     def change_label(label: LabelPath, body: LabelChange) -> JSONResponse:
-        """Rename or recolour a label; its masks stay."""
-        return JSONResponse(view.label(project.change_label(label, body.name, body.colour).id))
+        """Rename or recolour a label, or set its thresholds; masks made by hand stay."""
+        before = project.change_label(label, body.name, body.colour)
+        if body.default_thresholds:
+            project.set_thresholds(label, None, None)
+        elif body.presence_threshold is not None or body.mask_threshold is not None:
+            presence = before.presence_threshold if body.presence_threshold is None else body.presence_threshold
+            mask = before.mask_threshold if body.mask_threshold is None else body.mask_threshold
+            project.set_thresholds(label, presence, mask)
+        return JSONResponse(view.label(label))
 
     @routes.delete("/labels/{label}", status_code=204)
     def delete_label(label: LabelPath) -> None:
@@ -129,7 +138,7 @@ def _add_labels(routes: APIRouter, view: ProjectView) -> None:
 
 
 def _add_images(routes: APIRouter, view: ProjectView) -> None:
-    project, engine = view.project, view.engine
+    project, engine, masks = view.project, view.engine, view.masks
 
     @routes.get("/pictures/{picture}/image", response_class=Response, responses=_JPEG)
     def get_image(request: Request, image: ImageId, side: Side = 1600) -> Response:
@@ -152,72 +161,19 @@ def _add_images(routes: APIRouter, view: ProjectView) -> None:
         side: Side | None = None,
     ) -> Response:
         """The mask in effect, 0 and 255: hand-made, else predicted; at the image's size unless `side` is smaller."""
-        before = view.revision(image, label)
+        before = masks.revision(image, label)
         with RENDERING:
-            content = png(view.mask(image, label, side))
+            content = png(masks.mask(image, label, side))
         # Cached under another revision's address, the mask would come back with undo.
-        cachable = r is not None and before == r == view.revision(image, label)
+        cachable = r is not None and before == r == masks.revision(image, label)
         caching = "private, max-age=31536000, immutable" if cachable else "private, no-cache"
         return Response(content, media_type="image/png", headers={"Cache-Control": caching})
 
     @routes.get("/pictures/{picture}/uncertainty", response_class=Response, responses=_PNG)
-    def get_uncertainty(image: ImageId) -> Response:
-        """Uncertainty map: 255 where the probability is one half, 0 where it is 0 or 1."""
-        content = png(view.uncertainty_map(image))
+    def get_uncertainty(image: ImageId, label: LabelId | None = None) -> Response:
+        """Uncertainty map of a label, or of those present: 255 where the probability is one half, 0 for 0 or 1."""
+        content = png(masks.uncertainty_map(image, label))
         return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
-
-    @routes.put("/pictures/{picture}/checked", response_model=ImageBody)
-    def check(image: ImageId, body: CheckedChange) -> JSONResponse:
-        """Set whether a person has confirmed the image's masks."""
-        project.check(image, body.checked)
-        return JSONResponse(view.describe("picture", image))
-
-
-def _add_annotations(routes: APIRouter, view: ProjectView) -> None:
-    project, engine = view.project, view.engine
-    path = "/pictures/{picture}/annotations/{label}"
-
-    @routes.put(
-        path,
-        response_model=ImageBody,
-        openapi_extra={"requestBody": {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
-    )
-    async def annotate(
-        request: Request,
-        image: ImageId,
-        label: LabelPath,
-        source: Annotated[Literal["prediction"] | None, Query(alias="from")] = None,
-    ) -> JSONResponse:
-        """Save a hand-made mask, which makes the image an example; or save the predicted mask as it is."""
-        body = await request.body() if source is None else b""
-
-        def save() -> JSONResponse:
-            with RENDERING:
-                if source is None:
-                    mask = received_mask(body, project.image(image).size)
-                else:
-                    mask = _predicted(view, image, label)
-                if mask.any():
-                    engine.check_example(mask)
-                project.annotate(image, label, mask)
-                return JSONResponse(view.describe("picture", image))
-
-        return await run_in_threadpool(save)
-
-    @routes.delete(path, response_model=ImageBody)
-    def remove_annotation(image: ImageId, label: LabelPath) -> JSONResponse:
-        """Delete a hand-made mask: the label is predicted in this image then."""
-        project.remove_annotation(image, label)
-        return JSONResponse(view.describe("picture", image))
-
-
-def _predicted(view: ProjectView, image: str, label: int) -> NDArray[np.bool_]:
-    """The predicted mask (H, W); raises `InvalidMask` for an empty one."""
-    mask = view.predicted(image, label)
-    if not mask.any():
-        name = view.project.label(label).name
-        raise InvalidMask(f"nothing was found of {name} here: paint it, or confirm that it is not there")
-    return mask
 
 
 def _add_assistance(routes: APIRouter, view: ProjectView) -> None:
@@ -241,7 +197,8 @@ def _add_assistance(routes: APIRouter, view: ProjectView) -> None:
 
     @routes.get("/suggestions", response_model=list[SuggestionBody])
     def suggestions(
-        n: Annotated[int, Query(ge=1, le=100)] = 5, by: Literal["uncertainty", "coverage"] = "coverage"
+        n: Annotated[int, Query(ge=1, le=100)] = 5,
+        by: Literal["usefulness", "uncertainty", "coverage"] = "usefulness",
     ) -> JSONResponse:
         """Images to label next, the most useful first."""
-        return JSONResponse(view.suggestions(n, by))
+        return JSONResponse(suggestions_of(view.masks, n, by))

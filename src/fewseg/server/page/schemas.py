@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from fewseg.server.reports import AdaptationReport
 
 LabelId = Annotated[int, Field(ge=0, le=2**31)]
+ImageId = Annotated[str, PathParameter(alias="picture", max_length=64, description="As the project lists it.")]
+LabelPath = Annotated[LabelId, PathParameter(description="As the project lists it.")]
 Coordinate = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
 
 
@@ -29,7 +32,10 @@ class LabelBody(BaseModel):
     id: int
     name: str
     colour: str = Field(description="#rrggbb")
-    shots: int = Field(description="Images with a hand-made mask of it.")
+    shots: int = Field(description="Images that are examples of it.")
+    presence_threshold: float = Field(description="Score from which it is shown in an image.")
+    mask_threshold: float = Field(description="Probability from which a pixel belongs to its mask.")
+    own_thresholds: bool = Field(description="Whether a person has set one of them.")
     adaptation: AdaptationBody | None = Field(description="Null for a label with too few examples, or without fits.")
 
 
@@ -42,12 +48,16 @@ class ImageBody(BaseModel):
     height: int
     state: Literal["waiting", "working", "done", "failed", "untaught"]
     error: str | None = Field(description="Why it failed, or why its hand-made mask cannot be used as an example.")
-    supports: list[int] = Field(description="Labels with a hand-made mask.")
+    supports: list[int] = Field(description="Labels that it is an example of.")
+    confirmed: list[int] = Field(description="Labels whose mask a person has confirmed; it no longer changes.")
+    absent: list[int] = Field(description="Labels that a person said are not in it; their masks are empty.")
     scores: dict[str, float] = Field(description="Label id to the probability that the label is present.")
     present: dict[str, bool] = Field(description="Label id to whether the score reaches the threshold.")
-    confidence: float | None = Field(description="Expected IoU of the most uncertain mask: 1 - uncertainty.")
+    confidences: dict[str, float] = Field(description="Label id to the expected IoU of its predicted mask.")
+    confidence: float | None = Field(description="The least of these among labels that are present; null for none.")
+    areas: dict[str, float] = Field(description="Label id to the share of the image that its mask covers, where known.")
     masks: dict[str, int] = Field(description="Label id to a number that changes with the mask.")
-    checked: bool = Field(description="Whether a person has confirmed the masks.")
+    checked: bool = Field(description="Whether a person has decided about every mask that is shown.")
 
 
 class ProgressBody(BaseModel):
@@ -63,6 +73,7 @@ class ProjectBody(BaseModel):
 
     revision: int
     labels: list[LabelBody]
+    exclusive: bool = Field(description="Whether a pixel has one label at most.")
     pictures: list[ImageBody]
     progress: ProgressBody
     can_undo: bool
@@ -101,10 +112,21 @@ class NewLabel(_Request):
 
 
 class LabelChange(_Request):
-    """New name or colour of a label."""
+    """New name, colour or thresholds of a label."""
 
     name: Annotated[str, Field(max_length=1000)] | None = None
     colour: Annotated[str, Field(max_length=40)] | None = None
+    presence_threshold: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
+    mask_threshold: Annotated[FiniteFloat, Field(ge=0.02, le=0.98)] | None = None
+    default_thresholds: bool = False
+    """Back to those of the model and of the examples."""
+
+
+class ProjectChange(_Request):
+    """New settings of the project."""
+
+    exclusive: bool
+    """Whether a pixel has one label at most."""
 
 
 class VisibleImages(_Request):
@@ -114,9 +136,11 @@ class VisibleImages(_Request):
 
 
 class CheckedChange(_Request):
-    """Whether a person has confirmed the masks."""
+    """Whether a person has confirmed the masks; if not, what was decided but for examples is taken back."""
 
     checked: bool
+    masks: dict[Annotated[str, Field(max_length=20)], int] | None = None
+    """Label id to the revision of the mask that was seen: where one has changed since, nothing is confirmed."""
 
 
 class AssistRequest(_Request):

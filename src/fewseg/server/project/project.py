@@ -6,30 +6,34 @@ Masks are predicted by `fewseg.server.engine.engine`, which listens to the chang
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewseg.core.errors import InvalidImage, InvalidMask, InvalidOption
-from fewseg.images.draw import label_colours
+from fewseg.core.errors import InvalidImage, InvalidMask
+from fewseg.server.project import labels
 from fewseg.server.project import state as project_state
 from fewseg.server.project.images import ImageEntry, file_digest, scan
 from fewseg.server.project.recovery import lost_masks, mask_name, restore
-from fewseg.server.project.state import Annotation, Change, KnownImage, Label, NotFound, State
+from fewseg.server.project.state import (
+    ABSENT,
+    CHECKED,
+    EXAMPLE,
+    Annotation,
+    Change,
+    KnownImage,
+    Label,
+    NotFound,
+    Place,
+    State,
+)
 from fewseg.server.project.store import ProjectStore, mask_digest
 
 log = logging.getLogger(__name__)
-
-MAX_NAME_LENGTH: Final = 80
-"""Greatest length of a label's name, in characters."""
-
-MAX_LABELS: Final = 200
 
 
 class Project:
@@ -111,111 +115,115 @@ class Project:
 
     def label(self, identifier: int) -> Label:
         """The label; raises `NotFound`."""
-        for label in self._state.labels:
-            if label.id == identifier:
-                return label
-        raise NotFound(f"no label {identifier}: it may have been deleted; load the page again")
+        return labels.find(self._state, identifier)
 
     def annotation(self, image: str, label: int) -> Annotation | None:
         """The hand-made mask of an image, None where there is none."""
         return self._state.annotations.get((image, label))
 
     def mask(self, image: str, label: int) -> NDArray[np.bool_]:
-        """The hand-made mask (H, W); raises `NotFound`, or `InvalidMask` where its file is missing or damaged."""
+        """The mask (H, W) that a person made or confirmed, all False where the label is absent.
+
+        Raises `NotFound`, or `InvalidMask` where its file is missing or damaged.
+        """
         annotation = self.annotation(image, label)
         if annotation is None:
             raise NotFound("this image has no hand-made mask of that label")
-        return self.store.read_mask(annotation.file, self.image(image).size)
+        return self.read(image, annotation)
+
+    def read(self, image: str, annotation: Annotation) -> NDArray[np.bool_]:
+        """The mask (H, W) of an annotation of an image, one of the history too; raises as `mask`."""
+        size = self.image(image).size
+        if annotation.kind == ABSENT:
+            return np.zeros((size[1], size[0]), np.bool_)
+        return self.store.read_mask(annotation.file, size)
 
     # ------------------------------------------------------------------------------------------ labels
 
     def add_label(self, name: str, colour: str | None = None) -> Label:
         """Add a label; raises `InvalidOption` for an empty or taken name, or an invalid colour."""
         with self.lock:
-            state = self._state
-            if len(state.labels) >= MAX_LABELS:
-                raise InvalidOption(f"the project has {MAX_LABELS} labels, no more fit: delete one first")
-            label = Label(state.next_label, self._free_name(name), self._colour(colour))
-            change = Change(f"Add the label {label.name}", (*state.labels, label))
-            self._save(replace(project_state.do(state, change), next_label=state.next_label + 1))
-            return label
+            self._save(labels.added(self._state, name, colour))
+            return self._state.labels[-1]
 
     def change_label(self, identifier: int, name: str | None = None, colour: str | None = None) -> Label:
         """Rename or recolour a label; raises as `add_label`, and `NotFound`."""
         with self.lock:
-            before = self.label(identifier)
-            new = replace(
-                before,
-                name=before.name if name is None else self._free_name(name, identifier),
-                colour=before.colour if colour is None else self._colour(colour),
-            )
-            if new != before:
-                labels = tuple(new if label.id == identifier else label for label in self._state.labels)
-                self._save(project_state.do(self._state, Change(f"Change the label {before.name}", labels)))
-            return new
+            return self._save_label(labels.changed(self._state, identifier, name, colour), identifier)
+
+    def set_thresholds(self, identifier: int, presence: float | None, mask: float | None) -> Label:
+        """Set from which score the label is shown, and from which probability a pixel is its; None for the model's.
+
+        Settings that follow each other are undone in one step. Raises `NotFound`.
+        """
+        with self.lock:
+            return self._save_label(labels.with_thresholds(self._state, identifier, presence, mask), identifier)
 
     def remove_label(self, identifier: int) -> None:
         """Delete a label and its masks; raises `NotFound`."""
         with self.lock:
-            gone = self.label(identifier)
-            labels = tuple(label for label in self._state.labels if label.id != identifier)
-            masks = {place: None for place in self._state.annotations if place[1] == identifier}
-            self._save(project_state.do(self._state, Change(f"Delete the label {gone.name}", labels, masks)))
+            self._save(labels.removed(self._state, identifier))
 
-    def _free_name(self, name: str, own: int | None = None) -> str:
-        plain = " ".join(name.split())
-        if not plain or len(plain) > MAX_NAME_LENGTH or not plain.isprintable():
-            raise InvalidOption(f"label name {name[:100]!r}: give 1 to {MAX_NAME_LENGTH} printable characters")
-        taken = [label.name for label in self._state.labels if label.id != own]
-        if plain.casefold() in (other.casefold() for other in taken):
-            raise InvalidOption(f"there is a label {plain!r} already: choose another name")
-        return plain
+    def _save_label(self, state: State, identifier: int) -> Label:
+        if state is not self._state:
+            self._save(state)
+        return self.label(identifier)
 
-    def _colour(self, colour: str | None) -> str:
-        if colour is not None:
-            if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
-                raise InvalidOption(f"colour {colour[:40]!r}: write it as #rrggbb")
-            return colour.lower()
-        used = {label.colour for label in self._state.labels}
-        offered = label_colours([str(i) for i in range(len(used) + 1 + MAX_LABELS)]).values()
-        plain = ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in offered]
-        return next((colour for colour in plain if colour not in used), plain[0])
+    def set_exclusive(self, value: bool) -> None:
+        """Set whether a pixel has one label at most."""
+        with self.lock:
+            if value != self._state.exclusive:
+                text = "Let labels exclude each other" if value else "Let labels overlap"
+                self._save(project_state.do(self._state, Change(text, exclusive=value)))
 
     # ------------------------------------------------------------------------------------------ masks
 
-    def annotate(self, image: str, label: int, mask: NDArray[np.bool_]) -> Annotation:
-        """Keep a hand-made mask (H, W), at the image's size.
+    def annotate(self, image: str, label: int, mask: NDArray[np.bool_], *, text: str | None = None) -> Annotation:
+        """Keep a mask (H, W), at the image's size, as an example; an empty one says that the label is absent.
 
-        Raises `NotFound`; `InvalidMask` for another size or a mask without foreground; `InvalidImage` where the
-        image cannot be read.
+        `text` describes the change where it is not painted. Raises as `decide`.
         """
         file, named = self.image(image), self.label(label)
+        if not mask.any():
+            self.decide(image, {label: mask}, CHECKED, f"Say that {named.name} is not in {file.shown_name}")
+        else:
+            what = "Paint" if self.annotation(image, label) is None else "Correct"
+            self.decide(image, {label: mask}, EXAMPLE, text or f"{what} {named.name} in {file.shown_name}")
+        return self._state.annotations[image, label]
+
+    def decide(self, image: str, masks: Mapping[int, NDArray[np.bool_]], kind: str, text: str) -> None:
+        """Keep masks (H, W) of some labels, at the image's size, as `kind`; those that are empty say that it is absent.
+
+        `CHECKED` ones are kept as a check of the whole image. Raises `NotFound`; `InvalidMask` for another size;
+        `InvalidImage` where the image cannot be read.
+        """
+        file = self.image(image)
         if file.error is not None:
             raise InvalidImage(file.error)
-        if mask.shape != (file.height, file.width):
-            raise InvalidMask(
-                f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {file.width}x{file.height}: "
-                "send it at the image's size"
-            )
-        if not mask.any():
-            raise InvalidMask(
-                f"the mask is empty: paint at least one pixel of {named.name}, or remove the mask to let the model "
-                "find it"
-            )
-        digest = mask_digest(mask)
+        for mask in masks.values():
+            if mask.shape != (file.height, file.width):
+                raise InvalidMask(
+                    f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {file.width}x{file.height}: "
+                    "send it at the image's size"
+                )
+        kinds = {label: kind if mask.any() else ABSENT for label, mask in masks.items()}
+        digests = {label: mask_digest(mask) if kinds[label] != ABSENT else "" for label, mask in masks.items()}
         known = self._remember(file)
         with self.lock:
-            self.label(label)  # it may have been deleted meanwhile
-            before = self.annotation(image, label)
-            if before is not None and before.digest == digest:
-                return before
             revision = self._state.revision + 1
-            annotation = Annotation(mask_name(image, label, revision), digest, revision)
-            self.store.write_mask(annotation.file, mask)
-            text = f"{'Paint' if before is None else 'Correct'} {named.name} in {file.shown_name}"
-            new = project_state.do(self._state, Change(text, annotations={(image, label): annotation}))
-            self._save(replace(new, known={**new.known, image: known}))
-            return annotation
+            changes: dict[Place, Annotation | None] = {}
+            for label, mask in masks.items():
+                self.label(label)  # it may have been deleted meanwhile
+                before = self.annotation(image, label)
+                if before is not None and (before.digest, before.kind) == (digests[label], kinds[label]):
+                    continue
+                name = "" if kinds[label] == ABSENT else mask_name(image, label, revision)
+                if name:
+                    self.store.write_mask(name, mask)
+                changes[image, label] = Annotation(name, digests[label], revision, kinds[label], int(mask.sum()))
+            if changes:
+                new = project_state.do(self._state, Change(text, annotations=changes))
+                self._save(replace(new, known={**new.known, image: known}))
 
     def remove_annotation(self, image: str, label: int) -> None:
         """Delete a hand-made mask; raises `NotFound` where there is none."""
@@ -226,16 +234,33 @@ class Project:
             text = f"Remove {named.name} from {file.shown_name}"
             self._save(project_state.do(self._state, Change(text, annotations={(image, label): None})))
 
-    def check(self, image: str, value: bool) -> None:
-        """Set whether a person has confirmed the image's masks; raises `NotFound`."""
+    def check(self, image: str, masks: Mapping[int, NDArray[np.bool_]]) -> None:
+        """Confirm the image's masks (H, W) by label, which stay as they are then; raises as `decide`.
+
+        Without any the image is remembered as one that was looked at.
+        """
         file = self.image(image)
+        if masks:
+            return self.decide(image, masks, CHECKED, f"Check {file.shown_name}")
         known = self._remember(file)
         with self.lock:
-            if (image in self._state.checked) == value:
-                return
-            text = f"{'Confirm' if value else 'Reopen'} {file.shown_name}"
-            new = project_state.do(self._state, Change(text, checked={image: value}))
-            self._save(replace(new, known={**new.known, image: known}))
+            if image not in self._state.checked:
+                new = project_state.do(self._state, Change(f"Check {file.shown_name}", checked={image: True}))
+                self._save(replace(new, known={**new.known, image: known}))
+        return None
+
+    def reopen(self, image: str) -> None:
+        """Take back that the image was checked, and which labels are absent; examples stay. Raises `NotFound`."""
+        file = self.image(image)
+        with self.lock:
+            gone: dict[Place, Annotation | None] = {
+                place: None
+                for place, annotation in self._state.annotations.items()
+                if place[0] == image and annotation.kind != EXAMPLE
+            }
+            if gone or image in self._state.checked:
+                change = Change(f"Reopen {file.shown_name}", annotations=gone, checked={image: False})
+                self._save(project_state.do(self._state, change))
 
     def _remember(self, file: ImageEntry) -> KnownImage:
         known = self._state.known.get(file.id)

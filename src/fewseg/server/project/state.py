@@ -7,14 +7,11 @@ history is a list of changes that can be saved.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
 
 from fewseg.core.errors import FewsegError
-
-FORMAT: Final = "fewseg.project.v1"
 
 HISTORY: Final = 500
 """Number of changes that can be undone; older ones are dropped."""
@@ -39,18 +36,31 @@ class Label:
     name: str
     colour: str
     """`#rrggbb`."""
+    presence_threshold: float | None = None
+    """Score from which the label is shown in an image; None for that of the model and the examples."""
+    mask_threshold: float | None = None
+    """Probability from which a pixel belongs to the mask; None for the model's."""
+
+
+EXAMPLE: Final = "example"
+CHECKED: Final = "checked"
+ABSENT: Final = "absent"
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """A hand-made mask."""
+    """What a person decided about one label in one image."""
 
     file: str
-    """File name of the mask."""
+    """File name of the mask; empty where the label is absent."""
     digest: str
     """Hash of the mask's pixels."""
     revision: int
     """Revision of the project in which it was made."""
+    kind: str = EXAMPLE
+    """`EXAMPLE`: a mask that teaches; `CHECKED`: a mask that was confirmed; `ABSENT`: the label is not in the image."""
+    area: int = -1
+    """Pixels of the mask; -1 where an earlier version did not count them."""
 
     @property
     def content(self) -> int:
@@ -83,6 +93,7 @@ class Change:
     annotations: Mapping[Place, Annotation | None] = field(default_factory=dict)
     """None removes the annotation."""
     checked: Mapping[str, bool] = field(default_factory=dict)
+    exclusive: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,10 @@ class State:
     """Images whose masks a person has confirmed."""
     known: Mapping[str, KnownImage] = field(default_factory=dict)
     """Images with annotations, now or in the history, and checked ones, by id."""
+    exclusive: bool = True
+    """Whether a pixel has one label at most."""
+    ignored: frozenset[str] = frozenset()
+    """Names of files that are no images to label: masks that were imported."""
     undo: tuple[Change, ...] = ()
     redo: tuple[Change, ...] = ()
 
@@ -106,7 +121,7 @@ class State:
         kept = {a.file for a in self.annotations.values()}
         for change in (*self.undo, *self.redo):
             kept |= {a.file for a in change.annotations.values() if a is not None}
-        return frozenset(kept)
+        return frozenset(kept - {""})
 
     @property
     def worked_on(self) -> frozenset[str]:
@@ -132,6 +147,7 @@ def apply(state: State, change: Change) -> tuple[State, Change]:
         None if change.labels is None else state.labels,
         {place: state.annotations.get(place) for place in change.annotations},
         {image: image in state.checked for image in change.checked},
+        None if change.exclusive is None else state.exclusive,
     )
     new = replace(
         state,
@@ -139,6 +155,7 @@ def apply(state: State, change: Change) -> tuple[State, Change]:
         labels=state.labels if change.labels is None else change.labels,
         annotations=annotations,
         checked=frozenset(checked),
+        exclusive=state.exclusive if change.exclusive is None else change.exclusive,
     )
     return new, inverse
 
@@ -147,6 +164,13 @@ def do(state: State, change: Change) -> State:
     """The state after a new change, which can be undone; the redo history is dropped."""
     new, inverse = apply(state, change)
     return replace(new, undo=(*state.undo, inverse)[-HISTORY:], redo=())
+
+
+def amend(state: State, change: Change) -> State:
+    """The state after a change that continues the last one, as a slider's does: both are undone in one step."""
+    if state.redo or not state.undo or state.undo[-1].text != change.text:
+        return do(state, change)
+    return replace(apply(state, change)[0], undo=state.undo)
 
 
 def undo(state: State) -> State:
@@ -163,96 +187,3 @@ def redo(state: State) -> State:
         raise InvalidProject("nothing to redo: nothing was undone since the last change")
     new, inverse = apply(state, state.redo[-1])
     return replace(new, undo=(*state.undo, inverse)[-HISTORY:], redo=state.redo[:-1])
-
-
-def to_json(state: State) -> dict[str, Any]:
-    """The state as JSON values, the inverse of `from_json`."""
-    return {
-        "format": FORMAT,
-        "revision": state.revision,
-        "next_label": state.next_label,
-        "labels": [asdict(label) for label in state.labels],
-        "pictures": [asdict(image) for image in state.known.values()],
-        "annotations": _annotations_to_json(state.annotations),
-        "checked": sorted(state.checked),
-        "undo": [_change_to_json(change) for change in state.undo],
-        "redo": [_change_to_json(change) for change in state.redo],
-    }
-
-
-def from_json(values: Any) -> State:
-    """The state from the JSON values of a project file; raises `InvalidProject` with the reason."""
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        given = values.get("format") if isinstance(values, dict) else type(values).__name__
-        raise InvalidProject(f"its format is {given!r}, not {FORMAT!r}")
-    try:
-        known = [KnownImage(**_typed(KnownImage, image)) for image in values["pictures"]]
-        state = State(
-            revision=int(values["revision"]),
-            next_label=int(values["next_label"]),
-            labels=_labels(values["labels"]),
-            annotations={p: a for p, a in _annotations_from_json(values["annotations"]).items() if a is not None},
-            checked=frozenset(str(image) for image in values["checked"]),
-            known={image.id: image for image in known},
-            undo=tuple(_change_from_json(change) for change in values["undo"]),
-            redo=tuple(_change_from_json(change) for change in values["redo"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidProject(f"it lacks or garbles {error}") from error
-    ids = [label.id for label in state.labels]
-    stray = {label for _, label in state.annotations} - set(ids)
-    if len(set(ids)) < len(ids) or stray or not state.annotations.keys() <= {(p, i) for p in state.known for i in ids}:
-        raise InvalidProject("its masks, labels and images do not fit each other")
-    return replace(state, next_label=max([state.next_label, *(i + 1 for i in ids)]))
-
-
-def _change_to_json(change: Change) -> dict[str, Any]:
-    return {
-        "text": change.text,
-        "labels": None if change.labels is None else [asdict(label) for label in change.labels],
-        "annotations": _annotations_to_json(change.annotations),
-        "checked": dict(change.checked),
-    }
-
-
-def _change_from_json(values: Mapping[str, Any]) -> Change:
-    return Change(
-        str(values["text"]),
-        None if values["labels"] is None else _labels(values["labels"]),
-        _annotations_from_json(values["annotations"]),
-        {str(image): bool(value) for image, value in values["checked"].items()},
-    )
-
-
-def _labels(values: Any) -> tuple[Label, ...]:
-    labels = tuple(Label(**_typed(Label, label)) for label in values)
-    if not all(re.fullmatch("#[0-9a-f]{6}", label.colour) for label in labels):
-        raise ValueError("a label's colour")
-    return labels
-
-
-def _annotations_to_json(annotations: Mapping[Place, Annotation | None]) -> list[dict[str, Any]]:
-    return [
-        {"picture": image, "label": label, "mask": None if annotation is None else asdict(annotation)}
-        for (image, label), annotation in annotations.items()
-    ]
-
-
-def _annotations_from_json(values: Any) -> dict[Place, Annotation | None]:
-    annotations: dict[Place, Annotation | None] = {}
-    for value in values:
-        mask = value["mask"]
-        annotation = None if mask is None else Annotation(**_typed(Annotation, mask))
-        if annotation is not None and not re.fullmatch(r"[\w-]+\.png", annotation.file):
-            raise ValueError("the name of a mask")  # a project file from elsewhere must not name files outside
-        annotations[str(value["picture"]), int(value["label"])] = annotation
-    return annotations
-
-
-def _typed(kind: type, values: Any) -> dict[str, Any]:
-    """The fields of a dataclass among JSON values; raises `TypeError` for values of other types."""
-    kinds = {"int": int, "str": str}
-    for name, annotation in kind.__annotations__.items():
-        if not isinstance(values[name], kinds[annotation]):
-            raise TypeError(f"{kind.__name__.lower()}.{name}")
-    return {name: values[name] for name in kind.__annotations__}

@@ -34,7 +34,8 @@ from fewseg.core.locks import FolderLock
 from fewseg.images.encode import encode, mask_image
 from fewseg.images.masks import read_mask
 from fewseg.server.project.recovery import labels_in
-from fewseg.server.project.state import InvalidProject, Label, State, from_json, to_json
+from fewseg.server.project.state import InvalidProject, Label, State
+from fewseg.server.project.state_json import from_json, to_json
 
 log = logging.getLogger(__name__)
 
