@@ -67,6 +67,7 @@ def test_a_correction_encodes_one_example_and_no_image_again(tmp_path: Path) -> 
     masks = write_images(tmp_path, "rrrbb")
     method, segmenter = watched()
     with serving(tmp_path, segmenter) as page:
+        page.ask("PATCH", "/project", json={"exclusive": False})  # else a mask depends on the others'
         disc, other = page.add_label("disc"), page.add_label("other")
         page.paint("0.png", disc, masks["0.png"])
         page.paint("1.png", disc, masks["1.png"])

@@ -34,6 +34,7 @@ from fewseg.server.engine.plan import Plan, plan
 from fewseg.server.engine.predictor import Predictor
 from fewseg.server.project.images import ImageEntry
 from fewseg.server.project.project import Project
+from fewseg.server.project.state import EXAMPLE
 
 log = logging.getLogger(__name__)
 
@@ -299,12 +300,11 @@ class Engine:
             taken = (time.monotonic() - begin) / len(images)
             self._seconds = taken if self._seconds is None else self._seconds + 0.2 * (taken - self._seconds)
         self._set_working(())
-        if not self._pending:
-            return self.events.project()  # scores of checked images set from where a label counts as present in others
         for image in images:
             self.events.image(image.id)
         self.events.progress()
-        return None
+        if not self._pending and any(a.kind != EXAMPLE for a in self._plan.state.annotations.values()):
+            self.events.project()  # scores of checked images set from where on a label is present in the others
 
     def _set_working(self, images: Sequence[ImageEntry]) -> None:
         self.working = frozenset(p.id for p in images)

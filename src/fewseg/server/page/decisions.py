@@ -12,9 +12,9 @@ from starlette.concurrency import run_in_threadpool
 
 from fewseg.core.errors import InvalidMask
 from fewseg.server.page.media import RENDERING, received_mask
-from fewseg.server.page.schemas import CheckedChange, ImageBody, ImageId, LabelPath
+from fewseg.server.page.schemas import AnnotatedBody, CheckedChange, ImageBody, ImageId, LabelPath
 from fewseg.server.page.view import ProjectView
-from fewseg.server.project.state import InvalidProject
+from fewseg.server.project.state import CHECKED, InvalidProject
 
 _PATH: Final = "/pictures/{picture}/annotations/{label}"
 _PNG_BODY: Final[dict[str, Any]] = {
@@ -27,7 +27,7 @@ def add_decisions(routes: APIRouter, view: ProjectView) -> None:
     """The routes of annotations and checks."""
     project, engine = view.project, view.engine
 
-    @routes.put(_PATH, response_model=ImageBody, openapi_extra=_PNG_BODY)
+    @routes.put(_PATH, response_model=AnnotatedBody, openapi_extra=_PNG_BODY)
     async def annotate(
         request: Request,
         image: ImageId,
@@ -46,18 +46,19 @@ def add_decisions(routes: APIRouter, view: ProjectView) -> None:
             with RENDERING:
                 if source is not None:
                     _require_seen(view, image, label, r)
-                text = None
+                text, merged = None, False
                 if source == "nothing":
                     mask = _nothing(view, image)
                 elif source == "prediction":
                     mask, text = _predicted(view, image, label), _accepted(view, image, label)
                 else:
-                    mask = received_mask(body, project.image(image).size)
-                    mask = mask if r is None else view.masks.merged(image, label, mask, r)
+                    sent = mask = received_mask(body, project.image(image).size)
+                    mask = sent if r is None else view.masks.merged(image, label, sent, r)
+                    merged = not np.array_equal(mask, sent)
                 if mask.any():
                     engine.check_example(mask)
                 project.annotate(image, label, mask, text=text)
-                return JSONResponse(view.describe("picture", image))
+                return JSONResponse({**(view.describe("picture", image) or {}), "merged": merged})
 
         return await run_in_threadpool(save)
 
@@ -98,8 +99,10 @@ def _accepted(view: ProjectView, image: str, label: int) -> str:
 
 
 def _predicted(view: ProjectView, image: str, label: int) -> NDArray[np.bool_]:
-    """The predicted mask (H, W); raises `InvalidMask` for an empty one."""
-    mask = view.masks.predicted(image, label)
+    """The mask (H, W) that was predicted, or confirmed since; raises `InvalidMask` for an empty one."""
+    annotation = view.project.annotation(image, label)
+    confirmed = annotation is not None and annotation.kind == CHECKED
+    mask = view.masks.mask(image, label) if confirmed else view.masks.predicted(image, label)
     if not mask.any():
         name = view.project.label(label).name
         raise InvalidMask(f"nothing was found of {name} here: paint it, or confirm that it is not there")

@@ -129,13 +129,15 @@ class Masks:
         coarse = self._coarse(image, label)
         if coarse is None:
             raise NotFound(f"no mask of {named.name} in {image.shown_name} yet: paint an example, or wait for it")
-        above = [probabilities(coarse) - _cut(named)]
+        above = {label: probabilities(coarse) - _cut(named)}
         for other in self._rivals(image, label, plan, self.thresholds(plan)):
             rival = self._coarse(image, other)
             if rival is not None:
-                above.append(probabilities(rival) - _cut(self.project.label(other)))
-        made = full_size_prediction(_stacked(above) + MASK_THRESHOLD, _names(len(above)), size, probabilities=False)
-        mask: NDArray[np.bool_] = made.masks["0"] if len(above) == 1 else made.label_map == 1
+                above[other] = probabilities(rival) - _cut(self.project.label(other))
+        names = [str(each) for each in sorted(above)]  # of equals the first label wins, whichever is asked for
+        stacked = _stacked([above[each] for each in sorted(above)]) + MASK_THRESHOLD
+        made = full_size_prediction(stacked, names, size, probabilities=False)
+        mask: NDArray[np.bool_] = made.label_map == names.index(str(label)) + 1
         for other in self._painted(image, label, plan):
             mask = mask & ~shrunk(self.project.mask(identifier, other), size)
         return mask
@@ -198,10 +200,6 @@ class Masks:
 def _cut(label: Label) -> float:
     """The probability from which a pixel belongs to the label."""
     return MASK_THRESHOLD if label.mask_threshold is None else label.mask_threshold
-
-
-def _names(n: int) -> list[str]:
-    return [str(i) for i in range(n)]
 
 
 def _stacked(maps: Sequence[Tensor]) -> Tensor:

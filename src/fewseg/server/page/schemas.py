@@ -60,6 +60,12 @@ class ImageBody(BaseModel):
     checked: bool = Field(description="Whether a person has decided about every mask that is shown.")
 
 
+class AnnotatedBody(ImageBody):
+    """An image after a mask was saved."""
+
+    merged: bool = Field(description="Whether the mask was joined with what somebody else painted meanwhile.")
+
+
 class ProgressBody(BaseModel):
     """Progress of the background predictions."""
 

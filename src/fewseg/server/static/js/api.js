@@ -85,7 +85,7 @@ export const api = {
   info: () => answer("GET", "info"),
   /** @param {{name: string, colour?: string}} label @returns {Promise<import("./types.js").Label>} */
   addLabel: (label) => answer("POST", "labels", { json: label }),
-  /** @param {number} id @param {{name?: string, colour?: string}} change */
+  /** @param {number} id @param {{name?: string, colour?: string, presence_threshold?: number, mask_threshold?: number, default_thresholds?: boolean}} change */
   changeLabel: (id, change) => answer("PATCH", `labels/${id}`, { json: change }),
   /** @param {number} id */
   deleteLabel: (id) => answer("DELETE", `labels/${id}`),
@@ -93,16 +93,20 @@ export const api = {
   imageAddress: (id, side) => address(`${imagePath(id)}/image`, { side }),
   /** @param {string} id @param {number} label @param {number} revision @param {number} side longest side, pixels */
   maskAddress: (id, label, revision, side) => address(`${imagePath(id)}/masks/${label}`, { r: revision, side }),
-  /** @param {string} id @param {number} revision */
-  uncertaintyAddress: (id, revision) => address(`${imagePath(id)}/uncertainty`, { r: revision }),
-  /** @param {string} id @param {number} label @param {Blob} mask @param {boolean} [keepalive] outlives the page; up to 64 KiB */
-  annotate: (id, label, mask, keepalive) => answer("PUT", `${imagePath(id)}/annotations/${label}`, { blob: mask, keepalive }),
-  /** @param {string} id @param {number} label */
-  promote: (id, label) => answer("PUT", `${imagePath(id)}/annotations/${label}`, { query: { from: "prediction" } }),
-  /** @param {string} id @param {number} label */
-  removeAnnotation: (id, label) => answer("DELETE", `${imagePath(id)}/annotations/${label}`),
-  /** @param {string} id @param {boolean} checked whether a person has confirmed the masks @returns {Promise<import("./types.js").ImageEntry>} */
-  check: (id, checked) => answer("PUT", `${imagePath(id)}/checked`, { json: { checked } }),
+  /** @param {{exclusive: boolean}} change @returns {Promise<import("./types.js").Project>} */
+  changeProject: (change) => answer("PATCH", "project", { json: change }),
+  /** @param {string} id @param {number} label @param {number} revision */
+  uncertaintyAddress: (id, label, revision) => address(`${imagePath(id)}/uncertainty`, { label, r: revision }),
+  /** An empty mask says that the label is not there. @param {string} id @param {number} label @param {Blob} mask @param {number} [base] revision of the mask it was painted on @param {boolean} [keepalive] outlives the page; up to 64 KiB */
+  annotate: (id, label, mask, base, keepalive) => answer("PUT", `${imagePath(id)}/annotations/${label}`, { blob: mask, keepalive, query: { r: base } }),
+  /** @param {string} id @param {number} label @param {number} [seen] revision of the mask */
+  promote: (id, label, seen) => answer("PUT", `${imagePath(id)}/annotations/${label}`, { query: { from: "prediction", r: seen } }),
+  /** Says that the label is not in the image. @param {string} id @param {number} label @param {number} [seen] revision of the mask */
+  refuse: (id, label, seen) => answer("PUT", `${imagePath(id)}/annotations/${label}`, { query: { from: "nothing", r: seen } }),
+  /** @param {string} id @param {number} label @param {number} [seen] revision of the mask */
+  removeAnnotation: (id, label, seen) => answer("DELETE", `${imagePath(id)}/annotations/${label}`, { query: { r: seen } }),
+  /** @param {string} id @param {boolean} checked whether a person has confirmed the masks @param {Record<string, number>} [masks] the revisions that were seen @returns {Promise<import("./types.js").ImageEntry>} */
+  check: (id, checked, masks) => answer("PUT", `${imagePath(id)}/checked`, { json: { checked, masks } }),
   /** Lets the server prepare `assist`. @param {string} id */
   prepare: (id) => answer("POST", `${imagePath(id)}/prepare`),
   /** @param {string} id @param {Object} body @param {AbortSignal} signal @returns {Promise<Blob>} */

@@ -172,6 +172,15 @@ export class CanvasController extends EventTarget {
     this.emit("history");
   }
 
+  /** Shows or hides what was found of the active label although it is probably absent. */
+  showFound() {
+    const { image, layer } = this;
+    if (!image || !layer || image.present[layer.label] !== false || image.absent.includes(layer.label)) return;
+    layer.forceVisible = !layer.forceVisible;
+    layer.visible = true;
+    this.loader.sync();
+  }
+
   /** @param {"undo"|"redo"} which @returns {boolean} whether there was a step */
   step(which) {
     if (this.painted) return false;
@@ -214,7 +223,8 @@ export class CanvasController extends EventTarget {
 
   /** @param {MaskLayer} layer */
   #changed(layer) {
-    this.saver.maskChanged(/** @type {ImageEntry} */ (this.image), layer.label, layer.canvas);
+    layer.tentative = false;
+    this.saver.maskChanged(/** @type {ImageEntry} */ (this.image), layer.label, layer.canvas, layer.revision > 0 ? layer.revision : layer.base);
     this.emit("history");
   }
 

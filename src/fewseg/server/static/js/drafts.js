@@ -13,6 +13,8 @@
  * @property {number} version grows with every stroke
  * @property {number} count pixels that are on
  * @property {Blob} mask grey PNG, at the size it was painted in
+ * @property {number} [base] revision of the mask it was painted on
+ * @property {boolean} [withdrawn] all its strokes were undone
  * @property {boolean} [fullSize] whether that is the image's size; drafts of earlier versions do not say
  */
 

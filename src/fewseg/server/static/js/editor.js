@@ -1,9 +1,10 @@
 /** The editor of one image: the canvas, and around it the bar, the tools, the panel and the strip of all images. */
 
 import { CanvasController } from "./canvas-controller.js";
+import { Decisions } from "./decisions.js";
 import { find } from "./dom.js";
 import { labelDialog } from "./labels.js";
-import { showError } from "./notices.js";
+import { notice, showError } from "./notices.js";
 import { showPanel } from "./panel.js";
 import { ImageList } from "./image-list.js";
 import { showToolbar } from "./toolbar.js";
@@ -19,7 +20,8 @@ export class Editor {
     this.controller = new CanvasController(store, saver, find("#stage"), find("#scene"), find("#overlay"));
     this.strip = new ImageList(store, find("#strip"), { first: () => this.controller.image?.id ?? null });
     showToolbar(this.controller);
-    showPanel(this.controller);
+    this.decisions = new Decisions(this);
+    showPanel(this.controller, this.decisions);
     this.#bar();
     this.#zoom();
     this.controller.addEventListener("needs-label", () => labelDialog(store, null));
@@ -35,6 +37,7 @@ export class Editor {
   show(id) {
     const image = id === null ? null : this.store.images.get(id);
     const wasOpen = this.open;
+    const byKeyboard = Boolean(document.activeElement?.matches("#grid .card:focus-visible"));
     this.view.hidden = !image;
     if (!image) {
       if (this.controller.image) this.saver.flush();
@@ -53,12 +56,32 @@ export class Editor {
     this.controller.open(image);
     this.strip.mark(image.id, true);
     this.#describe();
+    // By keyboard the focus goes on to the image, from where keys paint; by pointer the arrows lead to the next one.
+    if (!wasOpen && byKeyboard) this.controller.stage.focus({ preventScroll: true });
   }
 
   /** @param {1|-1} step */
   go(step) {
     const id = this.#beside(step);
-    if (id) location.replace(`#/picture/${encodeURIComponent(id)}`);
+    if (id) this.goTo(id);
+  }
+
+  /** @param {string} id */
+  goTo(id) {
+    location.replace(`#/picture/${encodeURIComponent(id)}`);
+  }
+
+  /** Goes on to the next image that nobody checked, from the end to the beginning. */
+  goToOpen() {
+    const ids = this.#ids();
+    const at = ids.indexOf(this.controller.image?.id ?? "");
+    const next = [...ids.slice(at + 1), ...ids.slice(0, Math.max(at, 0))].find((id) => {
+      const image = this.store.images.get(id);
+      return image?.width && !image.checked && image.state !== "failed";
+    });
+    if (next) return this.goTo(next);
+    const all = [...this.store.images.values()].every((image) => image.checked || image.state === "failed");
+    notice(all ? "Every image is checked. A good moment to export." : "Every image of this list is checked.", "info", undefined, "end");
   }
 
   /** Images in the gallery's order; all of them where the one to open does not pass the filter. @param {string} open its id */

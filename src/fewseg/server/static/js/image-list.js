@@ -23,7 +23,11 @@ export class ImageList {
     this.reportVisible = settled(() => this.#report(), 200);
     store.on("image", (id) => this.#cards.get(id)?.update());
     store.on("labels", () => this.#cards.forEach((card) => card.update()));
-    store.on("connection", () => (this.#reported = ""));
+    store.on("connection", () => {
+      this.#reported = "";
+      if (store.connection === "open") this.#cards.forEach((card) => card.recover());
+    });
+    store.on("view", (change) => ("filter" in change || "label" in change) && this.#cards.forEach((card) => card.update()));
     host.addEventListener("keydown", (event) => this.#navigate(event));
     host.addEventListener("focusin", (event) => this.#setTabStop(/** @type {HTMLElement} */ (event.target)));
   }
@@ -52,6 +56,7 @@ export class ImageList {
     }
     const element = this.#cards.get(id ?? "")?.element;
     if (follow) element?.scrollIntoView({ block: "nearest", inline: "center" });
+    if (follow && this.host.id === "grid" && document.activeElement === document.body) element?.focus({ preventScroll: true });
     if (element) this.#setTabStop(element);
     this.reportVisible();
   }

@@ -11,6 +11,10 @@ export class MaskLayer {
   absent = false;
   /** Whether the user has switched on the mask of an absent label. */
   forceVisible = false;
+  /** Whether the mask of an absent label is shown because the user asked for it. */
+  tentative = false;
+  /** The revision of the mask that is not shown, where painting started empty. */
+  base = 0;
   /** The revision of a saved mask whose event has not arrived yet; 0 when there is none. */
   awaitedRevision = 0;
   /** The revision being loaded, 0 when there is none. */

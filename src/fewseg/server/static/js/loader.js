@@ -32,7 +32,9 @@ export class Loader {
     store.on("labels", () => this.sync());
     store.on("image", (id) => id === this.#image?.id && this.sync());
     store.on("images", () => this.sync());
+    store.on("connection", () => store.connection === "open" && this.#recover());
     store.on("view", (change) => "uncertainty" in change && this.#loadUncertainty());
+    store.on("active", () => this.#loadUncertainty());
     saver.addEventListener("saved", (event) => this.#saved(/** @type {CustomEvent} */ (event).detail));
   }
 
@@ -64,8 +66,17 @@ export class Loader {
     layer.visible = true;
     if (!layer.absent) return;
     layer.absent = false;
+    layer.base = this.#image?.masks[layer.label] ?? 0;
     layer.revision = -2;
     layer.replace(null);
+  }
+
+  /** Loads what could not be loaded while the server was away. */
+  #recover() {
+    if (!this.#image) return;
+    if (!this.pixels) this.#fetchImage(this.#side);
+    this.#uncertaintyOf = "";
+    this.sync();
   }
 
   /** Whether the mask is still loading: painting now would replace it. @param {MaskLayer} layer */
@@ -115,7 +126,9 @@ export class Loader {
   #refresh(image, layer) {
     const revision = image.masks[layer.label] ?? 0;
     const example = image.supports.includes(layer.label);
-    if (!layer.forceVisible) layer.absent = !example && image.present[layer.label] === false;
+    const hidden = !example && image.present[layer.label] === false;
+    layer.absent = hidden && !layer.forceVisible;
+    layer.tentative = hidden && layer.forceVisible;
     if (layer.awaitedRevision === revision) layer.awaitedRevision = 0;
     if (layer.revision === revision || layer.awaitedRevision) return;
     if (revision) this.#loadMask(image, layer, revision);
@@ -165,10 +178,10 @@ export class Loader {
   #saved({ job, image }) {
     const layer = this.layers.get(job.label);
     if (!layer || job.image.id !== this.#image?.id) return;
-    if (job.draft?.count && layer.ready) {
+    if (job.draft?.count && layer.ready && !(/** @type {any} */ (image)?.merged) && !job.withdrawn) {
       this.#awaitEvent(layer, image?.masks[job.label] ?? 0);
     } else if (!this.controller.saver.pending(job.image, job.label)) {
-      // An empty mask is not saved, and a draft may be deleted before it was shown: load the server's mask.
+      // It was merged or withdrawn, or a draft was deleted before it was shown: load the server's mask.
       layer.revision = -1;
       layer.awaitedRevision = 0;
       layer.ready = false;
@@ -203,12 +216,13 @@ export class Loader {
   async #loadUncertainty() {
     const image = this.#image;
     if (!image || !this.controller.store.view.uncertainty) return;
-    const revision = Math.max(0, ...Object.values(image.masks));
-    const of = `${image.id} ${revision}`;
+    const label = this.controller.store.active ?? 0;
+    const revision = image.masks[label] ?? 0;
+    const of = `${image.id} ${label} ${revision}`;
     if (of === this.#uncertaintyOf) return;
     this.#uncertaintyOf = of;
     const { width, height } = fitted(image.width, image.height, FIRST_SIDE);
-    const source = { url: api.uncertaintyAddress(image.id, revision) };
+    const source = { url: api.uncertaintyAddress(image.id, label, revision) };
     const bitmap = await decodedMask(source, width, height, UNCERTAINTY_COLOUR).catch(() => null);
     if (of !== this.#uncertaintyOf) return;
     this.uncertainty = bitmap;

@@ -7,11 +7,12 @@ import { Editor } from "./editor.js";
 import { Connection } from "./events.js";
 import { exportDialog } from "./export-dialog.js";
 import { gallery } from "./gallery.js";
+import { showFound } from "./found.js";
 import { showGuide } from "./guide.js";
 import { helpDialog } from "./help-dialog.js";
 import { icon } from "./icons.js";
 import { attempt, banner, notice } from "./notices.js";
-import { showProgress, showSaved } from "./progress.js";
+import { showChecked, showProgress, showSaved } from "./progress.js";
 import { Saver } from "./saver.js";
 import { listenToKeys } from "./shortcuts.js";
 import { Store } from "./store.js";
@@ -23,10 +24,12 @@ chooseTheme();
 
 const store = new Store();
 const saver = new Saver(store, new Drafts());
-const imageGallery = gallery(store);
 const editor = new Editor(store, saver);
+const imageGallery = gallery(store);
 showGuide(store);
 showProgress(store);
+showChecked(store);
+showFound(store);
 showSaved(saver, store);
 showSuggestions(store);
 

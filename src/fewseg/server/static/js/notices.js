@@ -8,16 +8,17 @@ const SECONDS = { info: 5, error: 12 };
 /**
  * @param {string} text one line
  * @param {"info"|"error"} [kind]
- * @param {{text: string, action: () => void}} [offer] a button beside the text
+ * @param {{text: string, action: () => any}} [offer] a button beside the text
+ * @param {string} [about] it takes the place of another notice about the same
  */
-export function notice(text, kind = "info", offer) {
+export function notice(text, kind = "info", offer, about = text) {
   const host = find("#notices");
   (document.querySelector("dialog[open]") ?? document.body).append(host); // what lies outside an open dialog is dimmed
-  for (const same of host.children) if (same.dataset.text === text) same.remove();
+  for (const same of [...host.children]) if (same.dataset.about === about) same.remove();
   const close = () => line.remove();
   const line = h(
     "div",
-    { class: `notice ${kind}`, "data-text": text, role: kind === "error" ? "alert" : "status" },
+    { class: `notice ${kind}`, "data-about": about, role: kind === "error" ? "alert" : "status" },
     kind === "error" && icon("warning"),
     h("span", {}, text),
     offer && h("button", { class: "quiet", onclick: () => (close(), offer.action()) }, offer.text),

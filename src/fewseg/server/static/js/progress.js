@@ -58,3 +58,19 @@ export function showSaved(saver, store) {
   store.on("connection", draw);
   draw();
 }
+
+/** "12 of 40 checked": how far the person is. @param {import("./store.js").Store} store */
+export function showChecked(store) {
+  const host = find("#checked");
+  const draw = () => {
+    const images = [...store.images.values()].filter((image) => image.state !== "failed");
+    const checked = images.filter((image) => image.checked).length;
+    host.hidden = !store.taught;
+    host.title = "Images about whose masks you decided: painted, accepted, checked or not here";
+    find(".done", host).textContent = String(checked);
+    find(".all", host).textContent = String(images.length);
+    host.classList.toggle("all-done", checked === images.length);
+  };
+  store.on("project image images labels", draw);
+  draw();
+}

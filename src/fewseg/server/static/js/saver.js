@@ -24,6 +24,8 @@ const KEEPALIVE_BYTES = 60_000; // size limit of a request that outlives the pag
  * @property {Draft|null} draft
  * @property {Promise<void>|null} drafting
  * @property {Promise<void>|null} uploading
+ * @property {number|undefined} base revision of the mask that the strokes were painted on
+ * @property {boolean} withdrawn the strokes were undone: what they made is withdrawn
  * @property {boolean} uploaded the image is an example of it on the server, even if the store is not up to date
  * @property {boolean} denied the server requires its token
  * @property {boolean} refused the server rejected this version
@@ -66,9 +68,11 @@ export class Saver extends EventTarget {
     return this.#jobs.has(this.#key(image, label));
   }
 
-  /** Schedules the save of a changed mask. @param {ImageEntry} image @param {number} label @param {HTMLCanvasElement} canvas */
-  maskChanged(image, label, canvas) {
+  /** Schedules the save of a changed mask. @param {ImageEntry} image @param {number} label @param {HTMLCanvasElement} canvas @param {number} [base] revision of the mask it was painted on */
+  maskChanged(image, label, canvas, base) {
     const job = this.#job(image, label);
+    job.base ??= base;
+    job.withdrawn = false;
     job.version = Math.max(Date.now(), job.version + 1);
     job.canvas = canvas;
     job.refused = false;
@@ -87,6 +91,7 @@ export class Saver extends EventTarget {
     if (uploaded || job?.uploaded || job?.uploading) {
       this.#job(image, label).uploaded = true;
       this.maskChanged(image, label, canvas(1, 1));
+      this.#job(image, label).withdrawn = true;
     } else if (job) this.#discard(job);
     this.#emit();
   }
@@ -110,7 +115,7 @@ export class Saver extends EventTarget {
       // Where its image or label is gone the draft stays, as both may come back.
       if (!same || !this.store.label(draft.label) || this.#jobs.has(draft.key)) continue;
       const job = this.#job(image, draft.label);
-      Object.assign(job, { version: draft.version, draft });
+      Object.assign(job, { version: draft.version, base: draft.base, withdrawn: Boolean(draft.withdrawn), draft });
       restored++;
       this.#schedule(job, 0);
     }
@@ -132,7 +137,7 @@ export class Saver extends EventTarget {
     const key = this.#key(image, label);
     let job = this.#jobs.get(key);
     if (!job) {
-      job = { key, image, label, version: 0, canvas: null, draft: null, drafting: null, uploading: null, uploaded: false, denied: false, refused: false, timer: undefined };
+      job = { key, image, label, version: 0, canvas: null, draft: null, drafting: null, uploading: null, base: undefined, withdrawn: false, uploaded: false, denied: false, refused: false, timer: undefined };
       this.#jobs.set(key, job);
     }
     return job;
@@ -171,12 +176,12 @@ export class Saver extends EventTarget {
 
   /** @param {Job} job */
   async #writeDraft(job) {
-    const { key, image, label, version } = job;
+    const { key, image, label, version, base } = job;
     const painted = /** @type {HTMLCanvasElement} */ (job.canvas);
     const { blob, count } = await encodedMask(painted, painted.width, painted.height);
     const { id, name, width, height } = image;
     const fullSize = painted.width === width && painted.height === height;
-    job.draft = { key, project: this.#project(), picture: id, name, width, height, label, version, count, mask: blob, fullSize };
+    job.draft = { key, project: this.#project(), picture: id, name, width, height, label, version, count, mask: blob, fullSize, base, withdrawn: job.withdrawn };
     await this.drafts.put(job.draft).catch(() => {}); // no room in the browser: it is still uploaded
   }
 
@@ -201,20 +206,24 @@ export class Saver extends EventTarget {
 
   /** @param {Job} job @param {Draft} draft */
   async #uploadDraft(job, draft) {
-    const painted = job.uploaded || this.store.images.get(draft.picture)?.supports.includes(draft.label);
+    const known = this.store.images.get(draft.picture);
+    const painted = job.uploaded || known?.supports.includes(draft.label);
     let image = null;
-    if (draft.count) {
-      image = await api.annotate(draft.picture, draft.label, await fullSizeMask(draft));
-      job.uploaded = true;
-    } else if (painted) {
-      image = await api.removeAnnotation(draft.picture, draft.label).catch(unlessGone);
+    if (draft.withdrawn) {
+      if (painted) image = await api.removeAnnotation(draft.picture, draft.label).catch(unlessGone);
       job.uploaded = false;
-    } else {
-      notice("An empty mask teaches nothing: the predicted mask stays. Paint a part of it to correct it.");
+    } else if (draft.count || painted || known?.masks[draft.label]) { // an empty mask: the label is not there
+      image = await api.annotate(draft.picture, draft.label, await fullSizeMask(draft), draft.base);
+      job.uploaded = true;
+      if (!draft.count) notice(`No ${this.store.label(draft.label)?.name} in ${draft.name}: everything was erased.`, "info", undefined, "decision");
     }
     await this.drafts.remove(draft.key, draft.version).catch(() => {});
     if (job.version === draft.version) this.#jobs.delete(job.key);
-    else this.#schedule(job, UPLOAD_DELAY);
+    else {
+      if (image && !image.merged) job.base = image.masks[draft.label]; // else the canvas lacks what somebody else painted
+      this.#schedule(job, UPLOAD_DELAY);
+    }
+    if (image?.merged) notice("Somebody else painted here, too: both are kept.");
     this.dispatchEvent(new CustomEvent("saved", { detail: { job, image: image?.id ? image : null } }));
   }
 
@@ -238,7 +247,7 @@ export class Saver extends EventTarget {
       const { draft } = job;
       // There is no time to enlarge a mask that was painted at a smaller size.
       if (!draft?.count || !draft.fullSize || job.uploading || draft.mask.size > KEEPALIVE_BYTES) continue;
-      api.annotate(draft.picture, draft.label, draft.mask, true).catch(() => {});
+      api.annotate(draft.picture, draft.label, draft.mask, draft.base, true).catch(() => {});
     }
   }
 }

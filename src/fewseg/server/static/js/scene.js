@@ -54,7 +54,7 @@ export class Scene {
         if (!layer.visible) continue;
         const active = layer.label === shown.active;
         const edge = shown.moving ? 0 : (active ? 2 : 1.25) * density;
-        drawMask(context, layer.canvas, place, { fill: shown.opacity * (active ? 1 : 0.8), edge });
+        drawMask(context, layer.canvas, place, { fill: shown.opacity * (active ? 1 : 0.8), edge, hatched: layer.tentative });
       }
     }
     if (shown.proposal) this.#drawProposal(shown.proposal.bitmap, place, density);

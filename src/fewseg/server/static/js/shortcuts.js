@@ -3,7 +3,6 @@
 import { isTyping } from "./dom.js";
 import { helpDialog } from "./help-dialog.js";
 import { labelDialog } from "./labels.js";
-import { check, promote } from "./panel.js";
 import { handleStageKey } from "./keyboard-painting.js";
 
 /** @param {import("./store.js").Store} store @param {import("./editor.js").Editor} editor @param {(which: "undo"|"redo") => void} stepProject */
@@ -27,8 +26,11 @@ export function listenToKeys(store, editor, stepProject) {
     0: () => (controller.view.fit(), controller.viewChanged()),
     m: () => store.setView({ masks: !store.view.masks }),
     u: () => store.setView({ uncertainty: !store.view.uncertainty }),
-    a: () => promote(controller),
-    c: () => check(controller),
+    a: () => editor.decisions.accept(),
+    c: () => editor.decisions.check(),
+    Delete: () => editor.decisions.refuse(),
+    Backspace: () => editor.decisions.refuse(),
+    f: () => controller.showFound(),
     n: () => labelDialog(store, null),
     x: () => controller.assist.accept(true),
     j: () => editor.go(1),
@@ -71,7 +73,9 @@ function command(event, store, editor, stepProject) {
   const key = event.key.toLowerCase();
   if (key !== "z" && key !== "y") return false;
   const redo = key === "y" || event.shiftKey;
-  if (editor.open) editor.controller.step(redo ? "redo" : "undo");
+  const { controller } = editor;
+  if (editor.open && !redo && controller.tool.press?.("Backspace")) return true; // a corner of an unfinished polygon
+  if (editor.open) controller.step(redo ? "redo" : "undo") || (!redo && editor.decisions.undo());
   else stepProject(redo ? "redo" : "undo");
   return true;
 }

@@ -37,5 +37,6 @@ export function showSuggestions(store) {
     // Suggestions are optional: errors are ignored.
     return draw(await api.suggestions(COUNT).catch(() => []));
   }, 700);
+  store.on("connection", () => store.connection === "lost" && (revision = -1)); // thumbnails may be missing
   store.on("project progress connection", refresh);
 }

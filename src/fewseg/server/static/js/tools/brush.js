@@ -13,7 +13,7 @@ export class BrushTool {
     this.id = erase ? "eraser" : "brush";
     this.name = erase ? "Eraser" : "Brush";
     this.key = erase ? "e" : "b";
-    this.hint = "Drag to paint. [ and ] change the size, Shift draws a straight line.";
+    this.hint = erase ? "Drag to erase; erasing everything says that it is not here. [ and ] change the size." : "Drag to paint. [ and ] change the size, Shift draws a straight line.";
     this.round = true;
   }
 
