@@ -60,6 +60,10 @@ def test_the_whole_loop(opened: Page, server: PageServer) -> None:
     page.until("document.querySelector('#progress').classList.contains('done')", "all images are segmented")
     found = server.mask("red-3.png")
     page.click("#promote")
+    page.until(
+        "document.querySelector('#image-name').textContent === 'green.png'", "it goes on to what is to be checked"
+    )
+    page.go("red-3.png")
     page.until("document.querySelector('.is-example')", "the image is an example")
     assert np.array_equal(server.mask("red-3.png"), found)
     assert server.get("project")["labels"][0]["shots"] == 3

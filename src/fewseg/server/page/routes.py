@@ -13,6 +13,7 @@ from fewseg.server.bodies import JsonRoute
 from fewseg.server.engine.assist import Assistant
 from fewseg.server.engine.engine import Engine
 from fewseg.server.page import exports as project_exports
+from fewseg.server.page import imports
 from fewseg.server.page.decisions import add_decisions
 from fewseg.server.page.media import RENDERING, SIDES, jpeg, png
 from fewseg.server.page.schemas import (
@@ -61,7 +62,15 @@ def router(engine: Engine) -> APIRouter:
     """The routes, to be included below `/api/v1`; the caller starts and closes the engine."""
     routes = APIRouter(tags=["project"], route_class=_Route, responses=error_responses(404, 409, 500))
     view = ProjectView(engine)
-    for add in (_add_project, _add_labels, _add_images, add_decisions, _add_assistance, project_exports.add_routes):
+    for add in (
+        _add_project,
+        _add_labels,
+        _add_images,
+        add_decisions,
+        _add_assistance,
+        project_exports.add_routes,
+        imports.add_routes,
+    ):
         add(routes, view)
     return routes
 

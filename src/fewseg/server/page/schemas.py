@@ -89,6 +89,21 @@ class ProjectBody(BaseModel):
     notices: list[str] = Field(description="Messages about the project's files.")
 
 
+class ExistingLabel(BaseModel):
+    """A label of another tool."""
+
+    name: str
+    pictures: int
+
+
+class ExistingBody(BaseModel):
+    """Annotations of other tools in the folder."""
+
+    kind: str = Field(description="Their format.")
+    pictures: int
+    labels: list[ExistingLabel]
+
+
 class SuggestionBody(BaseModel):
     """An image to label next."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -68,14 +68,16 @@ class Scan:
     """Known images that are not in the folder."""
 
 
-def scan(folder: Path, known: Mapping[str, KnownImage], before: Iterable[ImageEntry] = ()) -> Scan:
+def scan(
+    folder: Path, known: Mapping[str, KnownImage], before: Iterable[ImageEntry] = (), ignored: Set[str] = frozenset()
+) -> Scan:
     """Scan a folder for images, recursively; hidden files and exports are left out.
 
-    `before` is the result of the last scan: unchanged files are not opened again. Raises `InvalidImage` where the
-    folder cannot be read.
+    `before` is the result of the last scan: unchanged files are not opened again; files named `ignored` are left out.
+    Raises `InvalidImage` where the folder cannot be read.
     """
     sizes = {(p.name, p.bytes, p.mtime_ns): p.size for p in before if p.error is None}
-    files = list(_files(folder))
+    files = [file for file in _files(folder) if file[0] not in ignored]
     ids = {name: identifier for identifier, name in _locations(folder, files, known).items()}
     entries: list[ImageEntry] = []
     for name, bytes_, changed in files:

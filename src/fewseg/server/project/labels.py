@@ -33,6 +33,16 @@ def added(state: State, name: str, colour: str | None = None) -> State:
     return replace(do(state, change), next_label=state.next_label + 1)
 
 
+def named(state: State, name: str) -> tuple[State, int]:
+    """With a label of this name, and its id: the one that is there, or a further one, its name made fit."""
+    plain = "".join(c if c.isprintable() else " " for c in " ".join(name.split()))[:MAX_NAME_LENGTH].strip() or "object"
+    for label in state.labels:
+        if label.name.casefold() == plain.casefold():
+            return state, label.id
+    state = added(state, plain)
+    return state, state.labels[-1].id
+
+
 def changed(state: State, identifier: int, name: str | None = None, colour: str | None = None) -> State:
     """With a label renamed or recoloured; raises as `added`, and `NotFound`."""
     before = find(state, identifier)

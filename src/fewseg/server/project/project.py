@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,19 @@ from fewseg.server.project.state import (
 from fewseg.server.project.store import ProjectStore, mask_digest
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A mask (H, W) that was made elsewhere."""
+
+    image: str
+    """The image's id."""
+    label: str
+    """The label's name."""
+    mask: NDArray[np.bool_]
+    kind: str
+    """`EXAMPLE` or `CHECKED`."""
 
 
 class Project:
@@ -234,6 +247,32 @@ class Project:
             text = f"Remove {named.name} from {file.shown_name}"
             self._save(project_state.do(self._state, Change(text, annotations={(image, label): None})))
 
+    def take_in(self, found: Iterable[Imported], masks: Iterable[str], text: str) -> int:
+        """Keep masks that were made elsewhere, with labels of their names, as one change; the number kept.
+
+        `masks` are names of files that are masks, no images to label. What a person decided here stays.
+        """
+        with self.lock:
+            state, revision, count = self._state, self._state.revision + 1, 0
+            known, changes = dict(state.known), dict[Place, Annotation | None]()
+            for each in found:
+                state, label = labels.named(state, each.label)
+                place = (each.image, label)
+                if place in state.annotations or place in changes:
+                    continue
+                file = self.image(each.image)
+                known[file.id] = self._remember(file)
+                name = mask_name(*place, revision)
+                self.store.write_mask(name, each.mask)
+                area = int(each.mask.sum())
+                changes[place] = Annotation(name, mask_digest(each.mask), revision, each.kind, area)
+                count += 1
+            change = Change(text, state.labels, changes)
+            new = replace(self._state, known=known, next_label=state.next_label)
+            self._save(replace(project_state.do(new, change), ignored=self._state.ignored | set(masks)))
+        self.rescan()
+        return count
+
     def check(self, image: str, masks: Mapping[int, NDArray[np.bool_]]) -> None:
         """Confirm the image's masks (H, W) by label, which stay as they are then; raises as `decide`.
 
@@ -284,7 +323,7 @@ class Project:
 
     def rescan(self) -> bool:
         """Scan the folder; returns whether images were added, removed or changed. Raises `InvalidImage`."""
-        result = scan(self.folder, self._state.known, self._images.values())
+        result = scan(self.folder, self._state.known, self._images.values(), self._state.ignored)
         with self.lock:
             images = {image.id: image for image in result.images}
             if list(images.values()) == list(self._images.values()) and result.missing == self._missing:

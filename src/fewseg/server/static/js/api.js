@@ -119,6 +119,10 @@ export const api = {
   redo: () => answer("POST", "redo"),
   /** Scans the folder for new images, and retries failed ones. @returns {Promise<import("./types.js").Project>} */
   rescan: () => answer("POST", "rescan"),
+  /** @returns {Promise<{kind: string, pictures: number, labels: {name: string, pictures: number}[]}|null>} annotations that are in the folder already */
+  existing: () => answer("GET", "existing"),
+  /** @returns {Promise<import("./types.js").Project>} */
+  takeExisting: () => answer("POST", "existing"),
   /** @param {number} n @returns {Promise<import("./types.js").Suggestion[]>} */
   suggestions: (n) => answer("GET", "suggestions", { query: { n } }),
   /** @param {{formats: string[], which: string}} what @returns {Promise<{folder: string, files: number, pictures: number, left_out: number}>} */

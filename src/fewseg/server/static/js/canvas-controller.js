@@ -64,6 +64,12 @@ export class CanvasController extends EventTarget {
     return this.store.view.brush / this.view.scale;
   }
 
+  /** @param {number} step 1 or -1 */
+  growBrush(step) {
+    const { brush } = this.store.view;
+    this.store.setView({ brush: Math.min(240, Math.max(3, Math.round(brush * 1.2 ** step + step))) });
+  }
+
   /** @param {string} type */
   emit(type) {
     this.dispatchEvent(new CustomEvent(type));
@@ -257,6 +263,11 @@ export class CanvasController extends EventTarget {
       },
       pan: (dx, dy) => this.#move(() => this.view.pan(dx, dy)),
       zoom: (factor, at) => this.#move(() => this.view.zoom(factor, at)),
+      size: (step) => {
+        if (!this.tool.round) return false;
+        this.growBrush(step);
+        return true;
+      },
       rest: () => {
         this.#moving = false;
         this.viewChanged();

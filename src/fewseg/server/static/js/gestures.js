@@ -11,6 +11,7 @@
  * @property {(at: Point|null) => void} hover
  * @property {(dx: number, dy: number) => void} pan
  * @property {(factor: number, at: Point) => void} zoom
+ * @property {(step: 1|-1|number) => boolean} size Shift and the wheel; false where the tool has no size
  * @property {() => void} rest a movement of the view has ended
  * @property {() => boolean} pans whether one pointer drags the view
  */
@@ -73,6 +74,7 @@ export function followPointers(stage, handlers) {
   stage.addEventListener("wheel", (event) => {
     event.preventDefault();
     const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 30 : 1;
+    if (event.shiftKey && handlers.size(-Math.sign(event.deltaX + event.deltaY))) return;
     if (event.shiftKey) handlers.pan(-(event.deltaX + event.deltaY) * lines, 0);
     else handlers.zoom(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0018)), at(event));
     clearTimeout(wheelRest);

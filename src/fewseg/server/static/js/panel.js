@@ -111,7 +111,7 @@ function action(controller, decisions, image, label) {
     return [
       h("p", { class: "hint" }, `Probably no ${label.name} here: presence ${percent(image.scores[label.id])}, shown from ${percent(label.presence_threshold)}.`),
       shown ? accept : null,
-      h("button", { type: "button", class: shown ? "quiet wide" : "wide", "data-focus": "found", id: "show-found", title: "Painting starts from it then (F)", onclick: () => controller.showFound() }, icon(shown ? "hidden" : "eye"), shown ? "Hide it again" : "Show what was found"),
+      image.areas[label.id] === 0 ? null : h("button", { type: "button", class: shown ? "quiet wide" : "wide", "data-focus": "found", id: "show-found", title: "Painting starts from it then (F)", onclick: () => controller.showFound() }, icon(shown ? "hidden" : "eye"), shown ? "Hide it again" : "Show what was found"),
       h("div", { class: "choices" }, checkButton(decisions, image), refuse),
     ];
   }

@@ -13,7 +13,7 @@ export function listenToKeys(store, editor, stepProject) {
     if (controller.tool.assists) {
       store.setView({ region: Math.min(1, Math.max(0, store.view.region + 0.1 * step)) });
       controller.assist.resize();
-    } else store.setView({ brush: Math.min(240, Math.max(3, Math.round(store.view.brush * 1.2 ** step + step))) });
+    } else controller.growBrush(step);
   };
 
   /** @type {Record<string, () => void>} keys of the editor */
