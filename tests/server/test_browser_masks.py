@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 
+from fewseg.server.page.masks import Masks
 from fewseg.server.page.view import ProjectView
 from helpers.page import Page, PageServer, discs, wait_until
 from helpers.page_fixtures import SIZE, cover, middle, opened, page, server
@@ -123,14 +124,14 @@ def test_painting_waits_for_the_mask_that_is_there(
     page = opened
     make_example(page, server)
     before = server.mask("red-1.png")
-    read, broken = ProjectView.mask, True
+    read, broken = Masks.mask, True
 
     def mask(*asked: object) -> object:
         if broken:
             raise OSError("the disk is away")
         return read(*asked)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ProjectView, "mask", mask)
+    monkeypatch.setattr(Masks, "mask", mask)
     page.browser.get("about:blank")
     page.clear_cache()
     page.open()

@@ -34,7 +34,7 @@ def test_annotations_are_offered_and_taken_in(tmp_path: Path, monkeypatch: pytes
     write_coco(tmp_path, ["0.png", "1.png", "2.png"])
     with serving(tmp_path) as page:
         assert page.ask("GET", "/existing") == {
-            "kind": "COCO",
+            "kind": "COCO JSON",
             "pictures": 3,
             "labels": [{"name": "panda", "pictures": 3}, {"name": "bear", "pictures": 1}],
         }

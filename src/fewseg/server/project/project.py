@@ -325,7 +325,8 @@ class Project:
         """Scan the folder; returns whether images were added, removed or changed. Raises `InvalidImage`."""
         result = scan(self.folder, self._state.known, self._images.values(), self._state.ignored)
         with self.lock:
-            images = {image.id: image for image in result.images}
+            # Masks may have been taken in since the scan began.
+            images = {image.id: image for image in result.images if image.name not in self._state.ignored}
             if list(images.values()) == list(self._images.values()) and result.missing == self._missing:
                 return False
             self._images, self._missing = images, result.missing

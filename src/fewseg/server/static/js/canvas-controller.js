@@ -8,6 +8,7 @@ import { History } from "./history.js";
 import { Loader } from "./loader.js";
 import { notice } from "./notices.js";
 import { Scene } from "./scene.js";
+import { isDecided } from "./store.js";
 import { makeTools } from "./tools/index.js";
 import { View } from "./view.js";
 
@@ -239,13 +240,13 @@ export class CanvasController extends EventTarget {
     const image = /** @type {ImageEntry} */ (this.image);
     // While a save is pending the store is not up to date: the earlier value holds.
     if (layer.awaitedRevision || this.saver.pending(image, layer.label)) return;
-    layer.example = image.supports.includes(layer.label);
+    layer.example = isDecided(image, layer.label);
   }
 
   /** Every step is undone: shows the mask from before painting, and withdraws the example. @param {MaskLayer} layer */
   #revert(layer) {
     const image = /** @type {ImageEntry} */ (this.image);
-    this.saver.revert(image, layer.label, layer.awaitedRevision > 0 || image.supports.includes(layer.label));
+    this.saver.revert(image, layer.label, layer.awaitedRevision > 0 || isDecided(image, layer.label));
     this.loader.sync();
     this.emit("history");
   }

@@ -178,8 +178,8 @@ export class Loader {
   #saved({ job, image }) {
     const layer = this.layers.get(job.label);
     if (!layer || job.image.id !== this.#image?.id) return;
-    if (job.draft?.count && layer.ready && !(/** @type {any} */ (image)?.merged) && !job.withdrawn) {
-      this.#awaitEvent(layer, image?.masks[job.label] ?? 0);
+    if (image && layer.ready && !(/** @type {any} */ (image).merged) && !job.withdrawn) {
+      this.#awaitEvent(layer, image.masks[job.label] ?? 0);
     } else if (!this.controller.saver.pending(job.image, job.label)) {
       // It was merged or withdrawn, or a draft was deleted before it was shown: load the server's mask.
       layer.revision = -1;

@@ -1,8 +1,10 @@
 /** The editor's side panel: the labels with their state in this image, and display options. */
 
+import { api } from "./api.js";
 import { find, h } from "./dom.js";
 import { icon } from "./icons.js";
 import { labelDialog } from "./labels.js";
+import { attempt } from "./notices.js";
 import { quality } from "./quality.js";
 import { thresholds } from "./thresholds.js";
 import { slider } from "./toolbar.js";
@@ -145,11 +147,25 @@ function showDisplay(controller) {
     return { name, box, element: h("label", { class: "switch" }, h("span", {}, name === "uncertainty" && h("span", { class: "legend", title: "Pink: this pixel could be either" }), text, " ", key && h("kbd", {}, key)), box) };
   });
   find("#sureness").replaceChildren(thresholds(store));
+  showExclusive(store);
   find("#display").replaceChildren(opacity.element, ...toggles.map(({ element }) => element));
   const draw = () => {
     opacity.show();
     for (const { name, box } of toggles) box.checked = store.view[name];
   };
   store.on("view", draw);
+  draw();
+}
+
+/** The switch of labels that exclude each other, with two or more. @param {import("./store.js").Store} store */
+function showExclusive(store) {
+  const host = find("#exclusive");
+  const box = h("input", { type: "checkbox", role: "switch", onchange: () => attempt(() => api.changeProject({ exclusive: box.checked })) });
+  host.replaceChildren(h("label", { class: "switch", title: "A pixel has one label: painted wins, then the surer one. Off: labels may overlap" }, h("span", {}, "One label a pixel"), box));
+  const draw = () => {
+    host.hidden = store.labels.length < 2;
+    box.checked = store.exclusive;
+  };
+  store.on("project labels", draw);
   draw();
 }

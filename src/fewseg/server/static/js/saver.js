@@ -6,6 +6,7 @@
 import { api, ApiError } from "./api.js";
 import { showError, notice } from "./notices.js";
 import { canvas, encodedMask } from "./masks.js";
+import { isDecided } from "./store.js";
 
 /** @typedef {import("./types.js").ImageEntry} ImageEntry */
 /** @typedef {import("./drafts.js").Draft} Draft */
@@ -207,7 +208,7 @@ export class Saver extends EventTarget {
   /** @param {Job} job @param {Draft} draft */
   async #uploadDraft(job, draft) {
     const known = this.store.images.get(draft.picture);
-    const painted = job.uploaded || known?.supports.includes(draft.label);
+    const painted = job.uploaded || isDecided(known, draft.label);
     let image = null;
     if (draft.withdrawn) {
       if (painted) image = await api.removeAnnotation(draft.picture, draft.label).catch(unlessGone);

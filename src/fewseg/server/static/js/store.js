@@ -165,10 +165,12 @@ function concerns(image, label, filter) {
   return filter === "absent" ? image.present[label.id] === false : has(image, label.id);
 }
 
+/** Whether a person decided about the label in the image. @param {ImageEntry|undefined} image @param {number} label */
+export const isDecided = (image, label) => [image?.supports, image?.confirmed, image?.absent].some((labels) => labels?.includes(label));
+
 /** Labels whose mask is shown and that nobody decided about. @param {ImageEntry} image @returns {number[]} */
 export function undecided(image) {
-  const decided = [...image.supports, ...image.confirmed, ...image.absent];
-  return Object.keys(image.present).map(Number).filter((label) => image.present[label] && !decided.includes(label));
+  return Object.keys(image.present).map(Number).filter((label) => image.present[label] && !isDecided(image, label));
 }
 
 /** Whether a label that is not shown was nearly found. @param {ImageEntry} image @param {Label|null} label */
