@@ -19,9 +19,9 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import quote, urlencode
 
 import numpy as np
@@ -31,6 +31,7 @@ from pycocotools import mask as coco
 
 from fewseg.core.errors import FewsegError, InvalidImage, one_line
 from fewseg.core.files import write_bytes
+from fewseg.core.objects import Kind
 from fewseg.images import decode as decoding
 from fewseg.images.orientation import orientation, upright
 from fewseg.images.prompts import Prompt
@@ -68,6 +69,27 @@ class RemotePrediction:
     """Label to whether its score reaches the threshold."""
     model: str
     """Changes with the model's weights."""
+    objects: dict[str, list[RemoteObject]] = field(default_factory=dict)
+    """Label to its single objects, where they were asked for; labels of stuff are left out."""
+
+
+@dataclass(frozen=True)
+class RemoteObject:
+    """One single object, as `fewseg.core.objects.DetectedObject` has it."""
+
+    box: tuple[int, int, int, int]
+    """Left, top, right, bottom; the last two lie just beyond its pixels."""
+    area: int
+    centroid: tuple[float, float]
+    score: float
+    rle: dict[str, Any]
+    """Its mask as COCO's compressed run lengths."""
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Its mask (H, W) in the image."""
+        mask: NDArray[np.uint8] = coco.decode(self.rle)
+        return mask.astype(np.bool_)
 
 
 class Client:
@@ -157,7 +179,7 @@ class Session:
         image: Sendable | Sequence[Sendable],
         mask: Sendable | Sequence[Sendable] | None = None,
         *,
-        value: int | tuple[int, int, int] | None = None,
+        value: int | tuple[int, int, int] | Literal["instances"] | None = None,
         box: Sequence[float] | None = None,
         points: Sequence[Sequence[float]] | None = None,
         scribble: Sequence[Any] | None = None,
@@ -168,7 +190,7 @@ class Session:
             label: any name.
             image: an image, or several.
             mask: the label's mask at the image's size; as many as images.
-            value: which index or colour of the mask is the label.
+            value: which index or colour of the mask is the label; "instances" for an instance map.
             box: instead of a mask, for one image, as in `outline`; so are `points` and `scribble`.
 
         Raises:
@@ -212,9 +234,10 @@ class Session:
         """Label to the ids of its examples."""
         return {label["name"]: label["shots"] for label in self._client._json("GET", f"{self._path}/labels")}
 
-    def segment(self, image: Sendable, labels: Sequence[str] = ()) -> RemotePrediction:
-        """The prediction of all labels, or of `labels`, in an image."""
-        query = "?" + urlencode([("label", label) for label in labels]) if labels else ""
+    def segment(self, image: Sendable, labels: Sequence[str] = (), *, objects: bool = False) -> RemotePrediction:
+        """The prediction of all labels, or of `labels`, in an image; with `objects` the single ones, too."""
+        chosen = [("label", label) for label in labels] + ([("objects", "true")] if objects else [])
+        query = "?" + urlencode(chosen) if chosen else ""
         answer = self._client._json("POST", f"{self._path}/segment{query}", form=_form([], [("image", image)]))
         predicted = answer["labels"]
         return RemotePrediction(
@@ -222,6 +245,11 @@ class Session:
             scores={label["name"]: label["score"] for label in predicted},
             present={label["name"]: label["present"] for label in predicted},
             model=answer["model"],
+            objects={
+                label["name"]: [_remote_object(one) for one in label["objects"]]
+                for label in predicted
+                if label.get("objects") is not None
+            },
         )
 
     def adapt(self, label: str | None = None, *, seconds: float = 60, force: bool = False) -> dict[str, dict[str, Any]]:
@@ -241,6 +269,10 @@ class Session:
             how = {"labels": [name], "seconds": seconds, "force": force}
             (reports[name],) = self._client._json("POST", f"{self._path}/adapt", how, timeout=_ADAPTING)
         return reports
+
+    def set_kind(self, label: str, kind: Kind | None) -> None:
+        """Say that a label is one of things, which are told apart, or of stuff; None: as its examples look."""
+        self._client._json("POST", f"{self._path}/kind", {"label": label, "kind": kind})
 
     def forget(self, label: str, shot: str | None = None) -> None:
         """Remove a label, or one of its examples by id."""
@@ -264,6 +296,12 @@ class Session:
         except ServerError:
             if error is None:
                 raise
+
+
+def _remote_object(about: dict[str, Any]) -> RemoteObject:
+    left, top, width, height = about["box"]
+    x, y = about["centroid"]
+    return RemoteObject((left, top, left + width, top + height), about["area"], (x, y), about["score"], about["rle"])
 
 
 def _form(fields: Sequence[tuple[str, str]], files: Sequence[tuple[str, Sendable]]) -> _Form:

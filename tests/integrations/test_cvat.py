@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from fewseg.core.errors import InvalidOption, InvalidSupport
 from fewseg.inference.segmenter import Segmenter
 from fewseg.integrations.cvat import FewsegFunction, create, encode_mask
-from helpers.colour_method import ColourMethod, blob, iou, write_support
+from helpers.colour_method import COLOURS, ColourMethod, blob, iou, write_support
+from helpers.touching import chain
 
 sdk = pytest.importorskip("cvat_sdk.auto_annotation", reason="needs cvat-sdk: pip install 'fewseg[cvat]'")
 masks = pytest.importorskip("cvat_sdk.masks")
@@ -138,3 +139,17 @@ def test_labels_of_a_folder_with_enough_examples_are_adapted(tmp_path: Path, mon
     assert fitted == ["red"]
     create(support=str(tmp_path), device="cpu", adapt=False)
     assert fitted == ["red"]
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_objects_that_touch_become_shapes_of_their_own(polygons: bool) -> None:
+    pair = np.pad(chain(2, 14.0), 10)
+    pixels = np.full((*pair.shape, 3), 128, np.uint8)
+    pixels[pair > 0] = COLOURS["red"]
+    segmenter = Segmenter(ColourMethod(), device="cpu")
+    segmenter.teach("red", pixels, pair, value="instances")
+    context, image = Context(conv_mask_to_poly=polygons), Image.fromarray(pixels)
+    assert len(FewsegFunction(segmenter, split=True).detect(context, image)) == 2
+    assert len(FewsegFunction(segmenter).detect(context, image)) == 1
+    segmenter.set_kind("red", "stuff")
+    assert len(FewsegFunction(segmenter, split=True).detect(context, image)) == 1

@@ -26,6 +26,7 @@ from fewseg.server.limits import Limits
 from fewseg.server.listen import address_of, seen_by_others
 from helpers.colour_method import COLOURS, ColourMethod, blob, iou
 from helpers.server import app, listening
+from helpers.touching import chain
 
 GUIDE = Path(__file__).parents[2] / "docs/guides/api.md"
 TOKEN = "a-token-for-tests"
@@ -250,3 +251,28 @@ def test_stopping_ends_the_streams_of_open_pages(tmp_path: Path) -> None:
                 pass
         said = process.communicate(timeout=60)[1]
     assert (process.returncode, said) == (0, "fewseg: stopped\n")
+
+
+def test_single_objects_and_kinds(address: str) -> None:
+    pair = np.pad(chain(2, 14.0), 10)
+    pixels = np.full((*pair.shape, 3), 128, np.uint8)
+    pixels[pair > 0] = COLOURS["red"]
+    with Client(address, TOKEN).session() as session:
+        session.teach("red", pixels, pair.astype(np.uint8), value="instances")
+        found = session.segment(pixels, objects=True)
+        assert len(found.objects["red"]) == 2
+        union = np.any([one.mask for one in found.objects["red"]], axis=0)
+        np.testing.assert_array_equal(union, found.masks["red"])
+        for one in found.objects["red"]:
+            left, top, right, bottom = one.box
+            rows, columns = np.nonzero(one.mask)
+            assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (left, top, right, bottom)
+            assert one.area == len(rows)
+            assert 0.5 <= one.score <= 1
+        assert session.segment(pixels).objects == {}
+        session.set_kind("red", "stuff")
+        assert session.segment(pixels, objects=True).objects == {}
+        with pytest.raises(ServerError, match="no label"):
+            session.set_kind("blue", "stuff")
+        session.set_kind("red", None)
+        assert len(session.segment(pixels, objects=True).objects["red"]) == 2

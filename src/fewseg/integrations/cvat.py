@@ -50,7 +50,8 @@ def create(
         support: a folder with one folder of images and masks a label, as `fewseg segment` has it, and
         checkpoint: the model for it.
         device: auto, cpu, cuda, cuda:1, mps ...
-        split: make a shape of every connected region; one of each label otherwise.
+        split: make a shape of every single object (connected regions, and those that touch told apart), and of every
+            connected region of labels of stuff; one of each label otherwise.
         adapt: fit labels of `support` with five examples or more to them, in about half a minute each, where that
             predicts examples better that it has not seen; what was fitted to those of `taught` is in that file.
 
@@ -101,15 +102,25 @@ class FewsegFunction:
             threshold = context.conf_threshold
             score = prediction.scores[label]
             if prediction.present[label] if threshold is None else score >= threshold:
-                shapes += self._shapes(self._labels[label], mask, polygons=context.conv_mask_to_poly)
+                objects = prediction.objects.get(label) if self._split else None
+                parts = [mask] if objects is None else [one.mask for one in objects if one.area >= _MIN_AREA]
+                for part in parts:
+                    shapes += self._shapes(
+                        self._labels[label],
+                        part,
+                        polygons=context.conv_mask_to_poly,
+                        pieces=self._split and objects is None,
+                    )
         return shapes
 
-    def _shapes(self, number: int, mask: NDArray[np.bool_], *, polygons: bool) -> Iterator[models.LabeledShapeRequest]:
+    def _shapes(
+        self, number: int, mask: NDArray[np.bool_], *, polygons: bool, pieces: bool
+    ) -> Iterator[models.LabeledShapeRequest]:
         if polygons:
             for region in regions(mask, tolerance=_TOLERANCE, min_area=_MIN_AREA):
                 yield self._sdk.polygon(number, [float(v) for v in one_ring(region).ravel()])
         else:
-            for part in _parts(mask) if self._split else [mask]:
+            for part in _parts(mask) if pieces else [mask]:
                 if part.any():
                     yield self._sdk.mask(number, encode_mask(part))
 

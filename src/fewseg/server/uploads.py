@@ -16,7 +16,7 @@ from fewseg.core.errors import InvalidOption, one_line
 from fewseg.images.draw import label_colours
 from fewseg.images.encode import encode, index_image, mask_image
 from fewseg.images.kinds import FORMATS
-from fewseg.images.masks import MaskValue
+from fewseg.images.masks import INSTANCES, MaskValue
 from fewseg.images.pages import holds_several
 from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import Limits
@@ -72,15 +72,17 @@ def _brief(reason: Exception) -> str:
 
 
 def mask_value(text: str | None) -> MaskValue | None:
-    """The text `3` or `255,0,0` as the `value` of `Segmenter.teach`; raises `InvalidOption`."""
+    """The text `3`, `255,0,0` or `instances` as the `value` of `Segmenter.teach`; raises `InvalidOption`."""
     if text is None or not text.strip():
         return None
+    if text.strip() == INSTANCES:
+        return INSTANCES
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     if any(not 0 <= n <= 65535 for n in numbers) or len(numbers) not in (1, 3):
-        raise InvalidOption(f"value {text[:50]!r}: write an index, as 3, or a colour, as 255,0,0")
+        raise InvalidOption(f"value {text[:50]!r}: write an index, as 3, a colour, as 255,0,0, or instances")
     return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else numbers[0]
 
 

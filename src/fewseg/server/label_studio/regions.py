@@ -24,22 +24,37 @@ _TOLERANCE: Final = 1.0
 """Pixels by which polygons may leave the mask's edge."""
 _SPECK: Final = 4.0
 """Least area of a polygon, in pixels."""
+_MOST_OBJECTS: Final = 300
+"""More regions than this are slow to work with in Label Studio: the label stays one region then."""
 _PLACES: Final = {"points", "rle", "imageDataURL", "x", "vertices", "sequence"}
 """Keys of a value that has a place in the image."""
 
 
 def results_of(prediction: Prediction, tags: Sequence[MaskTag]) -> list[dict[str, Any]]:
-    """The regions of all present labels, each for the first tag that offers its label."""
+    """The regions of all present labels, each for the first tag that offers its label.
+
+    Single objects become a region each, with a score of its own; labels of stuff one region.
+    """
     made: list[dict[str, Any]] = []
     for label in prediction.labels:
         tag = next((tag for tag in tags if tag.knows(label)), None)
         if tag is not None and prediction.present[label] and prediction.masks[label].any():
-            made += [_region(tag, label, prediction, value) for value in _WRITERS[tag.kind](prediction.masks[label])]
+            for mask, score in _parts(label, prediction):
+                made += [_region(tag, label, score, mask, value) for value in _WRITERS[tag.kind](mask)]
     return made
 
 
-def _region(tag: MaskTag, label: str, prediction: Prediction, value: dict[str, Any]) -> dict[str, Any]:
-    height, width = prediction.label_map.shape
+def _parts(label: str, prediction: Prediction) -> Iterator[tuple[NDArray[np.bool_], float]]:
+    """Mask and score of each single object of a label; of the label where there is one, or too many."""
+    objects = prediction.objects.get(label, ())
+    if not 1 < len(objects) <= _MOST_OBJECTS:
+        yield prediction.masks[label], prediction.scores[label]
+        return
+    yield from ((one.mask, one.score) for one in objects)
+
+
+def _region(tag: MaskTag, label: str, score: float, mask: NDArray[np.bool_], value: dict[str, Any]) -> dict[str, Any]:
+    height, width = mask.shape
     return {
         "id": uuid.uuid4().hex[:10],
         "from_name": tag.name,
@@ -49,7 +64,7 @@ def _region(tag: MaskTag, label: str, prediction: Prediction, value: dict[str, A
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
-        "score": round(prediction.scores[label], 4),
+        "score": round(score, 4),
         "value": {**value, tag.kind: [label]},
     }
 

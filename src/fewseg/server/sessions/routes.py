@@ -17,7 +17,16 @@ from fewseg.server.bodies import JsonRoute
 from fewseg.server.model import SupportsByLabel
 from fewseg.server.reports import AdaptationReport, describe_adaptation
 from fewseg.server.services import Services
-from fewseg.server.sessions.schemas import Adapt, LabelInfo, Name, NewSession, PredictionBody, SessionId, SessionInfo
+from fewseg.server.sessions.schemas import (
+    Adapt,
+    LabelInfo,
+    LabelKind,
+    Name,
+    NewSession,
+    PredictionBody,
+    SessionId,
+    SessionInfo,
+)
 from fewseg.server.sessions.sessions import SessionStore
 from fewseg.server.sessions.teaching import add_teaching
 from fewseg.server.sessions.view import describe, describe_label, describe_prediction, negotiated
@@ -111,6 +120,11 @@ def _add_labels(routes: APIRouter, sessions: SessionStore) -> None:
         state = sessions.get(session)
         return [describe_label(state, label) for label in state.supports]
 
+    @routes.post("/{session}/kind", responses=error_responses(404))
+    async def set_kind(session: SessionId, kind: LabelKind) -> LabelInfo:
+        """Say whether a label is one of things, whose single objects are told apart, or of stuff (sky, road)."""
+        return describe_label(sessions.set_kind(session, kind.label, kind.kind), kind.label)
+
     @routes.delete("/{session}/labels/{label:path}", responses=error_responses(404))
     async def forget_label(session: SessionId, label: str) -> SessionInfo:
         """Remove a label with its examples."""
@@ -155,6 +169,7 @@ def _add_segmenting(routes: APIRouter, services: Services, sessions: SessionStor
         format: Annotated[
             Format | None, Query(description=f"{_FORMAT_HELP}label numbers. Decided by `Accept` if not given.")
         ] = None,
+        objects: Annotated[bool, Query(description="Also single objects, in `json`: box, area, score, mask.")] = False,
         accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
     ) -> PredictionBody | Response:
         """Segment the session's labels in an image.
@@ -168,13 +183,18 @@ def _add_segmenting(routes: APIRouter, services: Services, sessions: SessionStor
                 422, f"format png shows one of {len(supports)} labels: name it with ?label=, or ask for index"
             )
         notes: list[str] = []
-        found = await services.queue.run(_segment, services, supports, image[0], answer, notes)
+        found = await services.queue.run(_segment, services, supports, image[0], answer, notes, objects)
         add_notes(found if isinstance(found, Response) else response, notes)
         return found
 
 
 def _segment(
-    services: Services, supports: SupportsByLabel, upload: UploadFile, format: Format, notes: list[str]
+    services: Services,
+    supports: SupportsByLabel,
+    upload: UploadFile,
+    format: Format,
+    notes: list[str],
+    objects: bool,
 ) -> PredictionBody | Response:
     start = time.perf_counter()
     with services.open_image(upload.file, notes) as image:
@@ -183,7 +203,7 @@ def _segment(
             raise ApiError(413, f"{len(supports)} masks of {size} are too many at once: name fewer with ?label=")
         prediction = services.model.segmenter(supports).segment(image, probabilities=False)
     if format == "json":
-        return describe_prediction(services.model, prediction, time.perf_counter() - start)
+        return describe_prediction(services.model, prediction, time.perf_counter() - start, objects=objects)
     scores = json.dumps({name: round(score, 4) for name, score in prediction.scores.items()})
     headers = {"X-Fewseg-Labels": json.dumps(list(prediction.labels)), "X-Fewseg-Scores": scores}
     if format == "png":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Path as PathParameter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -108,6 +108,17 @@ class LabelInfo(BaseModel):
     name: str
     shots: list[str] = Field(description="Ids of its examples, in order of teaching.")
     adapted: bool = Field(False, description="Whether what was fitted to these examples is used.")
+    kind: Literal["thing", "stuff"] = Field("thing", description="`stuff` (sky, road) has no single objects.")
+
+
+class LabelKind(BaseModel):
+    """Whether a label is one of things or of stuff."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"label": "road", "kind": "stuff"}]})
+    label: str
+    kind: Annotated[
+        Literal["thing", "stuff"] | None, Field(description="As its examples look where it is null or not given.")
+    ] = None
 
 
 class Adapt(BaseModel):
@@ -164,6 +175,26 @@ _PREDICTION: Final = {
 }
 
 
+_OBJECT: Final = {
+    "box": [12, 8, 40, 44],
+    "area": 1024,
+    "centroid": [31.5, 30.25],
+    "score": 0.91,
+    "rle": {"size": [64, 96], "counts": "PPYo0"},
+}
+
+
+class ObjectBody(BaseModel):
+    """One single object of a label."""
+
+    model_config = _example(**_OBJECT)
+    box: list[int] = Field(description="x, y, width, height around it.")
+    area: int = Field(description="Its pixels.")
+    centroid: list[float] = Field(description="x, y.")
+    score: float = Field(description="Mean probability, 0 to 1, of its pixels.")
+    rle: Rle
+
+
 class LabelPredictionBody(BaseModel):
     """The prediction of one label."""
 
@@ -174,6 +205,12 @@ class LabelPredictionBody(BaseModel):
     area: int = Field(description="Pixels of the mask.")
     box: list[int] | None = Field(description="x, y, width, height around the mask; null for an empty one.")
     rle: Rle
+    count: int | None = Field(
+        None, description="Number of single objects; null for a label of stuff (sky, road), or where not asked for."
+    )
+    objects: list[ObjectBody] | None = Field(
+        None, description="The single objects, which make up the mask; only where `objects=true` asks for them."
+    )
 
 
 class PredictionBody(BaseModel):

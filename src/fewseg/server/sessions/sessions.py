@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from fewseg.core.errors import did_you_mean
+from fewseg.core.objects import Kind
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.api_errors import ApiError
 from fewseg.server.limits import MEGABYTE, Limits
@@ -136,6 +137,13 @@ class SessionStore:
             if session.supports[label].digests != before.digests:
                 raise ApiError(409, f"{label[:100]!r} was taught or forgotten meanwhile: adapt it again")
             return self._replaced(session, {**session.supports, label: after})
+
+    def set_kind(self, session_id: str, label: str, kind: Kind | None) -> SessionState:
+        """Say whether a label is one of things or of stuff; raises `ApiError` 404."""
+        with self._lock:
+            session = self._touch(session_id)
+            session.require(label)
+            return self._replaced(session, {**session.supports, label: replace(session.supports[label], kind=kind)})
 
     def forget_label(self, session_id: str, label: str) -> SessionState:
         """Remove a label; raises `ApiError` 404."""

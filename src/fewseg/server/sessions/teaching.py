@@ -29,6 +29,9 @@ _PNG: Final[dict[str, Any]] = {
 }
 
 
+_VALUE: Final = "The index (3) or colour (255,0,0) that is the label; `instances`: every value but 0 is an object."
+
+
 def add_teaching(routes: APIRouter, services: Services, sessions: SessionStore) -> None:
     """Add the routes to those of the sessions."""
     _add_shots(routes, services, sessions)
@@ -50,7 +53,7 @@ def _add_shots(routes: APIRouter, services: Services, sessions: SessionStore) ->
         prompts: Annotated[
             list[PromptsText] | None, Form(alias="marks", description="Instead of masks: prompts for each image.")
         ] = None,
-        value: Annotated[str | None, Form(description="The index (3) or colour (255,0,0) that is the label.")] = None,
+        value: Annotated[str | None, Form(description=_VALUE)] = None,
     ) -> TaughtLabel:
         """Add examples of a label: images and as many masks, or as many texts of prompts (`marks`), in the same order.
 
@@ -73,7 +76,9 @@ def _add_shots(routes: APIRouter, services: Services, sessions: SessionStore) ->
             shots, outlines = await services.queue.run(_encode_prompted, services, label, images, prompts or (), notes)
         add_notes(response, notes)
         known = describe_label(sessions.teach(session, label, shots), label)
-        return TaughtLabel(name=known.name, shots=known.shots, adapted=known.adapted, outlines=outlines)
+        return TaughtLabel(
+            name=known.name, shots=known.shots, adapted=known.adapted, kind=known.kind, outlines=outlines
+        )
 
 
 def _add_outline(routes: APIRouter, services: Services, sessions: SessionStore) -> None:

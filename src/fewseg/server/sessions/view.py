@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fewseg.core.objects import DetectedObject, Objects
 from fewseg.core.types import Prediction
-from fewseg.formats.rle import rle_entry, rle_of_mask
+from fewseg.formats.rle import rle_entry, rle_of_mask, rle_of_object
 from fewseg.server.api_errors import ApiError
 from fewseg.server.model import ServedModel, supports_bytes
-from fewseg.server.sessions.schemas import LabelInfo, LabelPredictionBody, PredictionBody, Rle, SessionInfo
+from fewseg.server.sessions.schemas import LabelInfo, LabelPredictionBody, ObjectBody, PredictionBody, Rle, SessionInfo
 from fewseg.server.sessions.sessions import SessionState, SessionStore
 
 
@@ -29,18 +30,21 @@ def describe(sessions: SessionStore, session: SessionState) -> SessionInfo:
 
 def describe_label(session: SessionState, label: str) -> LabelInfo:
     """A label of a session, and the ids of its examples."""
-    adapted = session.supports[label].adaptation is not None
-    return LabelInfo(name=label, shots=list(session.shot_ids(label)), adapted=adapted)
+    support = session.supports[label]
+    adapted = support.adaptation is not None
+    return LabelInfo(name=label, shots=list(session.shot_ids(label)), adapted=adapted, kind=support.shape.kind)
 
 
-def describe_prediction(model: ServedModel, prediction: Prediction, seconds: float) -> PredictionBody:
-    """The prediction of every label in an image, which took `seconds`."""
+def describe_prediction(
+    model: ServedModel, prediction: Prediction, seconds: float, *, objects: bool = False
+) -> PredictionBody:
+    """The prediction of every label in an image, which took `seconds`; with `objects` the single ones, too."""
     height, width = prediction.label_map.shape
-    labels = [_describe_label_prediction(name, prediction) for name in prediction.labels]
+    labels = [_describe_label_prediction(name, prediction, objects) for name in prediction.labels]
     return PredictionBody(width=width, height=height, labels=labels, model=model.version, seconds=round(seconds, 4))
 
 
-def _describe_label_prediction(name: str, prediction: Prediction) -> LabelPredictionBody:
+def _describe_label_prediction(name: str, prediction: Prediction, objects: bool) -> LabelPredictionBody:
     rle, area, box = rle_entry(rle_of_mask(prediction.masks[name]))
     return LabelPredictionBody(
         name=name,
@@ -49,7 +53,18 @@ def _describe_label_prediction(name: str, prediction: Prediction) -> LabelPredic
         area=int(area),
         box=[int(v) for v in box] if area else None,
         rle=Rle(**rle),
+        **(_describe_objects(prediction.objects[name]) if objects and name in prediction.objects else {}),
     )
+
+
+def _describe_objects(objects: Objects) -> dict[str, Any]:
+    return {"count": len(objects), "objects": [_describe_object(one) for one in objects]}
+
+
+def _describe_object(one: DetectedObject) -> ObjectBody:
+    left, top, right, bottom = one.box
+    about = {**one.as_json(), "box": [left, top, right - left, bottom - top]}
+    return ObjectBody(**about, rle=Rle(**rle_entry(rle_of_object(one))[0]))
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> Rle:
