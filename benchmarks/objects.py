@@ -25,13 +25,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 from skimage.feature import peak_local_max
 from skimage.segmentation import watershed
 
+from fewseg.images import read_image
 from fewseg.images.masks import read_instances
+from fewseg.inference.objects.examples import ExampleObjects
 from fewseg.inference.objects.separate import separate
-from fewseg.inference.objects.shape import ExampleObjects, ObjectShape
+from fewseg.inference.objects.shape import ObjectShape
 from fewseg.inference.segmenter import Segmenter
 from fewseg.tools.demo.photographs import tasks
 
@@ -205,13 +208,36 @@ def coin_rows() -> list[dict[str, Any]]:
     return rows + measured("coins, as taught", tuning, cases, examples)
 
 
+def draw(folder: Path, out: Path) -> None:
+    """An image of the measured part, its connected components and its objects, side by side, from the true mask."""
+    instances = sorted((folder / "instances").glob("*.png"))
+    truths = [read_instances(path) for path in instances]
+    example = [ExampleObjects.of(truth > 0, truth) for truth in truths[0:16:4]]
+    most = max(range(1, len(truths), 2), key=lambda i: truths[i].max() - components(truths[i] > 0).max())
+    mask, top = truths[most] > 0, (256, 256)
+    panels = [read_image(next((folder / "images").glob(f"{instances[most].stem}.*")))]
+    random = np.random.default_rng(3)
+    for numbered in (components(mask), separate(mask, ObjectShape.of(example))):
+        colours = random.integers(60, 256, (int(numbered.max()) + 1, 3), dtype=np.uint8)
+        colours[0] = 0
+        panels.append(Image.fromarray(colours[numbered]))
+    sheet = Image.new("RGB", (3 * top[0] + 16, top[1]), "white")
+    for place, panel in enumerate(panels):
+        sheet.paste(panel.crop((0, 0, *top)), (place * (top[0] + 8), 0))
+    sheet.save(out)
+
+
 def main() -> None:
     """Measure, print, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nuclei", type=Path, help="folder with images/ and instances/")
     parser.add_argument("--examples", type=int, default=8, help="images of nuclei that are taught")
+    parser.add_argument("--figure", type=Path, help="PNG file: draw an image of nuclei instead of measuring")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")
     chosen = parser.parse_args()
+    if chosen.figure:
+        draw(chosen.nuclei, chosen.figure)
+        return
     rows = generated_rows() + coin_rows() + (nuclei_rows(chosen.nuclei, chosen.examples) if chosen.nuclei else [])
     if chosen.out:
         chosen.out.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")

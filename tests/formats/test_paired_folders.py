@@ -10,7 +10,10 @@ from PIL import Image
 
 from fewseg.core.errors import InvalidSupport
 from fewseg.formats import ExportOptions, MaskRecord, export_masks, read_supports
+from fewseg.inference.segmenter import Segmenter
+from helpers.colour_method import ColourMethod
 from helpers.discs import SIZE, A, B, image_file
+from helpers.touching import grid
 
 
 def save(path: Path, values: np.ndarray) -> Path:
@@ -146,3 +149,33 @@ def test_voc_without_its_images_and_with_subfolders(tmp_path: Path) -> None:
     (tmp_path / "devkit").mkdir()
     root.rename(tmp_path / "devkit" / "VOC2012")
     assert read_supports(tmp_path / "devkit", strict=True).labels == ("Cat",)
+
+
+@pytest.mark.parametrize("listed", ["nucleus\n", None])
+def test_instance_maps_of_a_class(tmp_path: Path, listed: str | None) -> None:
+    for folder in ("images", "instances", "masks"):
+        (tmp_path / folder).mkdir()
+    objects = grid(2, 2)
+    Image.fromarray(np.full((*objects.shape, 3), 90, np.uint8)).save(tmp_path / "images/a.png")
+    Image.fromarray(objects.astype(np.uint16)).save(tmp_path / "instances/a.png")
+    Image.fromarray((objects > 0).astype(np.uint8)).save(tmp_path / "masks/a.png")
+    if listed:
+        (tmp_path / "classes.txt").write_text(listed)
+    (example,) = read_supports(tmp_path, labels=() if listed else ("nucleus",)).examples
+    assert (example.label, example.value) == ("nucleus", "instances")
+    np.testing.assert_array_equal(example.mask(), objects > 0)
+    (tmp_path / "classes.txt").write_text("nucleus\ncell\n")
+    with pytest.raises(InvalidSupport, match="instance maps of one class"):
+        read_supports(tmp_path)
+
+
+def test_instance_maps_in_label_folders(tmp_path: Path) -> None:
+    (tmp_path / "disc").mkdir()
+    objects = grid(2, 2)
+    pixels = np.full((*objects.shape, 3), 90, np.uint8)
+    pixels[objects > 0] = (220, 30, 30)
+    Image.fromarray(pixels).save(tmp_path / "disc/a.png")
+    Image.fromarray(objects.astype(np.uint16)).save(tmp_path / "disc/a.instances.png")
+    segmenter = Segmenter(ColourMethod(), device="cpu")
+    read_supports(tmp_path).teach(segmenter)
+    assert segmenter.object_shapes["disc"].count == 4

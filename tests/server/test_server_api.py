@@ -127,7 +127,9 @@ def test_teaches_lists_and_forgets(http: TestClient) -> None:
     assert (taught["name"], len(set(taught["shots"]))) == ("red", 3)
     assert http.get(f"{path}/labels").json() == [taught]
     left = http.delete(f"{path}/shots/{taught['shots'][1]}").json()["labels"]
-    assert left == [{"name": "red", "shots": [taught["shots"][0], taught["shots"][2]], "adapted": False}]
+    assert left == [
+        {"name": "red", "shots": [taught["shots"][0], taught["shots"][2]], "adapted": False, "kind": "thing"}
+    ]
     refused(http.delete(f"{path}/shots/{taught['shots'][1]}"), 404, "no shot")
     assert http.delete(f"{path}/labels/red").json()["labels"] == []
     refused(http.delete(f"{path}/labels/red"), 404, "no label 'red'")

@@ -6,6 +6,8 @@
         tom.png        its mask
         felix.png      an image that is a PNG itself
         felix.mask.png its mask (felix_mask.png will do too)
+        kittens.jpg    an image of several
+        kittens.instances.png its instance map: every value but 0 is one cat
         ginger.jpg     an image without a mask
         ginger.weak.json prompts in its place: a box, points or a scribble; see `fewseg.images.prompts`
       dog/

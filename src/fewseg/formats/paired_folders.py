@@ -3,6 +3,8 @@
 - `images/name.jpg` and `masks/name.png` (or `name_mask.png`; TIFF and BMP too), in subfolders as well. `classes.txt`,
   or one of VOC's lists, names the classes: value v is the class on line v, 0 is background, 255 is ignored. Without a
   list the masks show one class, called `object`, or as the one name that the caller gives;
+- `images/name.jpg` and `instances/name.png`, instance maps of one class, taken before masks: every value but 0 is one
+  object. `classes.txt` may name the class;
 - `masks/LABEL/name.png`, as `fewseg segment` writes them: a label a folder;
 - Roboflow's semantic masks: `name.jpg`, `name_mask.png` and `_classes.csv`.
 """
@@ -22,12 +24,13 @@ from fewseg.formats.parse import read_text
 from fewseg.formats.reading import Reading, Request, augmented_source, images_below
 from fewseg.formats.voc import class_table
 from fewseg.images.kinds import MASK_SUFFIXES
-from fewseg.images.masks import mask_values
+from fewseg.images.masks import INSTANCES, mask_values
 from fewseg.images.pairs import class_folders, images_in, pairs_in
 
 _IMAGES: Final = ("images", "image", "imgs", "img", "Images", "pictures")
 _MASKS: Final = ("masks", "mask", "Masks", "labels", "annotations")
 _LISTS: Final = ("labelmap.txt", "class_names.txt", "classes.txt")
+_INSTANCES: Final = "instances"
 CSV: Final = "_classes.csv"
 DEFAULT: Final = "object"
 """The label where nothing names it."""
@@ -36,7 +39,8 @@ DEFAULT: Final = "object"
 def paired_folders(root: Path, images: Path | None) -> tuple[Path, Path] | None:
     """The folders of images and of masks in `root`, if it has both; images may also lie in the folder given."""
     pictures = images or next((root / name for name in _IMAGES if (root / name).is_dir()), None)
-    masks = next((root / name for name in _MASKS if (root / name).is_dir() and _holds_masks(root / name)), None)
+    named = (root / name for name in (_INSTANCES, *_MASKS))
+    masks = next((folder for folder in named if folder.is_dir() and _holds_masks(folder)), None)
     return None if pictures is None or masks is None else (pictures, masks)
 
 
@@ -56,6 +60,8 @@ def read_paired_folders(root: Path, request: Request) -> Reading:
     pairs = pairs_by_name(images, masks, request)
     if not pairs:
         raise request.left.nothing(f"{masks} has no mask of an image in {images}: give them one name")
+    if masks.name == _INSTANCES:
+        return _instance_maps(root, listed, pairs, request)
     if listed is not None:
         table = class_table(root)
         return Reading("images and masks", tuple(table.names.values()), read_index_masks(pairs, table, request))
@@ -67,6 +73,18 @@ def _by_label(images: Path, folders: list[Path], request: Request) -> Reading:
     pairs = ((folder.name, pair) for folder in wanted for pair in pairs_by_name(images, folder, request))
     found = (SupportExample(label, image, partial(Path, mask), mask_file=mask) for label, (image, mask) in pairs)
     return Reading("images and masks", tuple(folder.name for folder in folders), found)
+
+
+def _instance_maps(root: Path, listed: Path | None, pairs: list[tuple[Path, Path]], request: Request) -> Reading:
+    names = tuple(class_table(root).names.values()) if listed is not None else ()
+    if len(names) > 1:
+        raise InvalidSupport(
+            f"{root / _INSTANCES} holds instance maps of one class and {listed} names {len(names)}: give each class a "
+            "folder of images and maps, LABEL/name.jpg and LABEL/name.instances.png"
+        )
+    label = (names or request.labels or (DEFAULT,))[0]
+    found = (SupportExample(label, image, partial(Path, file), INSTANCES, mask_file=file) for image, file in pairs)
+    return Reading("images and instance maps", (label,), found)
 
 
 def _one_class(root: Path, masks: Path, pairs: list[tuple[Path, Path]], request: Request) -> Reading:

@@ -23,7 +23,8 @@ from fewseg.formats.mask_folders import is_prompts, read_mask_folders
 from fewseg.formats.parse import parse_json
 from fewseg.formats.reading import SPLITS, Reading, Request
 from fewseg.images.kinds import MASK_SUFFIXES
-from fewseg.images.pairs import class_folders, images_in
+from fewseg.images.masks import INSTANCES, MaskValue
+from fewseg.images.pairs import INSTANCES_ENDING, class_folders, images_in
 from fewseg.images.prompts import read_prompts
 
 _KNOWN: Final = (
@@ -177,7 +178,8 @@ def _mask_folders(root: Path, request: Request) -> Reading:
 def _in_folder(label: str, image: Path, mask: Path) -> SupportExample:
     if is_prompts(mask):
         return SupportExample(label, image, None, load_prompts=lambda: read_prompts(mask))
-    return SupportExample(label, image, lambda: mask, mask_file=mask)
+    value: MaskValue | None = INSTANCES if mask.stem.endswith(INSTANCES_ENDING) else None
+    return SupportExample(label, image, lambda: mask, value, mask_file=mask)
 
 
 def _of_files(files: Sequence[Path], request: Request) -> _Reader:

@@ -5,7 +5,8 @@ Masks are PNG, TIFF or BMP:
 - `name.jpg` (or any ending that masks do not have): `name.png`, `name.mask.png` or `name_mask.png`;
 - `name.png`, `name.tif`, `name.bmp`: `name.mask.png` or `name_mask.png`; of the latter two `name.png` as well.
 
-Endings may be in capitals. Hidden files and files that are no images are left alone.
+`name.instances.png` is a mask whose every value but 0 is one object. Endings may be in capitals. Hidden files and files
+that are no images are left alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from typing import Final
 from fewseg.core.errors import FewsegError
 from fewseg.images.kinds import MASK_SUFFIXES, is_image, tell_unread
 
-MASK_ENDINGS: Final = (".mask", "_mask")
+INSTANCES_ENDING: Final = ".instances"
+"""What the name of an instance map ends in, before `.png`, `.tif` or `.bmp`."""
+
+MASK_ENDINGS: Final = (".mask", "_mask", INSTANCES_ENDING)
 """What the name of a mask may end in, before `.png`, `.tif` or `.bmp`."""
 
 

@@ -21,7 +21,7 @@ from fewseg.images.masks import INSTANCES, MaskValue, read_instances
 from fewseg.images.prompts import Prompt
 from fewseg.inference.adaptation.examples import Example
 from fewseg.inference.interactive import mask_of_prompts, region_features
-from fewseg.inference.objects.shape import ExampleObjects
+from fewseg.inference.objects.examples import ExampleObjects
 from fewseg.inference.postprocess import PresenceRule
 from fewseg.inference.predict import EncodedImages, encode_images
 from fewseg.inference.preprocess import PreparedImage, input_sizes, open_for, prepare, prepare_mask

@@ -20,7 +20,7 @@ from fewseg.core.tensor_files import read_tensors, write_tensors
 from fewseg.core.types import SupportSet
 from fewseg.inference.adaptation.adapted import AdaptedLabel
 from fewseg.inference.model import InferenceModel
-from fewseg.inference.objects.shape import ExampleObjects
+from fewseg.inference.objects.examples import ExampleObjects
 from fewseg.inference.supports import LabelSupport, check_label
 from fewseg.models.checkpoints import load_official, open_model
 from fewseg.models.methods import FewShotMethod

@@ -13,7 +13,8 @@ from fewseg.core.objects import Kind
 from fewseg.core.types import SupportSet
 from fewseg.inference.adaptation.adapted import AdaptedLabel
 from fewseg.inference.adaptation.examples import Example
-from fewseg.inference.objects.shape import ExampleObjects, ObjectShape
+from fewseg.inference.objects.examples import ExampleObjects
+from fewseg.inference.objects.shape import ObjectShape
 
 
 @dataclass(frozen=True)

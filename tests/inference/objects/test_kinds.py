@@ -15,8 +15,9 @@ from PIL import Image
 from fewseg.core.errors import InvalidCheckpoint, InvalidMask, InvalidOption, InvalidSupport
 from fewseg.core.tensor_files import read_tensors, write_tensors
 from fewseg.images.masks import read_instances, read_mask
+from fewseg.inference.objects.examples import ExampleObjects
 from fewseg.inference.objects.regions import looks_like_stuff
-from fewseg.inference.objects.shape import ExampleObjects, ObjectShape
+from fewseg.inference.objects.shape import ObjectShape
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiles import segment_tiled, teach_tiled
 from helpers.colour_method import ColourMethod

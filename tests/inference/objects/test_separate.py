@@ -13,9 +13,10 @@ from scipy import ndimage
 
 from fewseg.core.errors import InvalidMask
 from fewseg.inference.objects import hierarchy, regions
+from fewseg.inference.objects.examples import ExampleObjects
 from fewseg.inference.objects.found import find_objects, objects_of
 from fewseg.inference.objects.separate import separate
-from fewseg.inference.objects.shape import ExampleObjects, ObjectShape
+from fewseg.inference.objects.shape import ObjectShape
 from helpers.touching import chain, ellipse, grid
 
 DISCS = ObjectShape.of([ExampleObjects.of(grid(3, 4) > 0, grid(3, 4))])
@@ -35,7 +36,7 @@ def blobs(draw: st.DrawFn) -> NDArray[np.bool_]:
 
 
 @given(blobs(), st.sampled_from([ObjectShape(), DISCS]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_objects_are_disjoint_and_make_the_mask(mask: NDArray[np.bool_], shape: ObjectShape) -> None:
     before = mask.copy()
     found = find_objects(mask, shape)
@@ -55,11 +56,12 @@ def test_objects_are_disjoint_and_make_the_mask(mask: NDArray[np.bool_], shape: 
 
 
 @given(blobs())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_regions_that_do_not_touch_are_never_joined_but_specks(mask: NDArray[np.bool_]) -> None:
-    found, (numbered, _) = separate(mask, ObjectShape()), ndimage.label(mask, np.ones((3, 3)))
+    found, (numbered, count) = separate(mask, ObjectShape()), ndimage.label(mask, np.ones((3, 3)))
+    large = np.bincount(numbered.ravel(), minlength=count + 1) > 0.02 * np.pi * 20**2
     for number in range(1, found.max() + 1):
-        assert len(np.unique(numbered[found == number])) == 1
+        assert large[np.unique(numbered[found == number])].sum() <= 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])

@@ -7,6 +7,7 @@ with the best mean fit over its pixels, found from the leaves up.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,27 +35,53 @@ def separate(mask: NDArray[np.bool_], shape: ObjectShape) -> NDArray[np.int32]:
     numbered, count = ndimage.label(mask, EIGHT, output=np.int32)
     if not count:
         return numbered
-    regions = [(box, region, _measured(region)) for _, box, region in pieces(numbered)]
-    measures = np.array([(area, area / hull) for _, _, (area, hull) in regions])
-    here = shape.in_image(measures[:, 0], measures[:, 1], mask.size)
-    total = 0
-    for box, region, (area, hull) in regions:
-        parts, found = _divided(region, area, hull, here)
-        np.copyto(numbered[box], parts + total, where=region)
-        total += found
+    regions = [_Region.of(box, region) for _, box, region in pieces(numbered)]
+    total, parted = _divide(regions, numbered, shape.in_image(*_measures(regions), mask.size))
+    here = shape.in_image(*_measures(parted), mask.size)
+    if total > count:  # what was parted says better how large objects are
+        total, _ = _divide(regions, numbered, here)
     return _in_order(_without_specks(numbered, total, here))
 
 
-def _measured(region: NDArray[np.bool_]) -> tuple[int, float]:
-    """Area, and area of the convex hull."""
-    return int(np.count_nonzero(region)), hull_of(region)[1]
+@dataclass(frozen=True)
+class _Region:
+    """A region, or a part of one."""
+
+    box: tuple[slice, slice]
+    mask: NDArray[np.bool_]
+    """Within its box."""
+    area: int
+    hull: float
+    """Area of its convex hull."""
+
+    @classmethod
+    def of(cls, box: tuple[slice, slice], mask: NDArray[np.bool_]) -> _Region:
+        return cls(box, mask, int(np.count_nonzero(mask)), hull_of(mask)[1])
 
 
-def _divided(region: NDArray[np.bool_], area: int, hull: float, shape: ObjectShape) -> tuple[NDArray[np.int32], int]:
+def _measures(regions: Sequence[_Region]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Areas and solidities."""
+    areas = np.array([region.area for region in regions], np.float64)
+    return areas, areas / np.array([region.hull for region in regions])
+
+
+def _divide(regions: Sequence[_Region], numbered: NDArray[np.int32], shape: ObjectShape) -> tuple[int, list[_Region]]:
+    """Number the parts of all regions in the map; gives how many there are, and the parts."""
+    total, parted = 0, []
+    for region in regions:
+        parts, found = _divided(region, shape)
+        np.copyto(numbered[region.box], parts + total, where=region.mask)
+        total += found
+        parted += [region] if found == 1 else [_Region.of(region.box, mask) for _, _, mask in pieces(parts)]
+    return total, parted
+
+
+def _divided(one: _Region, shape: ObjectShape) -> tuple[NDArray[np.int32], int]:
     """A connected region's parts, numbered from 1, and how many there are."""
+    region = one.mask
     whole = region.astype(np.int32), 1
     # No parts can fit so much better.
-    if area < 2 * LEAST or 1 - shape.fit(area, hull) <= shape.margin:
+    if one.area < 2 * LEAST or 1 - shape.fit(one.area, one.hull) <= shape.margin:
         return whole
     if region.size <= _LARGEST:
         return _best_cut(region, shape)

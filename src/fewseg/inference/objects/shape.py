@@ -3,78 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from fewseg.core.objects import Kind
-from fewseg.inference.objects.hierarchy import narrowest_neck
-from fewseg.inference.objects.regions import EIGHT, looks_like_stuff, pieces, solidity
+
+if TYPE_CHECKING:
+    from fewseg.inference.objects.examples import ExampleObjects
 
 LEAST: Final = 12
 """Pixels below which a region has no shape."""
 CONVEX: Final = 0.9
 """Solidity from which a region counts as one object where labels are of convex objects."""
 
-_MOST: Final = 300
-"""Objects of an example that are measured."""
 _CONVEX_SHARE: Final = 0.3
 """Share of convex regions among those of the examples from which the others are taken for objects that touch."""
-
-
-@dataclass(frozen=True)
-class ExampleObjects:
-    """The regions of one example's mask: objects where it is an instance map, else perhaps several that touch."""
-
-    size: tuple[int, int]
-    """(width, height) of the example."""
-    areas: tuple[int, ...]
-    """Pixels of each."""
-    solidities: tuple[float, ...]
-    """Share of its convex hull that each covers."""
-    necks: tuple[float, ...]
-    """Narrowest neck within each, relative to the smaller of the parts that it joins; 1 without any."""
-    instances: bool
-    """Whether every one is an object."""
-    stuff: bool
-    """Whether they look like stuff."""
-
-    @classmethod
-    def of(cls, mask: NDArray[Any], instances: NDArray[np.int32] | None = None) -> ExampleObjects:
-        """Of a mask (H, W) that is 1 where the label is, or of an instance map (H, W), 0 for the background."""
-        inside = mask == 1
-        numbered = ndimage.label(inside, EIGHT)[0] if instances is None else instances
-        found = [region for _, _, region in pieces(numbered) if np.count_nonzero(region) >= LEAST]
-        found = [found[i] for i in np.linspace(0, len(found) - 1, min(len(found), _MOST)).astype(int)]
-        return cls(
-            (mask.shape[1], mask.shape[0]),
-            tuple(int(np.count_nonzero(region)) for region in found),
-            tuple(round(solidity(region), 4) for region in found),
-            tuple(round(narrowest_neck(region), 4) for region in found),
-            instances is not None,
-            instances is None and looks_like_stuff(inside),
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """For `from_json`."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, about: Mapping[str, Any]) -> ExampleObjects:
-        """Raises `LookupError`, `TypeError` or `ValueError` for what `as_json` did not make."""
-        numbers = {key: tuple(about[key]) for key in ("size", "areas", "solidities", "necks")}
-        if not all(isinstance(v, (int, float)) and 0 < v < 1e12 for values in numbers.values() for v in values):
-            raise ValueError("measures of objects that are no positive numbers")
-        lengths = {len(numbers[key]) for key in ("areas", "solidities", "necks")}
-        if len(numbers["size"]) != 2 or len(lengths) != 1:
-            raise ValueError("incomplete measures of objects")
-        if not all(isinstance(about[key], bool) for key in ("instances", "stuff")):
-            raise TypeError("measures of objects of an unknown kind")
-        return cls(**numbers, instances=about["instances"], stuff=about["stuff"])
+_CLUMP: Final = 10
+"""Convex parts of each region from which regions are taken for clumps, however alike they are."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +35,10 @@ class ObjectShape:
     """Objects that were seen."""
     log_area: float = math.nan
     """Logarithm of the median area in pixels; NaN where none was seen."""
-    area_spread: float = 0.7
-    """Standard deviation of that logarithm."""
+    area_spread: float = 0.5
+    """Standard deviation of that logarithm within an image."""
+    image_spread: float = 0.7
+    """Standard deviation of its median between images."""
     image_area: float = math.nan
     """Logarithm of the pixels of the images that they were seen in."""
     solidity: float = 0.95
@@ -102,21 +53,22 @@ class ObjectShape:
         known = [example for example in examples if example is not None]
         stuff = sum(example.stuff for example in known) * 2 > len(known)
         chosen: Kind = kind or ("stuff" if stuff else "thing")
-        areas, solidities, necks, images = _single(known)
-        if not len(areas):
+        table = _single(known)
+        count = len(table.areas)
+        if not count:
             return cls(kind=chosen)
-        logs, count = np.log(areas), len(areas)
-        middle, spread = _robust(logs)
-        convexity, loose = _robust(solidities)
+        middle, spread, between = _sizes(table)
+        convexity, loose = _robust(table.solidities)
         return cls(
             chosen,
             float(count),
             middle,
-            max(0.4, math.hypot(spread, 1.5 / count)),
-            float(np.median(images)),
+            max(0.3, math.hypot(spread, 1.5 / count)),
+            between,
+            float(np.median(table.images)),
             convexity,
             math.sqrt((count * loose**2 + 10 * 0.04**2) / (count + 10)) + 0.15 / count,
-            float(np.clip(np.quantile(necks, 0.1), 0.5, 0.97)),
+            float(np.clip(np.quantile(table.necks, 0.1), 0.5, 0.97)),
         )
 
     @property
@@ -132,21 +84,21 @@ class ObjectShape:
     def in_image(self, areas: NDArray[np.float64], solidities: NDArray[np.float64], pixels: int) -> ObjectShape:
         """The shape in an image of so many pixels, whose regions have these areas and solidities.
 
-        Sizes are in pixels; between images of different sizes they say less, which may be copies at another scale.
-        Convex regions of the image itself count as objects that were seen, less than those of the examples.
+        Sizes are in pixels. Objects are of like size within an image more than between images, so convex regions of the
+        image itself say what size they have there.
         """
-        shape = self
-        if self.sized:
-            scale = math.log(pixels) - self.image_area
-            shape = replace(self, area_spread=math.hypot(self.area_spread, scale / 4))
         if self.solidity < CONVEX - 0.02:
-            return shape
+            return self
         own = np.log(areas[(areas >= LEAST) & (solidities >= self.solidity - self.solidity_spread)])
         if len(own) < (1 if self.sized else 5):
-            return shape
+            return self
         here = float(np.median(own))
-        known = here if not self.sized else shape.log_area + (here - shape.log_area) * len(own) / (len(own) + 20)
-        return replace(shape, log_area=known, count=shape.count + len(own) / 2)
+        if not self.sized:
+            return replace(self, log_area=here, count=len(own) / 2)
+        # The mean of a normal distribution, its prior from the examples; copies at another scale widen that.
+        prior = self.image_spread**2 + ((math.log(pixels) - self.image_area) / 4) ** 2
+        share = prior / (prior + (self.area_spread**2 + 0.25) / len(own))
+        return replace(self, log_area=self.log_area + share * (here - self.log_area), count=self.count + len(own) / 2)
 
     def scaled(self, factor: float) -> ObjectShape:
         """The shape in an image that is larger by `factor`."""
@@ -159,22 +111,62 @@ class ObjectShape:
         return math.exp(-0.5 * (below**2 + beside**2))
 
 
-def _single(known: Sequence[ExampleObjects]) -> tuple[NDArray[np.float64], ...]:
-    """Areas, solidities, necks, and logarithms of the images' areas, of regions that are single objects.
+@dataclass(frozen=True)
+class _Table:
+    """Measures of regions that are single objects, in order."""
 
-    Regions of masks that are no instance maps are, unless many are convex: then those that are not are taken for
-    several objects that touch.
+    areas: NDArray[np.float64]
+    solidities: NDArray[np.float64]
+    necks: NDArray[np.float64]
+    images: NDArray[np.float64]
+    """Logarithm of the pixels of its image."""
+    examples: NDArray[np.float64]
+    """Number of its example."""
+
+
+def _single(known: Sequence[ExampleObjects]) -> _Table:
+    """Regions that are single objects: all of instance maps, and of other masks all unless some touch.
+
+    Where many are convex, those that are not are taken for several objects that touch. Where few are, as all touch, the
+    convex parts are taken for the objects, if they are far more alike in size than the regions are.
     """
     rows = [
-        (area, solid, neck, math.log(example.size[0] * example.size[1]), example.instances)
-        for example in known
+        (area, solid, neck, math.log(example.size[0] * example.size[1]), number, example.instances)
+        for number, example in enumerate(known)
         for area, solid, neck in zip(example.areas, example.solidities, example.necks, strict=True)
     ]
-    table = np.array(rows, np.float64).reshape(-1, 5)
-    sure, convex = table[:, 4] == 1, table[:, 1] >= CONVEX
-    if convex[~sure].mean() >= _CONVEX_SHARE if (~sure).any() else False:
+    parts = [
+        (area, solid, 1.0, math.log(example.size[0] * example.size[1]), number, False)
+        for number, example in enumerate(known)
+        for area, solid in zip(example.part_areas, example.part_solidities, strict=True)
+    ]
+    table, apart = (np.array(found, np.float64).reshape(-1, 6) for found in (rows, parts))
+    sure, convex = table[:, 5] == 1, table[:, 1] >= CONVEX
+    drawn = table[~sure]
+    if len(drawn) and convex[~sure].mean() >= _CONVEX_SHARE:
         table = table[sure | convex]
-    return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+    elif len(drawn) and len(apart) >= 1.5 * len(drawn) and _are_clumps(drawn, apart):
+        table = np.concatenate([table[sure], apart])
+    return _Table(*table.T[:5])
+
+
+def _are_clumps(drawn: NDArray[np.float64], parts: NDArray[np.float64]) -> bool:
+    """Whether regions are clumps of objects, which their parts are."""
+    if float(np.median(parts[:, 1])) < CONVEX:
+        return False
+    alike = _robust(np.log(parts[:, 0]))[1]
+    return len(parts) >= _CLUMP * len(drawn) or float(np.log(drawn[:, 0]).std()) > 1.5 * max(alike, 0.2)
+
+
+def _sizes(table: _Table) -> tuple[float, float, float]:
+    """Median logarithm of areas, its spread within images, and that of its median between them."""
+    logs = np.log(table.areas)
+    medians = {number: float(np.median(logs[table.examples == number])) for number in np.unique(table.examples)}
+    inner = logs - np.array([medians[number] for number in table.examples])
+    spread = 1.4826 * float(np.median(np.abs(inner))) if len(logs) > len(medians) else _robust(logs)[1]
+    between = _robust(np.array(list(medians.values())))[1]
+    n = len(medians)
+    return float(np.median(logs)), spread, math.sqrt((n * between**2 + 3 * 0.5**2) / (n + 3))
 
 
 def _robust(values: NDArray[np.float64]) -> tuple[float, float]:
