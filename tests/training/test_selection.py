@@ -57,6 +57,7 @@ def test_the_test_protocol_draws_reads_and_scores(pascal: Path, monkeypatch: pyt
     method = toy()
     miou, fb_iou, _ = validate(method, [part], size=32, batch=4)
     whole = evaluate(method, part.dataset, part.episodes, part.settings)
+    assert validate(method, [part], size=32, batch=4, workers=2)[0] == miou
     assert (miou, fb_iou) == pytest.approx((whole.miou, whole.fb_iou), abs=1e-3)
 
 

@@ -49,7 +49,7 @@ def test_pixels_that_do_not_count_are_left_out() -> None:
 
 
 def test_probabilities_get_nearer_and_masks_stay() -> None:
-    method = light()
+    method = light(1)
     calibration = method.calibration
     calibration.temperature.zero_()
     before = _state(method)

@@ -191,13 +191,13 @@ def _counted(
     def read(numbers: range) -> EpisodeBatch:
         return read_batch(dataset, [episodes[i] for i in numbers], method.config.image_size, settings)
 
-    for numbers, ready in zip(batches, _read_ahead(read, batches, workers), strict=True):
+    for numbers, ready in zip(batches, read_ahead(read, batches, workers), strict=True):
         masks, seconds = segment_batch(method, ready, settings)
         yield numbers, np.stack([episode_counts(m, t, seconds) for m, t in zip(masks, ready.truths, strict=True)])
 
 
-def _read_ahead(read: Callable[[range], EpisodeBatch], groups: Sequence[range], workers: int) -> Iterator[EpisodeBatch]:
-    """The batches in order, up to two for each thread read before they are asked for."""
+def read_ahead(read: Callable[[range], EpisodeBatch], groups: Sequence[range], workers: int) -> Iterator[EpisodeBatch]:
+    """The batches in order, up to two for each of the `workers` threads read before they are asked for."""
     if not workers:
         yield from map(read, groups)
         return

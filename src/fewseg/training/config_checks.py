@@ -83,7 +83,7 @@ def _check_data(config: TrainConfig) -> None:
     if config.patience and not config.validates:
         raise InvalidOption("patience without validation: give validation_episodes and validation_classes")
     if config.small_queries and config.queries != "images":
-        raise InvalidOption(f"small_queries with queries {config.queries}: they are among the queries of images only")
+        raise InvalidOption(f"small_queries with queries {config.queries}: leave it out, or give queries images")
 
 
 def _check_feature_cache(config: TrainConfig) -> None:

@@ -206,7 +206,13 @@ class Run:
     def _validate(self) -> None:
         config, size, batch = self.config, self.method.config.image_size, micro_batch_size(self.config, self.processes)
         miou, fb_iou, parts = validate(
-            self._smooth, self.data.validation, size=size, batch=batch, amp=config.amp, processes=self.processes
+            self._smooth,
+            self.data.validation,
+            size=size,
+            batch=batch,
+            amp=config.amp,
+            workers=config.workers,
+            processes=self.processes,
         )
         values = {f"val_miou/{name}": value for name, value in parts.items()} if len(parts) > 1 else {}
         self._note(val_miou=miou, val_fb_iou=fb_iou, **values)

@@ -88,19 +88,19 @@ def with_negatives(sets: Sequence[ValidationSet], seed: int) -> list[Pair]:
     pairs: list[Pair] = []
     for number, part in enumerate(sets):
         rng = np.random.default_rng([seed, 6, number])
+        absent = {c: _queries_without(part, c) for c in {episode.class_id for episode in part.episodes}}
         for episode in part.episodes:
-            names = _queries_without(part, episode)
-            if names:
+            if names := absent[episode.class_id]:
                 negative = Episode(names[int(rng.integers(len(names)))], episode.support, episode.class_id)
                 pairs.append((part, episode, negative))
     return pairs
 
 
-def _queries_without(part: ValidationSet, episode: Episode) -> list[str]:
-    """Queries of other classes whose image does not show the episode's class."""
-    shown = set(part.dataset.names(episode.class_id))
-    names = {other.query for other in part.episodes if other.class_id != episode.class_id} - shown
-    return sorted(name for name in names if not (part.dataset.mask(name, episode.class_id) == 1).any())
+def _queries_without(part: ValidationSet, class_id: int) -> list[str]:
+    """Queries of other classes whose image does not show this one."""
+    shown = set(part.dataset.names(class_id))
+    names = {episode.query for episode in part.episodes if episode.class_id != class_id} - shown
+    return sorted(name for name in names if not (part.dataset.mask(name, class_id) == 1).any())
 
 
 def _read(dataset: Dataset, episode: Episode, size: int) -> EpisodeTensors:
