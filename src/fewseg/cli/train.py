@@ -41,7 +41,8 @@ class Options(LogOptions):
     """A YAML file with any of these options, `lr: 0.01`: as --show prints it, and as every run writes OUT/config.yaml.
     What is given beside it counts instead."""
     recipe: str | None = None
-    """Settings of a paper by name, METHOD-BENCHMARK-BACKBONE: dcama-pascal5i-resnet50, sccan-coco20i-resnet101-5shot.
+    """Settings by name: of a paper, METHOD-BENCHMARK-BACKBONE, as dcama-pascal5i-resnet50 or
+    sccan-coco20i-resnet101-5shot, or ours for any data over a foundation model, METHOD/BACKBONE, as dcama/dinov2-small.
     What a config file or the command line says counts instead."""
     show: bool = False
     """Print all settings as YAML for --config, and end."""
@@ -62,7 +63,7 @@ def _from_recipe(app: Any, commands: tuple[str, ...], arguments: ArgumentCollect
         recipe = find_recipe(name)
         fields = recipe.fields(_fold(arguments))
         if given(arguments, "--show"):
-            fields["data"] = f"{recipe.benchmark}:ROOT"
+            fields["data"] = f"{recipe.benchmark}:ROOT" if recipe.benchmark else "ROOT"
         Dict(fields, source=f"recipe {name}", use_commands_as_keys=False)(app, commands, arguments)
 
 

@@ -2,6 +2,8 @@
 
 What a paper states is as its released code does it, the total batch included, however many processes divide it. What
 is left open, and what would take too long, is ours, and `Recipe.ours` keeps the two apart.
+
+`dcama/dinov2-small` is for any data, a method over a foundation model that stays frozen: all of it is ours.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class Recipe:
     source: str
     """The paper."""
     benchmark: str
-    """What the word of the data begins with: `pascal5i:ROOT`."""
+    """What the word of the data begins with: `pascal5i:ROOT`; empty where the recipe is for any data."""
     published: _Fields
     """Fields of `TrainConfig` as the paper or, where the two differ, the released code has them."""
     ours: _Fields
@@ -37,6 +39,8 @@ class Recipe:
 
     def fields(self, fold: int = 0) -> dict[str, Any]:
         """All fields of `TrainConfig` that the recipe sets for a fold; raises `InvalidOption` where there is none."""
+        if not self.benchmark:
+            return {**self.ours, "episodes_per_epoch": self.episodes[0]}
         if not 0 <= fold < len(self.episodes):
             raise InvalidOption(
                 f"fold {fold} of recipe {self.name}: {self.benchmark} has 0 to {len(self.episodes) - 1}"
@@ -167,11 +171,45 @@ RECIPES: Final[dict[str, Recipe]] = {recipe.name: recipe for recipe in _all()}
 """Recipes by name."""
 
 
+_FOUNDATION: Final[_Fields] = {
+    "pretrained": True,
+    "train_backbone": False,
+    "image_size": 448,  # whole patches of 14 and of 16
+    "cached_views": 1,  # the backbone is most of a step: once an image instead
+    "augment": "none",
+    "optimiser": "adamw",
+    "lr": 1e-4,
+    "clip_grad": 1.0,
+    "batch_size": 8,
+    "epochs": 30,
+    "shots": (1,),
+}
+_FOUNDATION_METHODS: Final[dict[str, _Fields]] = {
+    "dcama": {},
+    "dcama_light": {"loss": "ce+dice"},
+    "hsnet": {},
+    "prototype": {"model_kwargs": ("learned=True",)},
+    "sccan": {"loss": "dice"},
+}
+
+
+def _foundation() -> Iterator[Recipe]:
+    for method, own in _FOUNDATION_METHODS.items():
+        for backbone in (f"{family}-{size}" for family in ("dinov2", "dinov3") for size in ("small", "base", "large")):
+            fields = {**_FOUNDATION, **own, "method": method, "backbone": backbone}
+            yield Recipe(f"{method}/{backbone}", "ours, not measured", "", {}, fields, (2000,))
+
+
+FOUNDATION_RECIPES: Final[dict[str, Recipe]] = {recipe.name: recipe for recipe in _foundation()}
+"""Recipes for any data over foundation models, by name."""
+
+
 def find_recipe(name: str) -> Recipe:
     """The recipe of that name; raises `InvalidOption` with the nearest known names."""
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    return RECIPES[name]
+    known = RECIPES | FOUNDATION_RECIPES
+    if name not in known:
+        raise unknown("recipe", name, known)
+    return known[name]
 
 
 def remark(name: str, value: Any, recipe: Recipe | None) -> str:
