@@ -8,13 +8,13 @@ import random
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fewseg.core.errors import InvalidOption
-from fewseg.models.backbones import create
 from fewseg.models.methods import create_method
 from fewseg.models.methods.hsnet import HSNet, HSNetConfig
 from fewseg.models.methods.saved_names import first_identity
@@ -280,10 +280,17 @@ def test_keys_of_taught_supports_are_those_from_before_the_option() -> None:
     assert first_identity("hsnet", dataclasses.asdict(HSNetConfig())) == ("hsnet", values)
 
 
-@pytest.mark.parametrize(("backbone", "weights"), [("resnet50", "resnet50.tv_in1k"), ("vgg16", "vgg16.tv_in1k")])
-def test_pretrained_backbones_are_torchvisions_first(monkeypatch, backbone: str, weights: str) -> None:
-    asked = []
-    monkeypatch.setattr(create, "_download", lambda pyramid, name: asked.append((pyramid.name, name)))
-    create_method("hsnet", backbone=backbone, pretrained=True)
-    assert asked == [(HSNet.backbone_aliases.get(backbone, backbone), weights)]
-    assert timm.get_pretrained_cfg(weights).hf_hub_id
+@pytest.mark.parametrize(
+    ("backbone", "weights", "classifier"),
+    [("resnet50", "resnet50.tv_in1k", "fc.bias"), ("vgg16", "vgg16.tv_in1k", "pre_logits.fc1.bias")],
+)
+def test_pretrained_backbones_are_torchvisions_first(
+    monkeypatch, tmp_path, backbone: str, weights: str, classifier: str
+) -> None:
+    """By timm's name for them, from the folder of weights where there is no network."""
+    monkeypatch.setenv("FEWSEG_WEIGHTS", str(tmp_path))
+    published = {k: v.clone() for k, v in create_method("hsnet", backbone=backbone).backbone.net.state_dict().items()}
+    save_file({**published, classifier: torch.zeros(1)}, tmp_path / f"{weights}.safetensors")
+    own = create_method("hsnet", backbone=backbone, pretrained=True).backbone.net.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in published.items())
+    assert timm.get_pretrained_cfg(weights).tag == "tv_in1k"
