@@ -213,6 +213,7 @@ class Session:
         box: Sequence[float] | None = None,
         points: Sequence[Sequence[float]] | None = None,
         scribble: Sequence[Any] | None = None,
+        label: str | None = None,
     ) -> NDArray[np.bool_]:
         """The mask (H, W) that `teach` would make from a prompt. Nothing is saved.
 
@@ -221,11 +222,13 @@ class Session:
             box: x0, y0, x1, y1 around the object, in pixels of the upright image.
             points: each x, y, and 1 where it is inside or 0 where it is outside.
             scribble: a line inside, as places x, y; or several lines.
+            label: what the object is: examples that the label has help to find it.
 
         Raises:
             InvalidImage, InvalidSupport, ServerError: something cannot be sent, or is refused.
         """
-        form = _form([("marks", _prompt(box, points, scribble))], [("image", image)])
+        fields = [("marks", _prompt(box, points, scribble)), *([] if label is None else [("label", label)])]
+        form = _form(fields, [("image", image)])
         mask: NDArray[np.uint8] = coco.decode(self._client._json("POST", f"{self._path}/outline", form=form))
         return mask.astype(np.bool_)
 

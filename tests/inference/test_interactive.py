@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fewseg.core.errors import FewsegError, InvalidOption, InvalidSupport
+from fewseg.core.errors import FewsegError, InvalidMask, InvalidOption, InvalidSupport
 from fewseg.formats import read_supports
 from fewseg.formats.mask_folders import read_mask_folders
+from fewseg.images import open_image
 from fewseg.images.prompts import Prompt, read_prompts
-from fewseg.inference.interactive import region_features
 from fewseg.inference.segmenter import Segmenter
+from fewseg.inference.self_support import SelfSupport, region_features
 from fewseg.models.backbones.capture import maps_seen
 from fewseg.models.methods import FewShotMethod
 from helpers.colour_method import ColourMethod, blob, iou
@@ -70,6 +71,64 @@ def test_what_is_marked_is_outlined_and_taught(way: str, embedded: FewShotMethod
     made.teach("painted", pixels, mask)
     assert made._supports["disc"].digests == made._supports["painted"].digests  # the very same example
     assert iou(made.segment(scene(1)[0]).masks["disc"], disc) > 0.8
+
+
+def test_a_rough_mask_is_an_example_of_its_own_image(embedded: FewShotMethod) -> None:
+    """What `SelfSupport` computes with shared maps is what teaching and segmenting the same image give."""
+    pixels, disc = scene()
+    rough = disc & (np.mgrid[: SIZE[1], : SIZE[0]][1] < 85)
+    plain = Segmenter(embedded, device="cpu")
+    square = Image.fromarray(pixels).resize((384, 384), Image.Resampling.BILINEAR)
+    small = np.asarray(Image.fromarray(rough.astype(np.uint8)).resize((384, 384), Image.Resampling.NEAREST))
+    plain.teach("disc", square, small, value=1)
+    expected = plain.predict(plain.encode([plain.preprocess(square)]))[0][0].numpy()
+    known = SelfSupport(embedded, open_image(square))
+    values = known.like(small == 1)
+    assert values is not None
+    np.testing.assert_allclose(values, expected, atol=1e-4)
+    half = known.like(small[:, :288] == 1, (0, 0, 0.75, 1))  # cut out of the whole image
+    np.testing.assert_allclose(half, values[:, :288], atol=1e-4)
+    assert known.like(np.zeros((384, 384), bool)) is None
+    corner = (0.25, 0.25, 0.5, 0.75)  # encoded by itself
+    part = known.like(np.ones((20, 10), bool), corner)
+    assert part is not None
+    assert part.shape == (20, 10)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_label_was_taught_helps(way: str, embedded: FewShotMethod) -> None:
+    """The prompted disc is half red and half green; only an example tells that both halves belong to it."""
+    pixels, disc = scene()
+    two = pixels.copy()
+    right = disc & (np.mgrid[: SIZE[1], : SIZE[0]][1] >= 85)
+    two[right] = (200, 190, 40)
+    made = Segmenter(embedded, device="cpu")
+    made.teach("disc", two[::-1].copy(), disc[::-1].copy())
+    alone, helped = made.mask_from_prompt(two, **WAYS[way]), made.mask_from_prompt(two, **WAYS[way], label="disc")
+    assert iou(helped, disc) > 0.9
+    assert iou(helped, disc) >= iou(alone, disc) - 0.02
+    again = Segmenter(embedded, device="cpu").with_supports(made.supports)
+    again.teach("disc", two, **WAYS[way])  # by its own examples, too
+    made.teach("disc", two, helped)
+    assert again.fingerprint == made.fingerprint
+
+
+def test_a_label_that_was_not_taught_is_refused(embedded: FewShotMethod) -> None:
+    made = segmenter()
+    with pytest.raises(InvalidSupport, match="no label 'disc'"):
+        made.mask_from_prompt(scene()[0], box=BOX, label="disc")
+
+
+def test_a_place_outside_takes_back_what_is_like_it(embedded: FewShotMethod) -> None:
+    pixels, disc = scene()
+    made = Segmenter(embedded, device="cpu")
+    pixels[60:100, 150:190] = (60, 160, 60)
+    wide = [(80, 75, 1), (170, 80, 1)]
+    mask = made.mask_from_prompt(pixels, points=wide)
+    assert mask[80, 170]
+    narrow = made.mask_from_prompt(pixels, points=[(80, 75, 1), (170, 80, 0)])
+    assert not narrow[62:98, 152:188].any()
+    assert iou(narrow, disc) > 0.8
 
 
 def test_regions_are_told_apart_by_the_models_features(embedded: FewShotMethod) -> None:
@@ -228,13 +287,16 @@ def test_a_list_marks_several_objects(tmp_path: Path, embedded: FewShotMethod) -
         ({"box": [1, 2, 3]}, "a.weak.json: box"),
         ({"box": [1, 2, 10**400, 4]}, "4 finite numbers"),
         ({"points": [[900, 2, 1]]}, r"support of 'disc': prompts of .*a\.jpg: place 900, 2 lies outside"),
-        ({"box": [80.2, 70.2, 80.4, 70.4]}, r"the prompts of .*a\.jpg outline nothing: draw a larger box"),
+        (
+            {"box": [80.2, 70.2, 80.4, 70.4]},
+            r"the mask of .*a\.jpg vanishes at the model's input size of 64",
+        ),
         ({"box": [-40, -25, -1, -1]}, r"prompts of .*a\.jpg: box -40, -25, -1, -1 in an image of"),
     ],
 )
 def test_bad_files_of_marks(tmp_path: Path, content: object, words: str) -> None:
     root = weak_folder(tmp_path / "support", content)
-    with pytest.raises(InvalidSupport, match=words) as caught:
+    with pytest.raises((InvalidSupport, InvalidMask), match=words) as caught:
         read_supports(root).teach(segmenter())
     assert "\n" not in str(caught.value)
 

@@ -164,15 +164,30 @@ def test_marks_that_cannot_be_meant(http: TestClient, marks: Any, said: str) -> 
     assert http.get(f"{path}/labels").json() == []
 
 
-def test_an_empty_outline_is_not_taught(http: TestClient) -> None:
-    """As of boxes much smaller than a superpixel."""
-    library = Segmenter(ColourMethod(), device="cpu")
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (93, 249, 3), np.uint8))
-    boxes = ((x, 13, x + 1, 14) for x in range(90, 120))
-    box = next(box for box in boxes if not library.mask_from_prompt(image, box=box).any())
-    path, text = started(http), {"marks": json.dumps({"box": box})}
+def test_an_empty_outline_is_not_taught(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, box = noisy(), {"box": BOX}
+    monkeypatch.setattr(Segmenter, "mask_from_prompts", lambda *_: np.zeros((image.height, image.width), bool))
+    path, text = started(http), {"marks": json.dumps(box)}
     assert not coco.decode(http.post(f"{path}/outline", data=text, files={"image": png(image)}).json()).any()
-    refused(send(http, path, [{"box": box}], image), 422, "the prompts of 'red' outline nothing: draw a larger box")
+    refused(send(http, path, [box], image), 422, "the prompts of 'red' outline nothing: draw a larger box")
+
+
+def test_examples_of_a_label_help(http: TestClient) -> None:
+    """As in the library, when the label is named and when the example is one more of it."""
+    path, library = started(http), Segmenter(ColourMethod(), device="cpu")
+    image, mask = blob("red", place=0.3)
+    assert http.post(f"{path}/shots", data={"label": "red"}, files=pair(image, mask)).status_code == 201
+    library.teach("red", image, mask)
+    other, there = blob("red", place=0.7)
+    row, column = (int(v.mean()) for v in np.nonzero(np.asarray(there)))
+    prompt = {"points": [(column, row, 1)]}
+    expected = library.mask_from_prompt(other, **prompt, label="red")
+    text, files = {"marks": json.dumps(prompt)}, {"image": png(other)}
+    for label in ({"label": "red"}, {}, {"label": "new"}):
+        answer = http.post(f"{path}/outline", data={**text, **label}, files=files).json()
+        alone = library.mask_from_prompt(other, **prompt)
+        np.testing.assert_array_equal(coco.decode(answer), expected if label == {"label": "red"} else alone)
+    np.testing.assert_array_equal(coco.decode(send(http, path, [prompt], other).json()["outlines"][0]), expected)
 
 
 def test_an_image_comes_with_a_mask_or_with_marks(http: TestClient) -> None:

@@ -62,12 +62,40 @@ def test_boxes_clicks_and_scribbles(page: Page) -> None:
     assert upper[55, 70]
     both = asked(page, points=[[70, 55, 1], [70, 105, 1]])
     assert both[105, 70]
-    assert (both & disc).sum() > (upper & disc).sum() * 1.2
+    patch, patches = (asked(page, points=p, mode="superpixel") for p in ([[70, 55, 1]], [[70, 55, 1], [70, 105, 1]]))
+    assert (patches & disc).sum() > (patch & disc).sum() * 1.2
     line = asked(page, scribble=[[70, 45], [70, 115]])
     assert iou(line, disc) > 0.75
     assert line[80, 70]
     without = asked(page, scribble=[[70, 45], [70, 115]], points=[[70, 105, 0]])
     assert not without[105, 70]
+
+
+def test_the_labels_examples_in_other_images_help(tmp_path: Path) -> None:
+    masks = write_images(tmp_path, "rrb")
+    with serving(tmp_path) as page:
+        label = page.add_label("disc")
+        page.paint("0.png", label, masks["0.png"])
+        page.wait()
+        assert page.engine is not None
+        engine = page.engine
+        images = {p.shown_name: p for p in engine.project.images.values()}
+
+        def known(name: str) -> np.ndarray | None:
+            return engine.call(lambda: engine.predictor.by_other_images(images[name], label, engine.plan))
+
+        assert known("0.png") is None  # its own example does not count
+        other = known("1.png")
+        assert other is not None
+        found = np.asarray(Image.fromarray(other).resize(masks["1.png"].shape[::-1])) >= 0.5
+        assert iou(found, masks["1.png"]) > 0.8
+        kept, engine.predictor.results = engine.predictor.results, {}  # as if it were not predicted yet
+        np.testing.assert_array_equal(known("1.png"), other)
+        engine.predictor.results = kept
+        row, column = (int(v.mean()) for v in np.nonzero(masks["1.png"]))
+        body = {"points": [[column, row, 1]], "label": label}
+        answer = page.ask("POST", f"/pictures/{page.id('1.png')}/assist", json=body)
+        assert iou(np.asarray(Image.open(io.BytesIO(answer))) > 0, masks["1.png"]) > 0.8
 
 
 @pytest.mark.parametrize("mode", ["grow", "superpixel"])

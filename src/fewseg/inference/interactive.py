@@ -8,12 +8,14 @@ far apart as colours and features together say, both in medians between neighbou
   whose size is near the one asked for and which differs most from what it would be merged with.
 - `grown` and `in_box` solve the random walker with priors (Grady 2005, "Multilabel Random Walker Image Segmentation
   Using Prior Models"): prompted places inside are 1, those outside 0, and the prior of the others compares their
-  similarity to the foreground and to the background. For clicks and scribbles the foreground is the places inside, the
-  background the whole image and the places outside, and `size` shifts the prior; what is not connected with a place
-  inside is left out. For a box, as in GrabCut (Rother et al. 2004), it is everything in it against everything around
-  it, then, repeatedly, the mask so far against the rest.
+  similarity to the foreground and to the background. For clicks the foreground is the places inside, the background
+  the whole image and the places outside, and `extent` shifts the prior; what is not connected with a place inside is
+  left out. For a box, as in GrabCut (Rother et al. 2004), it is everything in it against everything around it, then,
+  repeatedly, the mask so far against the rest.
+- `fewseg.inference.prompted` makes the object of such a rough mask, with what the model finds from it and what the
+  label's examples find.
 
-Nothing is learnt here. docs/weak-annotation.md measures what such examples cost against full masks.
+docs/weak-annotation.md measures the masks, and what such examples cost against full masks.
 """
 
 from __future__ import annotations
@@ -22,16 +24,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.special import expit
 from torch import Tensor
-from torch.nn import functional as F
 
 from fewseg.core.errors import InvalidOption
 from fewseg.images import ImageLike, open_image
 from fewseg.images.prompts import Box, Place, Point, Prompt
-from fewseg.images.transforms import resize_by_centres
+from fewseg.inference.prompted import Floats, Guidance, Search
 from fewseg.inference.superpixels import Regions, Window, cut
 
 Mode: TypeAlias = Literal["superpixel", "grow"]
@@ -43,43 +44,26 @@ _ROUNDS: Final = 5
 _MARGIN: Final = 0.5
 """Width of the context around a box on each side, as a share of the box's side."""
 
-_PULL, _PULL_BOX = 0.1, 0.3
-"""Weight of a region's prior, against that of a neighbour at distance 0."""
+_PULL_POINTS, _PULL = 0.1, 0.3
+"""Weight of a superpixel's prior, against that of a neighbour at distance 0."""
 
 _BACKGROUND: Final = 1.0
 """Log odds for the background that the similarity to the whole image gets."""
 _SMALLEST, _SPAN = -2.5, 8.0
-"""Log odds that a click starts from, and that `size` adds."""
+"""Log odds that `extent` starts from, and that it adds."""
 
-_STRIDE: Final = 16
-"""The coarsest map that helps to tell regions apart."""
+_NEAR, _ALONG = 0.3, 0.06
+"""How far from a point, and from a scribble, the rough mask reaches at most, in longer sides of the image."""
 
 _CENTRE: Final = 1.0
 """Log odds of the middle of a box; at its corners they are as much against."""
 
 
-def region_features(maps: Sequence[Tensor], inputs: Tensor) -> Tensor:
-    """Unit vectors (B, c, h, w) that tell neighbouring regions apart, from a backbone's maps for inputs (B, 3, s, s).
+def prompter(image: ImageLike, features: Tensor, guidance: Guidance) -> Callable[[Prompt], NDArray[np.bool_]]:
+    """A function that gives the mask (H, W), at the image's size, of the object that a prompt stands for.
 
-    Of each resolution up to a stride of 16 the last map, at the size of 1/8; colours where there are no maps.
-    """
-    square = [m for m in maps if m.ndim == 4]
-    side = inputs.shape[-1]
-    last = {m.shape[-1]: m for m in square if side / _STRIDE <= m.shape[-1] <= side / 6}
-    if not last:
-        last = {m.shape[-1]: m for m in square[-1:]}
-    if not last:
-        return F.interpolate(inputs, (max(1, side // 8),) * 2, mode="area").half()
-    size = (max(last),) * 2
-    same = [resize_by_centres(F.normalize(m.float(), dim=1), size) for m in last.values()]
-    return F.normalize(torch.cat(same, 1), dim=1).half().cpu()
-
-
-def mask_of_prompts(image: ImageLike, prompts: Sequence[Prompt], features: Tensor) -> NDArray[np.bool_]:
-    """The mask (H, W), at the image's size, of the objects that `prompts` stand for, one each.
-
-    `features` (c, h, w) are the whole image's, as `region_features` gives them. Raises
-    `InvalidImage`, `InvalidSupport` for a place outside the image and `InvalidOption` for a box outside.
+    `features` (c, h, w) are the whole image's, as `region_features` gives them. Raises `InvalidImage`; the function
+    raises `InvalidSupport` for a place outside the image and `InvalidOption` for a box outside.
     """
     size = open_image(image, at_least=1).size
     kept: dict[Window, Regions] = {}
@@ -89,16 +73,17 @@ def mask_of_prompts(image: ImageLike, prompts: Sequence[Prompt], features: Tenso
             kept[window] = cut(image, features, window)
         return kept[window]
 
-    mask = np.zeros((size[1], size[0]), bool)
-    for prompt in prompts:
+    def mask_of(prompt: Prompt) -> NDArray[np.bool_]:
         prompt.check_within(size)
-        mask |= region(size, regions_of, prompt.points, box=prompt.box, scribble=prompt.scribble)
-    return mask
+        return region(size, regions_of, guidance, prompt.points, box=prompt.box, scribble=prompt.scribble)
+
+    return mask_of
 
 
 def region(
     size: tuple[int, int],
     regions_of: Callable[[Window], Regions],
+    guidance: Guidance,
     points: Sequence[Point] = (),
     *,
     box: Box | None = None,
@@ -111,10 +96,11 @@ def region(
     Args:
         size: width and height of the image in pixels.
         regions_of: gives the superpixels of a window of the image.
+        guidance: what the model finds from a rough mask, and what the label's examples find.
         points: x, y, and 1 for a place on the object or 0 for one off it.
         box: x0, y0, x1, y1 around the object; points may correct the mask.
         scribble: lines on the object, each a list of places.
-        mode: `superpixel` for `merged` regions, `grow` for `grown` ones; with a box, always `in_box`.
+        mode: `grow` for the object, `superpixel` for `merged` regions; with a box, always the object.
         extent: wanted size of the mask, from 0, the smallest, to 1, the largest; without effect on a box.
 
     Raises:
@@ -126,19 +112,24 @@ def region(
     frame = _pixels((0, 0, *size) if box is None else box, size)
     window = frame if box is None else _around(frame, size)
     width, height = size
-    regions = regions_of((window[0] / width, window[1] / height, window[2] / width, window[3] / height))
+    shares = window[0] / width, window[1] / height, window[2] / width, window[3] / height
+    regions = regions_of(shares)
     drawn = [place for line in lines for place in _along(line, size)]
     within, without = _prompted(regions, points, drawn, size, window)
+    search = Search(guidance, regions, shares, within, without)
     if box is not None:
-        chosen = in_box(regions, _shares(frame, window), within, without)
+        part = _shares(frame, window)
+        odds = search.in_box(in_box(regions, part, within, without)[regions.labels], part)
     elif not len(within):  # all of a scribble was taken back
-        chosen = np.zeros(regions.count, bool)
+        odds = np.full(regions.labels.shape, -1, np.float32)
+    elif mode == "superpixel":
+        odds = np.where(merged(regions, within, without, extent)[regions.labels], 1, -1).astype(np.float32)
     else:
-        chosen = (merged if mode == "superpixel" else grown)(regions, within, without, extent)
-    part = _enlarged(chosen[regions.labels], (window[2] - window[0], window[3] - window[1]))
+        odds = search.around(_rough(regions, points, drawn, size, within, without, extent), _SPAN * (extent - 0.5))
+    found = _enlarged(odds, (window[2] - window[0], window[3] - window[1]))
     mask = np.zeros((height, width), bool)
     left, top, right, bottom = frame
-    mask[top:bottom, left:right] = part[top - window[1] : bottom - window[1], left - window[0] : right - window[0]]
+    mask[top:bottom, left:right] = found[top - window[1] : bottom - window[1], left - window[0] : right - window[0]]
     return mask
 
 
@@ -207,6 +198,29 @@ def _prompted(
     return np.union1d(stands, np.setdiff1d(places(line), without)), without
 
 
+def _rough(
+    regions: Regions,
+    points: Sequence[Point],
+    drawn: Sequence[Place],
+    size: tuple[int, int],
+    within: NDArray[np.int64],
+    without: NDArray[np.int64],
+    extent: float,
+) -> NDArray[np.bool_]:
+    """What surely belongs to an object (h, w): what has `grown` near points, or what is near a scribble."""
+    height, width = regions.labels.shape
+    y, x = np.mgrid[:height, :width] + 0.5
+    places = np.array(drawn or [_within((x, y), size) for x, y, kind in points if kind]) / size * (width, height)
+    apart = np.full((height, width), np.inf)
+    for across, down in places:
+        np.minimum(apart, np.hypot(x - across, y - down), out=apart)
+    near = apart <= (_ALONG if drawn else _NEAR) * max(width, height)
+    near &= ~np.isin(regions.labels, without)
+    if not drawn:
+        near &= grown(regions, within, without, extent)[regions.labels]
+    return near | np.isin(regions.labels, within)
+
+
 def merged(regions: Regions, within: NDArray[np.int64], without: NDArray[np.int64], size: float) -> NDArray[np.bool_]:
     """Which superpixels (n,) belong to the tree's regions around the places inside, of about that size."""
     chosen = np.zeros(regions.count, bool)
@@ -235,8 +249,8 @@ def grown(regions: Regions, within: NDArray[np.int64], without: NDArray[np.int64
     background = regions.background_similarity + _BACKGROUND
     if len(without):
         background = np.logaddexp(background, regions.similarity(without))
-    prior = _sigmoid(regions.similarity(within) - background + (_SMALLEST + _SPAN * size))
-    values = regions.walk(prior, np.full(regions.count, _PULL), within, without)
+    prior = expit(regions.similarity(within) - background + (_SMALLEST + _SPAN * size))
+    values = regions.walk(prior, np.full(regions.count, _PULL_POINTS), within, without)
     return regions.connected(values >= 0.5, within)
 
 
@@ -264,7 +278,7 @@ def in_box(regions: Regions, box: Box, within: NDArray[np.int64], without: NDArr
         if not len(there):
             break
         odds = regions.similarity(here) - regions.similarity(there)
-        values = regions.walk(_sigmoid(odds + place), np.full(regions.count, _PULL_BOX), within, outside)
+        values = regions.walk(expit(odds + place), np.full(regions.count, _PULL), within, outside)
         new = (values >= 0.5) & inside
         if not new.any() or (new == current).all():
             break
@@ -272,13 +286,7 @@ def in_box(regions: Regions, box: Box, within: NDArray[np.int64], without: NDArr
     return current
 
 
-def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-np.clip(values, -30, 30)))
-
-
-def _enlarged(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask at `size` (width, height) with smooth outlines."""
-    if (mask.shape[1], mask.shape[0]) == size:
-        return mask
-    image = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
-    return np.asarray(image.resize(size, Image.Resampling.BICUBIC)) >= 128
+def _enlarged(odds: Floats, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask where log odds (h, w) are at least 0, at `size` (width, height) with smooth outlines."""
+    image = Image.fromarray(np.floor(expit(odds) * 256).clip(0, 255).astype(np.uint8))
+    return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)) >= 128

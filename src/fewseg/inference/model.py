@@ -6,7 +6,7 @@ import copy
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -20,13 +20,14 @@ from fewseg.images.doubts import MEANT, mask_doubt
 from fewseg.images.masks import INSTANCES, MaskValue, read_instances
 from fewseg.images.prompts import Prompt
 from fewseg.inference.adaptation.examples import Example
-from fewseg.inference.interactive import mask_of_prompts, region_features
+from fewseg.inference.interactive import prompter
 from fewseg.inference.objects.examples import ExampleObjects
 from fewseg.inference.postprocess import PresenceRule
 from fewseg.inference.predict import EncodedImages, encode_images
 from fewseg.inference.preprocess import PreparedImage, input_sizes, open_for, prepare, prepare_mask
-from fewseg.inference.supports import LabelSupport
-from fewseg.models.backbones.capture import maps_seen
+from fewseg.inference.prompted import Guidance
+from fewseg.inference.self_support import SelfSupport
+from fewseg.inference.supports import LabelSupport, unknown_label
 from fewseg.models.checkpoints import ModelName, fingerprint, open_model
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.presence import DEFAULT_THRESHOLD, PresenceScale
@@ -142,6 +143,7 @@ class InferenceModel:
         box: Sequence[float] | None = None,
         points: Sequence[Sequence[float]] | None = None,
         scribble: Sequence[Any] | None = None,
+        label: str | None = None,
     ) -> NDArray[np.bool_]:
         """The mask (H, W) of the object that one prompt stands for: what `teach` learns from.
 
@@ -150,19 +152,34 @@ class InferenceModel:
             box: x0, y0, x1, y1 around the object, in pixels of the upright image.
             points: each x, y, and 1 where it is inside or 0 where it is outside.
             scribble: a line inside, as places x, y; or several lines.
+            label: what the object is, where that has been taught: its examples help to find it.
 
         Raises:
-            InvalidImage, InvalidSupport, InvalidOption: it cannot be read, or such a prompt cannot be meant.
+            InvalidImage, InvalidSupport, InvalidOption: it cannot be read, such a prompt cannot be meant, or the label
+                was not taught.
         """
-        return self.mask_from_prompts(image, [Prompt.of(box=box, points=points, scribble=scribble)])
+        return self.mask_from_prompts(image, [Prompt.of(box=box, points=points, scribble=scribble)], label)
+
+    def mask_from_prompts(
+        self, image: ImageLike, prompts: Sequence[Prompt], label: str | None = None
+    ) -> NDArray[np.bool_]:
+        """The mask (H, W) of all objects that prompts stand for, one each; raises as `mask_from_prompt`."""
+        mask_of = self.prompter(image, label)
+        return np.logical_or.reduce([mask_of(prompt) for prompt in prompts])
 
     @torch.no_grad()
-    def mask_from_prompts(self, image: ImageLike, prompts: Sequence[Prompt]) -> NDArray[np.bool_]:
-        """The mask (H, W) of all objects that prompts stand for, one each; raises as `mask_from_prompt`."""
-        inputs = self.preprocess(image).inputs[0][None]
-        with maps_seen(self.method.backbone) as maps:
-            self.method.encode_query(inputs.to(self.method.device))
-        return mask_of_prompts(image, prompts, region_features(maps, inputs)[0])
+    def prompter(self, image: ImageLike, label: str | None = None) -> Callable[[Prompt], NDArray[np.bool_]]:
+        """A function that gives the mask (H, W) of one prompt after another in an image, which is encoded once.
+
+        It raises as `mask_from_prompt` does, and this `InvalidImage` and for a label that was not taught.
+        """
+        taught = None if label is None else self.label_probabilities(image, label)
+        known = SelfSupport(self.method, open_for(image, self.input_sizes))
+        return prompter(image, known.features, Guidance(known.like, taught))
+
+    def label_probabilities(self, image: ImageLike, label: str) -> NDArray[np.float32]:
+        """Probabilities (h, w) of a label by its examples; raises `InvalidSupport` where it was not taught."""
+        raise unknown_label(label, ())
 
     @property
     def presence_rule(self) -> PresenceRule:

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fewseg.core.devices import choose_device
@@ -28,7 +30,7 @@ from fewseg.inference.persistence import load_segmenter, save_segmenter
 from fewseg.inference.postprocess import full_size_prediction
 from fewseg.inference.predict import EncodedImages, predict_labels
 from fewseg.inference.presence_fit import ENOUGH, fitted_threshold
-from fewseg.inference.supports import LabelSupport
+from fewseg.inference.supports import LabelSupport, unknown_label
 from fewseg.inference.taught import TaughtModel
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.presence import task_threshold
@@ -164,6 +166,13 @@ class Segmenter(TaughtModel):
             self.require_labels()
             supports = self._supports
         return predict_labels(self.method, features, list(supports.values()))
+
+    @torch.no_grad()
+    def label_probabilities(self, image: ImageLike, label: str) -> NDArray[np.float32]:
+        if label not in self._supports:
+            raise unknown_label(label, self.labels)
+        own = self.with_supports({label: self._supports[label]})
+        return own.predict(own.encode([own.preprocess(image)]))[0][0].numpy()
 
     def postprocess(self, coarse: Tensor, size: tuple[int, int], *, probabilities: bool = True) -> Prediction:
         """The result at the image's size (width, height) from its probabilities (labels, s, s) at the model's."""

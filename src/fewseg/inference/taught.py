@@ -104,7 +104,7 @@ class TaughtModel(InferenceModel):
             raise InvalidSupport(f"a prompt for {len(image)} images of {label!r}: teach them one by one")
         if value is not None:
             raise InvalidOption(f"value {value!r} chooses in a mask, and {label!r} has none: leave it out")
-        mask = self.mask_from_prompt(image, **prompt)
+        mask = self.mask_from_prompt(image, **prompt, label=label if label in self._supports else None)
         require_foreground(mask, repr(label))
         return mask
 

@@ -56,9 +56,14 @@ class ServedModel:
         check_label(label)
         return self._base.encode_example(image, mask, value)
 
-    def mask_from_prompts(self, image: ImageLike, prompts: Sequence[Prompt]) -> NDArray[np.bool_]:
-        """The mask (H, W) of all objects that prompts stand for; raises as `Segmenter.mask_from_prompts` does."""
-        return self._base.mask_from_prompts(image, prompts)
+    def mask_from_prompts(
+        self, image: ImageLike, prompts: Sequence[Prompt], supports: SupportsByLabel, label: str | None
+    ) -> NDArray[np.bool_]:
+        """The mask (H, W) of all objects that prompts stand for; raises as `Segmenter.mask_from_prompts` does.
+
+        A `label` of `supports` helps to find them by its examples.
+        """
+        return self.segmenter(supports).mask_from_prompts(image, prompts, label if label in supports else None)
 
     def adapt(
         self, label: str, support: LabelSupport, seconds: float, force: bool, progress: ProgressCallback

@@ -91,20 +91,21 @@ class Encoder:
         cached = self._supports.get(label)
         if cached is not None and cached[0] == fingerprint:
             return cached[1]
-        parts = []
-        for shot in shots:
-            encoded = self._shots.get(shot.key)
-            if encoded is None:
-                try:
-                    mask = self._store.read_mask(shot.annotation.file, shot.image.size)
-                    encoded = self.model.encode_example(shot.image.path, mask)
-                except Exception as error:
-                    raise UnusableExample(shot) from error
-                self._shots.put(shot.key, encoded, supports_bytes({"": encoded}))
-            parts.append(encoded)
-        support = LabelSupport.concatenate(parts)
+        support = LabelSupport.concatenate([self.example(shot) for shot in shots])
         self._supports[label] = (fingerprint, support)
         return support
+
+    def example(self, shot: Shot) -> LabelSupport:
+        """An encoded example; raises `UnusableExample`."""
+        encoded = self._shots.get(shot.key)
+        if encoded is None:
+            try:
+                mask = self._store.read_mask(shot.annotation.file, shot.image.size)
+                encoded = self.model.encode_example(shot.image.path, mask)
+            except Exception as error:
+                raise UnusableExample(shot) from error
+            self._shots.put(shot.key, encoded, supports_bytes({"": encoded}))
+        return encoded
 
     def keep_labels(self, labels: Sequence[int]) -> None:
         """Drop the supports of all other labels; their examples stay in the cache."""

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from fewseg.inference.adaptation.examples import working_pixels
 from fewseg.inference.adaptation.features import ImageMaps, image_maps
-from fewseg.inference.interactive import region_features
 from fewseg.inference.predict import EncodedImages, predict_probabilities
 from fewseg.inference.preprocess import PreparedImage, open_for
 from fewseg.inference.segmenter import Segmenter
+from fewseg.inference.self_support import SelfSupport
 from fewseg.inference.supports import LabelSupport
 from fewseg.models.backbones.capture import maps_seen
 
@@ -38,14 +38,12 @@ class ImageFeatures:
 
     encoded: EncodedImages
     """The query features of the image, batch 1."""
-    regions: Tensor
-    """(c, h, w) float16 on the CPU: features for the superpixels; colours where the model has no maps."""
     tokens: Tensor
     """(`TOKENS` squared, c) float16 on the CPU: a descriptor of the image's content."""
 
     @property
     def nbytes(self) -> int:
-        return self.encoded.nbytes + self.regions.nbytes + self.tokens.nbytes
+        return self.encoded.nbytes + self.tokens.nbytes
 
 
 class EngineModel:
@@ -72,8 +70,11 @@ class EngineModel:
         with maps_seen(self.segmenter.method.backbone) as maps:
             encoded = self.segmenter.encode(images)
         inputs = torch.stack([image.inputs[0] for image in images])
-        regions, tokens = region_features(maps, inputs), _tokens(maps, inputs)
-        return [ImageFeatures(*parts) for parts in zip(encoded.split(), regions, tokens, strict=True)]
+        return [ImageFeatures(*parts) for parts in zip(encoded.split(), _tokens(maps, inputs), strict=True)]
+
+    def self_support(self, path: Path) -> SelfSupport:
+        """An image for prompts; raises `InvalidImage`."""
+        return SelfSupport(self.segmenter.method, open_for(path, self.segmenter.input_sizes))
 
     def maps(self, path: Path) -> ImageMaps:
         """What adapted labels describe an image's pixels by; raises `InvalidImage`."""

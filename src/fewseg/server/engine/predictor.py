@@ -6,12 +6,15 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fewseg.core.errors import FewsegError, one_line
 from fewseg.inference.adaptation.features import ImageMaps
 from fewseg.inference.supports import LabelSupport
 from fewseg.server.engine.cache import ResultCache, ResultSummary
 from fewseg.server.engine.encoder import Encoder, UnusableExample
-from fewseg.server.engine.model import ImageFeatures
+from fewseg.server.engine.model import ImageFeatures, probabilities
 from fewseg.server.engine.plan import Plan
 from fewseg.server.project.images import ImageEntry
 
@@ -59,6 +62,26 @@ class Predictor:
             self.unusable[shot.key] = _message(cause, shot.image)
             return None
         return plan.fits[label].applied(support) if label in plan.fits else support
+
+    def by_other_images(self, image: ImageEntry, label: int, plan: Plan) -> NDArray[np.float32] | None:
+        """Probabilities (h, w) of a label in an image by its examples in other images; None where there are none.
+
+        Raises as `Encoder.features`.
+        """
+        result = self.results.get((image.id, label))
+        if result is not None and result.key == plan.wanted(image).get(label):
+            known = self.cache.coarse(result.key)
+            if known is not None:
+                return probabilities(known).numpy()
+        others = [shot for shot in plan.shots.get(label, ()) if shot.image.id != image.id]
+        try:
+            support = LabelSupport.concatenate([self.encoder.example(shot) for shot in others]) if others else None
+        except UnusableExample:  # which the plan's next prediction reports
+            return None
+        if support is None:
+            return None
+        (values,) = self.encoder.model.coarse(self.encoder.features([image]), support)
+        return probabilities(values).numpy()
 
     def _encode(self, images: Sequence[ImageEntry]) -> list[_Encoded]:
         """The readable images with their features; the failure of every other one is recorded."""

@@ -186,16 +186,17 @@ def _add_images(routes: APIRouter, view: ProjectView) -> None:
 
 
 def _add_assistance(routes: APIRouter, view: ProjectView) -> None:
-    project, engine, assistant = view.project, view.engine, Assistant(view.engine)
+    project, assistant = view.project, Assistant(view.engine)
 
     @routes.post("/pictures/{picture}/assist", response_class=Response, responses=_PNG)
     def assist(image: ImageId, body: AssistRequest) -> Response:
         """The mask of the region that points, a box or a scribble describe; nothing is saved."""
         file = project.image(image)
-        scribble = body.scribble or []
-        engine.features(file)  # it may wait for the model
+        label, scribble = body.label, body.scribble or []
+        mask = assistant.region(
+            file, body.points, label=label, box=body.box, scribble=scribble, mode=body.mode, size=body.size
+        )
         with RENDERING:
-            mask = assistant.region(file, body.points, box=body.box, scribble=scribble, mode=body.mode, size=body.size)
             content = png(mask)
         return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
 

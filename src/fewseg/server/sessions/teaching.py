@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
+import numpy as np
 from fastapi import APIRouter, File, Form, Header, Query, UploadFile
 from fastapi.responses import Response
+from numpy.typing import NDArray
 
 from fewseg.core.errors import InvalidOption
+from fewseg.images import ImageLike
 from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import Prompt, parse_prompts, require_foreground
 from fewseg.inference.supports import LabelSupport
@@ -22,6 +26,8 @@ from fewseg.server.uploads import add_notes, mask_png, mask_value
 
 _CHARACTERS: Final = 100
 """Average number of characters allowed for a prompt, or for a point, in JSON: 50 suffice with all digits."""
+
+MaskOfPrompts: TypeAlias = Callable[[ImageLike, Sequence[Prompt]], NDArray[np.bool_]]
 
 _PNG: Final[dict[str, Any]] = {
     "description": "The mask.",
@@ -61,7 +67,7 @@ def _add_shots(routes: APIRouter, services: Services, sessions: SessionStore) ->
         are boxes, points and scribbles, from which masks are made as by `outline`; the response's `outlines` are those
         masks. The examples are added all or none. An example that the label has already is refused with 409.
         """
-        sessions.get(session)
+        supports = sessions.get(session).supports
         _check_counts(label, len(images), len(masks or ()), len(prompts or ()))
         if len(images) > services.limits.shots:
             error = f"{len(images)} examples in one request: a session has at most {services.limits.shots}"
@@ -73,7 +79,9 @@ def _add_shots(routes: APIRouter, services: Services, sessions: SessionStore) ->
         else:
             if chosen is not None:
                 raise InvalidOption(f"value {chosen} chooses in a mask, and {label!r} has none: leave it out")
-            shots, outlines = await services.queue.run(_encode_prompted, services, label, images, prompts or (), notes)
+            mask_of = partial(services.model.mask_from_prompts, supports=supports, label=label)
+            prompted = services, label, images, prompts or (), notes, mask_of
+            shots, outlines = await services.queue.run(_encode_prompted, *prompted)
         add_notes(response, notes)
         known = describe_label(sessions.teach(session, label, shots), label)
         return TaughtLabel(
@@ -88,6 +96,9 @@ def _add_outline(routes: APIRouter, services: Services, sessions: SessionStore) 
         response: Response,
         image: UploadFile,
         prompts: Annotated[PromptsText, Form(alias="marks")],
+        label: Annotated[
+            Name | None, Form(description="What the objects are: examples that the label has help to find them.")
+        ] = None,
         format: Annotated[
             Literal["json", "png"] | None,
             Query(description="`json`: run lengths; `png`: 0 and 255. Decided by `Accept` if not given."),
@@ -95,9 +106,10 @@ def _add_outline(routes: APIRouter, services: Services, sessions: SessionStore) 
         accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
     ) -> Rle | Response:
         """The mask made from prompts, at the image's size, to check it before teaching. Nothing is saved."""
-        sessions.get(session)
+        mask_of = partial(services.model.mask_from_prompts, supports=sessions.get(session).supports, label=label)
         notes: list[str] = []
-        made = await services.queue.run(_outline, services, image, prompts, format or negotiated(accept), notes)
+        wanted = format or negotiated(accept)
+        made = await services.queue.run(_outline, services, image, prompts, wanted, notes, mask_of)
         add_notes(made if isinstance(made, Response) else response, notes)
         return made
 
@@ -144,13 +156,18 @@ def _encode(
 
 
 def _encode_prompted(
-    services: Services, label: str, images: Sequence[UploadFile], texts: Sequence[str], notes: list[str]
+    services: Services,
+    label: str,
+    images: Sequence[UploadFile],
+    texts: Sequence[str],
+    notes: list[str],
+    mask_of: MaskOfPrompts,
 ) -> tuple[list[LabelSupport], list[Rle]]:
     """The examples, and the masks made from their prompts."""
     shots, outlines = [], []
     for file, prompts in zip(images, _parsed(texts, services.limits), strict=True):
         with services.open_image(file.file, notes) as image:
-            mask = services.model.mask_from_prompts(image, prompts)
+            mask = mask_of(image, prompts)
             require_foreground(mask, repr(label))
             shots.append(services.model.encode(label, image, mask))
         outlines.append(run_lengths(mask))
@@ -158,9 +175,14 @@ def _encode_prompted(
 
 
 def _outline(
-    services: Services, file: UploadFile, text: str, format: Literal["json", "png"], notes: list[str]
+    services: Services,
+    file: UploadFile,
+    text: str,
+    format: Literal["json", "png"],
+    notes: list[str],
+    mask_of: MaskOfPrompts,
 ) -> Rle | Response:
     (prompts,) = _parsed([text], services.limits)
     with services.open_image(file.file, notes) as image:
-        mask = services.model.mask_from_prompts(image, prompts)
+        mask = mask_of(image, prompts)
     return Response(mask_png(mask), media_type="image/png") if format == "png" else run_lengths(mask)
