@@ -16,7 +16,7 @@ from fewseg.core.errors import InvalidCheckpoint, InvalidMask, InvalidOption, In
 from fewseg.core.tensor_files import read_tensors, write_tensors
 from fewseg.images.masks import read_instances, read_mask
 from fewseg.inference.objects.examples import ExampleObjects
-from fewseg.inference.objects.regions import looks_like_stuff
+from fewseg.inference.objects.regions import border_share, is_net
 from fewseg.inference.objects.shape import ObjectShape
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiles import segment_tiled, teach_tiled
@@ -124,22 +124,27 @@ def test_stuff_is_found_and_set(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_what_looks_like_stuff() -> None:
     canvas = np.zeros((100, 120), np.bool_)
-    assert not looks_like_stuff(canvas)
+    assert border_share(canvas) == 0
+    assert not is_net(canvas)
     cut = canvas.copy()
     cut[60:, 30:80] = True  # an animal that the lower border cuts
-    assert not looks_like_stuff(cut)
+    assert border_share(cut) == pytest.approx(50 / 120)
     sky = canvas.copy()
     sky[:20, :90] = True
-    assert looks_like_stuff(sky)
+    assert border_share(sky) == 0.75
+    assert not is_net(sky)
     crack = canvas.copy()
     for y in range(5, 95, 10):
         crack[y : y + 2, 5:115] = True
     crack[5:95, 60:62] = True
-    assert looks_like_stuff(crack)
-    assert not looks_like_stuff(ellipse((100, 120), (60, 50), (55, 8)))
-    assert ObjectShape.of([ExampleObjects.of(sky), ExampleObjects.of(cut)]).kind == "thing"
+    assert is_net(crack)
+    assert not is_net(ellipse((100, 120), (60, 50), (55, 8)))
+    of_sky, of_cut, of_crack = map(ExampleObjects.of, (sky, cut, crack))
+    kinds = {"thing": [[of_cut], [of_sky, of_cut], []], "stuff": [[of_sky], [of_sky, of_cut, of_cut], [of_crack]]}
+    for kind, several in kinds.items():
+        assert {ObjectShape.of(examples).kind for examples in several} == {kind}
     instances = sky.astype(np.int32)
-    assert not ExampleObjects.of(sky, instances).stuff
+    assert ObjectShape.of([ExampleObjects.of(sky, instances)]).kind == "thing"
 
 
 def test_saved_segmenters_keep_objects(tmp_path: Path) -> None:

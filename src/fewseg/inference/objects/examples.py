@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fewseg.inference.objects.hierarchy import narrowest_neck
-from fewseg.inference.objects.regions import EIGHT, looks_like_stuff, pieces, solidity
+from fewseg.inference.objects.regions import EIGHT, border_share, is_net, pieces, solidity
 from fewseg.inference.objects.separate import separate
 from fewseg.inference.objects.shape import LEAST, ObjectShape
 
@@ -34,8 +34,10 @@ class ExampleObjects:
     """Narrowest neck within each, relative to the smaller of the parts that it joins; 1 without any."""
     instances: bool
     """Whether every one is an object."""
-    stuff: bool
-    """Whether they look like stuff."""
+    border: float
+    """Share of a side of the image along which the mask runs, the largest of the four; 0 for instance maps."""
+    net: bool
+    """Whether the mask is a net of lines, as cracks and roads are."""
     part_areas: tuple[int, ...] = ()
     """Pixels of each convex part of the regions, where those may be several objects that touch."""
     part_solidities: tuple[float, ...] = ()
@@ -54,7 +56,8 @@ class ExampleObjects:
             tuple(round(solidity(region), 4) for region in found),
             tuple(round(narrowest_neck(region), 4) for region in found),
             instances is not None,
-            instances is None and looks_like_stuff(inside),
+            round(border_share(inside), 4) if instances is None else 0.0,
+            instances is None and is_net(inside),
             tuple(int(np.count_nonzero(part)) for part in parts),
             tuple(round(solidity(part), 4) for part in parts),
         )
@@ -73,9 +76,9 @@ class ExampleObjects:
         parts = {len(numbers[key]) for key in _PARTS}
         if len(numbers["size"]) != 2 or len(lengths) != 1 or len(parts) != 1:
             raise ValueError("incomplete measures of objects")
-        if not all(isinstance(about[key], bool) for key in ("instances", "stuff")):
+        if not all(isinstance(about[key], bool) for key in ("instances", "net")):
             raise TypeError("measures of objects of an unknown kind")
-        return cls(**numbers, instances=about["instances"], stuff=about["stuff"])
+        return cls(**numbers, instances=about["instances"], border=float(about["border"]), net=about["net"])
 
 
 def _some_regions(numbered: NDArray[Any]) -> list[NDArray[np.bool_]]:

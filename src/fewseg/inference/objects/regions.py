@@ -41,15 +41,13 @@ def solidity(mask: NDArray[np.bool_]) -> float:
     return min(1.0, float(np.count_nonzero(mask)) / hull_of(mask)[1])
 
 
-def looks_like_stuff(mask: NDArray[np.bool_]) -> bool:
-    """Whether a label's mask (H, W) in an example looks like a region, not like objects.
+def border_share(mask: NDArray[np.bool_]) -> float:
+    """Share of a side of the image along which a mask (H, W) runs, the largest of the four."""
+    return max(float(side.mean()) for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
 
-    Regions run along half of a side of the image or more (sky, road, walls), or their largest piece is a net of lines:
-    longer than `_LONG` squares of its greatest width.
-    """
-    sides = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
-    if max(float(side.mean()) for side in sides) >= _SIDE:
-        return True
+
+def is_net(mask: NDArray[np.bool_]) -> bool:
+    """Whether the largest piece of a mask (H, W) is a net of lines: as long as many squares of its greatest width."""
     numbered, count = ndimage.label(mask, EIGHT)
     if not count:
         return False
@@ -57,8 +55,7 @@ def looks_like_stuff(mask: NDArray[np.bool_]) -> bool:
     largest = int(areas.argmax()) + 1
     crop = np.pad(numbered[ndimage.find_objects(numbered)[largest - 1]] == largest, 1)
     width = 2 * float(ndimage.distance_transform_edt(crop).max())
-    return float(areas.max()) > _LONG * width**2
+    return float(areas.max()) > _SQUARES * width**2
 
 
-_SIDE: Final = 0.6
-_LONG: Final = 18.0
+_SQUARES: Final = 18.0

@@ -22,6 +22,9 @@ CONVEX: Final = 0.9
 
 _CONVEX_SHARE: Final = 0.3
 """Share of convex regions among those of the examples from which the others are taken for objects that touch."""
+_BORDER: Final = 0.4
+_SURE_BORDER: Final = 0.6
+"""Share of a side of the image from which a mask along it is one of stuff, and that for one or two examples."""
 _CLUMP: Final = 10
 """Convex parts of each region from which regions are taken for clumps, however alike they are."""
 
@@ -51,7 +54,8 @@ class ObjectShape:
     def of(cls, examples: Sequence[ExampleObjects | None], kind: Kind | None = None) -> ObjectShape:
         """What examples show; `kind` in place of what they look like."""
         known = [example for example in examples if example is not None]
-        stuff = sum(example.stuff for example in known) * 2 > len(known)
+        least = _BORDER if len(known) >= 3 else _SURE_BORDER  # one object may be cut as well
+        stuff = sum(example.net or example.border >= least for example in known) * 2 > len(known)
         chosen: Kind = kind or ("stuff" if stuff else "thing")
         table = _single(known)
         count = len(table.areas)
