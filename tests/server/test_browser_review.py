@@ -202,6 +202,45 @@ def test_after_an_outage_all_is_there_again(opened: Page, server: PageServer) ->
     page.errors()  # what was asked for while the server was gone
 
 
+def test_pieces_and_outlines(opened: Page, server: PageServer) -> None:
+    page = opened
+    server.add_label()
+    page.go("red-1.png")
+    page.until("document.querySelector('.label-row')", "the labels are there")
+    page.brush(40)
+    page.drag([(60, 60), (120, 60), (120, 120), (60, 120), (60, 60)], SIZE)  # a ring
+    page.drag([(300, 100), (300, 101)], SIZE)  # and a dot
+    page.saved()
+    ring = server.mask("red-1.png")
+    assert ring[100, 300]
+    assert not ring[90, 90]
+    page.keys("d")
+    page.drag([(300, 100)], SIZE)
+    page.saved()
+    without = server.mask("red-1.png")
+    assert not without[80:125, 270:330].any()
+    assert without[60, 60]
+    page.click("#tool-options > button")
+    page.saved()
+    assert server.mask("red-1.png")[90, 90]
+    page.chord("\ue009", "z")
+    page.saved()
+    assert np.array_equal(server.mask("red-1.png"), without)
+
+    page.keys("p")  # a square, of which a corner is dragged
+    for corner in ((200, 180), (300, 180), (300, 280), (200, 280)):
+        page.drag([corner], SIZE)
+    page.keys("\ue007")
+    page.saved()
+    page.keys("o")
+    page.drag([(250, 230)], SIZE)  # the piece is chosen
+    page.drag([(300, 280), (380, 300)], SIZE)
+    page.saved()
+    dragged = server.mask("red-1.png")
+    assert dragged[285, 340]
+    assert np.array_equal(dragged[:170], without[:170])
+
+
 @pytest.mark.skipif(FIREFOX, reason="only Chromium plays a phone")
 def test_reviewing_on_a_phone(opened: Page, server: PageServer) -> None:
     page = opened

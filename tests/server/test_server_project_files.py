@@ -426,7 +426,7 @@ def test_a_flipped_bit_in_the_project_file_is_seen(tmp_path: Path) -> None:
 
 def test_a_good_backup_survives_the_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project, _ = painted(tmp_path)
-    project.check(by_name(project)["1.png"], True)
+    project.check(by_name(project)["1.png"], {})
     project.close()
     file, backup = tmp_path / ".fewseg/project.json", tmp_path / ".fewseg/project.backup.json"
     good = backup.read_text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fewseg.formats.manifest import check_folder
 from fewseg.formats.records import ExportOptions, ExportReport, MaskRecord, check_formats
 from fewseg.formats.writer import LabelNumbers, MaskedImage, Writer
 from fewseg.formats.yolo import YoloWriter
+from fewseg.images.draw import Colour
 
 
 def export_masks(
@@ -26,6 +27,7 @@ def export_masks(
     formats: Sequence[str],
     *,
     labels: Sequence[str] | None = None,
+    colours: Mapping[str, Colour] | None = None,
     options: ExportOptions | None = None,
     total: int = 0,
     progress: ProgressCallback = silent,
@@ -40,6 +42,7 @@ def export_masks(
         out: the folder, made if missing.
         formats: names from `FORMATS`.
         labels: every label, in the order of numbers and colours; in order of appearance if not given.
+        colours: label to its colour (r, g, b) in overlays, sheets and GeoJSON; by number where it has none.
         options: see `ExportOptions`.
         total: number of images, for the progress; 0 for unknown.
         progress: called after every image with (done, total, name).
@@ -49,7 +52,7 @@ def export_masks(
         InvalidImage: an image that an overlay, a sheet or a copy needs is missing. OutputError: a file cannot be
             written, or one about all images was not written by fewseg.
     """
-    formats, numbers = check_formats(tuple(formats)), LabelNumbers(tuple(labels or ()))
+    formats, numbers = check_formats(tuple(formats)), LabelNumbers(tuple(labels or ()), colours)
     check_folder(Path(out), formats)
     folder = make_folder(out)
     files = annotations = absent = done = 0

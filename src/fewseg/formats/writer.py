@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +27,9 @@ from fewseg.images.draw import OVERLAY_SIDE, Colour, label_colours, overlay_of
 class LabelNumbers:
     """Numbers of labels from 0, in the order given or of first appearance, and their colours."""
 
-    def __init__(self, labels: tuple[str, ...] = ()) -> None:
+    def __init__(self, labels: tuple[str, ...] = (), colours: Mapping[str, Colour] | None = None) -> None:
+        """`colours` are those that were chosen; other labels get one by their number."""
+        self._chosen = dict(colours or {})
         self.names: list[str] = list(dict.fromkeys(labels))
         self._numbers = {name: i for i, name in enumerate(self.names)}
         self._colours: dict[str, Colour] = {}
@@ -43,7 +45,7 @@ class LabelNumbers:
     def colours(self) -> dict[str, Colour]:
         """Colour of every label that has a number."""
         if len(self._colours) != len(self.names):
-            self._colours = label_colours(self.names)
+            self._colours = {**label_colours(self.names), **{k: v for k, v in self._chosen.items() if k in self.names}}
         return self._colours
 
 

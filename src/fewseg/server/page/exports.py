@@ -36,10 +36,11 @@ _ONE = threading.Lock()
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The images of an export, and the number of images left out."""
+    """The images of an export, and the numbers of those whose masks are not there yet and of those that failed."""
 
     images: tuple[ImageEntry, ...]
     left_out: int
+    failed: int
 
 
 def add_routes(routes: APIRouter, view: ProjectView) -> None:
@@ -51,7 +52,14 @@ def add_routes(routes: APIRouter, view: ProjectView) -> None:
         with _ONE:
             made, chosen, out = _into_folder(view, body.formats, body.which)
         return JSONResponse(
-            {"folder": out.name, "files": made.files, "pictures": made.images, "left_out": chosen.left_out}
+            {
+                "folder": out.name,
+                "path": str(out),
+                "files": made.files,
+                "pictures": made.images,
+                "left_out": chosen.left_out,
+                "failed": chosen.failed,
+            }
         )
 
     @routes.get("/export.zip", response_class=FileResponse, responses={200: {"content": {"application/zip": {}}}})
@@ -100,7 +108,8 @@ def _chosen(view: ProjectView, which: str) -> _Chosen:
     if not ready:
         why = "no image has a hand-made or confirmed mask" if which == "checked" else "no image has masks yet"
         raise InvalidProject(f"nothing to export: {why}; paint an example, and export when the masks are there")
-    return _Chosen(ready, len(wanted) - len(ready))
+    failed = sum(body["state"] == "failed" for _, body in wanted)
+    return _Chosen(ready, len(wanted) - len(ready) - failed, failed)
 
 
 def _write(view: ProjectView, chosen: _Chosen, out: Path, formats: Sequence[str]) -> ExportReport:
@@ -109,8 +118,11 @@ def _write(view: ProjectView, chosen: _Chosen, out: Path, formats: Sequence[str]
         raise InvalidOption(f"formats {', '.join(wanted)[:200] or 'none'}: choose from {', '.join(FORMATS)}")
     make_folder(out)
     write_text(out / EXPORT_MARK, "masks that fewseg serve exported; not shown as images\n")
-    names = [label.name for label in view.engine.plan.state.labels]
-    return export_masks(_records(view, chosen), out, wanted, labels=names, total=len(chosen.images))
+    labels = view.engine.plan.state.labels
+    colours = {label.name: (*bytes.fromhex(label.colour[1:]),) for label in labels}
+    return export_masks(
+        _records(view, chosen), out, wanted, labels=list(colours), colours=colours, total=len(chosen.images)
+    )
 
 
 def _records(view: ProjectView, chosen: _Chosen) -> Iterator[MaskRecord]:

@@ -118,7 +118,9 @@ class ExportBody(BaseModel):
     folder: str = Field(description="Name of the new folder, beside the images.")
     files: int
     pictures: int
-    left_out: int = Field(description="Images without a prediction of every label.")
+    path: str = Field(description="The new folder on the server's machine.")
+    left_out: int = Field(description="Images without a prediction of every label yet.")
+    failed: int = Field(description="Images that could not be read or segmented.")
 
 
 class _Request(BaseModel):

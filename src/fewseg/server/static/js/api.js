@@ -125,7 +125,7 @@ export const api = {
   takeExisting: () => answer("POST", "existing"),
   /** @param {number} n @returns {Promise<import("./types.js").Suggestion[]>} */
   suggestions: (n) => answer("GET", "suggestions", { query: { n } }),
-  /** @param {{formats: string[], which: string}} what @returns {Promise<{folder: string, files: number, pictures: number, left_out: number}>} */
+  /** @param {{formats: string[], which: string}} what @returns {Promise<{folder: string, path: string, files: number, pictures: number, left_out: number, failed: number}>} */
   export: (what) => answer("POST", "export", { json: what }),
   /** @param {{formats: string[], which: string}} what */
   exportAddress: ({ formats, which }) => address("export.zip", { formats: formats.join(","), which }),

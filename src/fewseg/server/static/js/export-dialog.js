@@ -20,13 +20,13 @@ export const FORMATS = [
 
 /** @param {import("./store.js").Store} store @param {import("./saver.js").Saver} saver */
 export function exportDialog(store, saver) {
-  const checked = [...store.images.values()].filter((image) => image.supports.length || image.checked).length;
+  const checked = [...store.images.values()].filter((image) => image.checked).length;
   const boxes = FORMATS.map(([id, name, what, on]) =>
     h("label", { class: "option" }, h("input", { type: "checkbox", name: "format", value: id, checked: on }), h("span", {}, h("b", {}, name), h("small", {}, what))),
   );
   const which = [
     ["all", `All ${store.images.size} images`, "Predicted masks and examples"],
-    ["checked", `Only the ${checked} checked`, "Painted, accepted or marked as checked"],
+    ["checked", `Only the ${checked} checked`, "Painted, accepted, checked or not here"],
   ].map(([value, name, what]) =>
     h("label", { class: "option" }, h("input", { type: "radio", name: "which", value, checked: value === "all" }), h("span", {}, h("b", {}, name), h("small", {}, what))),
   );
@@ -48,7 +48,8 @@ export function exportDialog(store, saver) {
     if (!done) return;
     dialog.close();
     const left = done.left_out ? ` ${done.left_out} left out: their masks are not ready yet.` : "";
-    notice(`Wrote ${done.files} file${done.files === 1 ? "" : "s"} into ${done.folder}.${left}`);
+    const failed = done.failed ? ` ${done.failed} left out: they failed.` : "";
+    notice(`Wrote ${done.files} file${done.files === 1 ? "" : "s"} into ${done.path}.${left}${failed}`);
   };
   const download = async () => {
     await saver.flush();

@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 
 /** @type {[string, [string, string][]][]} section, lines of keys and their actions */
 const SHORTCUTS = [
-  ["Tools", [["B", "Brush"], ["E", "Eraser"], ["P", "Polygon"], ["W", "Click: select a patch"], ["G", "Grow a region from a click"], ["R", "Box around an object"], ["S", "Scribble over an object"], ["H", "Move the image"]]],
+  ["Tools", [["B", "Brush"], ["E", "Eraser"], ["P", "Polygon"], ["O", "Outline: drag its corners"], ["D", "Remove a piece, fill a hole"], ["W", "Click: select a patch"], ["G", "Grow a region from a click"], ["R", "Box around an object"], ["S", "Scribble over an object"], ["H", "Move the image"]]],
   ["Painting", [["[ ]", "Smaller, larger brush or region"], ["Shift click", "Straight line from the last point"], ["Right button", "Erase with the brush"], ["Enter", "Add the proposed region, close the polygon"], ["X", "Subtract the proposed region"], ["Esc", "Discard it"], ["Ctrl Z", "Undo"], ["Ctrl Shift Z", "Redo"]]],
   ["Images", [["→ or J", "Next image"], ["← or K", "Previous image"], ["A", "Use as example"], ["C", "Mark as checked"], ["Delete", "The label is not here"], ["F", "Show what was nearly found"], ["1 – 9", "Choose a label"], ["N", "New label"], ["Esc", "Back to all images"]]],
   ["View", [["Wheel or + −", "Zoom"], ["Shift Wheel", "Size of brush"], ["0", "Whole image"], ["Space drag", "Move the image"], ["M", "Masks on, off"], ["U", "Uncertainty on, off"], ["?", "This list"]]],

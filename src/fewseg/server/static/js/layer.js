@@ -90,6 +90,50 @@ export class MaskLayer {
     this.#touch(corners, 1);
   }
 
+  /** Changes the mask pixel by pixel. @param {(mask: Uint8Array, width: number) => void} action gets 0 and 1, row by row */
+  repaint(action) {
+    const { width, height } = this.canvas;
+    const mask = this.pixels();
+    action(mask, width);
+    const image = this.context.createImageData(width, height);
+    const words = new Uint32Array(image.data.buffer);
+    const value = parseInt(this.colour.slice(1), 16);
+    const opaque = (0xff000000 | ((value & 255) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
+    for (let i = 0; i < mask.length; i++) words[i] = mask[i] ? opaque : 0;
+    this.context.putImageData(image, 0, 0);
+    this.#touch([{ x: 0, y: 0 }, { x: width / this.scale, y: height / this.scale }], 0);
+  }
+
+  /** The mask as 0 and 1, row by row. @returns {Uint8Array} */
+  pixels() {
+    const { data } = this.context.getImageData(0, 0, this.canvas.width, this.canvas.height);
+    const mask = new Uint8Array(data.length / 4);
+    for (let i = 0; i < mask.length; i++) mask[i] = data[4 * i + 3] >= 128 ? 1 : 0;
+    return mask;
+  }
+
+  /** Changes an outline: what only the new polygon covers is added, what only the old one covers is removed. @param {Point[]} before image pixels @param {Point[]} after */
+  reshape(before, after) {
+    const path = new Path2D();
+    const [old, fresh] = [before, after].map((corners) => {
+      const one = new Path2D();
+      corners.forEach(({ x, y }, index) => one[index ? "lineTo" : "moveTo"](x * this.scale, y * this.scale));
+      one.closePath();
+      path.addPath(one);
+      return one;
+    });
+    for (const [clip, erase] of /** @type {[Path2D, boolean][]} */ ([[fresh, false], [old, true]])) {
+      this.#draw(erase, (context) => {
+        context.save();
+        context.clip(clip);
+        context.fillStyle = this.colour;
+        context.fill(path, "evenodd");
+        context.restore();
+      });
+    }
+    this.#touch([...before, ...after], 1);
+  }
+
   /** @param {CanvasImageSource} mask in the layer's colour @param {boolean} erase */
   blend(mask, erase) {
     this.#draw(erase, (context) => context.drawImage(mask, 0, 0, this.canvas.width, this.canvas.height));

@@ -74,7 +74,7 @@ function command(event, store, editor, stepProject) {
   if (key !== "z" && key !== "y") return false;
   const redo = key === "y" || event.shiftKey;
   const { controller } = editor;
-  if (editor.open && !redo && controller.tool.press?.("Backspace")) return true; // a corner of an unfinished polygon
+  if (editor.open && !redo && /** @type {any} */ (controller.tool).corners?.length && controller.tool.press?.("Backspace")) return true; // a corner of an unfinished polygon
   if (editor.open) controller.step(redo ? "redo" : "undo") || (!redo && editor.decisions.undo());
   else stepProject(redo ? "redo" : "undo");
   return true;

@@ -39,11 +39,13 @@ function showOptions(controller) {
     operation.append(h("button", { type: "button", onclick: () => ((controller.erasing = erase), draw()) }, text));
   }
   const hint = h("span", { class: "hint" });
-  host.replaceChildren(brush.element, region.element, operation, hint);
+  const holes = h("button", { type: "button", onclick: () => /** @type {any} */ (controller.tool).fill() }, "Fill all holes");
+  host.replaceChildren(brush.element, region.element, operation, holes, hint);
   const draw = () => {
     brush.element.hidden = !controller.tool.round;
     region.element.hidden = !controller.tool.assists;
     operation.hidden = controller.tool.id !== "polygon";
+    holes.hidden = controller.tool.id !== "piece";
     [...operation.children].forEach((button, index) => button.setAttribute("aria-pressed", String(controller.erasing === Boolean(index))));
     hint.textContent = controller.tool.hint;
     brush.show();

@@ -4,6 +4,8 @@ import { BoxTool } from "./box.js";
 import { BrushTool } from "./brush.js";
 import { ClickTool } from "./click.js";
 import { HandTool } from "./hand.js";
+import { OutlineTool } from "./outline.js";
+import { PieceTool } from "./piece.js";
 import { PolygonTool } from "./polygon.js";
 import { ScribbleTool } from "./scribble.js";
 
@@ -32,6 +34,8 @@ export function makeTools(controller) {
     new BrushTool(controller, false),
     new BrushTool(controller, true),
     new PolygonTool(controller),
+    new OutlineTool(controller),
+    new PieceTool(controller),
     new ClickTool(controller, "superpixel"),
     new ClickTool(controller, "grow"),
     new BoxTool(controller),
