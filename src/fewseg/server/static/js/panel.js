@@ -100,7 +100,7 @@ function action(controller, decisions, image, label) {
   const accept = h("button", { type: "button", class: "primary wide", "data-focus": "next-step", id: "promote", title: "The mask teaches: it becomes an example (A)", onclick: () => decisions.accept() }, icon("star"), "Use as example");
   if (saver.pending(image, label.id)) return [accept];
   if (image.confirmed.includes(label.id)) return [h("p", { class: "is-example" }, icon("check"), "Checked: this mask stays as it is."), accept, checkButton(decisions, image)];
-  const refuse = h("button", { type: "button", class: "quiet", "data-focus": "refuse", id: "refuse", title: `There is no ${label.name} in this image (Delete)`, onclick: () => decisions.refuse() }, icon("trash"), "Not here");
+  const refuse = h("button", { type: "button", class: "quiet", "data-focus": "refuse", id: "refuse", title: `There is no ${label.name} in this image (Delete)`, onclick: () => decisions.refuse() }, "Not here");
   if (image.masks[label.id] && image.present[label.id] !== false) {
     return [
       accept,
