@@ -217,7 +217,7 @@ def test_an_unknown_tag_of_weights_is_told() -> None:
 def test_final_norm_gives_the_last_tokens(name: str) -> None:
     """The last map behind `final_norm` is the network's patch tokens, without class and register tokens."""
     pyramid = create_backbone(name).eval()
-    patch = pyramid.patch
+    patch = pyramid.multiple
     images = torch.randn(1, 3, 5 * patch, 9 * patch)
     tokens = pyramid.final_norm(pyramid(images)[-1].permute(0, 2, 3, 1))
     assert tokens.shape == (1, 5, 9, 384)
