@@ -82,7 +82,7 @@ class Page:
         content = self.ask("GET", f"/pictures/{image['id']}/masks/{label}", params=query)
         return np.asarray(Image.open(io.BytesIO(content)))
 
-    def wait(self, done: Callable[[Any], bool] | None = None, seconds: float = 10) -> Any:
+    def wait(self, done: Callable[[Any], bool] | None = None, seconds: float = 60) -> Any:
         """The project when nothing is left to do, or when `done` says so."""
         end = time.monotonic() + seconds
         while True:

@@ -67,7 +67,7 @@ def listening(served: FastAPI, limits: Limits | None = None) -> Iterator[str]:
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not server.started and time.monotonic() < end:
             time.sleep(0.01)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

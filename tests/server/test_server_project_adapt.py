@@ -149,7 +149,7 @@ def test_a_fit_that_fails_leaves_the_label_as_it_was_taught(
     monkeypatch.setattr(Fitter, "_fit", failing)
     with serving(tmp_path, rest=0.05) as page:
         label = painted(page, masks)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while "disc is not adapted: no" not in caplog.text:
             assert time.monotonic() < end
             time.sleep(0.01)

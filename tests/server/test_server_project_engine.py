@@ -49,7 +49,7 @@ class Watched(ColourMethod):
 
     def _segment(self, query: QueryFeatures, support: SupportSet) -> torch.Tensor:
         self.reached.release()
-        self.gate.wait(10)
+        self.gate.wait(60)
         if self.fail is not None and query.batch > 1:
             raise self.fail
         self.segmented += query.batch
@@ -96,7 +96,7 @@ def test_what_is_on_screen_comes_first(tmp_path: Path) -> None:
         label = page.add_label("disc")
         method.gate.clear()
         page.paint("0.png", label, masks["0.png"])
-        assert method.reached.acquire(timeout=10)
+        assert method.reached.acquire(timeout=60)
         visible = [page.id("6.png"), page.id("4.png"), "gone"]
         page.ask("POST", "/visible", 204, json={"ids": visible})
         assert page.engine is not None
@@ -128,7 +128,7 @@ def test_a_change_overtakes_what_is_under_way(tmp_path: Path) -> None:
         method.gate.clear()
         for label in labels:
             page.paint("0.png", label, masks["0.png"])
-        assert method.reached.acquire(timeout=10)
+        assert method.reached.acquire(timeout=60)
         assert [p["state"] for p in page.images().values()].count("working") == 1
         page.paint("1.png", labels[2], masks["1.png"])
         method.gate.set()
@@ -323,7 +323,7 @@ def over_http(page: Page) -> Iterator[str]:
 def test_the_stream_of_events(tmp_path: Path) -> None:
     masks = write_images(tmp_path, "rrrr")
     with serving(tmp_path) as page, over_http(page) as url:
-        stream = urllib.request.urlopen(f"{url}/events", timeout=10)
+        stream = urllib.request.urlopen(f"{url}/events", timeout=60)
         assert stream.headers["content-type"].startswith("text/event-stream")
 
         def event() -> tuple[str, Any]:
@@ -355,7 +355,7 @@ def test_the_stream_of_events(tmp_path: Path) -> None:
         assert len(page.engine.events.subscribers) == 1
         stream.close()
         page.add_label("more")
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while page.engine.events.subscribers and time.monotonic() < end:
             page.engine.events.project()
             time.sleep(0.05)
