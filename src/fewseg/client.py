@@ -9,40 +9,28 @@ Examples:
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import logging
-import mimetypes
 import os
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 from urllib.parse import quote, urlencode
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pycocotools import mask as coco
 
-from fewseg.core.errors import FewsegError, InvalidImage, one_line
+from fewseg.core.errors import FewsegError, one_line
 from fewseg.core.files import write_bytes
 from fewseg.core.objects import Kind
-from fewseg.images import decode as decoding
-from fewseg.images.orientation import orientation, upright
+from fewseg.images.form_data import Form, Sendable, encode_form
 from fewseg.images.prompts import Prompt
 
 log = logging.getLogger(__name__)
-
-Sendable: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
-"""A file, its bytes, a Pillow image, or an array that Pillow takes (uint8; bool for masks)."""
-
-_Form: TypeAlias = tuple[str, bytes]
-"""Content type and body of a request."""
 
 _ADAPTING: Final = 900.0
 """Seconds to wait until a label is adapted."""
@@ -120,10 +108,10 @@ class Client:
     def load(self, path: str | os.PathLike[str], name: str | None = None) -> Session:
         """A new session with the examples of a file from `Session.save` or `fewseg.Segmenter.save`."""
         fields = [("name", name)] if name else []
-        return Session(self, self._json("POST", "/sessions/load", form=_form(fields, [("file", path)]))["id"])
+        return Session(self, self._json("POST", "/sessions/load", form=encode_form(fields, [("file", path)]))["id"])
 
     def _json(
-        self, method: str, path: str, content: Any = None, form: _Form | None = None, timeout: float | None = None
+        self, method: str, path: str, content: Any = None, form: Form | None = None, timeout: float | None = None
     ) -> Any:
         answer = self.request(method, path, content, form, timeout)
         try:
@@ -132,7 +120,7 @@ class Client:
             raise ServerError(0, f"{self._address} does not answer as fewseg serve does: check the address") from None
 
     def request(
-        self, method: str, path: str, content: Any = None, form: _Form | None = None, timeout: float | None = None
+        self, method: str, path: str, content: Any = None, form: Form | None = None, timeout: float | None = None
     ) -> bytes:
         """The response to a request below `/api/v1`, with JSON or a form; raises `ServerError`.
 
@@ -203,7 +191,7 @@ class Session:
             fields.append(("marks", _prompt(box, points, scribble)))
         if value is not None:
             fields.append(("value", ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)))
-        shots: list[str] = self._client._json("POST", f"{self._path}/shots", form=_form(fields, files))["shots"]
+        shots: list[str] = self._client._json("POST", f"{self._path}/shots", form=encode_form(fields, files))["shots"]
         return shots
 
     def outline(
@@ -228,7 +216,7 @@ class Session:
             InvalidImage, InvalidSupport, ServerError: something cannot be sent, or is refused.
         """
         fields = [("marks", _prompt(box, points, scribble)), *([] if label is None else [("label", label)])]
-        form = _form(fields, [("image", image)])
+        form = encode_form(fields, [("image", image)])
         mask: NDArray[np.uint8] = coco.decode(self._client._json("POST", f"{self._path}/outline", form=form))
         return mask.astype(np.bool_)
 
@@ -241,7 +229,7 @@ class Session:
         """The prediction of all labels, or of `labels`, in an image; with `objects` the single ones, too."""
         chosen = [("label", label) for label in labels] + ([("objects", "true")] if objects else [])
         query = "?" + urlencode(chosen) if chosen else ""
-        answer = self._client._json("POST", f"{self._path}/segment{query}", form=_form([], [("image", image)]))
+        answer = self._client._json("POST", f"{self._path}/segment{query}", form=encode_form([], [("image", image)]))
         predicted = answer["labels"]
         return RemotePrediction(
             masks={label["name"]: coco.decode(label["rle"]).astype(np.bool_) for label in predicted},
@@ -307,54 +295,9 @@ def _remote_object(about: dict[str, Any]) -> RemoteObject:
     return RemoteObject((left, top, left + width, top + height), about["area"], (x, y), about["score"], about["rle"])
 
 
-def _form(fields: Sequence[tuple[str, str]], files: Sequence[tuple[str, Sendable]]) -> _Form:
-    """Content type and body of a form; raises `InvalidImage`."""
-    boundary, body = uuid.uuid4().hex, io.BytesIO()
-    for name, value in fields:
-        body.write(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode())
-    for name, file in files:
-        kind, content = _bytes(file)
-        head = f'Content-Disposition: form-data; name="{name}"; filename="{name}"\r\nContent-Type: {kind}\r\n\r\n'
-        body.write(f"--{boundary}\r\n{head}".encode() + content + b"\r\n")
-    body.write(f"--{boundary}--\r\n".encode())
-    return f"multipart/form-data; boundary={boundary}", body.getvalue()
-
-
 def _prompt(box: Any, points: Any, scribble: Any) -> str:
     """A prompt as JSON; raises `InvalidSupport` unless exactly one of them is given."""
     return json.dumps(Prompt.of(box=box, points=points, scribble=scribble).as_json())
-
-
-def _bytes(file: Sendable) -> tuple[str, bytes]:
-    """Content type and content of an image or file; raises `InvalidImage`."""
-    if isinstance(file, bytes):
-        return "application/octet-stream", file
-    if isinstance(file, (str, os.PathLike)):
-        try:
-            return mimetypes.guess_type(os.fspath(file))[0] or "application/octet-stream", Path(file).read_bytes()
-        except OSError as error:
-            raise InvalidImage(f"{os.fspath(file)} cannot be read ({error.strerror}): check the path") from error
-    image = _from_array(file) if isinstance(file, np.ndarray) else file
-    if not isinstance(image, Image.Image):
-        raise InvalidImage(f"a {type(file).__name__} is no image: give a path, bytes, a Pillow image or an array")
-    buffer = io.BytesIO()
-    try:
-        decoded = decoding.decode(image, "the image", InvalidImage)
-        image = upright(decoded, orientation(image))  # the PNG does not carry the orientation
-        image.save(buffer, "PNG")
-    except (OSError, ValueError) as error:
-        raise InvalidImage(f"the image cannot be sent ({error}): save it as PNG and give the path") from error
-    return "image/png", buffer.getvalue()
-
-
-def _from_array(values: NDArray[Any]) -> Image.Image:
-    error = f"an array of {values.dtype} {values.shape} is no image or mask: give uint8 (H, W[, 3]), or bool (H, W)"
-    if np.issubdtype(values.dtype, np.floating):
-        raise InvalidImage(error)
-    try:
-        return Image.fromarray(values.astype(np.uint8) * 255 if values.dtype == np.bool_ else values)
-    except (TypeError, ValueError):
-        raise InvalidImage(error) from None
 
 
 def _listed(value: Sendable | Sequence[Sendable]) -> list[Sendable]:

@@ -101,15 +101,21 @@ def segment_files(
     now.require_labels()
     if options.engine == "ray":
         require_ray()  # before anything is made
-    named, tiles = Queries.find(queries, out, masks), options.tiles
-    variant: dict[str, Any] = {} if tiles is None else {"tile": tiles.side_for(now), "overlap": tiles.overlap}
-    if (values := get_range()) is not None:
-        variant["range"] = list(values)
+    named, variant = Queries.find(queries, out, masks), _variant(now, options)
     with FolderLock(out):
         if options.pages:
             named = replace(named, files=with_pages(named.files, Path(out)))
         run = Run(now, OutputFolder(out, now, variant, absent=absent, objects=options.objects), options)
         return _segment(run, named.sources(run), progress)
+
+
+def _variant(segmenter: Segmenter, options: BatchOptions) -> dict[str, Any]:
+    """What results depend on, beside the segmenter and what is written."""
+    tiles = options.tiles
+    variant: dict[str, Any] = {} if tiles is None else {"tile": tiles.side_for(segmenter), "overlap": tiles.overlap}
+    if (values := get_range()) is not None:
+        variant["range"] = list(values)
+    return variant
 
 
 def _segment(run: Run, sources: Sequence[Source], progress: ProgressCallback | None) -> BatchReport:

@@ -88,13 +88,17 @@ class TaughtModel(InferenceModel):
         if check and label not in self._supports and (doubt := label_doubt(label, self.labels)):
             log.warning("%s; %s", doubt, MEANT)
         shots = [self.encode_example(i, m, value, check=check) for i, m in zip(images, masks, strict=True)]
+        self._add(label, shots)
+        log.info("%s: %d shots", label, self.shots(label))
+        if self.kind(label) == "stuff" and self._supports[label].kind is None:
+            log.info("%s looks like stuff: it has no single objects, unless set_kind(%r, 'thing')", label, label)
+
+    def _add(self, label: str, shots: Sequence[LabelSupport]) -> None:
+        """Add encoded examples behind those that the label has."""
         with _TEACHING:
             before = [self._supports[label]] if label in self._supports else []
             self._supports = {**self._supports, label: LabelSupport.concatenate([*before, *shots])}
         _say_dropped(label, before)
-        log.info("%s: %d shots", label, self.shots(label))
-        if self.kind(label) == "stuff" and self._supports[label].kind is None:
-            log.info("%s looks like stuff: it has no single objects, unless set_kind(%r, 'thing')", label, label)
 
     def _mask_to_teach(self, label: str, image: Any, value: MaskValue | None, prompt: dict[str, Any]) -> Any:
         """The mask for `teach` without one."""

@@ -64,15 +64,7 @@ def create_app(
     services, sessions = Services.of(ServedModel(segmenter), limits), SessionStore(limits)
     closing: list[Callable[[], None]] = [services.close]
 
-    app = FastAPI(
-        title="fewseg",
-        version=__version__,
-        description=_ABOUT,
-        openapi_url=f"{API}/openapi.json",
-        docs_url=None,  # these pages load scripts from other sites
-        redoc_url=None,
-        lifespan=_lifespan(sessions, closing),
-    )
+    app = _bare_app(_lifespan(sessions, closing))
     app.state.sessions, app.state.end_streams = sessions, lambda: None
     api_errors.install(app)
     app.add_middleware(Guard, limits=limits, token=token, names=names)
@@ -103,6 +95,19 @@ def _add_project(
     app.include_router(router(engine), prefix=API)
     static = resources.files("fewseg.server") / "static"
     app.mount("/", StaticFiles(directory=str(static), html=True), name="page")
+
+
+def _bare_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
+    """An app without routes."""
+    return FastAPI(
+        title="fewseg",
+        version=__version__,
+        description=_ABOUT,
+        openapi_url=f"{API}/openapi.json",
+        docs_url=None,  # these pages load scripts from other sites
+        redoc_url=None,
+        lifespan=lifespan,
+    )
 
 
 def _lifespan(
