@@ -87,7 +87,7 @@ def test_wrong_files_are_named(
 def test_a_run_leaves_the_file_that_repeats_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = "--backbone tiny --no-pretrained --random-backbone --image-size 64 --epochs 1 --no-amp --no-tensorboard"
     path = tmp_path / "small.yaml"
-    path.write_text("batch_size: 1\nepisodes_per_epoch: 1\nvalidation_classes: [0]\nworkers: 0\ndevice: cpu\n")
+    path.write_text("batch_size: 1\nepisodes_per_epoch: 1\nvalidation_episodes: 0\nworkers: 0\ndevice: cpu\n")
     words = ["--recipe", RECIPE, "--config", str(path), "--data", "synthetic@0/4", *small.split()]
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["train", *words, "--out", str(first)]) == 0

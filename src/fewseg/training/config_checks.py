@@ -81,7 +81,9 @@ def _check_data(config: TrainConfig) -> None:
             "give one number, or one for each dataset, 0 or more"
         )
     if config.patience and not config.validates:
-        raise InvalidOption("patience without validation: give validation_episodes and validation_classes")
+        raise InvalidOption(
+            "patience without validation: give patience 0, or validation_episodes and validation_classes"
+        )
     if config.small_queries and config.queries != "images":
         raise InvalidOption(f"small_queries with queries {config.queries}: leave it out, or give queries images")
 
