@@ -54,7 +54,7 @@ class ZooModel:
 _NOT_MEASURED: Final = "not measured: no published number, and none of ours"
 _INSID3: Final = "INSID3's paper, with a CRF that is left out here: COCO-20i 57.6 and 65.1 mIoU (1 and 5 shots)"
 _FORIS: Final = (
-    "FoRIS's paper: COCO-20i 59.5 mIoU (1 shot) at 512 px with a CRF; without, as here, a third party has 59.0 on 1200 "
+    "FoRIS's paper: COCO-20i 59.5 mIoU (1 shot) at 512 px with a CRF; without, as here, a third party has 59.0 on 1200"
     " episodes"
 )
 _FORIS_1024: Final = (
@@ -73,12 +73,12 @@ def _all() -> Iterator[ZooModel]:
         "COCO novel classes 37.0 and 44.0 mIoU (1 and 5 shots), ours: docs/default-model.md",
     )
     for size in ("small", "base", "large"):
-        for family, side in (("dinov2", 448), ("dinov3", 448)):
+        for family in ("dinov2", "dinov3"):
             yield ZooModel(
                 f"prototype-{family}-{size}",
                 "prototype",
                 f"{family}-{size}",
-                side,
+                448,  # whole patches of 14 and of 16
                 "the simplest comparison of strong features; the baseline to beat",
                 _NOT_MEASURED,
             )
