@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -239,6 +241,27 @@ def test_pieces_and_outlines(opened: Page, server: PageServer) -> None:
     dragged = server.mask("red-1.png")
     assert dragged[285, 340]
     assert np.array_equal(dragged[:170], without[:170])
+
+
+def test_annotations_in_the_folder_are_offered(opened: Page, server: PageServer) -> None:
+    page = opened
+    shape = {"label": "disc", "points": [[10, 10], [90, 10], [90, 90]], "shape_type": "polygon"}
+    content = {
+        "imagePath": "red-1.png",
+        "imageWidth": SIZE[0],
+        "imageHeight": SIZE[1],
+        "shapes": [shape],
+        "version": "5",
+    }
+    (server.folder / "red-1.json").write_text(json.dumps(content))
+    page.open()
+    page.until("!document.querySelector('#existing').hidden", "the annotations are offered")
+    assert "disc (1)" in page.find("#existing").text
+    page.click("#existing .primary")
+    page.until("document.querySelector('.chip .text')?.textContent === 'disc'", "the label is there")
+    page.until("document.querySelectorAll('#grid .badge.example').length === 1", "and its example")
+    assert server.mask("red-1.png")[20, 80]
+    assert page.find("#existing").is_displayed() is False
 
 
 @pytest.mark.skipif(FIREFOX, reason="only Chromium plays a phone")

@@ -47,17 +47,15 @@ def add_routes(routes: APIRouter, view: ProjectView) -> None:
 
 
 class Existing:
-    """The annotations in a project's folder, which are read when they are first asked for."""
+    """The annotations in a project's folder, which are read when they are asked for."""
 
     def __init__(self, project: Project) -> None:
         self._project, self._lock = project, threading.Lock()
         self._found: Supports | None = None
-        self._read = False
 
     def _supports(self) -> Supports | None:
         with self._lock:
-            if not self._read:
-                self._read = True
+            if self._found is None:  # files may come while the server runs
                 try:
                     self._found = read_supports(self._project.folder)
                 except FewsegError as error:
