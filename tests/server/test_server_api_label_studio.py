@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,21 @@ from PIL import Image, ImageDraw
 from starlette.requests import Request
 
 from fewseg.core.errors import FewsegError, FolderInUse, InvalidImage, InvalidMask, InvalidOption, InvalidSupport
+from fewseg.core.types import Prediction
 from fewseg.formats import brush_rle
 from fewseg.inference.adaptation import fit
+from fewseg.inference.objects.found import objects_of
+from fewseg.inference.objects.shape import ObjectShape
 from fewseg.inference.segmenter import Segmenter
 from fewseg.server.app import create_app
 from fewseg.server.label_studio.backend import LabelStudio
 from fewseg.server.label_studio.config import mask_tags
-from fewseg.server.label_studio.regions import masks_of
+from fewseg.server.label_studio.regions import masks_of, results_of
 from fewseg.server.label_studio.task_images import ImageSources
 from fewseg.server.limits import Limits
 from helpers.colour_method import blob, iou
 from helpers.server import client, png
+from helpers.touching import chain
 from helpers.toy_method import toy
 
 CONFIG = """<View>
@@ -605,3 +610,17 @@ def test_label_studio_without_adaptation(monkeypatch: pytest.MonkeyPatch) -> Non
     with adapting(adapt=False) as http:
         for number in range(5):
             annotated(http, number)
+
+
+@pytest.mark.parametrize("tag", ["BrushLabels", "PolygonLabels"])
+def test_single_objects_become_regions(tag: str) -> None:
+    config = f'<View><Image name="i" value="$i"/><{tag} name="m" toName="i"><Label value="cell"/></{tag}></View>'
+    mask = np.pad(chain(3, 14.0), 8) > 0
+    thing, stuff = (objects_of({"cell": mask}, {"cell": ObjectShape(kind=kind)}, {}) for kind in ("thing", "stuff"))
+    found = Prediction({"cell": mask}, {}, mask.astype(np.uint16), {"cell": 0.7}, {"cell": True}, thing)
+    made = results_of(found, mask_tags(config))
+    assert len(made) == 3
+    masks, _ = masks_of(made, mask_tags(config), 100_000)
+    assert iou(masks["cell"], mask) > 0.95
+    assert [region["score"] for region in made] == [1.0] * 3
+    assert [region["score"] for region in results_of(replace(found, objects=stuff), mask_tags(config))] == [0.7]

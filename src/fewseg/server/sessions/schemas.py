@@ -98,7 +98,7 @@ class NewSession(BaseModel):
     name: Name | None = Field(None, description="A name for people.")
 
 
-_LABEL: Final = {"name": "cat", "shots": ["9f0c2d8e1b7a6453"], "adapted": False}
+_LABEL: Final = {"name": "cat", "shots": ["9f0c2d8e1b7a6453"], "adapted": False, "kind": "thing"}
 
 
 class LabelInfo(BaseModel):
@@ -165,6 +165,14 @@ class SessionInfo(BaseModel):
     labels: list[LabelInfo]
 
 
+_OBJECT: Final = {
+    "box": [12, 8, 40, 44],
+    "area": 1024,
+    "centroid": [31.5, 30.25],
+    "score": 0.91,
+    "rle": {"size": [64, 96], "counts": "PPYo0"},
+}
+
 _PREDICTION: Final = {
     "name": "cat",
     "score": 0.93,
@@ -172,15 +180,8 @@ _PREDICTION: Final = {
     "area": 1024,
     "box": [12, 8, 40, 44],
     "rle": {"size": [64, 96], "counts": "PPYo0"},
-}
-
-
-_OBJECT: Final = {
-    "box": [12, 8, 40, 44],
-    "area": 1024,
-    "centroid": [31.5, 30.25],
-    "score": 0.91,
-    "rle": {"size": [64, 96], "counts": "PPYo0"},
+    "count": 1,
+    "objects": [_OBJECT],
 }
 
 
