@@ -84,7 +84,7 @@ def one_by_one(segmenter: Segmenter, folder: Path, out: Path) -> dict[str, bytes
 def test_same_bytes_as_one_by_one(tmp_path: Path, trained: Segmenter) -> None:
     folder = photos(tmp_path / "photos", 9)
     expected = one_by_one(trained, folder, tmp_path / "loop")
-    assert len(expected) == 9 * 4 + 1
+    assert len(expected) == 9 * 6 + 3
     for workers in (1, 3):
         out = tmp_path / str(workers)
         options = BatchOptions(workers=workers, model_threads=torch.get_num_threads())
