@@ -17,6 +17,9 @@ Kind: TypeAlias = "Literal['thing', 'stuff']"
 
 KINDS: Final = ("thing", "stuff")
 
+_AT_ONCE: Final = 1 << 22
+"""Pixels whose places are summed together."""
+
 
 def check_kind(kind: str) -> None:
     """Raise `InvalidOption` for a kind that there is not."""
@@ -100,18 +103,15 @@ class Objects(Sequence[DetectedObject]):
 
     @cached_property
     def _all(self) -> tuple[DetectedObject, ...]:
-        rows, columns = np.nonzero(self.map)
-        if not len(rows):
+        from scipy.ndimage import find_objects  # which clients that count nothing need not load
+
+        count = int(self.map.max(initial=0)) + 1
+        if count == 1:
             return ()
-        numbers = self.map[rows, columns]
-        count = int(numbers.max()) + 1
-        areas = np.bincount(numbers, minlength=count)
-        x, y = (np.bincount(numbers, at, count) / np.maximum(areas, 1) + 0.5 for at in (columns, rows))
-        boxes = np.empty((count, 4), np.int64)
-        boxes[:, :2], boxes[:, 2:] = max(self.map.shape), 0
-        for place, at in enumerate((columns, rows)):
-            np.minimum.at(boxes[:, place], numbers, at)
-            np.maximum.at(boxes[:, place + 2], numbers, at + 1)
+        areas, x, y = self._moments(count)
+        boxes = np.zeros((count, 4), np.int64)
+        for number, (rows, columns) in enumerate(find_objects(self.map), 1):
+            boxes[number] = columns.start, rows.start, columns.stop, rows.stop
         scores = self._scores(count, x, y)
         return tuple(
             DetectedObject(
@@ -124,6 +124,19 @@ class Objects(Sequence[DetectedObject]):
             )
             for i in range(1, count)
         )
+
+    def _moments(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Areas of the objects, and x and y of their centroids; some rows at a time, for maps may be huge."""
+        areas = np.zeros(count, np.int64)
+        x, y = np.zeros(count), np.zeros(count)
+        height, width = self.map.shape
+        step = max(1, _AT_ONCE // width)
+        for top in range(0, height, step):
+            numbers = self.map[top : top + step].ravel()
+            areas += np.bincount(numbers, minlength=count)
+            x += np.bincount(numbers, np.tile(np.arange(width), len(numbers) // width), count)
+            y += np.bincount(numbers, np.repeat(np.arange(top, min(top + step, height)), width), count)
+        return areas, x / np.maximum(areas, 1) + 0.5, y / np.maximum(areas, 1) + 0.5
 
     def _scores(self, count: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         """The mean confidence over each object; at its centroid where none of its pixels has one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -192,3 +193,29 @@ def test_hulls_and_necks() -> None:
     assert regions.solidity(square) == 1
     assert hierarchy.narrowest_neck(square) == 1
     assert hierarchy.narrowest_neck(chain(2) > 0) == pytest.approx(np.sqrt(1 - 0.85**2), abs=0.1)
+
+
+def test_maps_of_several_strips_are_as_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers, boxes and centroids do not depend on how many rows are looked at together."""
+    mask = np.random.default_rng(0).random((40, 30)) < 0.2
+    whole = find_objects(mask)
+    monkeypatch.setattr("fewseg.inference.objects.separate._AT_ONCE", 95)
+    monkeypatch.setattr("fewseg.core.objects._AT_ONCE", 95)
+    parts = find_objects(mask)
+    np.testing.assert_array_equal(parts.map, whole.map)
+    assert [(one.box, one.area, one.centroid) for one in parts] == [(one.box, one.area, one.centroid) for one in whole]
+    for one in whole:
+        rows, columns = np.nonzero(whole.map == one.number)
+        assert one.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert one.centroid == pytest.approx((columns.mean() + 0.5, rows.mean() + 0.5))
+
+
+def test_the_objects_of_a_huge_mask_take_a_few_bytes_a_pixel() -> None:
+    mask = np.zeros((4000, 5000), bool)
+    mask[1000:] = mask[:800, :2000] = True
+    tracemalloc.start()
+    found = find_objects(mask)
+    assert [one.area for one in found] == [800 * 2000, 3000 * 5000]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * mask.size + (160 << 20)

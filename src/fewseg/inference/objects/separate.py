@@ -23,6 +23,8 @@ _NOISE: Final = 0.97
 """Basins joined by wider necks than this are one part: steps of pixels."""
 _SPECK: Final = 0.02
 """Share of the typical area below which a region within the image is no object of its own."""
+_AT_ONCE: Final = 1 << 22
+"""Pixels that are numbered anew together."""
 _LARGEST: Final = 1 << 18
 """Pixels of a region's box above which it is divided at a smaller scale."""
 
@@ -70,16 +72,19 @@ def _divide(regions: Sequence[_Region], numbered: NDArray[np.int32], shape: Obje
     total, parted = 0, []
     for region in regions:
         parts, found = _divided(region, shape)
-        np.copyto(numbered[region.box], parts + total, where=region.mask)
+        if parts is None:
+            np.copyto(numbered[region.box], total + 1, where=region.mask)
+            parted.append(region)
+        else:
+            np.copyto(numbered[region.box], parts + np.int32(total), where=region.mask)
+            parted += [_Region.of(region.box, mask) for _, _, mask in pieces(parts)]
         total += found
-        parted += [region] if found == 1 else [_Region.of(region.box, mask) for _, _, mask in pieces(parts)]
     return total, parted
 
 
-def _divided(one: _Region, shape: ObjectShape) -> tuple[NDArray[np.int32], int]:
-    """A connected region's parts, numbered from 1, and how many there are."""
-    region = one.mask
-    whole = region.astype(np.int32), 1
+def _divided(one: _Region, shape: ObjectShape) -> tuple[NDArray[np.int32] | None, int]:
+    """A connected region's parts, numbered from 1, and how many there are; None where it is one."""
+    region, whole = one.mask, (None, 1)
     # No parts can fit so much better.
     if one.area < 2 * LEAST or 1 - shape.fit(one.area, one.hull) <= shape.margin:
         return whole
@@ -91,8 +96,10 @@ def _divided(one: _Region, shape: ObjectShape) -> tuple[NDArray[np.int32], int]:
     if pieces_of_small != 1:
         return whole
     parts, found = _best_cut(small, shape.scaled(1 / step))
-    wide = parts.repeat(step, 0).repeat(step, 1)[: region.shape[0], : region.shape[1]]
-    return np.where(region, _nearest(wide), 0).astype(np.int32), found
+    if found == 1:
+        return whole
+    wide = _nearest(parts).repeat(step, 0).repeat(step, 1)[: region.shape[0], : region.shape[1]]
+    return np.multiply(wide, region, out=wide), found
 
 
 @dataclass(frozen=True)
@@ -187,8 +194,17 @@ def _nearest(numbered: NDArray[np.int32]) -> NDArray[np.int32]:
 
 def _in_order(numbered: NDArray[np.int32]) -> NDArray[np.int32]:
     """Numbers from 1 without gaps, in the order of first pixels, row by row."""
-    present, first = np.unique(numbered, return_index=True)
-    first, present = first[present > 0], present[present > 0]
-    numbers = np.zeros(int(numbered.max()) + 1, np.int32)
-    numbers[present[np.argsort(first)]] = np.arange(1, len(present) + 1)
-    return numbers[numbered]
+    numbers, found = np.zeros(int(numbered.max()) + 1, np.int32), 0
+    step = max(1, _AT_ONCE // numbered.shape[1])
+    strips = [slice(top, top + step) for top in range(0, len(numbered), step)]  # maps may be huge
+    for strip in strips:
+        pixels = numbered[strip].ravel()
+        first = np.full(len(numbers), len(pixels))
+        first[pixels[::-1]] = np.arange(len(pixels) - 1, -1, -1)  # of equal places the last assignment stays
+        new = np.flatnonzero((first < len(pixels)) & (numbers == 0))
+        new = new[new > 0]
+        numbers[new[np.argsort(first[new])]] = np.arange(found + 1, found + 1 + len(new))
+        found += len(new)
+    for strip in strips:
+        numbered[strip] = numbers[numbered[strip]]
+    return numbered
