@@ -21,6 +21,11 @@ _AT_ONCE: Final = 1 << 22
 """Pixels whose places are summed together."""
 
 
+_KEPT: Final = 1 << 25
+"""Pixels of an image above which its objects are found anew whenever they are asked for: maps of several labels at a
+time would take more memory than all else."""
+
+
 def check_kind(kind: str) -> None:
     """Raise `InvalidOption` for a kind that there is not."""
     if kind not in KINDS:
@@ -167,9 +172,15 @@ class ObjectsByLabel(Mapping[str, Objects]):
     def __getitem__(self, label: str) -> Objects:
         if label in self._stuff:
             raise KeyError(f"{label!r} is stuff, which has no single objects: set_kind({label!r}, 'thing') counts it")
-        if label not in self._found:
-            self._found[label] = self._makers[label]()
-        return self._found[label]
+        found = self._found.get(label)
+        if found is None:
+            found = self._makers[label]()
+            if found.map.size <= _KEPT:
+                self._found[label] = found
+        return found
+
+    def __contains__(self, label: object) -> bool:
+        return label in self._makers
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._makers)
