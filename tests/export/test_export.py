@@ -19,7 +19,7 @@ from fewseg import Segmenter
 from fewseg.cli import main
 from fewseg.core.errors import InvalidOption
 from fewseg.data.datasets.synthetic import SyntheticDataset
-from fewseg.export import GraphOptions, export_method, save_supports
+from fewseg.export import GraphOptions, export_method, export_segmenter, save_supports
 from fewseg.export import run as run_module
 from fewseg.export.graphs import method_graphs
 from fewseg.models.checkpoints import fingerprint, load_method, save_method
@@ -270,3 +270,13 @@ def test_graphs_of_another_model_do_not_stay(tmp_path: Path) -> None:
     assert (tmp_path / "support.pt2").exists()  # of the same model
     export_method(other, tmp_path, GraphOptions(formats=("onnx",), query_only=True))
     assert {path.name for path in tmp_path.iterdir()} == {"query.onnx", "model.json"}
+
+
+@pytest.mark.parametrize("name", ["insid3", "foris"])
+def test_methods_that_cluster_are_refused(name: str, tmp_path: Path) -> None:
+    method = create_method(name, backbone="tiny", image_size=64, backbone_options=SMALL)
+    with pytest.raises(InvalidOption, match=f"{name} cannot be exported, for it finds clusters with SciPy: segment"):
+        export_method(method, tmp_path / "graphs")
+    assert not (tmp_path / "graphs").exists()
+    with pytest.raises(InvalidOption, match=f"{name} cannot be exported"):
+        export_segmenter(Segmenter(method, device="cpu"), tmp_path / "graphs", (64, 64))

@@ -71,6 +71,7 @@ def export_method(
         OutputError: a file cannot be written.
     """
     check_options(options)
+    check_exportable(method)
     out = make_folder(folder)
     method = _specimen(method)
     graphs = list(method_graphs(method, query_only=options.query_only))
@@ -127,6 +128,15 @@ def check_options(options: GraphOptions) -> None:
         raise InvalidOption(f"verify_shots {options.verify_shots}: give one or more numbers from 1 to 100")
     if options.licence is not None and not options.licence.strip():
         raise InvalidOption("the licence is empty: name it, or leave the option out")
+
+
+def check_exportable(method: FewShotMethod) -> None:
+    """Raise `InvalidOption` for a method that no graph can hold."""
+    if method.unexportable:
+        raise InvalidOption(
+            f"{method.name} cannot be exported, {method.unexportable}: segment with it in Python or through "
+            "`fewseg serve`, or export another method"
+        )
 
 
 def _specimen(method: FewShotMethod) -> FewShotMethod:

@@ -21,7 +21,7 @@ from fewseg.core.files import make_folder, replacing, sha256, write_text
 from fewseg.core.progress import ProgressCallback, silent
 from fewseg.export.graphs import IMAGE, Graph, joined_tensors, support_set
 from fewseg.export.options import Format, GraphOptions
-from fewseg.export.run import check_options, describe
+from fewseg.export.run import check_exportable, check_options, describe
 from fewseg.export.supports import check_averages, label_thresholds
 from fewseg.export.verify import FLIPPED, TOLERANCE, Run, open_graph
 from fewseg.export.write import write_graph
@@ -154,6 +154,7 @@ def export_segmenter(
             what `segment` does. OutputError: a file cannot be written.
     """
     check_options(options)
+    check_exportable(segmenter.method)
     check_averages(segmenter)
     if not all(1 <= side <= LONGEST_SIDE for side in size):
         raise InvalidOption(f"images of {size[0]} x {size[1]}: choose sides from 1 to {LONGEST_SIDE}")

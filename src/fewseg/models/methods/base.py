@@ -49,6 +49,8 @@ class FewShotMethod(nn.Module):
     """Name of the evaluation protocol under which the method's paper reports its benchmarks."""
     compiled_parts: ClassVar[tuple[str, ...]] = ()
     """Names of modules, beside the backbone, that `compile_parts` compiles."""
+    unexportable: ClassVar[str] = ""
+    """Why no graph can hold this method, to end a sentence with; empty for those that `fewseg export` writes."""
     config: Any
     """An instance of it; with `backbone.spec` it builds this method again."""
     backbone: FeaturePyramid

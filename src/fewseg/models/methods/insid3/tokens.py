@@ -24,7 +24,7 @@ class TokenMethod(FewShotMethod):
     """
 
     bfloat16_devices: ClassVar[tuple[str, ...]] = ()  # not measured
-    unexportable: ClassVar[str] = "its clusters are found outside of the graph, by SciPy"
+    unexportable: ClassVar[str] = "for it finds clusters with SciPy"
     config: TokenConfig
 
     def __init__(self, backbone: FeaturePyramid, config: TokenConfig) -> None:
