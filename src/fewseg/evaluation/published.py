@@ -44,7 +44,8 @@ def published(method: str, backbone: str, benchmark: str | None, shots: int) -> 
     """The rows for exactly this method, backbone, benchmark and number of shots; empty where there are none."""
     found = []
     for row in paper_results()["results"]:
-        if (row["method"], row["backbone"], row["benchmark"]) == (method, backbone, benchmark) and shots in _SHOTS:
+        known = (row["method"], row["backbone"], row["benchmark"]) == (method, backbone, benchmark)
+        if known and _SHOTS.get(shots) in row:
             values = row[_SHOTS[shots]]
             folds = tuple(values.get("folds", ()))
             regions = _regions(method, backbone, row["benchmark"], shots)
