@@ -29,7 +29,8 @@ OTHERS = {
     f"{{data}}/support/red/0.png --query {{data}}/photos/0.png {MODEL}",
     "frame": "frame --video {data}/clip.mp4 --out {out}/frame.png",
     "demo": f"demo --out {{out}} {MODEL}",
-    "ablate": "ablate backbones --out {out} --data synthetic",
+    "ablate": "ablate background --out {out} --data synthetic@0/4 --backbone tiny --image-size 64 "
+    "--random-backbone --device cpu",
     "serve": f"serve {{out}} --port 0 {MODEL}",
     "label studio": f"serve --label-studio-folder {{out}} --port 0 {MODEL}",
 }

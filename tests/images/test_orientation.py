@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from fewseg.client import _bytes
 from fewseg.formats import MaskRecord, export_masks
 from fewseg.images import open_image, read_image, read_image_header, read_mask
 from fewseg.images.draw import contact_sheet, overlay, overlay_of
+from fewseg.images.form_data import _content
 from fewseg.images.kinds import SUFFIXES
 from fewseg.images.masks import _tell_turn
 from fewseg.images.orientation import as_stored, orientation, upright, upright_values
@@ -145,7 +145,7 @@ def test_drawings_and_exports_lie_right(tmp_path: Path, turn: int) -> None:
         shown = _decoded(entry, side)
         assert np.asarray(shown)[shown.height // 4, shown.width // 4, 0] > 150
     with Image.open(path) as opened:
-        assert close(Image.open(io.BytesIO(_bytes(opened)[1])), scene())
+        assert close(Image.open(io.BytesIO(_content(opened)[1])), scene())
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "jpg"])

@@ -99,7 +99,8 @@ def test_several_objects_in_several_images(http: TestClient) -> None:
     for outline, image, marks in zip(taught["outlines"], (noisy(0), noisy(1)), objects, strict=True):
         expected = library.mask_from_prompts(image, parse_prompts(json.dumps(marks), "marks"))
         np.testing.assert_array_equal(coco.decode(outline), expected)
-    assert http.get(f"{path}/labels").json() == [{"name": "red", "shots": taught["shots"], "adapted": False}]
+    (label,) = http.get(f"{path}/labels").json()
+    assert label == {"name": "red", "shots": taught["shots"], "adapted": False, "kind": "thing"}
 
 
 def test_coordinates_are_of_the_upright_image(http: TestClient) -> None:
@@ -116,7 +117,7 @@ def test_coordinates_are_of_the_upright_image(http: TestClient) -> None:
 
 def test_answers_with_masks_stay_as_they_were(http: TestClient) -> None:
     answer = http.post(f"{started(http)}/shots", data={"label": "red"}, files=pair(*blob("red")))
-    assert set(answer.json()) == {"name", "shots", "adapted"}
+    assert set(answer.json()) == {"name", "shots", "adapted", "kind"}
 
 
 # ------------------------------------------------------------------------------------------------ what is refused

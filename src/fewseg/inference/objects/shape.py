@@ -94,15 +94,15 @@ class ObjectShape:
         if self.solidity < CONVEX - 0.02:
             return self
         own = np.log(areas[(areas >= LEAST) & (solidities >= self.solidity - self.solidity_spread)])
-        if len(own) < (1 if self.sized else 5):
-            return self
-        here = float(np.median(own))
         if not self.sized:
-            return replace(self, log_area=here, count=len(own) / 2)
+            return self if len(own) < 5 else replace(self, log_area=float(np.median(own)), count=len(own) / 2)
         # The mean of a normal distribution, its prior from the examples; copies at another scale widen that.
         prior = self.image_spread**2 + ((math.log(pixels) - self.image_area) / 4) ** 2
+        if not len(own):
+            return replace(self, area_spread=math.hypot(self.area_spread, math.sqrt(prior)))
         share = prior / (prior + (self.area_spread**2 + 0.25) / len(own))
-        return replace(self, log_area=self.log_area + share * (here - self.log_area), count=self.count + len(own) / 2)
+        log_area = self.log_area + share * (float(np.median(own)) - self.log_area)
+        return replace(self, log_area=log_area, count=self.count + len(own) / 2)
 
     def scaled(self, factor: float) -> ObjectShape:
         """The shape in an image that is larger by `factor`."""

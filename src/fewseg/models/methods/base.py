@@ -49,6 +49,9 @@ class FewShotMethod(nn.Module):
     """Name of the evaluation protocol under which the method's paper reports its benchmarks."""
     compiled_parts: ClassVar[tuple[str, ...]] = ()
     """Names of modules, beside the backbone, that `compile_parts` compiles."""
+    discrete: ClassVar[bool] = False
+    """Whether masks follow from discrete choices (nearest neighbours, clusters), which rounding may turn over: half
+    precision then gives masks that are as good, but need not be near float32's."""
     unexportable: ClassVar[str] = ""
     """Why no graph can hold this method, to end a sentence with; empty for those that `fewseg export` writes."""
     config: Any

@@ -138,7 +138,7 @@ def masks_matter(method: FewShotMethod) -> None:
 
 
 def half_precision(method: FewShotMethod) -> None:
-    """bfloat16 is near float32, float16 stays finite, and a support set of another precision is cast."""
+    """bfloat16 is near float32 but for discrete methods, float16 stays finite, and supports of another are cast."""
     query, images, masks = episode(method, 1, 2)
     with torch.inference_mode():
         exact, support = method(query, images, masks), method.encode_support(images, masks)
@@ -150,7 +150,8 @@ def half_precision(method: FewShotMethod) -> None:
         error, spread, size = (float(x) for x in ((low.float() - exact).abs().mean(), exact.std(), exact.abs().mean()))
         allowed = 0.1 * spread + 2**-7 * size  # twice the distance of neighbouring numbers
         _require(
-            error < allowed, f"bfloat16 is off by {error:.3f} on average; logits of {size:.3f} vary by {spread:.3f}"
+            method.discrete or error < allowed,
+            f"bfloat16 is off by {error:.3f} on average; logits of {size:.3f} vary by {spread:.3f}",
         )
         _require(bool(method.half().segment(query, support).isfinite().all()), "logits in float16 are not finite")
 

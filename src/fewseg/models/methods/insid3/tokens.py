@@ -24,6 +24,7 @@ class TokenMethod(FewShotMethod):
     """
 
     bfloat16_devices: ClassVar[tuple[str, ...]] = ()  # not measured
+    discrete: ClassVar[bool] = True
     unexportable: ClassVar[str] = "for it finds clusters with SciPy"
     config: TokenConfig
 
