@@ -430,7 +430,7 @@ def test_published_numbers(method: FewShotMethod) -> None:
     assert published("dcama", "resnet50", "coco20i-panet", 1) == published("dcama", "resnet50", "fss1000", 3) == []
     assert paper_backbone(method) == "pixels"
     for row in paper_results()["results"]:
-        for shots in ("one_shot", "five_shot"):
+        for shots in sorted({"one_shot", "five_shot"} & row.keys()):
             if folds := row[shots].get("folds"):
                 assert np.mean(folds) == pytest.approx(row[shots]["miou"], abs=0.11), row
 
