@@ -149,7 +149,7 @@ class Objects(Sequence[DetectedObject]):
             return np.array([0.0, *self._given])
         if self._confidence is None:
             return np.ones(count)
-        step = -(-self.map.shape[0] // self._confidence.shape[0])
+        step = -(-max(self.map.shape) // max(self._confidence.shape))
         numbers, known = self.map[::step, ::step].ravel(), self._confidence.ravel().astype(np.float64)
         pixels, sums = np.bincount(numbers, minlength=count), np.bincount(numbers, known, count)
         near = self._confidence[

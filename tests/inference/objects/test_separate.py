@@ -219,3 +219,12 @@ def test_the_objects_of_a_huge_mask_take_a_few_bytes_a_pixel() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 * mask.size + (160 << 20)
+
+
+@pytest.mark.parametrize("shape", [(201, 20000), (3, 5000), (5000, 3)])
+def test_scores_in_narrow_images(shape: tuple[int, int]) -> None:
+    """Confidences lie at every k-th pixel, by the longer side."""
+    step = -(-max(shape) // 1024)
+    known = np.full([-(-side // step) for side in shape], 0.75, np.float16)
+    (one,) = find_objects(np.ones(shape, bool), ObjectShape(), known)
+    assert one.score == pytest.approx(0.75)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ _Seen = Annotated[int | None, Query(description="The revision of the mask that w
 def add_decisions(routes: APIRouter, view: ProjectView) -> None:
     """The routes of annotations and checks."""
     project, engine = view.project, view.engine
+    deciding = threading.Lock()  # what a decision rests on stays until it is saved
 
     @routes.put(_PATH, response_model=AnnotatedBody, openapi_extra=_PNG_BODY)
     async def annotate(
@@ -43,7 +45,7 @@ def add_decisions(routes: APIRouter, view: ProjectView) -> None:
         body = await request.body() if source is None else b""
 
         def save() -> JSONResponse:
-            with RENDERING:
+            with RENDERING, deciding:
                 if source is not None:
                     _require_seen(view, image, label, r)
                 text, merged = None, False
@@ -65,9 +67,10 @@ def add_decisions(routes: APIRouter, view: ProjectView) -> None:
     @routes.delete(_PATH, response_model=ImageBody)
     def remove_annotation(image: ImageId, label: LabelPath, r: _Seen = None) -> JSONResponse:
         """Delete what was decided: the label is predicted in this image then. Refused where it is not the mask `r`."""
-        if project.annotation(image, label) is not None:
-            _require_seen(view, image, label, r)
-        project.remove_annotation(image, label)
+        with deciding:
+            if project.annotation(image, label) is not None:
+                _require_seen(view, image, label, r)
+            project.remove_annotation(image, label)
         return JSONResponse(view.describe("picture", image))
 
     @routes.put("/pictures/{picture}/checked", response_model=ImageBody)
@@ -76,9 +79,9 @@ def add_decisions(routes: APIRouter, view: ProjectView) -> None:
         if not body.checked:
             project.reopen(image)
             return JSONResponse(view.describe("picture", image))
-        for label, revision in (body.masks or {}).items():
-            _require_seen(view, image, int(label) if label.isdecimal() else -1, revision)
-        with RENDERING:
+        with RENDERING, deciding:
+            for label, revision in (body.masks or {}).items():
+                _require_seen(view, image, int(label) if label.isdecimal() else -1, revision)
             project.check(image, _shown(view, image))
         return JSONResponse(view.describe("picture", image))
 

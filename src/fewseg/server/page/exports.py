@@ -103,7 +103,8 @@ def _chosen(view: ProjectView, which: str) -> _Chosen:
     """The images with a mask of every label; raises `InvalidProject` for none."""
     plan = view.engine.plan
     bodies = [(p, view.image(p, plan)) for p in plan.images.values()]
-    wanted = [(p, body) for p, body in bodies if which == "all" or body["checked"]]
+    by_hand = {image for image, _ in plan.state.annotations}
+    wanted = [(p, body) for p, body in bodies if which == "all" or p.id in by_hand or body["checked"]]
     ready = tuple(p for p, body in wanted if body["state"] == "done")
     if not ready:
         why = "no image has a hand-made or confirmed mask" if which == "checked" else "no image has masks yet"
