@@ -35,6 +35,7 @@ from fewseg.images.masks import read_instances
 from fewseg.inference.objects.examples import ExampleObjects
 from fewseg.inference.objects.separate import separate
 from fewseg.inference.objects.shape import ObjectShape
+from fewseg.inference.objects.typical import typical_object
 from fewseg.inference.segmenter import Segmenter
 from fewseg.tools.demo.photographs import tasks
 
@@ -99,9 +100,9 @@ def ways(tuning: Sequence[Case], examples: Sequence[Map]) -> Iterator[tuple[str,
     best = min(DISTANCES, key=lambda d: score(lambda mask: plain_watershed(mask, d), tuning)["count_error"])
     yield f"watershed, least distance {best}", lambda mask: plain_watershed(mask, best)
     yield "fewseg, no examples", lambda mask: separate(mask, ObjectShape())
-    binary = ObjectShape.of([ExampleObjects.of(example > 0) for example in examples])
+    binary = typical_object([ExampleObjects.of(example > 0) for example in examples])
     yield "fewseg, binary examples", lambda mask: separate(mask, binary)
-    shape = ObjectShape.of([ExampleObjects.of(example > 0, example) for example in examples])
+    shape = typical_object([ExampleObjects.of(example > 0, example) for example in examples])
     yield "fewseg, instance maps", lambda mask: separate(mask, shape)
 
 
@@ -217,7 +218,7 @@ def draw(folder: Path, out: Path) -> None:
     mask, top = truths[most] > 0, (256, 256)
     panels = [read_image(next((folder / "images").glob(f"{instances[most].stem}.*")))]
     random = np.random.default_rng(3)
-    for numbered in (components(mask), separate(mask, ObjectShape.of(example))):
+    for numbered in (components(mask), separate(mask, typical_object(example))):
         colours = random.integers(60, 256, (int(numbered.max()) + 1, 3), dtype=np.uint8)
         colours[0] = 0
         panels.append(Image.fromarray(colours[numbered]))

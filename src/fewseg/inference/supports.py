@@ -15,6 +15,7 @@ from fewseg.inference.adaptation.adapted import AdaptedLabel
 from fewseg.inference.adaptation.examples import Example
 from fewseg.inference.objects.examples import ExampleObjects
 from fewseg.inference.objects.shape import ObjectShape
+from fewseg.inference.objects.typical import typical_object
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class LabelSupport:
     @cached_property
     def shape(self) -> ObjectShape:
         """The label's typical object."""
-        return ObjectShape.of(self.objects, self.kind)
+        return typical_object(self.objects, self.kind)
 
     @classmethod
     def concatenate(cls, parts: Sequence[LabelSupport]) -> LabelSupport:

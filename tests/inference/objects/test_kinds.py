@@ -18,6 +18,7 @@ from fewseg.images.masks import read_instances, read_mask
 from fewseg.inference.objects.examples import ExampleObjects
 from fewseg.inference.objects.regions import border_share, is_net
 from fewseg.inference.objects.shape import ObjectShape
+from fewseg.inference.objects.typical import typical_object
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiles import segment_tiled, teach_tiled
 from helpers.colour_method import ColourMethod
@@ -142,9 +143,9 @@ def test_what_looks_like_stuff() -> None:
     of_sky, of_cut, of_crack = map(ExampleObjects.of, (sky, cut, crack))
     kinds = {"thing": [[of_cut], [of_sky, of_cut], []], "stuff": [[of_sky], [of_sky, of_cut, of_cut], [of_crack]]}
     for kind, several in kinds.items():
-        assert {ObjectShape.of(examples).kind for examples in several} == {kind}
+        assert {typical_object(examples).kind for examples in several} == {kind}
     instances = sky.astype(np.int32)
-    assert ObjectShape.of([ExampleObjects.of(sky, instances)]).kind == "thing"
+    assert typical_object([ExampleObjects.of(sky, instances)]).kind == "thing"
 
 
 def test_saved_segmenters_keep_objects(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 import numpy as np
@@ -72,24 +73,25 @@ def _joins(summits: dict[int, float], saddles: dict[tuple[int, int], float]) -> 
     beside: dict[int, dict[int, float]] = {number: {} for number in summits}
     for (a, b), height in saddles.items():
         beside[a][b] = beside[b][a] = height
-    necks = {pair: height / min(summits[pair[0]], summits[pair[1]]) for pair, height in saddles.items()}
+    necks = [(-height / min(summits[a], summits[b]), (a, b)) for (a, b), height in saddles.items()]
+    heapify(necks)
     joined = len(summits) + 1
     while necks:
-        pair = max(necks, key=lambda pair: (necks[pair], (-pair[0], -pair[1])))
-        a, b = pair
-        yield Join(a, b, min(1.0, necks[pair]))
+        neck, (a, b) = heappop(necks)
+        if a not in beside or b not in beside:  # it has been joined to another meanwhile
+            continue
+        yield Join(a, b, min(1.0, -neck))
         summits[joined] = max(summits[a], summits[b])
         around: dict[int, float] = {}
-        for part in pair:
+        for part in (a, b):
             for other, height in beside.pop(part).items():
-                necks.pop((min(part, other), max(part, other)), None)
-                if other not in pair:
+                if other not in (a, b):
                     around[other] = max(height, around.get(other, 0.0))
                     del beside[other][part]
         beside[joined] = around
         for other, height in around.items():
             beside[other][joined] = height
-            necks[other, joined] = height / min(summits[other], summits[joined])
+            heappush(necks, (-height / min(summits[other], summits[joined]), (other, joined)))
         joined += 1
 
 
