@@ -20,7 +20,6 @@ KINDS: Final = ("thing", "stuff")
 _AT_ONCE: Final = 1 << 22
 """Pixels whose places are summed together."""
 
-
 _KEPT: Final = 1 << 25
 """Pixels of an image above which its objects are found anew whenever they are asked for: maps of several labels at a
 time would take more memory than all else."""

@@ -41,7 +41,7 @@ def check_averages(segmenter: Segmenter) -> None:
 def label_thresholds(segmenter: Segmenter) -> list[float]:
     """The presence threshold of every label, in order of teaching."""
     rule = segmenter.presence_rule
-    return [rule.by_label.get(label, rule.threshold) for label in segmenter.labels]
+    return [rule.threshold_of(label) for label in segmenter.labels]
 
 
 @torch.no_grad()

@@ -37,10 +37,13 @@ Ring: TypeAlias = NDArray[np.float64]
 """(n, 2) corners x, y in pixels; the last one is joined to the first."""
 
 
-def regions(mask: NDArray[np.bool_], *, tolerance: float = 0.0, min_area: float = 0.0) -> list[Polygon]:
+def regions(
+    mask: NDArray[np.bool_], *, tolerance: float = 0.0, min_area: float = 0.0, corner: tuple[int, int] = (0, 0)
+) -> list[Polygon]:
     """The connected regions of a mask (H, W) as polygons with holes, the largest first; none for an empty mask.
 
-    Regions and holes smaller than `min_area` pixels are left out. Besides what is found it needs 9 bytes for every
+    Regions and holes smaller than `min_area` pixels are left out. `corner` is the place (x, y) in the image of a mask
+    of a part of it. Besides what is found it needs 9 bytes for every
     pixel of the smallest box around the mask.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -57,7 +60,9 @@ def regions(mask: NDArray[np.bool_], *, tolerance: float = 0.0, min_area: float 
     for middles, bounds in zip(points, offsets, strict=True):
         rings = [middles[a : b - 1] for a, b in pairwise(bounds)]
         found += _outlined(rings, tolerance, min_area)
-    shift = np.array([left, top]) - 0.5  # to the corner of the first pixel from the centre of one outside
+    shift = (
+        np.array([corner[0] + left, corner[1] + top]) - 0.5
+    )  # to the corner of the first pixel from the centre of one outside
     placed = [shapely.transform(region, lambda corners: corners + shift) for region in found]
     return sorted(placed, key=lambda region: -region.area)
 

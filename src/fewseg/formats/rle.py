@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from shapely import Polygon
@@ -21,9 +20,7 @@ _DIGITS: Final = 9
 def rle_of_object(one: DetectedObject) -> dict[str, Any]:
     """The run lengths of one object in its image, from its box alone."""
     height, width = one.instance_map.shape
-    corner = np.array(one.box[:2])
-    found = [shapely.transform(region, lambda corners: corners + corner) for region in regions(one.crop)]
-    return rle_of_regions(found, (width, height))
+    return rle_of_regions(regions(one.crop, corner=one.box[:2]), (width, height))
 
 
 def rle_entry(rle: dict[str, Any]) -> tuple[dict[str, Any], float, list[float]]:

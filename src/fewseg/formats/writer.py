@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from PIL import Image
 from shapely import Polygon
@@ -84,10 +83,9 @@ class MaskedImage:
         if objects is not None:
             tolerance = 0.0 if exact else self.options.tolerance
             for one in objects:
-                found = regions(one.crop, tolerance=tolerance, min_area=self.options.min_area)
-                shift = np.array(one.box[:2])
+                found = regions(one.crop, tolerance=tolerance, min_area=self.options.min_area, corner=one.box[:2])
                 if found:
-                    yield one.score, [shapely.transform(region, lambda xy, by=shift: xy + by) for region in found]
+                    yield one.score, found
             return
         found, score = self.regions(label, exact=exact), self.record.score(label)
         for group in ([region] for region in found) if self.options.split else [found] if found else []:

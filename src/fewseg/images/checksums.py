@@ -6,12 +6,13 @@ and no error. Whoever wants to be told runs `sha256sum * > SHA256SUMS` among the
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
+
+from fewseg.core.files import sha256
 
 NAME: Final = "SHA256SUMS"
 _LINE: Final = re.compile(r"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
@@ -26,9 +27,8 @@ def require_listed(path: str | os.PathLike[str]) -> None:
         stated = _sums(folder / NAME).get(file.relative_to(folder).as_posix())
         if stated is None:
             continue
-        with file.open("rb") as content:
-            if hashlib.file_digest(content, "sha256").hexdigest() != stated:
-                raise ValueError(f"its checksum is not the one in {folder / NAME}")
+        if sha256(file) != stated:
+            raise ValueError(f"its checksum is not the one in {folder / NAME}")
         return
 
 

@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 
 from fewseg.core.devices import choose_device, choose_dtype
 from fewseg.core.errors import InvalidOption
-from fewseg.images import ImageLike, read_mask
-from fewseg.images.doubts import MEANT, mask_doubt
-from fewseg.images.masks import INSTANCES, MaskValue, read_instances
+from fewseg.images import ImageLike
+from fewseg.images.masks import MaskValue
 from fewseg.images.prompts import Prompt
 from fewseg.inference.adaptation.examples import Example
 from fewseg.inference.interactive import prompter
 from fewseg.inference.objects.examples import ExampleObjects
 from fewseg.inference.postprocess import PresenceRule
 from fewseg.inference.predict import EncodedImages, encode_images
-from fewseg.inference.preprocess import PreparedImage, input_sizes, open_for, prepare, prepare_mask
+from fewseg.inference.preprocess import PreparedImage, example_mask, input_sizes, open_for, prepare, prepare_mask
 from fewseg.inference.prompted import Guidance
 from fewseg.inference.self_support import SelfSupport
 from fewseg.inference.supports import LabelSupport, unknown_label
@@ -121,11 +120,7 @@ class InferenceModel:
     ) -> LabelSupport:
         """One example as `teach` keeps it, for `with_supports`; arguments and errors as there."""
         opened = open_for(image, self.input_sizes)
-        place: dict[str, Any] = {"size": opened.size, "orientation": opened.orientation, "image": opened.name}
-        instances = read_instances(mask, **place) if value == INSTANCES else None
-        foreground = read_mask(mask, value=value, **place) if instances is None else (instances > 0).astype(np.uint8)
-        if check and (doubt := mask_doubt(foreground)):
-            log.warning("the mask of %s %s; %s", opened.name, doubt, MEANT)
+        foreground, instances = example_mask(opened, mask, value, check=check)
         truths = prepare_mask(foreground, self.input_sizes, f"the mask of {opened.name}")
         digest = hashlib.sha256()
         sets = []

@@ -194,7 +194,10 @@ def _misfit(encoded: SupportSet, pattern: SupportSet) -> str:
 
 
 def _objects_of(entry: Mapping[str, Any]) -> tuple[ExampleObjects | None, ...]:
-    """The measures of objects of each example, none in files from before there were any; raises `ValueError` ..."""
+    """The measures of objects of each example, none in files from before there were any.
+
+    Raises `LookupError`, `TypeError` or `ValueError` for anything else.
+    """
     listed = entry.get("objects") or ()
     if len(listed) not in (0, len(entry["digests"])):
         raise ValueError("measures of objects of other examples")

@@ -43,6 +43,10 @@ class PresenceRule:
     by_label: Mapping[str, float] = field(default_factory=dict)
     """The threshold of labels that have one of their own."""
 
+    def threshold_of(self, label: str) -> float:
+        """The score from which this label counts as present."""
+        return self.by_label.get(label, self.threshold)
+
     def scores(self, coarse: Tensor) -> list[float]:
         """The score, in [0, 1], of each label of `coarse` probabilities (labels, h, w)."""
         return presence_scores(coarse, self.scale)
@@ -88,7 +92,7 @@ class PredictionBuilder:
     ) -> Prediction:
         """The result, once all rows are in; `shapes` are the typical objects of labels."""
         named = dict(zip(self.masks, scores, strict=True))
-        present = {label: score >= rule.by_label.get(label, rule.threshold) for label, score in named.items()}
+        present = {label: score >= rule.threshold_of(label) for label, score in named.items()}
         objects = objects_of(self.masks, shapes or {}, self._confidences)
         return Prediction(self.masks, self.probabilities, self.label_map, named, present, objects)
 

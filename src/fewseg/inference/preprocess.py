@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fewseg.core.errors import InvalidMask, InvalidOption
-from fewseg.images import ImageLike, OpenedImage, open_image
+from fewseg.images import ImageLike, OpenedImage, open_image, read_mask
+from fewseg.images.doubts import MEANT, mask_doubt
+from fewseg.images.masks import INSTANCES, MaskValue, read_instances
 from fewseg.images.transforms import square_image, square_mask
 from fewseg.inference.adaptation.examples import working_pixels
+
+log = logging.getLogger(__name__)
 
 OVERSAMPLING: Final = 4
 """Huge images are decoded at a fraction of their size, but never below this many times the model's input."""
@@ -56,6 +61,21 @@ def prepare(image: OpenedImage, sizes: Sequence[int], *, pixels: bool = False) -
     """The image at each of the input sizes, and with `pixels` as adapted labels need it."""
     inputs = tuple(square_image(image.image, size) for size in sizes)
     return PreparedImage(inputs, image.size, working_pixels(image.image) if pixels else None)
+
+
+def example_mask(
+    image: OpenedImage, mask: ImageLike, value: MaskValue | None, *, check: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
+    """An example's mask (H, W) as `read_mask` gives it, and its instance map (H, W) where it is one.
+
+    With `check` a warning says what is doubtful about the mask. Raises `InvalidMask`.
+    """
+    place: dict[str, Any] = {"size": image.size, "orientation": image.orientation, "image": image.name}
+    instances = read_instances(mask, **place) if value == INSTANCES else None
+    foreground = read_mask(mask, value=value, **place) if instances is None else (instances > 0).astype(np.uint8)
+    if check and (doubt := mask_doubt(foreground)):
+        log.warning("the mask of %s %s; %s", image.name, doubt, MEANT)
+    return foreground, instances
 
 
 def prepare_mask(mask: NDArray[np.uint8], sizes: Sequence[int], name: str = "the mask") -> tuple[Tensor, ...]:

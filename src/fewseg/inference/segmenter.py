@@ -30,7 +30,7 @@ from fewseg.inference.persistence import load_segmenter, save_segmenter
 from fewseg.inference.postprocess import full_size_prediction
 from fewseg.inference.predict import EncodedImages, predict_labels
 from fewseg.inference.presence_fit import ENOUGH, fitted_threshold
-from fewseg.inference.supports import LabelSupport, unknown_label
+from fewseg.inference.supports import LabelSupport
 from fewseg.inference.taught import TaughtModel
 from fewseg.models.methods import FewShotMethod
 from fewseg.models.presence import task_threshold
@@ -169,9 +169,7 @@ class Segmenter(TaughtModel):
 
     @torch.no_grad()
     def label_probabilities(self, image: ImageLike, label: str) -> NDArray[np.float32]:
-        if label not in self._supports:
-            raise unknown_label(label, self.labels)
-        own = self.with_supports({label: self._supports[label]})
+        own = self.with_supports({label: self._require(label)})
         return own.predict(own.encode([own.preprocess(image)]))[0][0].numpy()
 
     def postprocess(self, coarse: Tensor, size: tuple[int, int], *, probabilities: bool = True) -> Prediction:

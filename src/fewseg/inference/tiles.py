@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from fewseg.core.errors import InvalidOption
 from fewseg.core.types import Prediction
-from fewseg.images import open_image, read_mask
+from fewseg.images import open_image
 from fewseg.images.decode import ImageLike
-from fewseg.images.doubts import MEANT, mask_doubt
-from fewseg.images.masks import INSTANCES, MaskValue, read_instances
+from fewseg.images.masks import INSTANCES, MaskValue
 from fewseg.inference.postprocess import PredictionBuilder
+from fewseg.inference.preprocess import example_mask
 from fewseg.inference.segmenter import Segmenter
 from fewseg.inference.tiling import Span, Tile, TileOptions, crops, spans
 from fewseg.models.ops.resize import resize
@@ -132,11 +132,7 @@ def teach_tiled(
     """
     side = TileOptions(tile).side_for(segmenter)
     opened = open_image(image)
-    place: dict[str, Any] = {"size": opened.size, "orientation": opened.orientation, "image": opened.name}
-    instances = read_instances(mask, **place) if value == INSTANCES else None
-    foreground = read_mask(mask, value=value, **place) if instances is None else (instances > 0).astype(np.uint8)
-    if check and (doubt := mask_doubt(foreground)):
-        log.warning("the mask of %s %s; %s", opened.name, doubt, MEANT)
+    foreground, instances = example_mask(opened, mask, value, check=check)
     boxes = [(left, top, left + width, top + height) for left, top, width, height in crops(foreground == 1, side)]
     chosen: MaskValue = 1 if instances is None else INSTANCES
     whole = foreground if instances is None else instances
