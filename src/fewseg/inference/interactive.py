@@ -21,6 +21,7 @@ docs/weak-annotation.md measures the masks, and what such examples cost against 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -116,21 +117,26 @@ def region(
     regions = regions_of(shares)
     drawn = [place for line in lines for place in _along(line, size)]
     within, without = _prompted(regions, points, drawn, size, window)
-    search = Search(guidance, regions, shares, within, without)
-    if box is not None:
-        part = _shares(frame, window)
-        odds = search.in_box(in_box(regions, part, within, without)[regions.labels], part)
-    elif not len(within):  # all of a scribble was taken back
-        odds = np.full(regions.labels.shape, -1, np.float32)
-    elif mode == "superpixel":
-        odds = np.where(merged(regions, within, without, extent)[regions.labels], 1, -1).astype(np.float32)
-    else:
-        odds = search.around(_rough(regions, points, drawn, size, within, without, extent), _SPAN * (extent - 0.5))
+    rough = partial(_rough, regions, points, drawn, size, within, without, extent)
+    part = None if box is None else _shares(frame, window)
+    odds = _odds(Search(guidance, regions, shares, within, without), part, rough, mode, extent)
     found = _enlarged(odds, (window[2] - window[0], window[3] - window[1]))
     mask = np.zeros((height, width), bool)
     left, top, right, bottom = frame
     mask[top:bottom, left:right] = found[top - window[1] : bottom - window[1], left - window[0] : right - window[0]]
     return mask
+
+
+def _odds(search: Search, box: Box | None, rough: Callable[[], NDArray[np.bool_]], mode: Mode, extent: float) -> Floats:
+    """Log odds (h, w) of `region`'s object in its window, from a box in shares of the window or a `rough` mask."""
+    regions, within, without = search.regions, search.within, search.without
+    if box is not None:
+        return search.in_box(in_box(regions, box, within, without)[regions.labels], box)
+    if not len(within):  # all of a scribble was taken back
+        return np.full(regions.labels.shape, -1, np.float32)
+    if mode == "superpixel":
+        return np.where(merged(regions, within, without, extent)[regions.labels], 1, -1).astype(np.float32)
+    return search.around(rough(), _SPAN * (extent - 0.5))
 
 
 def _along(line: Sequence[Place], size: tuple[int, int]) -> list[tuple[float, float]]:
