@@ -107,7 +107,7 @@ def loop(segmenter: Segmenter, images: Sequence[Path], out: Path, overlays: bool
     for image in images:
         prediction = segmenter.segment(image, probabilities=False)
         drawn = overlay(image, prediction) if overlays else None
-        folder.write(image, folder.name_for(image), file_identity(image), prediction, drawn)
+        folder.write(image, folder.names.of(image), file_identity(image), prediction, drawn)
     folder.finish(images, [])
 
 

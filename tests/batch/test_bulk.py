@@ -73,7 +73,7 @@ def one_by_one(segmenter: Segmenter, folder: Path, out: Path) -> dict[str, bytes
     for source in sources:
         found = segmenter.segment(source)
         drawn = overlay(source, found)
-        written.write(source, written.name_for(source), file_identity(source), found, drawn)
+        written.write(source, written.names.of(source), file_identity(source), found, drawn)
     written.finish(sources, [])
     return contents(out)
 

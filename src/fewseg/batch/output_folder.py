@@ -24,7 +24,7 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from PIL import Image
 
 from fewseg.batch.earlier import EARLIER, FOLDERS, FORMAT, JOURNAL, RESULTS, Record, earlier_records, files_of
 from fewseg.batch.object_tables import write_tables
+from fewseg.batch.output_names import OutputNames, label_folders
 from fewseg.core.errors import InvalidImage, OutputError
-from fewseg.core.files import cut_name, folder_name, free_name, make_folder, write_text
+from fewseg.core.files import make_folder, write_text
 from fewseg.core.types import Prediction
 from fewseg.images.draw import label_colours
 from fewseg.images.encode import Encoding, index_image, save_image, save_mask
@@ -77,18 +78,17 @@ class OutputFolder:
         self.made_by += "+" + json.dumps(variant, sort_keys=True)
         self._about["options"] |= variant
         self._colours = list(label_colours(segmenter.labels).values())
-        self._label_folders = _folder_names(segmenter.labels)
+        self._label_folders = label_folders(segmenter.labels)
         self._lock: threading.Lock | None = threading.Lock()
         make_folder(self.root)
         self._records: dict[str, Record] = {record["picture"]: record for record in earlier_records(self.root)}
-        self._names: dict[str, str] = {key: record["name"] for key, record in self._records.items()}
-        self._taken = {name.casefold() for name in self._names.values()}
+        self.names = OutputNames({key: record["name"] for key, record in self._records.items()})
         self._append(None)
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: a copy that writes images' files, but keeps no journal and knows no earlier runs."""
         here = {"root": self.root.absolute(), "journal": self.journal.absolute(), "results": self.results.absolute()}
-        return {**self.__dict__, **here, "_lock": None, "_records": {}, "_names": {}, "_taken": set()}
+        return {**self.__dict__, **here, "_lock": None, "_records": {}, "names": OutputNames({})}
 
     def is_complete(self, source: Path, overlays: bool) -> bool:
         """Whether an earlier run, with what would be used now, finished this very image and all is still there."""
@@ -109,25 +109,6 @@ class OutputFolder:
         if record is None or record["made_by"] != self.made_by or record["source"] != identity:
             return None
         return record if all(_is_whole(self.root / file) for file in files_of(record)) else None
-
-    def name_for(self, source: Path) -> str:
-        """The image's name in this folder: the same in every run, different from all others."""
-        key = str(source)
-        if key not in self._names:
-            name = _free_name(source, self._taken)
-            self._names[key] = name
-            self._taken.add(name.casefold())
-        return self._names[key]
-
-    def name_for_clip(self, clip: Path) -> str:
-        """The beginning of the names of a clip's frames, which end in `-NUMBER`: the same in every run."""
-        known = {image.rpartition("#")[0]: name.rpartition("-")[0] for image, name in self._names.items()}
-        if str(clip) not in known:
-            taken = {name.rpartition("-")[0].casefold() for name in self._names.values()}  # images' too: `a-000000.png`
-            name = _free_name(clip, taken)
-            self._names[f"{clip}#"] = f"{name}-"  # of all its frames
-            return name
-        return known[str(clip)]
 
     def shown(self, result: Prediction) -> Prediction:
         """The prediction as it is written and drawn here."""
@@ -308,15 +289,3 @@ def _is_whole(file: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISREG(status.st_mode) and status.st_size > 0
-
-
-def _free_name(source: Path, taken: set[str]) -> str:
-    """The name of a file without its ending, with its folder's name or a number where others have the same."""
-    parent, whole = source.parent.name, source.name.replace(".", "_")
-    others = cut_name(f"{parent}_{source.stem}"), cut_name(f"{parent}_{whole}")
-    return free_name(cut_name(source.stem), lambda name: name.casefold() in taken, *others)
-
-
-def _folder_names(labels: Iterable[str]) -> dict[str, str]:
-    taken: set[str] = set()
-    return {label: folder_name(label, taken) for label in labels}

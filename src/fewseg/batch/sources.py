@@ -28,7 +28,7 @@ class ImageFiles:
         todo = [f for f in files if run.options.overwrite or not run.folder.is_complete(f, run.options.overlays)]
         self.skipped = len(files) - len(todo)
         # Names are assigned up front, so they do not depend on the order in which images finish.
-        self._tasks = [Task(file, run.folder.name_for(file)) for file in todo]
+        self._tasks = [Task(file, run.folder.names.of(file)) for file in todo]
 
     def outcomes(self) -> Generator[Outcome, None, None]:
         return self._engine().run(self._tasks)

@@ -43,7 +43,7 @@ class ClipFrames:
         self.stride = int(run.options.frame_stride)
         self.batch_size = run.options.batch_size or run.segmenter.default_batch_size
         self.identity = file_identity(clip.path)
-        self.name = run.folder.name_for_clip(clip.path)
+        self.name = run.folder.names.of_clip(clip.path)
         # What the clip with the masks was made from: kept in it, so that it is known to be up to date.
         self.made_from = f"fewseg {run.folder.made_by} {self.identity} {self.stride}"
         self.target = run.folder.root / "overlays" / f"{self.name}.mp4"
